@@ -1,0 +1,54 @@
+# make train: from nothing to a trained CNN.  make test: from nothing to a passed test suite.
+# Both make the environment in .venv if it is not there; a second call does not install again.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+comma := ,
+DEV := $(VENV)/.dev$(if $(EXTRAS),-$(EXTRAS))
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help train test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make train   environment, data, a quickly trained CNN with its figures"
+	@echo "make test    environment, all tests that this machine can run"
+	@echo "make lint    ruff, mypy, import-linter"
+	@echo "make bench   timings of the kernels (pytest-benchmark)"
+	@echo "make clean   remove the environment and caches, not the runs"
+	@echo "EXTRAS=peers make test   also compares with PyTorch"
+
+train: $(VENV)/.run
+	$(BIN)/gpunet train cnn --preset quick
+
+test: $(DEV)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(DEV)
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "gpunet needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "cannot make a virtual environment: on Debian, apt-get install python3-venv" >&2; exit 2; }
+
+# The stamps are as new as the installation, so pip runs again only when pyproject.toml changes.
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+# EXTRAS adds to what the tests need, e.g. EXTRAS=peers for PyTorch and onnxruntime.
+$(DEV): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
+	@touch $@ $(VENV)/.run

@@ -1,0 +1,50 @@
+"""gpunet: small neural networks trained from scratch on NumPy and CuPy arrays, with hand-written kernels.
+
+    import gpunet as gn
+
+    train, test = gn.data.load()
+    model = gn.models.MLP((784, 128, 64, 10)).initialize(seed=0)
+    ...
+
+The parts: :mod:`gpunet.ops` (maths on raw arrays), :mod:`gpunet.nn` (layers), :mod:`gpunet.models`,
+:mod:`gpunet.optim`, :mod:`gpunet.data`, :mod:`gpunet.training`, :mod:`gpunet.experiments` (whole runs).
+"""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from gpunet.backend import backend_of, get_backend, use_device
+
+if TYPE_CHECKING:
+    from gpunet import data, experiments, models, nn, ops, optim, report, training
+
+__version__ = "0.1.0"
+
+logging.getLogger("gpunet").addHandler(logging.NullHandler())
+
+_PARTS = ("data", "experiments", "models", "nn", "ops", "optim", "report", "training")
+
+__all__ = [
+    "__version__",
+    "backend_of",
+    "data",
+    "experiments",
+    "get_backend",
+    "models",
+    "nn",
+    "ops",
+    "optim",
+    "report",
+    "training",
+    "use_device",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a part at its first use, so that ``import gpunet`` stays quick."""
+    if name in _PARTS:
+        return import_module(f"gpunet.{name}")
+    raise AttributeError(f"module 'gpunet' has no attribute {name!r}")

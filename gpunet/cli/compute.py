@@ -1,0 +1,53 @@
+"""What the commands that compute share: their device, their threads, and the run they work on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from gpunet.cli.console import logger
+from gpunet.errors import CheckpointError
+
+
+def prepare(args: argparse.Namespace) -> str | None:
+    """Apply ``--threads`` and check ``--device``; returns the device as given, for the pipeline.
+
+    Raises:
+        ConfigError: there is no such device.
+        DeviceError: it cannot be used on this machine.
+    """
+    device: str | None = getattr(args, "device", None)
+    threads: int | None = getattr(args, "threads", None)
+    if threads is not None:
+        _limit_kernel_threads(threads)
+    from gpunet import __version__
+    from gpunet.backend import get_backend
+
+    if threads is not None:
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(threads, user_api="blas")  # finds NumPy's BLAS only now that NumPy is loaded
+    logger.info("gpunet %s on %s", __version__, get_backend(device).device)
+    return device
+
+
+def _limit_kernel_threads(threads: int) -> None:
+    if "numba" in sys.modules:  # its pool has its size; only fewer of them can be used
+        numba: Any = sys.modules["numba"]
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    else:
+        os.environ["NUMBA_NUM_THREADS"] = str(threads)
+
+
+def existing_run(path: str) -> Path:
+    """`path` as a Path.
+
+    Raises:
+        CheckpointError: there is nothing.
+    """
+    if not Path(path).exists():
+        raise CheckpointError(f"there is no run folder or checkpoint {path}")
+    return Path(path)

@@ -1,0 +1,174 @@
+"""``gpunet doctor``: what gpunet runs on here, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from gpunet.cli.console import logger, print_json
+from gpunet.cli.parser import Parser, common_options, device_option, json_option
+from gpunet.errors import GpunetError
+
+_FEATURES = {"avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512", "neon": "NEON", "sve": "SVE"}
+"""The names LLVM gives to the CPU features that decide the speed, and their usual names."""
+
+_KERNEL_HINT = "install gpunet again into a fresh environment; without a writable folder, set NUMBA_CACHE_DIR"
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.set_defaults(run=run, json=False, device=None)
+    json_option(parser)
+    device_option(parser)
+    common_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what was found; 0 if the CPU can be used, and so can the device where one is given."""
+    if args.verbosity == 0:
+        logger.setLevel(logging.WARNING)  # where the data set was looked for is of no interest here
+    report, problems = examine()
+    if args.json:
+        print_json({**report, "problems": problems, "ok": not problems})
+    else:
+        _print(report, problems)
+    if args.device is not None:  # one that cannot be used is an error of its own
+        from gpunet.backend import get_backend
+
+        get_backend(args.device)
+    return 1 if problems else 0
+
+
+def examine() -> tuple[dict[str, Any], list[str]]:
+    """What this machine has, by part, and the problems that keep gpunet from running on the CPU."""
+    from gpunet import __version__
+
+    problems: list[str] = []
+    report: dict[str, Any] = {
+        "version": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "platform": platform.platform(),
+    }
+    for part, examine_part in (
+        ("cpu", _cpu), ("numpy", _numpy), ("numba", _numba), ("cuda", _cuda), ("data", _data), ("cache", _cache)
+    ):  # fmt: skip
+        try:
+            report[part] = examine_part()
+        except Exception as error:  # a broken installation raises anything; the other parts are still of use
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            report[part] = {"problem": reason}
+            problems.append(f"{part} does not work: {reason}; {_KERNEL_HINT}")
+    return report, problems
+
+
+def _cpu() -> dict[str, Any]:
+    import llvmlite.binding as llvm
+
+    found = llvm.get_host_cpu_features()
+    return {
+        "name": _cpu_name() or llvm.get_host_cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "features": [name for feature, name in _FEATURES.items() if found.get(feature)],
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _numpy() -> dict[str, Any]:
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return {
+        "version": np.__version__,
+        "blas": [
+            {"name": library["internal_api"], "version": library["version"], "threads": library["num_threads"]}
+            for library in libraries
+        ],
+    }
+
+
+def _numba() -> dict[str, Any]:
+    """Numba's figures, after one of gpunet's kernels has been compiled and has given the right result."""
+    import numpy as np
+
+    from gpunet.ops.pool2d import max_pool2d
+
+    y, _ = max_pool2d(np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1), 2)
+    if y.ravel().tolist() != [5.0, 7.0, 13.0, 15.0]:
+        raise RuntimeError(f"a compiled kernel gave {y.ravel().tolist()} instead of [5, 7, 13, 15]")
+    numba: Any = importlib.import_module("numba")  # its types do not cover what is asked here
+    return {
+        "version": numba.__version__,
+        "threading_layer": numba.threading_layer(),
+        "threads": numba.get_num_threads(),
+    }
+
+
+def _cuda() -> dict[str, Any]:
+    from gpunet.backend import cuda_status
+
+    status = cuda_status()
+    return {"cupy": status.cupy_version, "devices": list(status.devices), "problem": status.problem}
+
+
+def _data() -> dict[str, Any]:
+    from gpunet.data import find
+
+    try:
+        folder = find()
+    except GpunetError as error:
+        return {"path": None, "problem": " ".join(str(error).split())}
+    if folder is None:
+        return {"path": None, "problem": "Fashion-MNIST is not on this machine: gpunet data fetch"}
+    return {"path": str(folder), "problem": None}
+
+
+def _cache() -> dict[str, Any]:
+    from gpunet.data.files import cache_folder
+
+    try:
+        folder = cache_folder()
+    except GpunetError as error:
+        return {"path": None, "problem": str(error)}
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    problem = None if writable else f"{nearest} is not writable; set GPUNET_CACHE to a writable folder"
+    return {"path": str(folder), "problem": problem}
+
+
+def _print(report: dict[str, Any], problems: list[str]) -> None:
+    for part, found in report.items():
+        print(f"{part:<9} {_line(part, found) if isinstance(found, dict) else found}")
+    for problem in problems:
+        print(f"problem   {problem}")
+    print("everything that the CPU needs works" if not problems else "gpunet cannot run on this machine as it is")
+
+
+def _line(part: str, found: dict[str, Any]) -> str:
+    if part == "cuda" and found.get("devices"):
+        text = f"CuPy {found['cupy']}, {', '.join(found['devices'])}"
+        return f"{text}: {found['problem']}" if found["problem"] else text
+    if found.get("problem"):
+        return f"not usable: {found['problem']}"
+    if part == "cpu":
+        return f"{found['name']}, {found['cores']} cores, {' '.join(found['features']) or 'no wide vector units'}"
+    if part == "numpy":
+        libraries = [f"{blas['name']} {blas['version']}, {blas['threads']} threads" for blas in found["blas"]]
+        return f"{found['version']}, BLAS {'; '.join(libraries) or 'unknown'}"
+    if part == "numba":
+        return f"{found['version']}, {found['threads']} threads ({found['threading_layer']})"
+    return f"{found['path']}{' (writable)' if part == 'cache' else ''}"

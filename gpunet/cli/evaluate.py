@@ -1,0 +1,58 @@
+"""``gpunet evaluate``: loss and accuracy of a trained model."""
+
+from __future__ import annotations
+
+import argparse
+
+from gpunet.cli.compute import existing_run, prepare
+from gpunet.cli.console import accuracy_line, print_json
+from gpunet.cli.parser import Parser, choice, common_options, compute_options, json_option
+
+SPLITS = ("test", "validation", "train")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.set_defaults(run=run, json=False, figures=False, data=None, split="test")
+    parser.add_argument("path", metavar="RUN_DIR_OR_CHECKPOINT", help="run folder or checkpoint")
+    parser.add_argument("--data", metavar="PATH", help="data set (default: the one the model was trained with)")
+    parser.add_argument(
+        "--split",
+        metavar=f"{{{','.join(SPLITS)}}}",
+        type=choice("--split", SPLITS),
+        help="which images (default: test)",
+    )
+    parser.add_argument("--figures", action="store_true", help="draw figures into the run folder")
+    json_option(parser)
+    compute_options(parser)
+    common_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, and print loss and accuracy."""
+    path = existing_run(args.path)
+    device = prepare(args)
+    from gpunet.experiments.run import evaluate
+
+    found = evaluate(path, data=args.data, split=args.split, device=device, figures=args.figures)
+    if not args.json:
+        print(f"{found.split} loss {found.loss:.4f}")
+        print(accuracy_line(found.split, found.correct, found.total))
+        return
+    from gpunet import __version__
+    from gpunet.training.metrics import wilson_interval
+
+    print_json(
+        {
+            "run": str(path),
+            "split": found.split,
+            "accuracy": found.correct / found.total,
+            "interval": wilson_interval(found.correct, found.total),
+            "loss": found.loss,
+            "correct": found.correct,
+            "total": found.total,
+            "class_names": list(found.class_names),
+            "confusion": found.confusion,
+            "version": __version__,
+        }
+    )

@@ -1,0 +1,124 @@
+"""The ``gpunet`` command: chooses the subcommand and turns every error into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import importlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from gpunet.cli.console import logging_on_stderr
+from gpunet.cli.parser import Parser, UsageError, common_options
+from gpunet.errors import EXIT_INTERRUPTED, GpunetError
+
+COMMANDS = {
+    "train": "train a model",
+    "evaluate": "measure a trained model",
+    "predict": "classify image files",
+    "doctor": "check the installation, the device and the data set",
+    "data": "fetch, verify or find the Fashion-MNIST files",
+}
+"""The commands: each is the module of its name, with ``add_arguments(parser)``, and is imported when it is called."""
+
+
+def entry_point() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller, as in `gpunet doctor >&-`
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - lives as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name may be in no encoding
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`, by default the process's own; returns the exit code, see :mod:`gpunet.errors`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        code = _run(words)
+        sys.stdout.flush()  # a full disk or a closed pipe must show here, not when Python exits
+        return code
+    except KeyboardInterrupt as interrupt:
+        return _fail(f"interrupted{f'; {interrupt}' if str(interrupt) else ''}", EXIT_INTERRUPTED, debug, "")
+    except BrokenPipeError:
+        _drop_stdout()
+        return 1
+    except GpunetError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except OSError as error:
+        _drop_stdout()
+        where = f"cannot read or write {error.filename}" if error.filename else "cannot write the output"
+        return _fail(f"{where}: {error.strerror or error}", 1, debug)
+    except MemoryError:
+        return _fail("out of memory; a smaller --batch-size or model may fit", 1, debug)
+    except Exception as error:
+        hint = "" if debug else "; run again with --debug to see where"
+        message = " ".join(str(error).split())
+        return _fail(f"unexpected {type(error).__name__}: {message}{hint}", 1, debug)
+
+
+def _run(words: Sequence[str]) -> int:
+    parser = build_parser()
+    try:
+        args = parser.parse(words)
+    except SystemExit as stop:  # --help and --version
+        return int(stop.code or 0)
+    if "run" not in args:
+        raise UsageError(f"give a command: {', '.join(parser.commands)} (see gpunet --help)")
+    with logging_on_stderr(args.verbosity):
+        code: int | None = args.run(args)
+    return code or 0
+
+
+def build_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(
+        prog="gpunet", description="Train small neural networks from scratch on NumPy and CuPy arrays with own kernels."
+    )
+    parser.set_defaults(verbosity=0)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    common_options(parser)
+    add_command = parser.with_commands("command")
+    for command, text in COMMANDS.items():
+        add_command(command, functools.partial(_fill, command), help=text)
+    return parser
+
+
+def _fill(command: str, parser: Parser) -> None:
+    importlib.import_module(f"gpunet.cli.{command}").add_arguments(parser)
+
+
+class _Version(argparse.Action):
+    """``--version``, which imports the package only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
+        from gpunet import __version__
+
+        print(f"gpunet {__version__}")
+        parser.exit()
+
+
+def _fail(message: str, code: int, debug: bool, label: str = "error: ") -> int:
+    """Print `message` on stderr, after the traceback if `debug`; returns `code`."""
+    if debug:
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        print(f"gpunet: {label}{message}", file=sys.stderr)
+    return code
+
+
+def _drop_stdout() -> None:
+    """Send what is still in stdout's buffer nowhere: Python would fail on it a second time when it exits."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

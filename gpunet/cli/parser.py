@@ -1,0 +1,163 @@
+"""argparse with gpunet's manners: errors are raised, not printed, and unknown words suggest the nearest known one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gpunet.errors import GpunetError
+from gpunet.options import did_you_mean
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+
+class UsageError(GpunetError):
+    """The command line cannot be understood. Not a ValueError: argparse would swallow it."""
+
+    exit_code = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose options have no default unless one is set on it, so that an option may stand at any level.
+
+    ``gpunet -v train --device cpu cnn -q``: each level adds what was given there to what the levels above found.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", _Help)
+        super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **settings)
+        self.commands: dict[str, Parser] = {}
+        self.noun = "command"
+        self.explain_unknown: Callable[[str], str] = lambda name: ""
+        """What to say about an unknown option, if this parser has something better than the nearest of its own."""
+        self._fill: Callable[[Parser], None] | None = None
+
+    def with_commands(self, noun: str) -> Callable[..., None]:
+        """Give this parser subcommands, called `noun`; returns what adds one: ``add(name, fill, help=..., ...)``.
+
+        ``fill(parser)`` gives the subcommand its arguments, and is called only when it is the one to run.
+        """
+        self.noun = noun
+        actions = self.add_subparsers(title=f"{noun}s", metavar=noun.upper(), parser_class=Parser)
+
+        def add(name: str, fill: Callable[[Parser], None], **settings: Any) -> None:
+            settings.setdefault("description", settings.get("help"))
+            self.commands[name] = actions.add_parser(name, **settings)
+            self.commands[name]._fill = fill
+
+        return add
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help, and raise an OSError where argparse would ignore it."""
+        print(self.format_help(), end="", file=file)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """The parsed command line.
+
+        Raises:
+            UsageError: it cannot be understood.
+        """
+        self._prepare(words)
+        return self.parse_args(words)
+
+    def _prepare(self, words: Sequence[str]) -> None:
+        """Fill this parser and the subcommand's, and raise a UsageError with a hint if a word of theirs is unknown.
+
+        argparse itself would first complain of other things that the misspelt word brings with it.
+        """
+        if self._fill is not None:
+            self._fill(self)
+            self._fill = None
+        known = self._option_string_actions
+        position = 0
+        while position < len(words) and words[position] != "--":
+            word = words[position]
+            name, equals, _ = word.partition("=")
+            if name in known:
+                takes_value = known[name].nargs is None and not equals
+                position += takes_value and bool(self.commands)  # the value is not a command
+            elif word.startswith("--"):
+                hint = self.explain_unknown(name) or did_you_mean(name, known)
+                raise UsageError(f"unknown option {name} of {self.prog}{hint}")
+            elif not word.startswith("-") and self.commands:
+                if word not in self.commands:
+                    hint = did_you_mean(word, self.commands)
+                    raise UsageError(f"unknown {self.noun} {word!r:.80}: expected {', '.join(self.commands)}{hint}")
+                self.commands[word]._prepare(words[position + 1 :])
+                return
+            position += 1
+
+
+class _Help(argparse.HelpFormatter):
+    """Help in a column wide enough for ``--validation-fraction``."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, max_help_position=30, **settings)
+
+
+def number(flag: str, low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: a whole number within bounds, with a message that says so."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise UsageError(f"{flag} must be a whole number, got {text!r:.80}") from None
+        if not low <= value <= high:
+            raise UsageError(f"{flag} must be at least {low} and at most {high}, got {text:.80}")
+        return value
+
+    return read
+
+
+def choice(flag: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """An argparse type: one of `choices`, with a message that suggests the nearest."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            hint = did_you_mean(text, choices)
+            raise UsageError(f"{flag} must be one of {', '.join(choices)}; got {text!r:.80}{hint}")
+        return text
+
+    return read
+
+
+def common_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every command has."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "-q", "--quiet", dest="verbosity", action="store_const", const=-1, help="no progress, only warnings and errors"
+    )
+    group.add_argument("-v", "--verbose", dest="verbosity", action="store_const", const=1, help="say more")
+    group.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
+
+
+def json_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--json``."""
+    parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
+
+
+def device_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--device``."""
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        help="auto, cpu, cuda or cuda:N (default: the environment variable GPUNET_DEVICE, else auto)",
+    )
+
+
+def compute_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every command has that computes: ``--device`` and ``--threads``."""
+    group = parser.add_argument_group("device")
+    device_option(group)
+    group.add_argument(
+        "--threads",
+        metavar="N",
+        type=number("--threads", 1, 1024),
+        help="threads on the CPU (default: one a core)",
+    )

@@ -1,0 +1,74 @@
+"""``gpunet predict``: what a trained model sees in image files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpunet.cli.compute import existing_run, prepare
+from gpunet.cli.console import print_json
+from gpunet.cli.parser import Parser, choice, common_options, compute_options, json_option, number
+from gpunet.errors import DataError
+
+if TYPE_CHECKING:
+    from gpunet.experiments.run import Prediction
+
+INVERT = ("auto", "yes", "no")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.set_defaults(run=run, json=False, top=3, invert="auto")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image file of any size")
+    parser.add_argument("--run", dest="run_dir", metavar="RUN_DIR", required=True, help="run folder or checkpoint")
+    parser.add_argument(
+        "--top", metavar="K", type=number("--top", 1, 1000), help="how many classes to show (default: 3)"
+    )
+    parser.add_argument(
+        "--invert",
+        metavar=f"{{{','.join(INVERT)}}}",
+        type=choice("--invert", INVERT),
+        help="the model knows bright things on black; yes: the image is dark on white; auto: look (default: auto)",
+    )
+    json_option(parser)
+    compute_options(parser)
+    common_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Classify the images; all are checked before the first is classified."""
+    path = existing_run(args.run_dir)
+    images = [Path(image) for image in args.images]
+    for image in images:
+        if not image.is_file():
+            raise DataError(f"cannot read the image {image}: {'not a file' if image.exists() else 'there is none'}")
+    device = prepare(args)
+    from gpunet.experiments.run import predict
+
+    predictions = predict(path, images, device=device, invert=args.invert)
+    if args.json:
+        print_json({"predictions": [_as_dict(prediction, args.top) for prediction in predictions]})
+        return
+    width = max(len(name) for prediction in predictions for name in prediction.class_names)
+    for position, prediction in enumerate(predictions):
+        if position:
+            print()
+        print(prediction.path)
+        for name, probability in _top(prediction, args.top):
+            print(f"  {name:<{width}} {100 * probability:6.2f} %")
+
+
+def _top(prediction: Prediction, count: int) -> list[tuple[str, float]]:
+    """The `count` likeliest classes and their probabilities, the likeliest first."""
+    pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
+    return sorted(pairs, key=lambda pair: -pair[1])[:count]
+
+
+def _as_dict(prediction: Prediction, count: int) -> dict[str, object]:
+    return {
+        "path": str(prediction.path),
+        "label": prediction.label,
+        "class": prediction.class_names[prediction.label],
+        "top": [{"class": name, "probability": float(probability)} for name, probability in _top(prediction, count)],
+    }

@@ -1,0 +1,188 @@
+"""``gpunet train``: train a model in a new run folder, or continue one."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpunet.cli.compute import existing_run, prepare
+from gpunet.cli.console import accuracy_line, print_json
+from gpunet.cli.flags import add_flag, add_flags, given_options
+from gpunet.cli.parser import Parser, UsageError, choice, common_options, compute_options, json_option
+from gpunet.errors import CheckpointError, ConfigError
+from gpunet.experiments.config import MODELS, RunConfig, load, load_toml, merge, section_of
+from gpunet.experiments.presets import PRESETS
+from gpunet.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from gpunet.experiments.run import RunResult
+
+_FRESH = ("preset", "config", "name", "runs_dir")
+"""What says how a new run starts, and so cannot be given with ``--resume``."""
+
+_HELP = {
+    "mlp": "a multilayer perceptron",
+    "cnn": "a convolutional network",
+    "hybrid": "a convolutional network whose features an MLP classifies",
+}
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the arguments of the command and of its three models to its parser."""
+    parser.description = (
+        "Train a model. The model's own options follow its name: gpunet train cnn --help shows them. "
+        "An option on the command line wins over the file, the file over the preset."
+    )
+    parser.set_defaults(run=run, json=False, kind=None, **dict.fromkeys((*_FRESH, "resume")))
+    parser.explain_unknown = _explain_misplaced
+    _add_run_options(parser)
+    add_flag(parser, TrainingConfig, "epochs", "the preset's; with --resume, the run's")
+    add_kind = parser.with_commands("model")
+    for kind in MODELS:
+        add_kind(kind, functools.partial(_add_model_arguments, kind), help=_HELP[kind])
+
+
+def _add_model_arguments(kind: str, parser: Parser) -> None:
+    parser.usage = f"gpunet train {kind} [options]"
+    parser.set_defaults(kind=kind)
+    add_flags(parser, kind)
+    _add_run_options(parser)
+
+
+def _add_run_options(parser: Parser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--preset",
+        metavar=f"{{{','.join(PRESETS)}}}",
+        type=choice("--preset", tuple(PRESETS)),
+        help="named settings to start from (default: default)",
+    )
+    group.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    group.add_argument(
+        "--resume", metavar="RUN_DIR", help="continue the run in this folder; --epochs may raise its number of epochs"
+    )
+    group.add_argument("--name", metavar="N", help="start of the run folder's name (default: the model)")
+    group.add_argument("--runs-dir", metavar="DIR", help="where run folders are made (default: runs)")
+    json_option(group)
+    compute_options(parser)
+    common_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, and print the result."""
+    run_dir: Path | None = None
+    if args.resume is not None:
+        config, run_dir = _resumed(args)
+    else:
+        config = _new(args)
+    name = _checked_name(args.name if args.name is not None else config.kind)
+    device = prepare(args)
+    from gpunet.experiments.run import train
+
+    if run_dir is None:
+        run_dir = new_run_dir(Path(args.runs_dir if args.runs_dir is not None else "runs"), name)
+    try:
+        result = train(
+            config, run_dir=run_dir, device=device, resume=args.resume is not None, progress=args.verbosity >= 0
+        )
+    except KeyboardInterrupt:
+        if (run_dir / "config.toml").is_file():
+            raise KeyboardInterrupt(f"continue with: gpunet train --resume {run_dir}") from None
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk does not say which file
+            error.filename = str(run_dir)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            run_dir.rmdir()  # only if nothing was written into it
+    _report(result, as_json=args.json)
+
+
+def _new(args: argparse.Namespace) -> RunConfig:
+    """The configuration of a new run."""
+    toml = load_toml(Path(args.config)) if args.config is not None else {}
+    return merge(args.kind, args.preset, toml, given_options(args), source=args.config or "configuration")
+
+
+def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
+    """The configuration and the folder of the run to continue."""
+    options = given_options(args)
+    epochs = options.pop("epochs", None)
+    given = [name for name in _FRESH if getattr(args, name) is not None] + list(options)
+    if given:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise UsageError(f"{flags} cannot be given with --resume: a run keeps its settings, but --epochs may grow")
+    run_dir = existing_run(args.resume)
+    if not (run_dir / "config.toml").is_file():
+        raise CheckpointError(f"{run_dir} is not a run folder: it has no config.toml")
+    config = load(run_dir / "config.toml")
+    if args.kind is not None and args.kind != config.kind:
+        raise ConfigError(f"the run in {run_dir} trains the model {config.kind}, not {args.kind}")
+    if epochs is not None:
+        before = config.training.epochs
+        if epochs < before:
+            raise ConfigError(f"--epochs {epochs} is less than the run's {before}; with --resume it can only be raised")
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
+    return config, run_dir
+
+
+def new_run_dir(runs_dir: Path, name: str) -> Path:
+    """A new empty folder ``runs_dir/name-time``, numbered if several runs start within one second."""
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    while True:
+        run_dir = runs_dir / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            run_dir.mkdir()
+            return run_dir
+        except FileExistsError:
+            number += 1
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.+=-]{0,99}", name):
+        raise UsageError(
+            f"--name must be up to 100 letters, digits and ._+=- and start with a letter or digit, got {name!r:.80}"
+        )
+    return name
+
+
+def _explain_misplaced(flag: str) -> str:
+    name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+    kind = next((kind for kind in MODELS if section_of(name, kind)), None)
+    return f": options of a model follow its name: gpunet train {kind} {flag}" if kind else ""
+
+
+def _report(result: RunResult, *, as_json: bool) -> None:
+    if not as_json:
+        print(f"run folder: {result.run_dir}")
+        print(accuracy_line("test", result.test_correct, result.test_total))
+        return
+    from gpunet import __version__
+    from gpunet.training.metrics import wilson_interval
+
+    print_json(
+        {
+            "model": result.kind,
+            "test_accuracy": result.test_accuracy,
+            "interval": wilson_interval(result.test_correct, result.test_total),
+            "test_loss": result.test_loss,
+            "val_accuracy": result.validation_accuracy,
+            "epochs": result.epochs,
+            "seconds": result.seconds,
+            "images_per_second": result.images_per_second,
+            "parameters": result.parameters,
+            "device": result.device,
+            "seed": result.seed,
+            "run_dir": str(result.run_dir),
+            "version": __version__,
+        }
+    )

@@ -1,0 +1,20 @@
+"""Images and labels: Fashion-MNIST found, verified and read; other data sets; the split; single images to predict."""
+
+from gpunet.data.config import DataConfig
+from gpunet.data.dataset import FASHION_MNIST_CLASSES, Dataset, load
+from gpunet.data.files import fetch, find, verify
+from gpunet.data.images import read_image
+from gpunet.data.split import Split, split
+
+__all__ = [
+    "FASHION_MNIST_CLASSES",
+    "DataConfig",
+    "Dataset",
+    "Split",
+    "fetch",
+    "find",
+    "load",
+    "read_image",
+    "split",
+    "verify",
+]

@@ -1,0 +1,233 @@
+"""Data sets of images in memory, read from Fashion-MNIST's files, an IDX folder or an NPZ file."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gpunet.data.files import FILES, fetch, find, locate
+from gpunet.data.idx import read_idx, read_plain
+from gpunet.data.pixels import to_uint8
+from gpunet.errors import DataError
+
+logger = logging.getLogger("gpunet")
+
+FASHION_MNIST = "fashion-mnist"
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+"""Fashion-MNIST's class names in the order of its labels (github.com/zalandoresearch/fashion-mnist, "Labels")."""
+
+LARGEST_LABEL = 9_999
+"""Labels number the classes from 0; a larger one is taken for a mistake."""
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images.
+
+    images: uint8 (n, H, W, C), n, H, W, C >= 1. labels: int32 (n,), each an index into class_names.
+
+    Raises:
+        DataError: the arrays have other dtypes or shapes, or a label has no class name.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or labels.dtype != np.int32 or labels.ndim != 1:
+            raise DataError(
+                "a Dataset takes images uint8 (n, H, W, C) and labels int32 (n,), got "
+                f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}"
+            )
+        if images.size == 0 or len(images) != len(labels):
+            raise DataError(
+                f"a Dataset takes as many labels as images, at least one; got images {images.shape} and "
+                f"{len(labels)} labels"
+            )
+        classes = len(self.class_names)
+        if labels.min() < 0 or labels.max() >= classes:
+            raise DataError(
+                f"labels lie between {labels.min()} and {labels.max()}, but there are {classes} class names"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of each image."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def take(self, indices: np.ndarray) -> Dataset:
+        """The images and labels at `indices`, copied."""
+        return Dataset(self.images[indices], self.labels[indices], self.class_names)
+
+
+def load(path: str | os.PathLike[str] = FASHION_MNIST) -> tuple[Dataset, Dataset]:
+    """Read a data set; its training and test part.
+
+    path: ``fashion-mnist`` (found on this machine or downloaded, always verified); a folder of IDX files with MNIST's
+        names, gzipped or not, images (n, H, W) or (n, H, W, C); or an NPZ file with the arrays x_train, y_train,
+        x_test, y_test (images of the same shapes; uint8, or floats k/255) and optionally class_names.
+
+    Labels are class numbers from 0. Classes without names are called by their numbers.
+
+    Raises:
+        DataError: missing, unreadable, damaged, empty, NaN pixels, wrong rank or dtype, labels that do not fit.
+        OutputError: Fashion-MNIST must be downloaded and the cache cannot be written to.
+    """
+    if str(path) == FASHION_MNIST:
+        return _read_folder(fetch(), FASHION_MNIST_CLASSES)
+    source = Path(path).expanduser()
+    if source.is_dir():
+        return _load_folder(source)
+    if source.is_file():
+        return _load_npz(source)
+    raise DataError(f"{path} does not exist: expected {FASHION_MNIST}, or the path of an IDX folder or NPZ file")
+
+
+def _load_folder(folder: Path) -> tuple[Dataset, Dataset]:
+    missing = [name for name in FILES if locate(folder, name) is None]
+    if missing:
+        raise DataError(f"{folder} is no IDX folder: {', '.join(missing)} are missing (also as .gz)")
+    # Labels that are Fashion-MNIST's tell that the images must be, too: then they are verified and have names.
+    labels = next(name for name in FILES if name.startswith("train-labels"))
+    path = locate(folder, labels)
+    assert path is not None
+    if hashlib.sha256(read_plain(path)).hexdigest() == FILES[labels].sha256:
+        find(folder)
+        return _read_folder(folder, FASHION_MNIST_CLASSES)
+    return _read_folder(folder, None)
+
+
+def _read_folder(folder: Path, class_names: tuple[str, ...] | None) -> tuple[Dataset, Dataset]:
+    paths = [locate(folder, name) or folder / name for name in FILES]
+    arrays = [read_idx(path) for path in paths]
+    return _datasets(arrays, [str(path) for path in paths], class_names)
+
+
+def _load_npz(path: Path) -> tuple[Dataset, Dataset]:
+    try:
+        with path.open("rb") as file:  # NumPy leaves a file open that it opened itself and could not read
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} holds a single array, expected an NPZ file with {', '.join(_KEYS)}")
+            with archive:
+                missing = [key for key in _KEYS if key not in archive.files]
+                if missing:
+                    raise DataError(
+                        f"{path} lacks {', '.join(missing)}: it holds {', '.join(archive.files) or 'nothing'}, expected "
+                        f"{', '.join(_KEYS)} (a test part is not split off by itself) and optionally class_names"
+                    )
+                arrays = {key: archive[key] for key in (*_KEYS, "class_names") if key in archive.files}
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        # NumPy says ValueError for arrays of Python objects, and for files of any other kind.
+        raise DataError(f"{path} is not a readable NPZ file of plain arrays: {error}") from error
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of a file that is no array
+            raise DataError(f"{path} is not a readable NPZ file of plain arrays: {key} is no array")
+    parts = [arrays[key] for key in _KEYS]
+    return _datasets(parts, [f"{path}, {key}" for key in _KEYS], _class_names(arrays.get("class_names"), path))
+
+
+def _class_names(names: np.ndarray | None, path: Path) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise DataError(f"{path}, class_names: expected strings (classes,), got {names.dtype} {names.shape}")
+    try:
+        result = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, class_names: not UTF-8: {error}") from error
+    if len(set(result)) < len(result) or not all(result):
+        raise DataError(f"{path}, class_names: expected different names that are not empty, got {', '.join(result)}")
+    return result
+
+
+def _datasets(
+    arrays: list[np.ndarray], sources: list[str], class_names: tuple[str, ...] | None
+) -> tuple[Dataset, Dataset]:
+    """Check train images, train labels, test images, test labels, and what must hold between them."""
+    train_images, test_images = (_images(arrays[i], sources[i]) for i in (0, 2))
+    train_labels, test_labels = (_labels(arrays[i], sources[i]) for i in (1, 3))
+    for images, labels, i in ((train_images, train_labels, 0), (test_images, test_labels, 2)):
+        if len(images) != len(labels):
+            raise DataError(f"{sources[i]} holds {len(images)} images, but {sources[i + 1]} {len(labels)} labels")
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise DataError(
+            f"images of two shapes: {train_images.shape[1:]} in {sources[0]}, {test_images.shape[1:]} in {sources[2]}"
+        )
+    present = np.unique(train_labels)
+    unknown = np.setdiff1d(test_labels, present)
+    if len(unknown):
+        raise DataError(f"{sources[3]} has labels that {sources[1]} has not: {_some(unknown)}")
+    if len(present) < 2:
+        raise DataError(f"{sources[1]} holds a single class ({present[0]}), expected two or more")
+    classes = int(present[-1]) + 1
+    if class_names is None:
+        class_names = tuple(str(number) for number in range(classes))
+    elif len(class_names) < classes:
+        raise DataError(f"{sources[1]} has labels up to {classes - 1}, but there are {len(class_names)} class names")
+    absent = np.setdiff1d(np.arange(len(class_names)), present)
+    if len(absent):
+        logger.warning("%s: no training image of class %s; labels number the classes from 0", sources[1], _some(absent))
+    return Dataset(train_images, train_labels, class_names), Dataset(test_images, test_labels, class_names)
+
+
+def _images(array: np.ndarray, source: str) -> np.ndarray:
+    if array.ndim not in (3, 4):
+        raise DataError(f"{source}: expected images (n, H, W) or (n, H, W, C), got shape {array.shape}")
+    if array.size == 0:
+        raise DataError(f"{source} holds no pixels: shape {array.shape}")
+    pixels = to_uint8(array, f"{source}: the images", exact=True)
+    return pixels if pixels.ndim == 4 else pixels[..., None]
+
+
+def _labels(array: np.ndarray, source: str) -> np.ndarray:
+    if array.ndim != 1:
+        raise DataError(f"{source}: expected labels (n,), got shape {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{source}: labels must be whole numbers (an integer dtype), got {array.dtype}")
+    if array.size == 0:
+        raise DataError(f"{source} holds no labels")
+    if array.min() < 0 or array.max() > LARGEST_LABEL:
+        raise DataError(
+            f"{source}: labels lie between {array.min()} and {array.max()}, expected class numbers from 0 up "
+            f"(at most {LARGEST_LABEL})"
+        )
+    return array.astype(np.int32)
+
+
+def _some(numbers: np.ndarray) -> str:
+    shown = ", ".join(str(number) for number in numbers[:10])
+    return shown if len(numbers) <= 10 else f"{shown} and {len(numbers) - 10} more"

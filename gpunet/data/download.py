@@ -1,0 +1,202 @@
+"""Downloads of Fashion-MNIST into the cache: two mirrors, then Debian's package where apt-get exists."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpunet.data.files import FILES, check, inspect, locate
+from gpunet.data.idx import read_plain
+from gpunet.errors import DataError, OutputError
+
+logger = logging.getLogger("gpunet")
+
+MIRRORS = (
+    "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+)
+PACKAGE = "dataset-fashion-mnist"
+TIMEOUT = (5.0, 20.0)
+"""Seconds to wait for a connection, and for the next bytes of an open one."""
+SLOWEST = 10_000
+"""A mirror that sends fewer bytes a second than this over half a minute is given up."""
+COMMAND_TIMEOUT = 600.0
+"""Seconds after which apt-get or dpkg-deb is stopped."""
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO}
+_STAGING = ".download-"
+_STALE = 24 * 3600.0
+
+
+def download(folder: Path) -> None:
+    """Put those of the four files into `folder` that are missing or damaged there.
+
+    They are downloaded, decompressed and verified in a temporary folder inside `folder` and moved only when all are
+    good, so that an interruption at any moment leaves no part of a file.
+
+    Raises:
+        DataError: no source had all of them; the message says what happened with each source.
+        OutputError: `folder` cannot be written to.
+    """
+    needed = [name for name, finding in inspect(folder).items() if finding.problem]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
+        with tempfile.TemporaryDirectory(prefix=_STAGING, dir=folder) as name:
+            staging = Path(name)
+            _fill(staging, list(needed))
+            for name in needed:
+                (staging / name).replace(folder / name)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the data cache {folder}: {error.strerror or error}; set GPUNET_CACHE to a writable folder"
+        ) from error
+    logger.info("Fashion-MNIST: downloaded to %s", folder)
+
+
+def _fill(staging: Path, needed: list[str]) -> None:
+    """Put the files `needed` into `staging`, verified, from as many sources as it takes."""
+    failures = []
+    for mirror in MIRRORS:
+        problem = _from_mirror(mirror, staging, needed)
+        if problem is None:
+            return
+        logger.info("Fashion-MNIST: %s", problem)
+        failures.append(problem)
+    problem = _from_package(staging, needed)
+    if problem is None:
+        return
+    logger.info("Fashion-MNIST: %s", problem)
+    failures.append(problem)
+    raise DataError(
+        "\n  ".join(["Fashion-MNIST is not on this machine and could not be downloaded:", *failures])
+        + f"\nDownload {', '.join(f'{name}.gz' for name in FILES)} in another way into a folder "
+        "and set GPUNET_DATA to it."
+    )
+
+
+def _from_mirror(mirror: str, staging: Path, needed: list[str]) -> str | None:
+    """Download the files `needed` and strike them off the list; at the first failure, say what happened."""
+    import pooch
+
+    while needed:
+        name = needed[0]
+        url, part = f"{mirror}{name}.gz", staging / f"{name}.part"
+        logger.info("Fashion-MNIST: downloading %s", url)
+        fetcher = pooch.HTTPDownloader(progressbar=_Progress(name), chunk_size=1 << 16, timeout=TIMEOUT)
+        try:
+            fetcher(url, str(part), None)
+        except OSError as error:  # the errors of requests are OSErrors, too, but without these numbers
+            if error.errno in _DISK_ERRORS:
+                raise
+            return f"{url}: {error}"
+        problem = _take(part, staging, name)
+        if problem:
+            return f"{url}: {problem}"
+        part.unlink()
+        needed.pop(0)
+    return None
+
+
+def _from_package(staging: Path, needed: list[str]) -> str | None:
+    """Take the files `needed` out of Debian's package, without installing it; or say what happened."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        return f"Debian package {PACKAGE}: apt-get and dpkg-deb are not on this machine"
+    logger.info("Fashion-MNIST: apt-get download %s", PACKAGE)
+    work = staging / "package"
+    work.mkdir()
+    problem = _run(["apt-get", "download", PACKAGE], work)
+    if problem and os.geteuid() == 0:  # the package lists may be missing or old, and only root may fetch them
+        logger.info("Fashion-MNIST: %s; updating the package lists", problem)
+        problem = _run(["apt-get", "update"], work) or _run(["apt-get", "download", PACKAGE], work)
+    if problem:
+        return problem
+    archive = next(work.glob("*.deb"), None)
+    if archive is None:
+        return f"apt-get download {PACKAGE}: left no .deb file"
+    problem = _run(["dpkg-deb", "-x", archive.name, "extracted"], work)
+    if problem:
+        return problem
+    extracted = work / "extracted" / "usr" / "share" / "datasets" / "fashion-mnist"
+    while needed:
+        path = locate(extracted, needed[0])
+        problem = _take(path, staging, needed[0]) if path else f"{needed[0]}.gz is not in it"
+        if problem:
+            return f"Debian package {PACKAGE}: {problem}"
+        needed.pop(0)
+    return None
+
+
+def _take(path: Path, staging: Path, name: str) -> str | None:
+    """Verify the downloaded file at `path` and write it, decompressed and on the disk, as `staging` / `name`."""
+    problem = check(path, name)
+    if problem is None:
+        with (staging / name).open("wb") as file:
+            file.write(read_plain(path))
+            file.flush()
+            os.fsync(file.fileno())
+    return problem
+
+
+def _run(command: Sequence[str], folder: Path) -> str | None:
+    """Run `command` in `folder`; its last complaint if it failed."""
+    line = " ".join(command)
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=COMMAND_TIMEOUT,
+            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{line}: stopped after {COMMAND_TIMEOUT:g} s"
+    except OSError as error:
+        return f"{line}: {error.strerror or error}"
+    if done.returncode == 0:
+        return None
+    complaints = [text.strip() for text in done.stderr.splitlines() if text.strip()]
+    return f"{line}: {complaints[-1] if complaints else f'exit code {done.returncode}'}"
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what a download left behind that was killed, so that a cache does not grow."""
+    for left in folder.glob(f"{_STAGING}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process has just finished
+            if time.time() - left.stat().st_mtime > _STALE:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+class _Progress:
+    """A progress bar for pooch that logs every quarter, and gives up a mirror that trickles."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.total, self.done, self.quarters = name, 0, 0, 0
+        self.start = time.monotonic()
+
+    def update(self, size: int) -> None:
+        self.done += size
+        seconds = time.monotonic() - self.start
+        if seconds > 30 and self.done < SLOWEST * seconds:
+            raise TimeoutError(f"slower than {SLOWEST} bytes/s")
+        if self.total and (quarters := min(4 * self.done // self.total, 4)) > self.quarters:
+            self.quarters = quarters
+            logger.info("Fashion-MNIST: %s %d %% of %.1f MB", self.name, 25 * quarters, self.total / 1e6)
+
+    def reset(self) -> None:
+        self.done = 0
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,95 @@
+"""A data set on the device, handed out in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpunet import ops
+from gpunet.backend import Array, Backend
+from gpunet.errors import ConfigError, DataError
+from gpunet.ops import random
+
+
+class Loader:
+    """Images (or features) and labels on a device: shuffled, augmented batches for training, plain ones for evaluation.
+
+    Args:
+        images: (n, H, W, C) uint8, or float features of any shape (n, ...) that are handed out as they are.
+        labels: (n,) integers.
+        backend: the device.
+        scale, offset: a batch is pixel * scale + offset (for uint8 images), broadcastable to (H, W, C).
+        flip, shift, cutout: augmentation of training batches; see :func:`gpunet.ops.gather_batch`.
+        dtype: of the batches, float32 or float64.
+
+    Raises:
+        DataError: no images, or as many labels as images are not there.
+        ConfigError: augmentation of data that are not uint8 images.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        backend: Backend,
+        scale: np.ndarray | None = None,
+        offset: np.ndarray | None = None,
+        flip: bool = False,
+        shift: int = 0,
+        cutout: int = 0,
+        dtype: Any = "float32",
+    ) -> None:
+        if len(images) == 0 or len(images) != len(labels):
+            raise DataError(f"expected as many labels as images and at least one, got {len(labels)} and {len(images)}")
+        if images.dtype != np.uint8 and (flip or shift or cutout):
+            raise ConfigError("flip, shift and cutout need images, not features: leave them out")
+        self.backend = backend
+        self.size = len(images)
+        self.input_shape: tuple[int, ...] = tuple(images.shape[1:])
+        self.images = backend.asarray(images)
+        self.labels = backend.asarray(labels, np.int32)
+        self._scaling = {
+            "scale": None if scale is None else backend.asarray(scale, dtype),
+            "offset": None if offset is None else backend.asarray(offset, dtype),
+            "dtype": np.dtype(dtype),
+        }
+        self._augmentation = {"flip": flip, "shift": shift, "cutout": cutout}
+        self._in_order = backend.asarray(np.arange(self.size, dtype=np.int64))
+        self._order = self._in_order
+
+    def shuffle(self, seed: int, epoch: int) -> None:
+        """Put the training batches into the order of `epoch`: a function of `seed` and `epoch` alone."""
+        order = random.Stream(seed, random.SHUFFLE, epoch).permutation(self.size)
+        self._order = self.backend.asarray(order)
+
+    def training_batch(self, start: Any, size: int, *, seed: int, step: Any) -> tuple[Array, Array]:
+        """`size` shuffled and augmented images from position `start` on, and their labels.
+
+        `start` and `step` are ints or one-element arrays on the device.
+        """
+        return ops.gather_batch(
+            self.images,
+            self.labels,
+            self._order,
+            start=start,
+            size=size,
+            seed=seed,
+            step=step,
+            **self._augmentation,
+            **self._scaling,
+        )
+
+    def batches(self, size: int) -> Iterator[tuple[Array, Array]]:
+        """All images in their own order, not augmented, `size` at a time; the last batch may be smaller."""
+        for start in range(0, self.size, size):
+            yield ops.gather_batch(
+                self.images,
+                self.labels,
+                self._in_order,
+                start=start,
+                size=min(size, self.size - start),
+                **self._scaling,
+            )

@@ -1,0 +1,83 @@
+"""The stratified split of the training images into those to learn from and those to validate on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpunet.data.dataset import Dataset
+from gpunet.errors import ConfigError
+from gpunet.ops.random import SPLIT, Stream
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Two disjoint parts of a data set, and where in it their images were: int64, ascending."""
+
+    train: Dataset
+    validation: Dataset
+    train_indices: np.ndarray
+    validation_indices: np.ndarray
+
+    def digest(self) -> str:
+        """SHA-256 of the train, then the validation indices as little-endian int64: the record of a split."""
+        digest = hashlib.sha256()
+        for indices in (self.train_indices, self.validation_indices):
+            digest.update(indices.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def split(dataset: Dataset, fraction: float, seed: int) -> Split:
+    """Hold out round(fraction * n) images for validation, of each class its share, chosen at random by `seed`.
+
+    Each class's share is rounded by the largest remainder. Of a class of two or more images at least one stays to
+    learn from; the only image of a class is held out last of all. The choice depends on the labels, `fraction` and
+    `seed` alone.
+
+    Raises:
+        ConfigError: `fraction` is not in (0, 1), or leaves one of the parts empty or a class without training images.
+    """
+    labels = dataset.labels
+    n = len(labels)
+    if not 0 < fraction < 1:
+        raise ConfigError(f"validation_fraction must be greater than 0 and less than 1, got {fraction!r}")
+    held_out = round(fraction * n)
+    counts = np.bincount(labels, minlength=dataset.classes).tolist()
+    if not 0 < held_out < n:
+        raise ConfigError(
+            f"validation_fraction {fraction:g} of {n} images is {held_out}: both parts need at least one image"
+        )
+    chosen = []
+    for label, size in enumerate(_shares(counts, held_out)):
+        members = np.flatnonzero(labels == label)
+        chosen.append(members[Stream(seed, SPLIT, label).permutation(len(members))[:size]])
+    validation_indices = np.sort(np.concatenate(chosen)).astype(np.int64)
+    in_train = np.ones(n, bool)
+    in_train[validation_indices] = False
+    train_indices = np.flatnonzero(in_train).astype(np.int64)
+    return Split(dataset.take(train_indices), dataset.take(validation_indices), train_indices, validation_indices)
+
+
+def _shares(counts: list[int], total: int) -> list[int]:
+    """`total` split in proportion to `counts` by the largest remainder, ties to the lower class; see :func:`split`."""
+    n = sum(counts)
+    limits = [max(count - 1, 0) for count in counts]
+    shares = [total * count // n for count in counts]  # within the limits, because total < n
+
+    def grow(limits: list[int]) -> None:
+        while sum(shares) < total:
+            open_classes = [label for label, limit in enumerate(limits) if shares[label] < limit]
+            if not open_classes:
+                return
+            # Whole numbers, so that equal remainders are equal: (ideal share - share) * n.
+            shares[max(open_classes, key=lambda label: (total * counts[label] - shares[label] * n, -label))] += 1
+
+    grow(limits)
+    grow([count if count == 1 else limit for count, limit in zip(counts, limits, strict=True)])
+    if sum(shares) < total:
+        raise ConfigError(
+            f"holding out {total} of {n} images would leave a class without training images: lower validation_fraction"
+        )
+    return shares

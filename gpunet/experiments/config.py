@@ -1,0 +1,248 @@
+"""All settings of one run: declared in dataclasses, read from presets, a TOML file and the command line.
+
+The file has one table a section; ``kind`` says which model it is. All keys may be left out::
+
+    [model]
+    kind = "cnn"
+    filters = [32, 64, 128]
+
+    [data]
+    flip = true
+
+    [training]
+    epochs = 20
+
+``[hybrid]`` belongs to the hybrid alone. Option names are unique over the sections, so presets and the command
+line name them without their section.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from gpunet.data.config import DataConfig
+from gpunet.errors import ConfigError
+from gpunet.experiments.presets import PRESETS
+from gpunet.models.config import CNNConfig, HybridConfig, MLPConfig
+from gpunet.options import Options, check_option, did_you_mean, option_fields
+from gpunet.training.config import HybridTrainingConfig, TrainingConfig
+
+MODELS: dict[str, type[MLPConfig] | type[CNNConfig]] = {"mlp": MLPConfig, "cnn": CNNConfig, "hybrid": HybridConfig}
+"""The kinds of model and the options of each."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All settings of one run.
+
+    Raises:
+        ConfigError: `hybrid` is given for another model.
+    """
+
+    model: MLPConfig | CNNConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    hybrid: HybridTrainingConfig | None = None
+    """How the hybrid's MLP is trained; ``None`` for the other models, never for the hybrid."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, HybridConfig):
+            if self.hybrid is None:
+                object.__setattr__(self, "hybrid", HybridTrainingConfig())
+        elif self.hybrid is not None:
+            raise ConfigError(f"the section 'hybrid' belongs to the hybrid, but the model is {_article(self.kind)}")
+
+    @property
+    def kind(self) -> str:
+        """``mlp``, ``cnn`` or ``hybrid``."""
+        return next(kind for kind, owner in MODELS.items() if owner is type(self.model))
+
+
+def sections(kind: str) -> dict[str, type[Options]]:
+    """The sections of the model `kind` and the dataclass behind each, in the order of the file.
+
+    Raises:
+        ConfigError: no such model.
+    """
+    if kind not in MODELS:
+        hint = did_you_mean(str(kind), MODELS)
+        raise ConfigError(f"unknown model {kind!r}: expected {', '.join(MODELS)}{hint}")
+    found: dict[str, type[Options]] = {"model": MODELS[kind], "data": DataConfig, "training": TrainingConfig}
+    return {**found, "hybrid": HybridTrainingConfig} if kind == "hybrid" else found
+
+
+def section_of(name: str, kind: str) -> str | None:
+    """The section of the option `name` of the model `kind`; None if it has no such option."""
+    return next((section for section, owner in sections(kind).items() if name in option_fields(owner)), None)
+
+
+def merge(
+    kind: str | None = None,
+    preset: str | None = None,
+    toml: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    source: str = "configuration",
+) -> RunConfig:
+    """The settings of a run: defaults, then the preset, then the file, then `overrides`; the later one wins.
+
+    Args:
+        kind: ``mlp``, ``cnn`` or ``hybrid``; without it, the file must say so.
+        preset: a name of :data:`~gpunet.experiments.presets.PRESETS`; without it, ``default``.
+        toml: the content of a file, as :func:`load_toml` returns it: section, option, value.
+        overrides: option and value, as the command line gives them.
+        source: what messages call the file.
+
+    Raises:
+        ConfigError: something unknown, misplaced, of a wrong type or out of bounds, or no model is named.
+    """
+    toml = toml or {}
+    kind = _kind(kind, toml, source)
+    owners = sections(kind)
+    values: dict[str, dict[str, Any]] = {section: {} for section in owners}
+    _apply_flat(_preset(preset or "default", kind), kind, values)
+    _apply_file(toml, kind, source, values)
+    _apply_flat(overrides or {}, kind, values)
+    built: dict[str, Any] = {section: owner(**values[section]) for section, owner in owners.items()}
+    return RunConfig(**built)
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: it cannot be read or is not TOML; the message names the line.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # tomllib's own error, wrong UTF-8, a number of 5000 digits
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def load(path: Path) -> RunConfig:
+    """The configuration in a TOML file that names its model, such as a run folder's ``config.toml``.
+
+    Raises: as :func:`load_toml` and :func:`merge`.
+    """
+    return merge(toml=load_toml(path), source=str(path))
+
+
+def from_toml(text: str, source: str = "configuration") -> RunConfig:
+    """The configuration in TOML text; the inverse of :func:`to_toml`.
+
+    Raises: as :func:`merge`, or ConfigError if `text` is not TOML.
+    """
+    try:
+        toml = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+    return merge(toml=toml, source=source)
+
+
+def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Section, option, value, with every option written out, in plain JSON and TOML types."""
+    document: dict[str, dict[str, Any]] = {}
+    for section, owner in sections(config.kind).items():
+        options = getattr(config, section)
+        document[section] = {name: getattr(options, name) for name in option_fields(owner)}
+        for name, value in document[section].items():
+            if isinstance(value, tuple):
+                document[section][name] = list(value)
+    return {**document, "model": {"kind": config.kind, **document["model"]}}
+
+
+def to_toml(config: RunConfig) -> str:
+    """`config` as TOML text with every option written out, so that later defaults cannot change it."""
+    text = tomli_w.dumps(to_dict(config))
+    # tomli_w spreads an array over lines; ours are a few numbers
+    return re.sub(r"\[\n(.*?),\n\]", lambda array: f"[{' '.join(array[1].split())}]", text, flags=re.DOTALL)
+
+
+def belongs_to_others(name: str, kind: str) -> str:
+    """What to say behind a message if the option `name` is not of the model `kind`, but of another; else nothing."""
+    others = [_article(other) for other in MODELS if other != kind and section_of(name, other)]
+    return f": it is an option of {' and '.join(others)}, not of {_article(kind)}" if others else ""
+
+
+def _explain_unknown(name: str, kind: str) -> str:
+    known = [option for owner in sections(kind).values() for option in option_fields(owner)]
+    return belongs_to_others(name, kind) or did_you_mean(name, known)
+
+
+def _kind(kind: str | None, toml: Mapping[str, Any], source: str) -> str:
+    table = toml.get("model")
+    named = table.get("kind") if isinstance(table, Mapping) else None
+    if named is not None and (not isinstance(named, str) or named not in MODELS):
+        hint = did_you_mean(str(named), MODELS)
+        raise ConfigError(f"{source}: [model] kind must be one of {', '.join(MODELS)}; got {named!r}{hint}")
+    if kind and named and kind != named:
+        raise ConfigError(f"{source} configures {_article(named)}, but {_article(kind)} was asked for")
+    if not kind and not named:
+        raise ConfigError(f"which model? give {', '.join(MODELS)}, or put kind into [model] of the configuration")
+    return kind or str(named)
+
+
+def _preset(name: str, kind: str) -> Mapping[str, Any]:
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}: expected {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
+    return PRESETS[name][kind]
+
+
+def _apply_flat(layer: Mapping[str, Any], kind: str, values: dict[str, dict[str, Any]]) -> None:
+    for name, value in layer.items():
+        section = section_of(name, kind)
+        if section is None:
+            raise ConfigError(f"unknown option {name!r}{_explain_unknown(name, kind)}")
+        values[section][name] = check_option(sections(kind)[section], name, value)
+
+
+def _apply_file(toml: Mapping[str, Any], kind: str, source: str, values: dict[str, dict[str, Any]]) -> None:
+    owners = sections(kind)
+    for section, table in toml.items():
+        if section not in owners:
+            raise ConfigError(f"{source}: {_unknown_section(section, kind)}")
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{source}: {section} must be a table, [{section}], got {section} = {table!r}")
+        for name, value in table.items():
+            if section == "model" and name == "kind":
+                continue
+            if name not in option_fields(owners[section]):
+                raise ConfigError(f"{source}: [{section}] has no option {name!r}{_hint(name, section, kind)}")
+            label = f"{source}: [{section}] {name}"
+            values[section][name] = check_option(owners[section], name, value, label)
+
+
+def _unknown_section(section: str, kind: str) -> str:
+    if section == "kind":
+        return "kind stands outside of all sections; move it to [model]"
+    if section in MODELS and section != "hybrid":
+        return f"unknown section [{section}]; a model's options stand in [model], with kind = \"{section}\""
+    if section in sections("hybrid"):
+        return f"the section [{section}] belongs to the hybrid, not to {_article(kind)}"
+    home = section_of(section, kind)
+    if home is not None:
+        return f"the option {section!r} stands outside of all sections; move it to [{home}]"
+    return f"unknown section or key {section!r}: expected {', '.join(f'[{known}]' for known in sections(kind))}" + (
+        did_you_mean(section, sections(kind)) or _explain_unknown(section, kind)
+    )
+
+
+def _hint(name: str, section: str, kind: str) -> str:
+    home = section_of(name, kind)
+    if home is not None:
+        return f"; move it to [{home}]"
+    return did_you_mean(name, option_fields(sections(kind)[section])) or _explain_unknown(name, kind)
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind == "mlp" else f"a {kind}"

@@ -1,0 +1,68 @@
+"""The data of a run: read, split, scaled, on the device."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet.backend import Backend
+from gpunet.data import DataConfig, Dataset, Split, load, split
+from gpunet.data.loader import Loader
+from gpunet.data.scaling import Scaling, scaling_of
+from gpunet.files import write_bytes_atomic
+
+
+@dataclass(frozen=True)
+class RunData:
+    """All of a run's data on the host, and its scaling."""
+
+    split: Split
+    test: Dataset
+    scaling: Scaling
+
+    def part(self, name: str) -> Dataset:
+        """``train``, ``validation`` or ``test``."""
+        return {"train": self.split.train, "validation": self.split.validation, "test": self.test}[name]
+
+    def loader(self, name: str, backend: Backend, dtype: str, augmentation: DataConfig | None = None) -> Loader:
+        """The part `name` on the device, augmented in training batches as `augmentation` says."""
+        return loader_of(self.part(name), self.scaling, backend, dtype, augmentation)
+
+    def class_weights(self) -> np.ndarray:
+        """Weights that make all classes count the same: n / (classes * n_class), scikit-learn's "balanced"."""
+        counts = np.bincount(self.split.train.labels, minlength=self.split.train.classes)
+        return counts.sum() / (len(counts) * np.maximum(counts, 1))
+
+    def save_indices(self, path: Path) -> None:
+        """Record which of the training images were which, as an NPZ file of int64 vectors."""
+        buffer = io.BytesIO()
+        np.savez(buffer, train=self.split.train_indices, validation=self.split.validation_indices)
+        write_bytes_atomic(path, buffer.getvalue())
+
+
+def loader_of(
+    dataset: Dataset, scaling: Scaling, backend: Backend, dtype: str, augmentation: DataConfig | None = None
+) -> Loader:
+    """`dataset` on the device."""
+    options: dict[str, Any] = {}
+    if augmentation is not None:
+        options = {"flip": augmentation.flip, "shift": augmentation.shift, "cutout": augmentation.cutout}
+    return Loader(
+        dataset.images, dataset.labels, backend=backend, scale=scaling.scale, offset=scaling.offset, dtype=dtype, **options
+    )
+
+
+def prepare(config: DataConfig) -> RunData:
+    """Read, split and measure the data that `config` describes.
+
+    Raises:
+        DataError: the data are missing, damaged or not usable.
+        ConfigError: they cannot be split as `config` says.
+    """
+    whole, test = load(config.data)
+    parts = split(whole, config.validation_fraction, config.split_seed)
+    return RunData(parts, test, scaling_of(parts.train.images, config.standardize))

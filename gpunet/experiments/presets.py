@@ -1,0 +1,66 @@
+"""Named settings: for each preset and model, the options that differ from the defaults of the dataclasses.
+
+A preset stands on the dataclasses' defaults alone, not on ``default``, so tuning ``default`` changes no other one
+unless it says so by unpacking it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+DEFAULT: dict[str, dict[str, Any]] = {
+    "mlp": {"epochs": 20},
+    "cnn": {},
+    "hybrid": {},
+}
+"""What ``gpunet train`` does when nothing is said."""
+
+QUICK: dict[str, dict[str, Any]] = {
+    "mlp": {**DEFAULT["mlp"], "epochs": 5},
+    "cnn": {**DEFAULT["cnn"], "epochs": 4, "batch_size": 128},
+    "hybrid": {**DEFAULT["hybrid"], "epochs": 4, "batch_size": 128, "classifier_epochs": 5},
+}
+"""A first result within minutes."""
+
+_SEED_TRAINING: dict[str, Any] = {
+    "batch_size": 128,
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "schedule": "plateau",
+    "lr_factor": 0.5,
+    "lr_patience": 3,
+    "weight_decay": 0.0,
+    "label_smoothing": 0.0,
+    "standardize": "none",
+    "flip": False,
+    "shift": 0,
+    "cutout": 0,
+}
+_SEED_CNN: dict[str, Any] = {
+    "filters": (32, 64, 128, 256, 512),
+    "kernel_sizes": (3,),
+    "pooling": "max",
+    "activation": "relu",
+    "batch_norm": True,
+    "init": "he",
+}
+
+SEED: dict[str, dict[str, Any]] = {
+    "mlp": {**_SEED_TRAINING, "hidden": (128, 64), "activation": "relu", "dropout": 0.2, "init": "he", "epochs": 20},
+    "cnn": {**_SEED_TRAINING, **_SEED_CNN, "epochs": 15},
+    "hybrid": {
+        **_SEED_TRAINING,
+        **_SEED_CNN,
+        "epochs": 15,
+        "classifier_hidden": (128, 64),
+        "classifier_activation": "relu",
+        "classifier_dropout": 0.2,
+        "classifier_epochs": 20,
+        "classifier_lr": 1e-3,
+        "joint_epochs": 0,
+    },
+}
+"""The settings of the two programs that gpunet grew from: no augmentation, Adam, the rate halved on a plateau."""
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {"default": DEFAULT, "quick": QUICK, "seed": SEED}
+"""Preset, model, option: value. Every preset has all models; every option belongs to the model (tested)."""

@@ -1,0 +1,179 @@
+"""Trained models: read back from a run folder or a checkpoint, evaluated, and used to predict."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet.backend import Backend, get_backend
+from gpunet.data import Dataset, load, read_image
+from gpunet.data.scaling import Scaling
+from gpunet.errors import CheckpointError, ConfigError, DataError
+from gpunet.experiments.config import RunConfig, from_toml
+from gpunet.experiments.prepare import loader_of, prepare
+from gpunet.models import CNN, MLP, CNNConfig, Hybrid, create, create_cnn
+from gpunet.report.figures import feature_map as draw_feature_map
+from gpunet.report.run_figures import draw_evaluation
+from gpunet.training.checkpoint import load_checkpoint, prefixed, under
+from gpunet.training.evaluation import evaluate as evaluate_model
+from gpunet.training.evaluation import extract
+from gpunet.training.metrics import confusion_matrix
+from gpunet.training.trainer import BEST
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A trained model with all that is needed to use it."""
+
+    model: MLP | CNN | Hybrid
+    config: RunConfig
+    input_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    scaling: Scaling
+    backend: Backend
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A model's figures on a part of a data set."""
+
+    split: str
+    loss: float
+    correct: int
+    total: int
+    confusion: list[list[int]]
+    """Row: true class; column: predicted class."""
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one picture."""
+
+    path: Path
+    label: int
+    probabilities: list[float]
+    class_names: tuple[str, ...]
+
+
+def description(config: RunConfig, toml: str, dataset: Dataset) -> dict[str, Any]:
+    """The facts that every checkpoint carries, so that it can be used without its run folder."""
+    return {
+        "kind": config.kind,
+        "config": toml,
+        "input_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
+    }
+
+
+def scaling_tensors(scaling: Scaling) -> dict[str, np.ndarray]:
+    """The scaling as a checkpoint carries it."""
+    return prefixed("input", scaling.to_arrays())
+
+
+def load_model(path: Path, device: str | None = None) -> SavedModel:
+    """The model in a run folder (its best checkpoint) or a checkpoint file, ready on `device`.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or its weights do not fit its configuration.
+        DeviceError: the device is not available.
+    """
+    backend = get_backend(device)
+    file = path / BEST if path.is_dir() else path
+    tensors, facts = load_checkpoint(file)
+    try:
+        config = from_toml(facts["config"], source=str(file))
+        input_shape, names = tuple(facts["input_shape"]), tuple(facts["class_names"])
+        scaling = Scaling.from_arrays(under("input", tensors))
+    except (KeyError, ConfigError, DataError) as error:
+        raise CheckpointError(f"{file} does not describe a model that can be used: {error}") from error
+    stage = facts.get("stage")
+    if stage == "classifier":
+        raise CheckpointError(f"{file} is the classifier of a hybrid and needs its CNN: give the run folder above it")
+    if stage == "cnn" and isinstance(config.model, CNNConfig):
+        model: MLP | CNN | Hybrid = create_cnn(config.model, input_shape, len(names))
+    else:
+        model = create(config.model, input_shape, len(names))
+    model.initialize(config.training.seed, device=backend, dtype=config.training.dtype)
+    assert model.flat is not None
+    try:
+        model.flat.load_state_dict(under("model", tensors))
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    return SavedModel(model, config, input_shape, names, scaling, backend, facts)
+
+
+def evaluate(
+    path: Path, *, data: str | None = None, split: str = "test", device: str | None = None, figures: bool = False
+) -> EvaluationResult:
+    """Evaluate the model at `path` on the part `split` of its data set, or of the data set `data`.
+
+    `figures` draws the confusion matrix, the metrics of each class and the mistakes into the run folder.
+
+    Raises:
+        CheckpointError: no usable model. DataError: no usable data, or images of another shape or other classes.
+    """
+    saved = load_model(path, device)
+    options = saved.config.data
+    if data is None or split != "test":
+        run_data = prepare(options if data is None else dataclasses.replace(options, data=data))
+        dataset = run_data.part(split)
+    else:
+        dataset = load(data)[1]
+    if dataset.image_shape != saved.input_shape or dataset.classes != len(saved.class_names):
+        raise DataError(
+            f"the model takes images {saved.input_shape} of {len(saved.class_names)} classes, the data set has "
+            f"{dataset.image_shape} of {dataset.classes}"
+        )
+    loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
+    found = evaluate_model(saved.model, loader, keep_probabilities=True)
+    assert found.probabilities is not None
+    if figures:
+        draw_evaluation(path if path.is_dir() else path.parent, dataset, found.probabilities, prefix=f"{split}_")
+    matrix = confusion_matrix(dataset.labels, found.probabilities.argmax(1), dataset.classes)
+    return EvaluationResult(split, found.loss, found.correct, found.total, matrix.tolist(), saved.class_names)
+
+
+def feature_map(path: Path, *, device: str | None = None, split: str = "test") -> Path:
+    """Draw the features of the hybrid at `path` for its images of `split`, as ``feature_map.png`` in the run folder.
+
+    The two directions of largest variance, by a principal component analysis.
+
+    Raises:
+        CheckpointError: no usable model, or it is not a hybrid. DataError: no usable data.
+    """
+    saved = load_model(path, device)
+    if not isinstance(saved.model, Hybrid):
+        raise CheckpointError(f"{path} is a {saved.config.kind}: features are mapped for a hybrid")
+    dataset = prepare(saved.config.data).part(split)
+    loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
+    features = extract(saved.model.extract_features, loader)
+    target = (path if path.is_dir() else path.parent) / "feature_map.png"
+    draw_feature_map(features, dataset.labels, dataset.class_names, target)
+    return target
+
+
+def predict(
+    path: Path, images: Sequence[Path], *, device: str | None = None, invert: str = "auto"
+) -> list[Prediction]:
+    """Class probabilities of picture files of any size; see :func:`gpunet.data.read_image`.
+
+    Raises:
+        CheckpointError: no usable model. DataError: a file cannot be read as a picture; nothing is predicted then.
+    """
+    saved = load_model(path, device)
+    pixels = np.stack([read_image(image, saved.input_shape, invert=invert) for image in images])
+    dataset = Dataset(pixels, np.zeros(len(images), np.int32), saved.class_names)
+    loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
+    found = evaluate_model(saved.model, loader, keep_probabilities=True)
+    assert found.probabilities is not None
+    return [
+        Prediction(image, int(row.argmax()), [float(value) for value in row], saved.class_names)
+        for image, row in zip(images, found.probabilities, strict=True)
+    ]

@@ -1,0 +1,88 @@
+"""Files that are either whole or not there: everything gpunet writes goes through here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpunet.errors import OutputError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file so that `path` holds, at any moment, the old content or the new, never a part of either.
+
+    Yields the path of an empty temporary file in the same folder (so in the same file system) and with the same
+    suffix. When the block ends, its content is forced to the disk and the file renamed to `path`; when the block
+    raises, it is removed and `path` is left as it was. A symbolic link is followed, not replaced.
+
+    Raises:
+        OutputError: the folder is missing or read-only, the disk is full, `path` is no regular file, or the block
+            itself raised an OSError; the message names `path` and the reason.
+    """
+    given = Path(path)
+    temporary: Path | None = None
+    try:
+        target = given.resolve()
+        if target.is_dir():
+            raise OutputError(f"cannot write {given}: it is a folder, expected the name of a file")
+        if target.exists() and not target.is_file():
+            raise OutputError(f"cannot write {given}: it is not a regular file")
+        if not target.parent.is_dir():
+            raise OutputError(f"cannot write {given}: the folder {target.parent} does not exist")
+        name = f".{target.stem[:100]}.{secrets.token_hex(6)}.tmp{target.suffix[:20]}"
+        created = target.with_name(name)
+        # Created here and not by the block, so that a read-only folder is found out before any work.
+        os.close(os.open(created, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        temporary = created
+        yield temporary
+        _sync(temporary)
+        temporary.replace(target)
+        with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+            _sync(target.parent)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {given}: {_reason(error, (given, temporary))}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
+    """Write `data` to `path`, whole or not at all.
+
+    Raises:
+        OutputError: as :func:`atomic_write`.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` to `path` as UTF-8, line ends as they are, whole or not at all.
+
+    Raises:
+        OutputError: as :func:`atomic_write`.
+    """
+    write_bytes_atomic(path, text.encode())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(error: OSError, known: tuple[Path | None, ...]) -> str:
+    """Why `error` was raised, with the file it is about unless that is one of `known`."""
+    reason = error.strerror or str(error)
+    others = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    unknown = [name for name in others if Path(name) not in known]
+    return f"{reason} ({', '.join(unknown)})" if unknown else reason

@@ -1,0 +1,104 @@
+"""The convolutional network: blocks of convolution, batch norm, activation and pooling, then a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpunet.backend import Array
+from gpunet.errors import ConfigError
+from gpunet.models.config import POOLINGS
+from gpunet.models.mlp import linear_stack
+from gpunet.nn import ConvBlock, Dropout, Flatten, GlobalAvgPool, Initializer, Layer, Mode, Sequential
+from gpunet.nn.init import from_name
+
+
+class CNN(Sequential):
+    """``block1 ... blockN``, ``features`` (Flatten or GlobalAvgPool), the hidden layers of `head`, ``linearK``.
+
+    Args:
+        input_shape: (H, W, C) of an image.
+        classes: number of classes.
+        filters: output channels of each block.
+        kernel_sizes: of each block, or one for all.
+        pooling: ``max`` or ``average``: 2x2 after each block as long as its map has 2x2 pixels; ``global_average``:
+            2x2 max pooling after the first three blocks, global average pooling after the last; ``none``.
+        activation: as :class:`gpunet.models.MLP`.
+        batch_norm: batch normalisation in each block.
+        init: initialiser of the weights, or its name.
+        head: sizes of hidden linear layers between the features and the classes.
+        dropout: probability of dropping an input of each linear layer.
+
+    Raises:
+        ConfigError: the options do not fit each other.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int] = (28, 28, 1),
+        classes: int = 10,
+        filters: Sequence[int] = (32, 64, 128, 256, 512),
+        kernel_sizes: int | Sequence[int] = 3,
+        pooling: str = "max",
+        activation: str = "relu",
+        batch_norm: bool = True,
+        init: str | Initializer = "he",
+        head: Sequence[int] = (),
+        dropout: float = 0.0,
+    ) -> None:
+        if pooling not in POOLINGS:
+            raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
+        if len(input_shape) != 3 or not filters:
+            raise ConfigError(f"a CNN needs images (H, W, C) and at least one block, got {input_shape} and {filters}")
+        kernels = [kernel_sizes] if isinstance(kernel_sizes, int) else list(kernel_sizes)
+        if len(kernels) not in (1, len(filters)):
+            raise ConfigError(f"{len(kernels)} kernel_sizes for {len(filters)} filters: give one, or one a block")
+        kernels *= len(filters) // len(kernels)
+        make_weight = from_name(init) if isinstance(init, str) else init
+        self.input_shape = tuple(input_shape)
+
+        layers: list[tuple[str, Layer]] = []
+        shape = self.input_shape
+        for number, (count, kernel) in enumerate(zip(filters, kernels, strict=True), start=1):
+            pool: str | None = "average" if pooling == "average" else "max"
+            if pooling == "none" or (pooling == "global_average" and number > 3) or min(shape[:2]) < 2:
+                pool = None
+            block = ConvBlock(
+                shape[2], count, kernel, batch_norm=batch_norm, activation=activation, pool=pool, init=make_weight
+            )
+            layers.append((f"block{number}", block))
+            shape = block.output_shape(shape)
+        features: Layer = GlobalAvgPool() if pooling == "global_average" else Flatten()
+        layers.append(("features", features))
+        stack = linear_stack((*features.output_shape(shape), *head, classes), activation, dropout, make_weight)
+        if dropout > 0:
+            layers.append(("dropout", Dropout(dropout)))
+        super().__init__([*layers, *stack])
+
+    def extract_features(self, x: Array, layer: str = "features") -> Array:
+        """Output of `layer` in inference mode, for x (N, H, W, C); ``blockK`` gives maps, ``features`` (N, F).
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        return self.until(layer).forward(x, Mode())[0]
+
+    def until(self, layer: str) -> Sequential:
+        """The layers up to and including `layer` (a dotted name such as ``block2`` or ``block2.conv``), shared."""
+        cut = _cut(self, layer)
+        if cut is None:
+            names = [name for name, _ in self.named_layers() if name]
+            raise ConfigError(f"there is no layer {layer!r}: expected one of {', '.join(names)}")
+        return cut
+
+
+def _cut(model: Sequential, layer: str) -> Sequential | None:
+    first, _, rest = layer.partition(".")
+    kept: list[tuple[str, Layer]] = []
+    for name, child in model.layers.items():
+        if name == first:
+            inner: Layer | None = child
+            if rest:
+                inner = _cut(child, rest) if isinstance(child, Sequential) else None
+            return None if inner is None else Sequential([*kept, (name, inner)])
+        kept.append((name, child))
+    return None

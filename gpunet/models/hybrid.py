@@ -1,0 +1,47 @@
+"""The hybrid: features of a CNN, classified by an MLP, as one network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from gpunet.backend import Array
+from gpunet.models.cnn import CNN
+from gpunet.models.mlp import MLP
+from gpunet.nn import Initializer, Mode, Sequential
+
+
+class Hybrid(Sequential):
+    """``cnn`` (the layers of a CNN up to `feature_layer`) and ``classifier`` (an MLP on its flattened output).
+
+    The layers of `cnn` are shared, not copied: train the CNN first, build the hybrid from it, and
+    :meth:`~gpunet.nn.Layer.initialize` keeps the trained values and fills the MLP's.
+    :func:`gpunet.training.fit_hybrid` runs the whole pipeline.
+
+    Args:
+        cnn: the CNN whose features are used.
+        classes: number of classes.
+        feature_layer: name of the layer of `cnn` whose output is the MLP's input.
+        hidden, activation, dropout, init: of the MLP; see :class:`gpunet.models.MLP`.
+    """
+
+    def __init__(
+        self,
+        cnn: CNN,
+        classes: int = 10,
+        *,
+        feature_layer: str = "features",
+        hidden: Sequence[int] = (128, 64),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        init: str | Initializer = "he",
+    ) -> None:
+        self.input_shape = cnn.input_shape
+        self.extractor = cnn.until(feature_layer)
+        inputs = math.prod(self.extractor.output_shape(cnn.input_shape))
+        self.classifier = MLP((inputs, *hidden, classes), activation, dropout, init)
+        super().__init__([("cnn", self.extractor), ("classifier", self.classifier)])
+
+    def extract_features(self, x: Array) -> Array:
+        """The MLP's inputs, (N, F), for x (N, H, W, C), in inference mode."""
+        return self.extractor.forward(x, Mode())[0].reshape(x.shape[0], -1)

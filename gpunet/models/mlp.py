@@ -1,0 +1,46 @@
+"""The multilayer perceptron: Flatten, then Linear + activation + dropout for each hidden layer, then Linear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpunet.errors import ConfigError
+from gpunet.nn import Dropout, Flatten, Initializer, Layer, Linear, Sequential, activation
+from gpunet.nn.init import from_name
+
+
+class MLP(Sequential):
+    """A multilayer perceptron on inputs of any shape.
+
+    Args:
+        sizes: input features, hidden layers ..., classes; e.g. ``(784, 128, 64, 10)``.
+        activation: ``relu``, ``leaky_relu``, ``tanh``, ``gelu`` or ``gelu_tanh``, after each hidden layer.
+        dropout: probability of dropping a hidden unit, in [0, 1).
+        init: initialiser of the weights, or its name (``he``, ``xavier``, ``random`` and their ``_uniform`` forms).
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int] = (784, 128, 64, 10),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        init: str | Initializer = "he",
+    ) -> None:
+        if len(sizes) < 2:
+            raise ConfigError(f"sizes must hold at least the inputs and the classes, got {tuple(sizes)}")
+        super().__init__([("flatten", Flatten()), *linear_stack(sizes, activation, dropout, init)])
+
+
+def linear_stack(
+    sizes: Sequence[int], activation_name: str, dropout: float, init: str | Initializer
+) -> list[tuple[str, Layer]]:
+    """Linear layers of `sizes` with activation and dropout between them, none after the last."""
+    make_weight = from_name(init) if isinstance(init, str) else init
+    layers: list[tuple[str, Layer]] = []
+    for number, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+        layers.append((f"linear{number}", Linear(inputs, outputs, init=make_weight)))
+        if number < len(sizes) - 1:
+            layers.append((f"activation{number}", activation(activation_name)))
+            if dropout > 0:
+                layers.append((f"dropout{number}", Dropout(dropout)))
+    return layers

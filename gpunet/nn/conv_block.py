@@ -1,0 +1,51 @@
+"""The network's building block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpunet.errors import ConfigError
+from gpunet.nn.activation import activation as make_activation
+from gpunet.nn.conv import Conv2d
+from gpunet.nn.init import Initializer
+from gpunet.nn.layer import Layer
+from gpunet.nn.norm import BatchNorm
+from gpunet.nn.pool import AvgPool, MaxPool
+from gpunet.nn.sequential import Sequential
+
+
+class ConvBlock(Sequential):
+    """Convolution ("same" padding), batch norm, activation and 2x2 pooling, each after the first optional.
+
+    Args:
+        in_channels: channels of the input map.
+        filters: channels of the output map.
+        kernel_size: of the convolution, an int or (vertical, horizontal).
+        batch_norm: with it, the convolution has no bias of its own (batch norm's beta is one).
+        activation: a name that :func:`gpunet.nn.activation.activation` knows, or None.
+        pool: ``"max"``, ``"average"`` or None.
+        init: of the convolution's weight; He by default.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        filters: int,
+        kernel_size: int | Sequence[int] = 3,
+        *,
+        batch_norm: bool = True,
+        activation: str | None = "relu",
+        pool: str | None = "max",
+        init: Initializer | None = None,
+    ) -> None:
+        conv = Conv2d(in_channels, filters, kernel_size, padding="same", bias=not batch_norm, init=init)
+        layers: list[tuple[str, Layer]] = [("conv", conv)]
+        if batch_norm:
+            layers.append(("norm", BatchNorm(filters)))
+        if activation is not None:
+            layers.append(("activation", make_activation(activation)))
+        if pool is not None:
+            if pool not in ("max", "average"):
+                raise ConfigError(f"pool must be max, average or None, got {pool!r}")
+            layers.append(("pool", MaxPool(2) if pool == "max" else AvgPool(2)))
+        super().__init__(layers)

@@ -1,0 +1,178 @@
+"""Initial values of parameters.
+
+The fans of a weight are the number of inputs of one output and the number of outputs of one input: ``(in, out)`` for
+a linear weight, times the kernel's area for a convolution weight ``(KH, KW, C_in/groups, C_out)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from gpunet.errors import ConfigError, ShapeError
+from gpunet.ops._checks import check_number
+from gpunet.ops.random import Stream
+
+Distribution = Literal["normal", "uniform"]
+Mode = Literal["fan_in", "fan_out"]
+
+
+class Initializer(Protocol):
+    """Makes the initial values of a parameter."""
+
+    def __call__(self, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+        """float64 values of `shape`, drawn from `stream` in C order."""
+        ...
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(fan in, fan out) of a weight: (in, out) or (KH, KW, C_in/groups, C_out).
+
+    As in PyTorch, the groups of a grouped convolution do not divide fan out.
+
+    Raises:
+        ShapeError: `shape` is neither.
+    """
+    if len(shape) not in (2, 4) or 0 in shape:
+        raise ShapeError(
+            f"a weight must have shape (in, out) or (KH, KW, C_in/groups, C_out) to have fans, got {tuple(shape)}; "
+            "initialise it with Constant or Random"
+        )
+    area = math.prod(shape[:-2])
+    return area * shape[-2], area * shape[-1]
+
+
+def gain(activation: str, slope: float = 0.01) -> float:
+    """1 / sqrt(E[f(z)^2]) for an activation f and a standard normal z: it keeps the second moment through the layers.
+
+    For the rectifiers, that is He et al. 2015, eq. 10 and 15. tanh has PyTorch's customary 5/3. E[gelu(z)^2] is
+    1/3 + 1 / (2 sqrt(3) pi), and that of its tanh approximation agrees to three digits.
+
+    Raises:
+        ConfigError: the activation is unknown.
+    """
+    gains = {
+        "linear": 1.0,
+        "relu": math.sqrt(2.0),
+        "leaky_relu": math.sqrt(2.0 / (1.0 + slope**2)),
+        "tanh": 5.0 / 3.0,
+        "gelu": 1.0 / math.sqrt(1.0 / 3.0 + 1.0 / (2.0 * math.sqrt(3.0) * math.pi)),
+    }
+    gains["gelu_tanh"] = gains["gelu"]
+    if activation not in gains:
+        raise ConfigError(f"activation must be one of {', '.join(gains)}; got {activation!r}")
+    return gains[activation]
+
+
+def _draw(shape: tuple[int, ...], stream: Stream, distribution: str, std: float) -> np.ndarray:
+    n = math.prod(shape)
+    if distribution == "normal":
+        return (std * stream.normal(n)).reshape(shape)
+    bound = math.sqrt(3.0) * std  # a uniform number in [-b, b) has variance b^2 / 3
+    return (bound * (2.0 * stream.uniform(n) - 1.0)).reshape(shape)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class He:
+    """Zero mean and standard deviation gain / sqrt(fan).
+
+    He, Zhang, Ren & Sun, "Delving Deep into Rectifiers", ICCV 2015: with the gain sqrt(2) of relu (the default), eq. 10
+    for fan in, which keeps the scale of the activations, and eq. 14 for fan out, which keeps that of the gradients.
+    Other activations: ``He(gain=gain("tanh"))``. The uniform distribution has the bound gain * sqrt(3 / fan).
+
+    Raises:
+        ConfigError: an argument is not one of its choices, or `gain` is not positive.
+    """
+
+    distribution: Distribution = "normal"
+    gain: float | None = None
+    mode: Mode = "fan_in"
+
+    def __post_init__(self) -> None:
+        _check_choice("distribution", self.distribution, ("normal", "uniform"))
+        _check_choice("mode", self.mode, ("fan_in", "fan_out"))
+        if self.gain is not None:
+            check_number("gain", self.gain, low=0, low_open=True)
+
+    def __call__(self, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+        fan = fans(shape)[0 if self.mode == "fan_in" else 1]
+        factor = math.sqrt(2.0) if self.gain is None else self.gain
+        return _draw(shape, stream, self.distribution, factor / math.sqrt(fan))
+
+
+@dataclass(frozen=True)
+class Xavier:
+    """Zero mean and variance 2 / (fan in + fan out); as uniform distribution, the bound sqrt(6 / (fan in + fan out)).
+
+    Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010, eq. 12
+    and 16.
+
+    Raises:
+        ConfigError: the distribution is not one of its choices.
+    """
+
+    distribution: Distribution = "normal"
+
+    def __post_init__(self) -> None:
+        _check_choice("distribution", self.distribution, ("normal", "uniform"))
+
+    def __call__(self, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+        return _draw(shape, stream, self.distribution, math.sqrt(2.0 / sum(fans(shape))))
+
+
+@dataclass(frozen=True)
+class Random:
+    """Zero mean and the same spread for every shape: `scale` is the standard deviation if normal, the bound if uniform.
+
+    Raises:
+        ConfigError: the distribution is not one of its choices, or `scale` is negative.
+    """
+
+    distribution: Distribution = "normal"
+    scale: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_choice("distribution", self.distribution, ("normal", "uniform"))
+        check_number("scale", self.scale, low=0)
+
+    def __call__(self, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+        std = self.scale if self.distribution == "normal" else self.scale / math.sqrt(3.0)
+        return _draw(shape, stream, self.distribution, std)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One value everywhere: biases, and the scale and shift of batch norm."""
+
+    value: float
+
+    def __call__(self, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+        return np.full(shape, self.value, np.float64)
+
+
+_BY_NAME: dict[str, Initializer] = {
+    "he": He(),
+    "he_uniform": He("uniform"),
+    "xavier": Xavier(),
+    "xavier_uniform": Xavier("uniform"),
+    "random": Random(),
+    "random_uniform": Random("uniform"),
+}
+
+
+def from_name(name: str) -> Initializer:
+    """The initialiser of that name, with its default arguments.
+
+    Raises:
+        ConfigError: there is none of that name; the message lists them.
+    """
+    _check_choice("init", name, tuple(_BY_NAME))
+    return _BY_NAME[name]

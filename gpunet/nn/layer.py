@@ -1,0 +1,129 @@
+"""The contract of a layer: a forward that returns its output and the function that takes the gradient back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpunet.backend import Array, Backend, get_backend
+from gpunet.errors import ConfigError, DTypeError
+from gpunet.nn.parameter import Buffer, FlatParameters, Parameter
+from gpunet.ops import random
+
+Backward = Callable[[Array], Any]
+"""Takes the gradient of the output and returns that of the input; adds nothing: it overwrites ``Parameter.grad``."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a forward pass runs. ``Mode()`` is inference."""
+
+    training: bool = False
+    """Batch norm uses the batch's statistics and updates the running ones; dropout drops."""
+    seed: int = 0
+    step: Any = 0
+    """Number of the training step, an int or a one-element array on the device: it keys the random numbers."""
+    input_gradient: bool = True
+    """Whether backward has to return the gradient of the input; without it, it may return None."""
+
+    def for_inner_layer(self) -> Mode:
+        """This mode for a layer whose input depends on parameters, so that its input gradient is needed."""
+        return self if self.input_gradient else replace(self, input_gradient=True)
+
+
+class Layer:
+    """Base of all layers. Arrays are ``(N, ...)``, images ``(N, H, W, C)``; shapes below leave out N.
+
+    A layer holds :class:`Parameter` and :class:`Buffer` attributes, or child layers; what a forward pass computes
+    is kept by the backward function that it returns, never on the layer.
+    """
+
+    flat: FlatParameters | None = None
+    """Where the values live; set by :meth:`initialize` on the layer that it is called on."""
+    elementwise: ClassVar[bool] = False
+    """Whether the output depends on each input element alone and has its shape."""
+
+    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+        """The output for `x` and the backward function of this very pass."""
+        raise NotImplementedError
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Shape of one output for one input of `input_shape`; raises ShapeError where it does not fit."""
+        if self.elementwise:
+            return input_shape
+        raise NotImplementedError
+
+    def flops(self, input_shape: Shape) -> int:
+        """Floating-point operations of one forward pass for one input; a fused multiply-add counts as two."""
+        return math.prod(input_shape)
+
+    def __call__(self, x: Array) -> Array:
+        """The output in inference mode."""
+        return self.forward(x, Mode())[0]
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        """The layers directly inside this one, by name."""
+        return iter(())
+
+    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """This layer and all layers inside it, depth first, with dotted names; its own name is `prefix`."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.named_layers(f"{prefix}.{name}" if prefix else name)
+
+    def _named_attributes(self, kind: type) -> list[tuple[str, Any]]:
+        found: dict[int, tuple[str, Any]] = {}
+        for layer_name, layer in self.named_layers():
+            for name, value in vars(layer).items():
+                if isinstance(value, kind) and id(value) not in found:
+                    found[id(value)] = f"{layer_name}.{name}" if layer_name else name, value
+        return list(found.values())
+
+    def named_parameters(self) -> list[tuple[str, Parameter]]:
+        """All parameters with dotted names, in the order of the layers."""
+        return self._named_attributes(Parameter)
+
+    def named_buffers(self) -> list[tuple[str, Buffer]]:
+        """All buffers with dotted names, in the order of the layers."""
+        return self._named_attributes(Buffer)
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(parameter.size for _, parameter in self.named_parameters())
+
+    def initialize(self, seed: int = 0, *, device: str | Backend | None = None, dtype: Any = np.float32) -> Any:
+        """Allocate all parameters in one flat buffer on `device` and fill those without a value; returns self.
+
+        The values depend on `seed`, the position of the parameter and its shape alone: they are the same on every
+        device. Values that a part already has (from its own `initialize` or training) are kept.
+
+        Raises:
+            ConfigError: two parameters have one name.
+            DTypeError: `dtype` is not float32 or float64.
+        """
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise DTypeError(f"a model's dtype must be float32 or float64, got {np.dtype(dtype)}")
+        parameters, buffers = self.named_parameters(), self.named_buffers()
+        names = [name for name, _ in [*parameters, *buffers]]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"two parts of the model share a name: {sorted(names)}")
+        fresh = [
+            (index, parameter) for index, (_, parameter) in enumerate(parameters) if parameter.value is None
+        ]
+        backend = get_backend(device)
+        self.flat = FlatParameters(parameters, buffers, backend=backend, dtype=np.dtype(dtype))
+        for index, parameter in fresh:
+            values = parameter.init(parameter.shape, random.Stream(seed, random.INIT, index))
+            parameter.value[...] = backend.asarray(values.astype(dtype))
+        for index, (_, layer) in enumerate(self.named_layers()):
+            layer.place(index)
+        return self
+
+    def place(self, index: int) -> None:
+        """Told once, at initialisation, which number of layer in the model this is (dropout keys its masks by it)."""

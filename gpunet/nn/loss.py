@@ -1,0 +1,29 @@
+"""The loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpunet import ops
+from gpunet.backend import Array
+from gpunet.ops._checks import check_number
+
+
+class SoftmaxCrossEntropy:
+    """Mean cross-entropy of the softmax of logits, with label smoothing (Szegedy et al., 2016) and class weights.
+
+    Args:
+        label_smoothing: probability that is spread evenly over all classes, in [0, 1).
+        weight: weight of each class, (classes,), on the device of the logits; or None.
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0, weight: Array | None = None) -> None:
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1, high_open=True)
+        self.weight = weight
+
+    def __call__(self, logits: Array, labels: Array) -> tuple[Any, Array]:
+        """(loss, dlogits) for logits (N, classes) and integer labels (N,); loss is a 0-d array on the device."""
+        loss, dlogits = ops.softmax_cross_entropy(
+            logits, labels, label_smoothing=self.label_smoothing, weight=self.weight
+        )
+        return loss, dlogits

@@ -1,0 +1,52 @@
+"""Batch normalisation."""
+
+from __future__ import annotations
+
+import math
+
+from gpunet import ops
+from gpunet.backend import Array
+from gpunet.errors import ShapeError
+from gpunet.nn.init import Constant
+from gpunet.nn.layer import Backward, Layer, Mode, Shape
+from gpunet.nn.parameter import Buffer, Parameter
+from gpunet.ops._checks import check_int, check_number
+
+
+class BatchNorm(Layer):
+    """Batch normalisation over all axes but the last (Ioffe & Szegedy, 2015); see :func:`gpunet.ops.batch_norm`.
+
+    Args:
+        features: size of the last axis.
+        momentum: weight of the batch in the running statistics (PyTorch's convention).
+        eps: added to the variance.
+    """
+
+    def __init__(self, features: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        features = check_int("features", features, low=1)
+        self.momentum = check_number("momentum", momentum, low=0, high=1)
+        self.eps = check_number("eps", eps, low=0, low_open=True)
+        self.gamma = Parameter((features,), Constant(1.0), decay=False)
+        self.beta = Parameter((features,), Constant(0.0), decay=False)
+        self.running_mean = Buffer((features,), 0.0)
+        self.running_var = Buffer((features,), 1.0)
+
+    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+        y, saved = ops.batch_norm(
+            x, self.gamma.value, self.beta.value, self.running_mean.value, self.running_var.value,
+            training=mode.training, momentum=self.momentum, eps=self.eps,
+        )
+
+        def backward(dy: Array) -> Array:
+            dx, self.gamma.grad[...], self.beta.grad[...] = ops.batch_norm_backward(dy, x, self.gamma.value, saved)
+            return dx
+
+        return y, backward
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        if tuple(input_shape[-1:]) != self.gamma.shape:
+            raise ShapeError(f"BatchNorm expects {self.gamma.shape[0]} features last, got shape {tuple(input_shape)}")
+        return input_shape
+
+    def flops(self, input_shape: Shape) -> int:
+        return 2 * math.prod(input_shape)

@@ -1,0 +1,127 @@
+"""Parameters and buffers, and the flat arrays in which a model keeps all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpunet.backend import Array, Backend
+from gpunet.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from gpunet.nn.init import Initializer
+
+
+@dataclass(eq=False)
+class Parameter:
+    """A trainable array. `value` and `grad` are views into a model's flat buffers once it is initialised."""
+
+    shape: tuple[int, ...]
+    init: Initializer
+    decay: bool = True
+    """Whether weight decay applies: true for weights, false for biases and batch norm."""
+    value: Array = field(default=None, repr=False)
+    grad: Array = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(eq=False)
+class Buffer:
+    """An array that training changes without a gradient: the running statistics of batch norm."""
+
+    shape: tuple[int, ...]
+    fill: float
+    value: Array = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class FlatParameters:
+    """All parameters of a model in one flat array, all gradients in another, all buffers in a third.
+
+    So the optimiser, weight decay, averaging, the gradient norm and a checkpoint are one pass over one array.
+    Parameters with weight decay come first: ``values[:decay_size]`` is what decay applies to.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[tuple[str, Parameter]],
+        buffers: Sequence[tuple[str, Buffer]],
+        *,
+        backend: Backend,
+        dtype: np.dtype,
+    ) -> None:
+        self.backend = backend
+        self.dtype = dtype
+        ordered = [item for item in parameters if item[1].decay] + [item for item in parameters if not item[1].decay]
+        self.parameters: dict[str, Parameter] = dict(ordered)
+        self.buffers: dict[str, Buffer] = dict(buffers)
+        self.decay_size = sum(parameter.size for _, parameter in ordered if parameter.decay)
+        self.values = backend.zeros(sum(parameter.size for _, parameter in ordered), dtype)
+        self.gradients = backend.zeros(self.values.shape, dtype)
+        self.state = backend.zeros(sum(buffer.size for _, buffer in buffers), dtype)
+        for parameter, value, grad in zip(
+            self.parameters.values(),
+            _views(self.values, self.parameters.values()),
+            _views(self.gradients, self.parameters.values()),
+            strict=True,
+        ):
+            if parameter.value is not None:  # a part that already has values keeps them in the larger model
+                value[...] = backend.asarray(parameter.value, dtype)
+            parameter.value, parameter.grad = value, grad
+        for buffer, value in zip(self.buffers.values(), _views(self.state, self.buffers.values()), strict=True):
+            value[...] = buffer.fill if buffer.value is None else backend.asarray(buffer.value, dtype)
+            buffer.value = value
+
+    def named(self, values: Array, state: Array) -> dict[str, Array]:
+        """Views into `values` and `state` (arrays laid out as this model's) by name, e.g. ``block1.conv.weight``."""
+        names = [*self.parameters, *self.buffers]
+        views = [*_views(values, self.parameters.values()), *_views(state, self.buffers.values())]
+        return dict(zip(names, views, strict=True))
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and buffers on the host, by name."""
+        return {name: self.backend.to_numpy(view).copy() for name, view in self.named(self.values, self.state).items()}
+
+    def load_state_dict(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Fill all parameters and buffers from `tensors`; nothing changes unless all names and shapes fit.
+
+        Raises:
+            CheckpointError: a name is missing or surplus, or a shape differs.
+        """
+        views = self.named(self.values, self.state)
+        missing, surplus = sorted(views.keys() - tensors.keys()), sorted(tensors.keys() - views.keys())
+        if missing or surplus:
+            raise CheckpointError(
+                "the checkpoint belongs to another architecture: "
+                + "; ".join(
+                    f"{what} {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
+                    for what, names in (("it lacks", missing), ("it has the unknown", surplus))
+                    if names
+                )
+            )
+        for name, view in views.items():
+            if tuple(tensors[name].shape) != tuple(view.shape):
+                raise CheckpointError(
+                    f"the checkpoint belongs to another architecture: {name} has shape "
+                    f"{tuple(tensors[name].shape)}, this model needs {tuple(view.shape)}"
+                )
+        for name, view in views.items():
+            view[...] = self.backend.asarray(tensors[name], self.dtype)
+
+
+def _views(flat: Array, items: Iterable[Parameter | Buffer]) -> list[Array]:
+    views, start = [], 0
+    for item in items:
+        views.append(flat[start : start + item.size].reshape(item.shape))
+        start += item.size
+    return views

@@ -1,0 +1,66 @@
+"""Stateless maths on raw NumPy or CuPy arrays: the one layer that knows the device.
+
+Images are NHWC, convolution weights HWIO, linear weights (in, out). Every op has ``name(...)`` and
+``name_backward(...)``; none writes to its inputs, but for the documented in-place updates of the optimisers and of batch
+norm's running statistics, and none moves an array between devices.
+"""
+
+from gpunet.ops.activation import (
+    gelu,
+    gelu_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    relu,
+    relu_backward,
+    tanh,
+    tanh_backward,
+)
+from gpunet.ops.batchnorm import batch_norm, batch_norm_backward
+from gpunet.ops.conv2d import conv2d, conv2d_backward
+from gpunet.ops.cross_entropy import count_correct, log_softmax, softmax, softmax_cross_entropy
+from gpunet.ops.dropout import dropout, dropout_backward
+from gpunet.ops.gather import gather_batch
+from gpunet.ops.linear import linear, linear_backward
+from gpunet.ops.optimizer import adam_update, ema_update, gradient_scale, sgd_update
+from gpunet.ops.pool2d import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    global_avg_pool2d,
+    global_avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
+
+__all__ = [
+    "adam_update",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "batch_norm",
+    "batch_norm_backward",
+    "conv2d",
+    "conv2d_backward",
+    "count_correct",
+    "dropout",
+    "dropout_backward",
+    "ema_update",
+    "gather_batch",
+    "gelu",
+    "gelu_backward",
+    "global_avg_pool2d",
+    "global_avg_pool2d_backward",
+    "gradient_scale",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "linear",
+    "linear_backward",
+    "log_softmax",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "relu",
+    "relu_backward",
+    "sgd_update",
+    "softmax",
+    "softmax_cross_entropy",
+    "tanh",
+    "tanh_backward",
+]

@@ -1,0 +1,152 @@
+"""Matrix products inside Numba kernels: SciPy's BLAS, called by address, one BLAS thread per Numba thread.
+
+The address travels as an integer argument, which keeps kernels cacheable on disk (an address compiled into the code
+would not survive the process). All matrices are row-major.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import get_cython_function_address, intrinsic
+
+from gpunet.ops._numba import parallel_jit, prange
+
+_ROUTINES = {np.dtype(np.float32): "sgemm", np.dtype(np.float64): "dgemm"}
+
+
+@functools.cache
+def gemm_address(dtype: np.dtype[Any]) -> int:
+    """Address of the BLAS gemm of `dtype`, to be handed to kernels that call :func:`gemm`.
+
+    The first call limits the BLAS library that SciPy brought to one thread for the rest of the process: the threads
+    are Numba's, and two pools would fight for the cores. Other BLAS libraries (NumPy's wheel has its own) are left alone.
+    """
+    address = int(get_cython_function_address("scipy.linalg.cython_blas", _ROUTINES[np.dtype(dtype)]))
+    _limit_blas_threads()  # after the look-up, which loads the library
+    return address
+
+
+@functools.cache
+def _limit_blas_threads() -> object:
+    from threadpoolctl import ThreadpoolController
+
+    controller = ThreadpoolController().select(user_api="blas")
+    folders = {"scipy", "scipy.libs"}  # where SciPy's wheels keep theirs
+    scipys = [lib.filepath for lib in controller.lib_controllers if folders & set(Path(lib.filepath).parts)]
+    # Distributions with one shared BLAS have no library of SciPy's own: there it is the shared one.
+    return (controller.select(filepath=scipys) if scipys else controller).limit(limits=1)
+
+
+@intrinsic
+def gemm(
+    typing_context: Any,
+    address: Any,
+    trans_a: Any,
+    trans_b: Any,
+    m: Any,
+    n: Any,
+    k: Any,
+    a: Any,
+    lda: Any,
+    b: Any,
+    ldb: Any,
+    beta: Any,
+    c: Any,
+    ldc: Any,
+) -> Any:
+    """C (m, n) = op(A) (m, k) @ op(B) (k, n) + beta * C, all row-major.
+
+    `a`, `b` and `c` are addresses (``array.ctypes.data``), `lda`, `ldb` and `ldc` the distances of rows in elements,
+    `trans_a` and `trans_b` are 0 or 1. The type of `beta` (float32 or float64) is the type of the matrices. Nothing
+    is checked.
+    """
+    real = types.float64 if beta == types.float64 else types.float32
+    signature = types.void(*[types.int64] * 10, real, types.int64, types.int64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc = args
+        byte, int32 = ir.IntType(8), ir.IntType(32)
+        pointer = byte.as_pointer()
+
+        def by_reference(value: Any) -> Any:
+            slot = cgutils.alloca_once(builder, value.type)
+            builder.store(value, slot)
+            return builder.bitcast(slot, pointer)
+
+        def integer(value: Any) -> Any:
+            return by_reference(builder.trunc(value, int32))
+
+        def letter(flag: Any) -> Any:
+            is_set = builder.icmp_signed("!=", flag, ir.Constant(flag.type, 0))
+            return by_reference(builder.select(is_set, ir.Constant(byte, ord("T")), ir.Constant(byte, ord("N"))))
+
+        def address_of(value: Any) -> Any:
+            return builder.inttoptr(value, pointer)
+
+        routine = builder.inttoptr(address, ir.FunctionType(ir.VoidType(), [pointer] * 13).as_pointer())
+        one = by_reference(ir.Constant(beta.type, 1.0))
+        # BLAS is column-major, where the same memory reads as the transpose: C^T = op(B)^T op(A)^T.
+        builder.call(
+            routine,
+            [
+                letter(trans_b),
+                letter(trans_a),
+                integer(n),
+                integer(m),
+                integer(k),
+                one,
+                address_of(b),
+                integer(ldb),
+                address_of(a),
+                integer(lda),
+                by_reference(beta),
+                address_of(c),
+                integer(ldc),
+            ],
+        )
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@parallel_jit
+def _matmul(address, a, trans_a, b, trans_b, c, block):  # type: ignore[no-untyped-def]
+    m, n = c.shape
+    k = a.shape[0] if trans_a else a.shape[1]
+    itemsize = c.itemsize
+    zero = c.dtype.type(0)
+    for piece in prange((m + block - 1) // block):
+        start = piece * block
+        rows = min(block, m - start)
+        gemm(
+            address,
+            trans_a,
+            trans_b,
+            rows,
+            n,
+            k,
+            a.ctypes.data + (start if trans_a else start * a.shape[1]) * itemsize,
+            a.shape[1],
+            b.ctypes.data,
+            b.shape[1],
+            zero,
+            c.ctypes.data + start * n * itemsize,
+            n,
+        )
+
+
+def matmul(a: np.ndarray, b: np.ndarray, *, trans_a: bool = False, trans_b: bool = False) -> np.ndarray:
+    """op(A) @ op(B) of two C-contiguous matrices of one dtype, in parallel over blocks of rows of the result."""
+    rows, inner = (a.shape[1], a.shape[0]) if trans_a else a.shape
+    out = np.empty((rows, b.shape[0] if trans_b else b.shape[1]), a.dtype)
+    if out.size and inner:
+        _matmul(gemm_address(a.dtype), a, int(trans_a), b, int(trans_b), out, 64)
+    else:
+        out[...] = 0
+    return out

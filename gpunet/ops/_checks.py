@@ -1,0 +1,84 @@
+"""Argument checks shared by the public ops: one clear error, before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpunet.backend import Array
+from gpunet.errors import ConfigError, DTypeError, ShapeError
+
+FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def check_rank(name: str, array: Array, rank: int, layout: str) -> None:
+    """Raise ShapeError unless `array` has `rank` dimensions; `layout` names them for the message."""
+    if array.ndim != rank:
+        raise ShapeError(f"{name} must have {rank} dimensions {layout}, got shape {tuple(array.shape)}")
+
+
+def check_shape(name: str, array: Array, shape: Sequence[int]) -> None:
+    """Raise ShapeError unless `array` has exactly `shape`."""
+    if tuple(array.shape) != tuple(shape):
+        raise ShapeError(f"{name} must have shape {tuple(shape)}, got {tuple(array.shape)}")
+
+
+def check_float(**arrays: Array | None) -> None:
+    """Raise DTypeError unless all arrays that are not None share one dtype, float32 or float64."""
+    first: tuple[str, Any] | None = None
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        if array.dtype not in FLOAT_DTYPES:
+            raise DTypeError(f"{name} must be float32 or float64, got {array.dtype}; convert it with .astype(...)")
+        if first is None:
+            first = name, array.dtype
+        elif array.dtype != first[1]:
+            raise DTypeError(f"{name} is {array.dtype} but {first[0]} is {first[1]}: one dtype is needed")
+
+
+def check_labels(labels: Array, size: int) -> None:
+    """Raise unless `labels` is an integer vector of `size` entries; their range is the data loader's to check."""
+    check_shape("labels", labels, (size,))
+    if labels.dtype.kind not in "iu":
+        raise DTypeError(f"labels must be integers, got {labels.dtype}")
+
+
+def check_number(
+    name: str,
+    value: float,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> float:
+    """`value` as a float, or ConfigError unless it is a finite number within the bounds."""
+    bounds = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+        raise ConfigError(f"{name} must be a number in {bounds}, got {value!r}")
+    if value < low or value > high or (low_open and value == low) or (high_open and value == high):
+        raise ConfigError(f"{name} must be in {bounds}, got {value!r}")
+    return float(value)
+
+
+def check_int(name: str, value: int, *, low: int = 0, high: int | None = None) -> int:
+    """`value` as an int, or ConfigError unless it is a whole number of at least `low` and at most `high`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ConfigError(f"{name} must be an integer, got {value!r}")
+    if value < low or (high is not None and value > high):
+        limit = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ConfigError(f"{name} must be {limit}, got {value}")
+    return int(value)
+
+
+def pair(name: str, value: int | Sequence[int], *, low: int = 1) -> tuple[int, int]:
+    """An int or a pair of ints as (vertical, horizontal), each at least `low`."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        value = (int(value), int(value))
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ConfigError(f"{name} must be an integer or a pair of integers, got {value!r}")
+    return check_int(name, value[0], low=low), check_int(name, value[1], low=low)

@@ -1,0 +1,22 @@
+"""From the arrays of a call to the module that computes it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from gpunet.backend import Array, backend_of
+
+_modules: dict[tuple[str, str], ModuleType] = {}
+
+
+def implementation(package: str, *arrays: Array | None) -> ModuleType:
+    """The module (``<package>.cpu`` or ``<package>.cuda``) that works where all of `arrays` live.
+
+    It is imported on first use, so that ``import gpunet`` needs neither Numba nor CuPy.
+    """
+    key = package, backend_of(*arrays).implementation
+    module = _modules.get(key)
+    if module is None:
+        module = _modules[key] = import_module(f"{package}.{key[1]}")
+    return module

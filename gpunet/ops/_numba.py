@@ -1,0 +1,25 @@
+"""How gpunet uses Numba: the one place that imports and configures it (only ``cpu.py`` files import this)."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numba
+import numba.core.config
+from numba import prange
+
+# One pool of threads for everything. OpenMP beats Numba's workqueue and is what BLAS and scikit-learn use too.
+numba.core.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+
+jit: Any = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+"""``numba.njit`` with a disk cache. Only module-level functions may use it: closures miss the cache."""
+
+parallel_jit: Any = functools.partial(jit, parallel=True)
+"""As :data:`jit`, with ``prange`` loops spread over the threads.
+
+Work is always cut into pieces by the shapes alone, never by the number of threads, and partial sums are added
+in a fixed order: a result has the same bits with one thread and with many.
+"""
+
+__all__ = ["jit", "numba", "parallel_jit", "prange"]

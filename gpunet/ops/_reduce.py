@@ -1,0 +1,29 @@
+"""Column sums with the same bits for any number of threads (CPU)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpunet.ops._numba import parallel_jit, prange
+
+_ROWS = 512
+"""Rows of one piece. A float32 piece is summed in float32, the pieces in float64."""
+
+
+@parallel_jit
+def _partial_sums(x, partial):  # type: ignore[no-untyped-def]
+    rows, columns = x.shape
+    for piece in prange(partial.shape[0]):
+        total = np.zeros(columns, x.dtype)
+        for row in range(piece * _ROWS, min(rows, (piece + 1) * _ROWS)):
+            for column in range(columns):
+                total[column] += x[row, column]
+        partial[piece] = total
+
+
+def column_sums(x: np.ndarray) -> np.ndarray:
+    """Sums over the rows of a C-contiguous (M, C) matrix, as (C,) of its dtype."""
+    partial = np.empty((-(-x.shape[0] // _ROWS), x.shape[1]), x.dtype)
+    _partial_sums(x, partial)
+    total: np.ndarray = partial.sum(0, dtype=np.float64).astype(x.dtype)
+    return total

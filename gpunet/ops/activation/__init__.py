@@ -1,0 +1,115 @@
+"""Activation functions, element by element, for arrays of any shape.
+
+Semantics are PyTorch's, also at the kinks and for values that are not finite: NaN gives NaN.
+"""
+
+from __future__ import annotations
+
+from gpunet.backend import Array
+from gpunet.errors import ConfigError
+from gpunet.ops._checks import check_float, check_number, check_shape
+from gpunet.ops._dispatch import implementation
+
+APPROXIMATIONS = ("none", "tanh")
+
+
+def _check_pair(dy: Array, name: str, array: Array) -> None:
+    check_float(**{name: array, "dy": dy})
+    check_shape("dy", dy, array.shape)
+
+
+def _check_approximate(approximate: str) -> str:
+    if approximate not in APPROXIMATIONS:
+        raise ConfigError(f'approximate must be "none" or "tanh", got {approximate!r}')
+    return approximate
+
+
+def relu(x: Array) -> Array:
+    """``max(x, 0)``, as a new array of the shape and dtype of `x` (float32 or float64).
+
+    Raises:
+        DTypeError: `x` is neither float32 nor float64.
+    """
+    check_float(x=x)
+    return implementation(__name__, x).relu(x)
+
+
+def relu_backward(dy: Array, x: Array) -> Array:
+    """Gradient of :func:`relu`: `dy` where ``x > 0``, else 0. The output of relu may stand in for `x`.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: `dy` and `x` do not fit each other.
+    """
+    _check_pair(dy, "x", x)
+    return implementation(__name__, dy, x).relu_backward(dy, x)
+
+
+def leaky_relu(x: Array, slope: float = 0.01) -> Array:
+    """`x` where ``x > 0``, else ``slope * x`` (Maas, Hannun & Ng 2013), as a new array of the shape and dtype of `x`.
+
+    Raises:
+        DTypeError: `x` is neither float32 nor float64.
+        ConfigError: `slope` is not a finite number.
+    """
+    check_float(x=x)
+    return implementation(__name__, x).leaky_relu(x, check_number("slope", slope))
+
+
+def leaky_relu_backward(dy: Array, x: Array, slope: float = 0.01) -> Array:
+    """Gradient of :func:`leaky_relu`: `dy` where ``x > 0``, else ``slope * dy``.
+
+    With a positive slope the output of leaky_relu may stand in for `x`.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: `dy` and `x` do not fit each other.
+        ConfigError: `slope` is not a finite number.
+    """
+    _check_pair(dy, "x", x)
+    return implementation(__name__, dy, x).leaky_relu_backward(dy, x, check_number("slope", slope))
+
+
+def tanh(x: Array) -> Array:
+    """Hyperbolic tangent, as a new array of the shape and dtype of `x` (float32 or float64).
+
+    Raises:
+        DTypeError: `x` is neither float32 nor float64.
+    """
+    check_float(x=x)
+    return implementation(__name__, x).tanh(x)
+
+
+def tanh_backward(dy: Array, y: Array) -> Array:
+    """Gradient of :func:`tanh` from its output `y`, not its input: ``dy * (1 - y**2)``.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: `dy` and `y` do not fit each other.
+    """
+    _check_pair(dy, "y", y)
+    return implementation(__name__, dy, y).tanh_backward(dy, y)
+
+
+def gelu(x: Array, approximate: str = "none") -> Array:
+    """Gaussian error linear unit ``x * Phi(x)``, Phi the distribution function of the standard normal.
+
+    Hendrycks & Gimpel 2016 (arXiv:1606.08415), section 2. With ``approximate="tanh"`` their
+    ``0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x**3)))``.
+
+    Returns: a new array of the shape and dtype of `x` (float32 or float64).
+
+    Raises:
+        DTypeError: `x` is neither float32 nor float64.
+        ConfigError: `approximate` is neither ``"none"`` nor ``"tanh"``.
+    """
+    check_float(x=x)
+    return implementation(__name__, x).gelu(x, _check_approximate(approximate))
+
+
+def gelu_backward(dy: Array, x: Array, approximate: str = "none") -> Array:
+    """Gradient of :func:`gelu` at its input `x`.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: `dy` and `x` do not fit each other.
+        ConfigError: `approximate` is neither ``"none"`` nor ``"tanh"``.
+    """
+    _check_pair(dy, "x", x)
+    return implementation(__name__, dy, x).gelu_backward(dy, x, _check_approximate(approximate))

@@ -1,0 +1,102 @@
+"""Batch normalisation over all axes but the last (Ioffe & Szegedy, Batch Normalization, 2015, arXiv:1502.03167)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from gpunet.backend import Array
+from gpunet.errors import ShapeError
+from gpunet.ops._checks import check_float, check_number, check_shape
+from gpunet.ops._dispatch import implementation
+
+
+class BatchNormSaved(NamedTuple):
+    """What the backward pass needs of the forward pass besides `x`."""
+
+    mean: Array
+    """(C,), float64: what was subtracted, the batch's mean in training, else the running mean."""
+    inv_std: Array
+    """(C,), float64: 1 / sqrt(variance + eps)."""
+    training: bool
+    """Whether mean and variance are those of `x`, so that they have a gradient too."""
+
+
+def _rows_and_channels(x: Array) -> tuple[int, int]:
+    if x.ndim < 2:
+        raise ShapeError(f"x must have at least 2 dimensions, channels last, got shape {tuple(x.shape)}")
+    if 0 in x.shape:
+        raise ShapeError(f"an empty array cannot be normalised: x {tuple(x.shape)}")
+    return math.prod(x.shape[:-1]), x.shape[-1]
+
+
+def batch_norm(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Array, BatchNormSaved]:
+    """``gamma * (x - mean) / sqrt(var + eps) + beta``, for each channel by itself (algorithm 1 of the paper).
+
+    In training, mean and variance are those of `x` over all axes but the last, and the running statistics move towards
+    them **in place**, ``running = (1 - momentum) * running + momentum * batch``; else they are the running ones, which
+    stay as they are. The biased variance normalises, the unbiased one goes into `running_var`, as in PyTorch.
+
+    Args:
+        x: (..., C) of rank 2 or more, float32 or float64.
+        gamma, beta, running_mean, running_var: (C,), dtype of `x`.
+        momentum: weight of the batch in the running statistics, 0 to 1.
+        eps: added to the variance, positive.
+
+    Returns:
+        y: shape and dtype of `x`.
+        saved: for :func:`batch_norm_backward`.
+
+    Raises:
+        ShapeError: shapes do not fit, or training with one value per channel, whose variance means nothing.
+        DTypeError: not float32 or float64, or two dtypes.
+        ConfigError: `momentum` or `eps` is out of range.
+        DeviceError: the arrays live on different devices.
+    """
+    room = implementation(__name__, x, gamma, beta, running_mean, running_var)
+    rows, channels = _rows_and_channels(x)
+    check_float(x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    for name, vector in (("gamma", gamma), ("beta", beta), ("running_mean", running_mean), ("running_var", running_var)):
+        check_shape(name, vector, (channels,))
+    momentum = check_number("momentum", momentum, low=0, high=1)
+    eps = check_number("eps", eps, low=0, low_open=True)
+    if training and rows == 1:
+        raise ShapeError(
+            f"training needs more than one value per channel, got x {tuple(x.shape)}: use a larger batch, or training=False"
+        )
+    y, mean, inv_std = room.batch_norm(x, gamma, beta, running_mean, running_var, bool(training), momentum, eps)
+    return y, BatchNormSaved(mean, inv_std, bool(training))
+
+
+def batch_norm_backward(dy: Array, x: Array, gamma: Array, saved: BatchNormSaved) -> tuple[Array, Array, Array]:
+    """Gradients of :func:`batch_norm` (the paper's section 3); in training through the batch's statistics as well.
+
+    Args:
+        dy: gradient of y, shape of `x`.
+        x, gamma: as given to the forward pass.
+        saved: as the forward pass returned it.
+
+    Returns:
+        (dx, dgamma, dbeta), with the shapes of x, gamma and beta and the dtype of `x`.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
+    """
+    room = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std)
+    _, channels = _rows_and_channels(x)
+    check_float(x=x, dy=dy, gamma=gamma)
+    check_shape("dy", dy, x.shape)
+    for name, vector in (("gamma", gamma), ("saved.mean", saved.mean), ("saved.inv_std", saved.inv_std)):
+        check_shape(name, vector, (channels,))
+    dx, dgamma, dbeta = room.batch_norm_backward(dy, x, gamma, saved.mean, saved.inv_std, saved.training)
+    return dx, dgamma, dbeta

@@ -1,0 +1,210 @@
+"""Batch normalisation on the CPU: one pass over x for the statistics and one to apply them, forward and backward.
+
+The reduction passes sum pieces of a number of rows that depends on the shape alone. A piece is small enough for float32
+sums (four rows at a time) and lies in the first-level cache; the pieces' results are combined in float64, in order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpunet.ops._numba import jit, parallel_jit, prange
+
+
+def _piece_rows(channels: int) -> int:
+    return min(max(8192 // channels, 16), 256)
+
+
+@parallel_jit
+def _piece_statistics(x: Any, piece_rows: int, means: Any, squares: Any) -> None:
+    """Mean of each piece, and its sum of squared deviations from that mean.
+
+    One pass suffices because the deviations are taken from the piece's own first row: it is off the mean by at most
+    sqrt(rows) standard deviations of the piece, whatever the data, and usually by one.
+    """
+    rows, channels = x.shape
+    for piece in prange(means.shape[0]):
+        start, end = piece * piece_rows, min(rows, (piece + 1) * piece_rows)
+        shift, first, second = np.empty(channels, x.dtype), np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+        for c in range(channels):
+            shift[c] = x[start, c]
+            first[c] = 0
+            second[c] = 0
+        quads_end = start + (end - start) // 4 * 4
+        for r in range(start, quads_end, 4):
+            for c in range(channels):
+                d0, d1 = x[r, c] - shift[c], x[r + 1, c] - shift[c]
+                d2, d3 = x[r + 2, c] - shift[c], x[r + 3, c] - shift[c]
+                first[c] += (d0 + d1) + (d2 + d3)
+                second[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
+        for r in range(quads_end, end):
+            for c in range(channels):
+                d = x[r, c] - shift[c]
+                first[c] += d
+                second[c] += d * d
+        for c in range(channels):
+            offset = np.float64(first[c]) / (end - start)
+            means[piece, c] = shift[c] + offset
+            squares[piece, c] = second[c] - offset * first[c]
+
+
+@jit
+def _combine_statistics(means: Any, squares: Any, rows: int, piece_rows: int, mean: Any, var: Any) -> None:
+    """Mean and biased variance of all rows (Chan, Golub & LeVeque, 1983, with the mean known beforehand)."""
+    pieces, channels = means.shape
+    for c in range(channels):
+        mean[c] = 0
+        var[c] = 0
+    for piece in range(pieces):
+        share = (min(rows, (piece + 1) * piece_rows) - piece * piece_rows) / rows
+        for c in range(channels):
+            mean[c] += share * means[piece, c]
+    for piece in range(pieces):
+        share = (min(rows, (piece + 1) * piece_rows) - piece * piece_rows) / rows
+        for c in range(channels):
+            d = means[piece, c] - mean[c]
+            var[c] += squares[piece, c] / rows + share * (d * d)
+
+
+@jit
+def _move_running(running: Any, momentum: float, batch: Any, correction: float) -> Any:
+    moved = np.empty_like(running)
+    for c in range(running.size):
+        moved[c] = (1 - momentum) * running[c] + momentum * (batch[c] * correction)
+    return moved
+
+
+@jit
+def _coefficients(mean: Any, var: Any, eps: float, gamma: Any, beta: Any, inv_std: Any, coefficients: Any) -> None:
+    """`inv_std`, and (shift, scale, offset) so that y = (x - shift) * scale + offset.
+
+    x - shift is exact where it matters, and what the mean loses as a number of x's dtype goes into the offset.
+    """
+    for c in range(mean.size):
+        inv_std[c] = 1 / np.sqrt(var[c] + eps)
+        coefficients[0, c] = mean[c]
+        coefficients[1, c] = gamma[c] * inv_std[c]
+        coefficients[2, c] = beta[c] - (mean[c] - coefficients[0, c]) * gamma[c] * inv_std[c]
+
+
+@parallel_jit
+def _apply(x: Any, piece_rows: int, y: Any, coefficients: Any) -> None:
+    rows, channels = x.shape
+    for piece in prange((rows + piece_rows - 1) // piece_rows):
+        for r in range(piece * piece_rows, min(rows, (piece + 1) * piece_rows)):
+            for c in range(channels):
+                y[r, c] = (x[r, c] - coefficients[0, c]) * coefficients[1, c] + coefficients[2, c]
+
+
+@parallel_jit
+def _piece_gradients(dy: Any, x: Any, piece_rows: int, mean: Any, sums: Any, products: Any) -> None:
+    """Sums over each piece of dy and of dy * (x - shift), where shift is the mean as a number of x's dtype."""
+    rows, channels = x.shape
+    for piece in prange(sums.shape[0]):
+        start, end = piece * piece_rows, min(rows, (piece + 1) * piece_rows)
+        quads_end = start + (end - start) // 4 * 4
+        shift, first, second = np.empty(channels, x.dtype), np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+        for c in range(channels):
+            shift[c] = mean[c]
+            first[c] = 0
+            second[c] = 0
+        for r in range(start, quads_end, 4):
+            for c in range(channels):
+                d0, d1, d2, d3 = dy[r, c], dy[r + 1, c], dy[r + 2, c], dy[r + 3, c]
+                first[c] += (d0 + d1) + (d2 + d3)
+                upper = d0 * (x[r, c] - shift[c]) + d1 * (x[r + 1, c] - shift[c])
+                second[c] += upper + (d2 * (x[r + 2, c] - shift[c]) + d3 * (x[r + 3, c] - shift[c]))
+        for r in range(quads_end, end):
+            for c in range(channels):
+                first[c] += dy[r, c]
+                second[c] += dy[r, c] * (x[r, c] - shift[c])
+        for c in range(channels):
+            sums[piece, c] = first[c]
+            products[piece, c] = second[c]
+
+
+@jit
+def _combine_gradients(
+    sums: Any, products: Any, rows: int, mean: Any, inv_std: Any, gamma: Any, training: bool, dgamma: Any, dbeta: Any, coefficients: Any
+) -> None:
+    """`dgamma`, `dbeta`, and (shift, scale, offset, slope) so that dx = dy * scale + offset + (x - shift) * slope."""
+    pieces, channels = sums.shape
+    total, product = np.zeros(channels), np.zeros(channels)
+    for piece in range(pieces):
+        for c in range(channels):
+            total[c] += sums[piece, c]
+            product[c] += products[piece, c]
+    for c in range(channels):
+        coefficients[0, c] = mean[c]
+        lost = mean[c] - coefficients[0, c]
+        product[c] = (product[c] - lost * total[c]) * inv_std[c]
+        scale = gamma[c] * inv_std[c]
+        slope = -scale * inv_std[c] * product[c] / rows if training else 0.0
+        coefficients[1, c] = scale
+        coefficients[2, c] = -scale * total[c] / rows - lost * slope if training else 0.0
+        coefficients[3, c] = slope
+        dgamma[c] = product[c]
+        dbeta[c] = total[c]
+
+
+@parallel_jit
+def _apply_gradients(dy: Any, x: Any, piece_rows: int, dx: Any, coefficients: Any, training: bool) -> None:
+    rows, channels = x.shape
+    for piece in prange((rows + piece_rows - 1) // piece_rows):
+        for r in range(piece * piece_rows, min(rows, (piece + 1) * piece_rows)):
+            if training:
+                for c in range(channels):
+                    centred = x[r, c] - coefficients[0, c]
+                    dx[r, c] = (dy[r, c] * coefficients[1, c] + coefficients[2, c]) + centred * coefficients[3, c]
+            else:
+                for c in range(channels):
+                    dx[r, c] = dy[r, c] * coefficients[1, c]
+
+
+def _matrix(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+
+
+def batch_norm(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    matrix, gamma, beta = _matrix(x), np.ascontiguousarray(gamma), np.ascontiguousarray(beta)
+    rows, channels = matrix.shape
+    piece_rows = _piece_rows(channels)
+    if training:
+        mean, var = np.empty((2, channels))
+        means, squares = np.empty((2, -(-rows // piece_rows), channels))
+        _piece_statistics(matrix, piece_rows, means, squares)
+        _combine_statistics(means, squares, rows, piece_rows, mean, var)
+        running_mean[...] = _move_running(np.ascontiguousarray(running_mean), momentum, mean, 1.0)
+        running_var[...] = _move_running(np.ascontiguousarray(running_var), momentum, var, rows / (rows - 1))
+    else:
+        mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
+    inv_std, coefficients, y = np.empty(channels), np.empty((3, channels), x.dtype), np.empty(x.shape, x.dtype)
+    _coefficients(mean, var, eps, gamma, beta, inv_std, coefficients)
+    _apply(matrix, piece_rows, y.reshape(matrix.shape), coefficients)
+    return y, mean, inv_std
+
+
+def batch_norm_backward(
+    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, mean: np.ndarray, inv_std: np.ndarray, training: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    matrix, dmatrix, gamma = _matrix(x), _matrix(dy), np.ascontiguousarray(gamma)
+    rows, channels = matrix.shape
+    piece_rows = _piece_rows(channels)
+    sums, products = np.empty((2, -(-rows // piece_rows), channels))
+    dgamma, dbeta = np.empty((2, channels), x.dtype)
+    coefficients, dx = np.empty((4, channels), x.dtype), np.empty(x.shape, x.dtype)
+    _piece_gradients(dmatrix, matrix, piece_rows, mean, sums, products)
+    _combine_gradients(sums, products, rows, mean, inv_std, gamma, training, dgamma, dbeta, coefficients)
+    _apply_gradients(dmatrix, matrix, piece_rows, dx.reshape(matrix.shape), coefficients, training)
+    return dx, dgamma, dbeta

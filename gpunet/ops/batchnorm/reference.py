@@ -1,0 +1,48 @@
+"""Batch normalisation from its definition: the oracle of every other implementation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpunet.ops.batchnorm import BatchNormSaved
+
+
+def batch_norm(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[np.ndarray, BatchNormSaved]:
+    """See :func:`gpunet.ops.batchnorm.batch_norm`; computes in float64."""
+    rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
+    mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
+    if training:
+        mean = rows.mean(0)
+        var = ((rows - mean) ** 2).mean(0)
+        unbiased = var * len(rows) / (len(rows) - 1)
+        running_mean[...] = (1 - momentum) * running_mean + momentum * mean
+        running_var[...] = (1 - momentum) * running_var + momentum * unbiased
+    inv_std = 1 / np.sqrt(var + eps)
+    y = gamma * (rows - mean) * inv_std + beta
+    return y.reshape(x.shape).astype(x.dtype), BatchNormSaved(mean, inv_std, training)
+
+
+def batch_norm_backward(
+    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, saved: BatchNormSaved
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """See :func:`gpunet.ops.batchnorm.batch_norm_backward`; computes in float64, step by step as in the paper."""
+    rows, drows = (array.reshape(-1, x.shape[-1]).astype(np.float64) for array in (x, dy))
+    centred = rows - saved.mean
+    dgamma, dbeta = (drows * centred * saved.inv_std).sum(0), drows.sum(0)
+    dnormalised = drows * gamma
+    dx = dnormalised * saved.inv_std
+    if saved.training:
+        dvar = (dnormalised * centred).sum(0) * -0.5 * saved.inv_std**3
+        dmean = -dx.sum(0) - 2 * dvar * centred.mean(0)
+        dx += dvar * 2 * centred / len(rows) + dmean / len(rows)
+    return dx.reshape(x.shape).astype(x.dtype), dgamma.astype(x.dtype), dbeta.astype(x.dtype)

@@ -1,0 +1,94 @@
+"""2-D convolution (cross-correlation, as in every deep-learning library) of NHWC maps with HWIO weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpunet.backend import Array
+from gpunet.errors import ConfigError
+from gpunet.ops._checks import check_float, check_shape
+from gpunet.ops._dispatch import implementation
+from gpunet.ops.geometry import Conv2dGeometry, Padding
+
+NEEDS = ("x", "weight", "bias")
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Array:
+    """Convolve `x` with `weight` and add `bias`.
+
+    ``y[n, i, j, o] = bias[o] + sum over (p, q, c) of x[n, i*s - top + p*d, j*s - left + q*d, c] * weight[p, q, c, o]``
+    with zeros outside the map (Dumoulin & Visin, A guide to convolution arithmetic, 2016).
+
+    Args:
+        x: (N, H, W, C_in), float32 or float64.
+        weight: (KH, KW, C_in / groups, C_out), dtype of `x`.
+        bias: (C_out,) or None.
+        stride: of the output positions, an int or (vertical, horizontal).
+        padding: an int, (vertical, horizontal), ((top, bottom), (left, right)), ``"valid"`` or ``"same"``.
+        dilation: distance of neighbouring taps, an int or (vertical, horizontal).
+        groups: input and output channels are cut into this many groups that do not see each other.
+
+    Returns:
+        y: (N, OH, OW, C_out), OH = (H + top + bottom - d * (KH - 1) - 1) // s + 1, dtype of `x`.
+
+    Raises:
+        ShapeError: ranks or channels do not match, or the kernel is larger than the padded map.
+        DTypeError: not float32 or float64, or two dtypes.
+        ConfigError: an option is out of range.
+        DeviceError: the arrays live on different devices.
+    """
+    room = implementation(__name__, x, weight, bias)
+    geometry = Conv2dGeometry.of(
+        x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    check_float(x=x, weight=weight, bias=bias)
+    if bias is not None:
+        check_shape("bias", bias, (geometry.out_channels,))
+    return room.conv2d(x, weight, bias, geometry)
+
+
+def conv2d_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    needs: Sequence[str] = NEEDS,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of :func:`conv2d`.
+
+    Args:
+        dy: gradient of the output, (N, OH, OW, C_out).
+        x, weight, stride, padding, dilation, groups: as given to the forward pass.
+        needs: which gradients to compute, of ``"x"``, ``"weight"`` and ``"bias"``.
+
+    Returns:
+        (dx, dweight, dbias), with the shapes of x, weight and (C_out,); None where not in `needs`.
+
+    Raises: as :func:`conv2d`.
+    """
+    room = implementation(__name__, dy, x, weight)
+    geometry = Conv2dGeometry.of(
+        x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    check_float(x=x, weight=weight, dy=dy)
+    check_shape("dy", dy, geometry.y_shape)
+    if set(needs) - set(NEEDS):
+        raise ConfigError(f"needs may hold {', '.join(NEEDS)}; got {', '.join(map(repr, needs))}")
+    return (
+        room.conv2d_backward_x(dy, weight, geometry) if "x" in needs else None,
+        room.conv2d_backward_weight(dy, x, geometry) if "weight" in needs else None,
+        room.conv2d_backward_bias(dy) if "bias" in needs else None,
+    )

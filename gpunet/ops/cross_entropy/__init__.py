@@ -1,0 +1,105 @@
+"""Softmax, and the cross entropy of it with its gradient."""
+
+from __future__ import annotations
+
+from gpunet.backend import Array
+from gpunet.errors import ConfigError, ShapeError
+from gpunet.ops._checks import check_float, check_labels, check_number, check_rank, check_shape
+from gpunet.ops._dispatch import implementation
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def _check_softmax(x: Array) -> None:
+    check_float(x=x)
+    if x.ndim < 1 or x.shape[-1] == 0:
+        raise ShapeError(f"x must have at least one entry along its last axis, got shape {tuple(x.shape)}")
+
+
+def softmax(x: Array) -> Array:
+    """``exp(x) / sum(exp(x))`` along the last axis, computed so that large entries cannot overflow.
+
+    Args:
+        x: (..., C), float32 or float64.
+
+    Returns: a new array of the shape and dtype of `x`. A row with a NaN is NaN throughout.
+
+    Raises:
+        ShapeError: `x` has no last axis, or an empty one.
+        DTypeError: `x` is neither float32 nor float64.
+    """
+    _check_softmax(x)
+    return implementation(__name__, x).softmax(x)
+
+
+def log_softmax(x: Array) -> Array:
+    """Logarithm of :func:`softmax`, accurate also where the softmax itself is 0; arguments and errors as there."""
+    _check_softmax(x)
+    return implementation(__name__, x).log_softmax(x)
+
+
+def _check_logits(logits: Array, labels: Array) -> None:
+    check_float(logits=logits)
+    check_rank("logits", logits, 2, "(N, C)")
+    if logits.size == 0:
+        raise ShapeError(f"logits must not be empty, got shape {tuple(logits.shape)}")
+    check_labels(labels, logits.shape[0])
+
+
+def softmax_cross_entropy(
+    logits: Array,
+    labels: Array,
+    *,
+    label_smoothing: float = 0.0,
+    weight: Array | None = None,
+    reduction: str = "mean",
+) -> tuple[Array, Array]:
+    """Cross entropy of the labels' distribution with the softmax of the logits, and its gradient.
+
+    With C classes, label y, smoothing s and class weights w, the loss of one row is the sum over the classes c of
+    ``-t[c] * log_softmax(logits)[c]`` with ``t[c] = (1 - s) * w[y] * (c == y) + s / C * w[c]`` (label smoothing:
+    Szegedy et al. 2016, arXiv:1512.00567, section 7; weights as in PyTorch's cross_entropy).
+
+    Args:
+        logits: (N, C), float32 or float64.
+        labels: (N,), integers in [0, C).
+        label_smoothing: probability spread over all classes, in [0, 1].
+        weight: (C,) of the dtype of `logits`, weight of each class; None: all 1.
+        reduction: ``"mean"`` divides the sum of the rows' losses by the sum of their labels' weights (N without
+            weights), also with smoothing; ``"sum"``; ``"none"``: one loss a row.
+
+    Returns:
+        (loss, dlogits): loss is a 0-d array, or (N,) for ``"none"``; dlogits (N, C) is the gradient of the loss, for
+        ``"none"`` of the sum of all rows' losses. Both have the dtype of `logits`; the loss is summed in float64.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: the arrays do not fit each other, or are empty.
+        ConfigError: `label_smoothing` or `reduction` is not one of the above.
+        DataError: a label is not in [0, C). Only the CPU can tell; asking a GPU would mean waiting for it.
+    """
+    _check_logits(logits, labels)
+    if weight is not None:
+        check_float(logits=logits, weight=weight)
+        check_shape("weight", weight, logits.shape[1:])
+    if reduction not in REDUCTIONS:
+        raise ConfigError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
+    smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1)
+    result: tuple[Array, Array] = implementation(__name__, logits, labels, weight).softmax_cross_entropy(
+        logits, labels, smoothing, weight, reduction
+    )
+    return result
+
+
+def count_correct(logits: Array, labels: Array) -> Array:
+    """Number of rows whose largest logit is the label's; of equal ones the first counts, a row with a NaN never does.
+
+    Args:
+        logits: (N, C), float32 or float64.
+        labels: (N,), integers in [0, C).
+
+    Returns: a 0-d int64 array.
+
+    Raises: as :func:`softmax_cross_entropy`.
+    """
+    _check_logits(logits, labels)
+    return implementation(__name__, logits, labels).count_correct(logits, labels)

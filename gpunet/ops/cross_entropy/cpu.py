@@ -1,0 +1,142 @@
+"""Softmax and cross entropy on the CPU: one pass a row, parallel over pieces of rows.
+
+Exponentials are taken in the dtype of the logits; their sum, its logarithm and the loss are float64.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpunet.errors import DataError
+from gpunet.ops._numba import jit, parallel_jit, prange
+
+_ELEMENTS = 4096  # logits of one piece, about: some tens of microseconds of work
+
+
+def _piece(classes: int) -> int:
+    """Rows of one piece."""
+    return max(1, _ELEMENTS // classes)
+
+
+# A NaN is never the maximum, but exp(NaN - maximum) brings it into the sum and so into the whole row.
+
+
+@jit
+def _maximum(row):  # type: ignore[no-untyped-def]
+    largest = row[0]
+    for c in range(1, row.size):
+        if row[c] > largest:
+            largest = row[c]
+    return largest
+
+
+@jit
+def _exponentials(row, out):  # type: ignore[no-untyped-def]
+    """Write exp(row - maximum) to `out`; returns the maximum and the sum, both float64."""
+    largest = _maximum(row)
+    total = 0.0
+    for c in range(row.size):
+        e = math.exp(row[c] - largest)
+        out[c] = e
+        total += e
+    return np.float64(largest), total
+
+
+@parallel_jit
+def _softmax(x, out, log, piece):  # type: ignore[no-untyped-def]
+    rows, classes = x.shape
+    for p in prange((rows + piece - 1) // piece):
+        for r in range(p * piece, min(rows, (p + 1) * piece)):
+            largest, total = _exponentials(x[r], out[r])
+            log_total, inverse = math.log(total), 1.0 / total
+            for c in range(classes):
+                out[r, c] = x[r, c] - largest - log_total if log else out[r, c] * inverse
+
+
+@parallel_jit
+def _cross_entropy(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits, piece):  # type: ignore[no-untyped-def]
+    rows, classes = logits.shape
+    spread = smoothing / classes
+    for p in prange((rows + piece - 1) // piece):
+        for r in range(p * piece, min(rows, (p + 1) * piece)):
+            x, d, label = logits[r], dlogits[r], labels[r]
+            largest, total = _exponentials(x, d)
+            log_total = math.log(total)
+            own = (1.0 - smoothing) * weight[label]
+            factor = scale * (own + spread * all_weights) / total
+            loss = own * (log_total - (x[label] - largest))
+            # The label's probability may be so close to 1 that only float64 can tell the difference.
+            label_gradient = factor * d[label] - scale * (own + spread * weight[label])
+            if spread == 0.0:  # apart, as 0 * -log(0) is NaN
+                for c in range(classes):
+                    d[c] = factor * d[c]
+            else:
+                for c in range(classes):
+                    loss += spread * weight[c] * (log_total - (x[c] - largest))
+                    d[c] = factor * d[c] - scale * spread * weight[c]
+            d[label] = label_gradient
+            losses[r] = loss
+
+
+@jit
+def _count_correct(logits, labels):  # type: ignore[no-untyped-def]
+    count = 0
+    for r in range(logits.shape[0]):
+        best = 0
+        clean = True
+        for c in range(logits.shape[1]):
+            clean &= logits[r, c] == logits[r, c]
+            if logits[r, c] > logits[r, best]:
+                best = c
+        count += clean and best == labels[r]
+    return count
+
+
+def _checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        raise DataError(
+            f"labels must be in [0, {classes}) for {classes} classes, got {labels[wrong[0]]} at index {wrong[0]}"
+            + (f" and {wrong.size - 1} more out of range" if wrong.size > 1 else "")
+        )
+    return np.ascontiguousarray(labels, np.int64)
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+
+
+def softmax(x: np.ndarray, log: bool = False) -> np.ndarray:
+    out = np.empty(x.shape, x.dtype)
+    _softmax(_rows(x), out.reshape(-1, x.shape[-1]), log, _piece(x.shape[-1]))
+    return out
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    return softmax(x, log=True)
+
+
+def softmax_cross_entropy(
+    logits: np.ndarray, labels: np.ndarray, label_smoothing: float, weight: np.ndarray | None, reduction: str
+) -> tuple[np.ndarray, np.ndarray]:
+    rows, classes = logits.shape
+    labels = _checked_labels(labels, classes)
+    weights = np.ones(classes) if weight is None else weight.astype(np.float64)
+    divisor = 1.0
+    if reduction == "mean":
+        divisor = float(rows) if weight is None else float(weights[labels].sum())
+    scale = 1.0 / divisor if divisor else math.nan  # as 0 / 0: no row has a weight
+    losses, dlogits = np.empty(rows), np.empty((rows, classes), logits.dtype)
+    all_weights = float(weights.sum())
+    logits = np.ascontiguousarray(logits)
+    _cross_entropy(logits, labels, weights, all_weights, label_smoothing, scale, losses, dlogits, _piece(classes))
+    if reduction == "none":
+        return losses.astype(logits.dtype), dlogits
+    return np.array(losses.sum() * scale, logits.dtype), dlogits
+
+
+def count_correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    labels = _checked_labels(labels, logits.shape[1])
+    return np.array(_count_correct(np.ascontiguousarray(logits), labels), np.int64)

@@ -1,0 +1,67 @@
+"""Dropout (Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 2014) in the
+inverted form: what is kept is scaled up in training, so that inference is the identity."""
+
+from __future__ import annotations
+
+from gpunet.backend import Array
+from gpunet.errors import DTypeError
+from gpunet.ops import random
+from gpunet.ops._checks import check_float, check_number, check_shape
+from gpunet.ops._dispatch import implementation
+
+
+def dropout(x: Array, p: float, *, seed: int, step: int | Array, stream: int) -> tuple[Array, Array]:
+    """Set each element to zero with probability `p`, and divide the others by 1 - p.
+
+    Element i (in C order) uses word i % 4 of counter i // 4 of (seed, stream, step), see :mod:`gpunet.ops.random`, and
+    is kept if that word is at least floor(p * 2**32). A dropped NaN or infinity gives NaN, as in PyTorch.
+
+    Args:
+        x: any shape, float32 or float64.
+        p: probability of dropping an element, in [0, 1).
+        seed: in [0, 2**64).
+        step: in [0, 2**32), or an integer array of one element where `x` lives, read modulo 2**32 when it runs.
+        stream: in [0, 2**32): ``random.DROPOUT`` + number of the layer.
+
+    Returns:
+        y: `x`'s shape and dtype.
+        mask: `x`'s shape, uint8: 1 where an element was kept, 0 where it was dropped.
+
+    Raises:
+        DTypeError: `x` is not float32 or float64, or `step` is not an integer array.
+        ShapeError: `step` is an array of more than one element.
+        ConfigError: `p`, `seed`, `step` or `stream` is out of range.
+        DeviceError: `x` and `step` live on different devices.
+    """
+    check_float(x=x)
+    p = check_number("p", p, low=0, high=1, high_open=True)
+    seed, stream = random.check_seed(seed), random.check_word("stream", stream)
+    step = random.check_scalar("step", step)
+    module = implementation(__name__, x, None if isinstance(step, int) else step)
+    y, mask = module.dropout(x, p, seed=seed, step=step, stream=stream)
+    return y, mask
+
+
+def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
+    """The gradient of `x`: dy / (1 - p) where the element was kept, zero where it was dropped.
+
+    Args:
+        dy: the gradient of y, float32 or float64.
+        mask: `dy`'s shape, uint8, as :func:`dropout` returned it.
+        p: as in :func:`dropout`.
+
+    Returns:
+        dx: `dy`'s shape and dtype.
+
+    Raises:
+        DTypeError: `dy` is not float32 or float64, or `mask` is not uint8.
+        ShapeError: the shapes differ.
+        ConfigError: `p` is not in [0, 1).
+        DeviceError: the arrays live on different devices.
+    """
+    check_float(dy=dy)
+    check_shape("mask", mask, dy.shape)
+    if mask.dtype != "uint8":
+        raise DTypeError(f"mask must be uint8, as dropout returns it, got {mask.dtype}")
+    p = check_number("p", p, low=0, high=1, high_open=True)
+    return implementation(__name__, dy, mask).dropout_backward(dy, mask, p)

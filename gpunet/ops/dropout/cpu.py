@@ -1,0 +1,77 @@
+"""Dropout on the CPU: each piece of the array draws its mask and uses it while it is in the cache."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops.random.cpu import counter_words
+
+# In one piece: enough work to be worth a thread's attention, little enough to stay in its cache.
+_COUNTERS = 2048
+_ELEMENTS = 32768
+_LITTLE_ENDIAN = sys.byteorder == "little"
+
+
+@jit
+def _draw(mask: Any, start: int, key: Any, threshold: Any) -> None:
+    """The four mask bytes of each counter from `start` on, packed into one uint32; key is (seed, stream, step)."""
+    # One contiguous store a counter is what lets LLVM draw for several counters at once.
+    for i in range(mask.size):
+        w0, w1, w2, w3 = counter_words(key[0], key[1], key[2], np.uint64(start + i))
+        first, second = np.uint32(w0 >= threshold), np.uint32(w1 >= threshold)
+        third, fourth = np.uint32(w2 >= threshold), np.uint32(w3 >= threshold)
+        if _LITTLE_ENDIAN:
+            mask[i] = first | second << np.uint32(8) | third << np.uint32(16) | fourth << np.uint32(24)
+        else:
+            mask[i] = fourth | third << np.uint32(8) | second << np.uint32(16) | first << np.uint32(24)
+
+
+@jit
+def _scale(x: Any, mask: Any, y: Any, scales: Any) -> None:
+    dropped, kept = scales
+    for i in range(x.size):
+        y[i] = x[i] * (kept if mask[i] else dropped)  # multiplied, not chosen: a NaN must stay one
+
+
+@parallel_jit
+def _dropout(x: Any, y: Any, packed: Any, mask: Any, key: Any, threshold: Any, scales: Any) -> None:
+    for piece in prange((packed.size + _COUNTERS - 1) // _COUNTERS):
+        begin, end = piece * _COUNTERS, (piece + 1) * _COUNTERS
+        _draw(packed[begin:end], begin, key, threshold)
+        _scale(x[4 * begin : 4 * end], mask[4 * begin : 4 * end], y[4 * begin : 4 * end], scales)
+
+
+@parallel_jit
+def _dropout_backward(dy: Any, mask: Any, dx: Any, scales: Any) -> None:
+    for piece in prange((dy.size + _ELEMENTS - 1) // _ELEMENTS):
+        begin, end = piece * _ELEMENTS, (piece + 1) * _ELEMENTS
+        _scale(dy[begin:end], mask[begin:end], dx[begin:end], scales)
+
+
+def _scales(p: float, dtype: Any) -> tuple[Any, Any]:
+    # What an element is multiplied by if it is dropped, and if it is kept.
+    return dtype.type(0), dtype.type(1 / (1 - p))
+
+
+def dropout(x: np.ndarray, p: float, *, seed: int, step: Any, stream: int) -> tuple[np.ndarray, np.ndarray]:
+    x = np.asarray(x, order="C")  # ascontiguousarray would give a scalar a dimension
+    y = np.empty_like(x)
+    packed = np.empty(-(-x.size // 4), np.uint32)  # the last counter may reach beyond the last element
+    mask = packed.view(np.uint8)[: x.size]
+    step = step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF
+    key = np.uint64(seed), np.uint32(stream), np.uint32(step)
+    threshold = np.uint32(math.floor(p * 2**32))
+    _dropout(x.reshape(-1), y.reshape(-1), packed, mask, key, threshold, _scales(p, x.dtype))
+    return y, mask.reshape(x.shape)
+
+
+def dropout_backward(dy: np.ndarray, mask: np.ndarray, p: float) -> np.ndarray:
+    dy, mask = np.asarray(dy, order="C"), np.asarray(mask, order="C")
+    dx = np.empty_like(dy)
+    _dropout_backward(dy.reshape(-1), mask.reshape(-1), dx.reshape(-1), _scales(p, dy.dtype))
+    return dx

@@ -1,0 +1,22 @@
+"""Dropout one element at a time, on the plain Python Philox."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gpunet.ops.random import reference as random
+
+
+def dropout(x: np.ndarray, p: float, *, seed: int, step: Any, stream: int) -> tuple[np.ndarray, np.ndarray]:
+    step = int(np.asarray(step).reshape(-1)[0]) & random.WORD
+    words = random.bits(seed, stream, step, x.size)
+    threshold = math.floor(p * 2**32)
+    mask = np.array([word >= threshold for word in words], np.uint8).reshape(x.shape)
+    return dropout_backward(x, mask, p), mask
+
+
+def dropout_backward(dy: np.ndarray, mask: np.ndarray, p: float) -> np.ndarray:
+    return np.asarray(dy * mask / (1 - p), dy.dtype)

@@ -1,0 +1,128 @@
+"""The batch of a training step: rows gathered from the data set in a given order, augmented and scaled in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpunet.backend import Array
+from gpunet.errors import ConfigError, DTypeError, ShapeError
+from gpunet.ops import random
+from gpunet.ops._checks import FLOAT_DTYPES, check_int, check_labels, check_rank
+from gpunet.ops._dispatch import implementation
+
+
+def gather_batch(
+    images: Array,
+    labels: Array,
+    order: Array,
+    *,
+    start: int | Array,
+    size: int,
+    scale: Array | None = None,
+    offset: Array | None = None,
+    flip: bool = False,
+    shift: int = 0,
+    cutout: int = 0,
+    seed: int = 0,
+    step: int | Array = 0,
+    dtype: Any = np.float32,
+) -> tuple[Array, Array]:
+    """The rows ``order[start:start + size]`` of a data set as one batch.
+
+    Images are augmented in this order, what comes from outside of the image being zero, and then scaled: x = pixel *
+    scale + offset.
+
+    1. shift: by a number of pixels down and another to the right, each uniform in [-shift, shift] (the random crop of
+       the padded image in He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2).
+    2. flip: mirrored left-right with probability 1/2.
+    3. cutout: a square around a uniformly chosen pixel set to zero, clipped at the border (DeVries & Taylor, "Improved
+       Regularization of Convolutional Neural Networks with Cutout", arXiv:1708.04552, 2017, section 3.2). Around
+       pixel c, it covers c - cutout // 2 to c - cutout // 2 + cutout - 1.
+
+    The random words of row r of the batch are those of the counters 2 r and 2 r + 1 of (seed, ``random.AUGMENT``,
+    step): of the first, the top bit of word 0 flips, words 1 and 2 shift down and right; of the second, words 0 and 1
+    choose row and column of the cutout's centre. A word w chooses among n by w * n >> 32.
+
+    Args:
+        images: (n, H, W, C) uint8 pixels, or features (n, F) or (n, H, W, C) of float32 or float64, which are only
+            gathered. C-contiguous is fastest.
+        labels: (n,), integers.
+        order: (m,), integers in [0, n).
+        start: first position in `order`, or an integer array of one element, read when it runs.
+        size: number of rows, 1 to m.
+        scale, offset: (H, W, C) or (1, 1, C) of `dtype`; by default 1/255 and 0, so that x lies in [0, 1].
+        flip, shift, cutout: the augmentation; shift < min(H, W), cutout <= max(H, W).
+        seed: in [0, 2**64).
+        step: in [0, 2**32), or an integer array of one element, read modulo 2**32 when it runs.
+        dtype: float32 or float64.
+
+    Returns:
+        x: (size, H, W, C) or (size, F), `dtype`.
+        y: (size,), int32: the labels of the rows.
+
+    Raises:
+        ShapeError: an array does not have the shape above.
+        DTypeError: an array, or `dtype`, does not have the dtype above.
+        ConfigError: a number is out of range (entries of `order` and arrays of one element are looked at on the CPU
+            only), or features are to be augmented or scaled.
+        DeviceError: the arrays live on different devices.
+    """
+    dtype = np.dtype(dtype)
+    if dtype not in FLOAT_DTYPES:
+        raise DTypeError(f"dtype must be float32 or float64, got {dtype}")
+    if images.dtype == np.uint8:
+        check_rank("uint8 images", images, 4, "(n, H, W, C)")
+    elif images.dtype not in FLOAT_DTYPES:
+        raise DTypeError(f"images must be uint8, or features of float32 or float64, got {images.dtype}")
+    elif images.ndim not in (2, 4):
+        raise ShapeError(f"features must have shape (n, F) or (n, H, W, C), got {tuple(images.shape)}")
+    elif scale is not None or offset is not None or flip or shift or cutout:
+        raise ConfigError(
+            f"{images.dtype} features can be neither augmented nor scaled, only uint8 images can: "
+            "leave out scale, offset, flip, shift and cutout"
+        )
+    check_labels(labels, images.shape[0])
+    check_rank("order", order, 1, "(m,)")
+    if order.dtype.kind not in "iu":
+        raise DTypeError(f"order must be integers, got {order.dtype}")
+    size = check_int("size", size, low=1, high=order.shape[0])
+    start = random.check_scalar("start", start, high=order.shape[0] - size)
+    if images.dtype == np.uint8:
+        _check_augmentation(images.shape[1:], dtype, scale, offset, shift, cutout)
+    seed, step = random.check_seed(seed), random.check_scalar("step", step)
+    on_device = [value for value in (start, step) if not isinstance(value, int)]
+    x, y = implementation(__name__, images, labels, order, scale, offset, *on_device).gather_batch(
+        images,
+        labels,
+        order,
+        start=start,
+        size=size,
+        scale=scale,
+        offset=offset,
+        flip=bool(flip),
+        shift=shift,
+        cutout=cutout,
+        seed=seed,
+        step=step,
+        dtype=dtype,
+    )
+    return x, y
+
+
+def _check_augmentation(
+    shape: tuple[int, int, int], dtype: Any, scale: Array | None, offset: Array | None, shift: int, cutout: int
+) -> None:
+    height, width, channels = shape
+    if 0 in shape:
+        raise ShapeError(f"images have no pixels: (H, W, C) is {tuple(shape)}")
+    check_int("shift", shift, high=min(height, width) - 1)
+    check_int("cutout", cutout, high=max(height, width))
+    for name, array in (("scale", scale), ("offset", offset)):
+        if array is None:
+            continue
+        if tuple(array.shape) not in (tuple(shape), (1, 1, channels)):
+            raise ShapeError(f"{name} must have shape {tuple(shape)} or {(1, 1, channels)}, got {tuple(array.shape)}")
+        if array.dtype != dtype:
+            raise DTypeError(f"{name} must be {dtype} as the batch, got {array.dtype}")

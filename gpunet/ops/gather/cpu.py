@@ -1,0 +1,138 @@
+"""The batch on the CPU: one image a turn of the parallel loop, read once and written once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpunet.errors import ConfigError
+from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops.random import AUGMENT
+from gpunet.ops.random.cpu import counter_words
+
+_STREAM = np.uint32(AUGMENT)
+_SHIFT = np.uint64(32)
+
+
+@jit
+def _choose(word: Any, n: int) -> Any:
+    """A number in [0, n) by a random word."""
+    return np.int64((np.uint64(word) * np.uint64(n)) >> _SHIFT)
+
+
+@jit
+def _augment(pixels: Any, out: Any, channels: int, mirror: bool, move: Any, square: Any) -> None:
+    """One image, (H, W * C); move is (down, right), square is (top, bottom, left, right), both within the image."""
+    height, width = pixels.shape[0], pixels.shape[1] // channels
+    down, right = move
+    top, bottom, left, end = square
+    first, last = max(0, right), min(width, width + right)  # columns of the moved image that show something
+    source = (first - right) * channels
+    if mirror:
+        first, last = width - last, width - first
+    for i in range(height):
+        row = i - down
+        if row < 0 or row >= height:
+            out[i] = 0
+            continue
+        out[i, : first * channels] = 0
+        out[i, last * channels :] = 0
+        seen = pixels[row, source : source + (last - first) * channels]
+        shown = out[i, first * channels : last * channels]
+        if not mirror:
+            shown[:] = seen
+        elif channels == 1:
+            for j in range(shown.size):
+                shown[j] = seen[seen.size - 1 - j]
+        else:
+            for j in range(last - first):
+                for c in range(channels):
+                    shown[j * channels + c] = seen[(last - first - 1 - j) * channels + c]
+        if top <= i < bottom:
+            out[i, left * channels : end * channels] = 0
+
+
+@jit
+def _scale(pixels: Any, x: Any, scale: Any, offset: Any) -> None:
+    for i in range(x.size):
+        x[i] = x.dtype.type(pixels[i]) * scale[i] + offset[i]
+
+
+@parallel_jit
+def _gather(
+    images: Any, rows: Any, x: Any, scale: Any, offset: Any, channels: int, augmentation: Any, seed: Any, step: Any
+) -> None:
+    """`images` and `x` are (n, H, W * C), `scale` and `offset` (H * W * C,)."""
+    flip, shift, cutout = augmentation
+    height, width = images.shape[1], images.shape[2] // channels
+    for r in prange(rows.size):
+        image = images[rows[r]]
+        if flip or shift or cutout:
+            w0, w1, w2, _ = counter_words(seed, _STREAM, step, np.uint64(2 * r))
+            v0, v1, _, _ = counter_words(seed, _STREAM, step, np.uint64(2 * r + 1))
+            mirror = flip and w0 >= np.uint32(0x80000000)
+            move = _choose(w1, 2 * shift + 1) - shift, _choose(w2, 2 * shift + 1) - shift
+            top, left = _choose(v0, height) - cutout // 2, _choose(v1, width) - cutout // 2
+            square = max(top, 0), min(top + cutout, height), max(left, 0), min(left + cutout, width)
+            augmented = np.empty_like(image)
+            _augment(image, augmented, channels, mirror, move, square)
+            _scale(augmented.reshape(-1), x[r].reshape(-1), scale, offset)
+        else:
+            _scale(image.reshape(-1), x[r].reshape(-1), scale, offset)
+
+
+def gather_batch(
+    images: np.ndarray,
+    labels: np.ndarray,
+    order: np.ndarray,
+    *,
+    start: Any,
+    size: int,
+    scale: np.ndarray | None,
+    offset: np.ndarray | None,
+    flip: bool,
+    shift: int,
+    cutout: int,
+    seed: int,
+    step: Any,
+    dtype: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    rows = _rows(order, start, size, len(images))
+    y = labels[rows].astype(np.int32)
+    if images.dtype != np.uint8:
+        return images[rows].astype(dtype, copy=False), y
+    if not images.flags.c_contiguous:
+        images, rows = images[rows], np.arange(size)
+    shape = images.shape[1:]
+    x = np.empty((size, *shape), dtype)
+    _gather(
+        images.reshape(len(images), shape[0], -1),
+        rows,
+        x.reshape(size, shape[0], -1),
+        _full(dtype.type(1 / 255) if scale is None else scale, shape, dtype),
+        _full(dtype.type(0) if offset is None else offset, shape, dtype),
+        shape[2],
+        (flip, shift, cutout),
+        np.uint64(seed),
+        np.uint32(step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF),
+    )
+    return x, y
+
+
+def _rows(order: np.ndarray, start: Any, size: int, n: int) -> np.ndarray:
+    if not isinstance(start, int):
+        start = int(start.item())
+        if not 0 <= start <= len(order) - size:
+            raise ConfigError(f"start must be between 0 and {len(order) - size}, got {start}")
+    rows = order[start : start + size].astype(np.int64)
+    low, high = rows.min(), rows.max()
+    if low < 0 or high >= n:
+        raise ConfigError(f"order must hold numbers in [0, {n}), got {low if low < 0 else high}")
+    return rows
+
+
+def _full(values: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    full = np.empty(shape, dtype)
+    full[...] = values
+    return full.reshape(-1)

@@ -1,0 +1,234 @@
+"""The geometry of 2-D convolution and pooling: computed and validated once, shared by every direction and backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from gpunet.errors import ConfigError, ShapeError
+from gpunet.ops._checks import check_int, pair
+
+Padding = int | str | Sequence[Any]
+
+
+def resolve_padding(
+    padding: Padding, size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """`padding` as (top, bottom, left, right).
+
+    Accepts an int, a pair (vertical, horizontal), ``((top, bottom), (left, right))``, ``"valid"`` (none) or
+    ``"same"``: the output has ceil(size / stride) entries and an odd surplus goes to the bottom and right, as
+    TensorFlow does and, at stride 1, PyTorch.
+    """
+    if isinstance(padding, str):
+        if padding == "valid":
+            return 0, 0, 0, 0
+        if padding == "same":
+            sides: list[int] = []
+            for length, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+                total = max(0, (-(-length // s) - 1) * s + d * (k - 1) + 1 - length)
+                sides += [total // 2, total - total // 2]
+            return sides[0], sides[1], sides[2], sides[3]
+        raise ConfigError(f'padding must be "valid", "same", an integer or pairs of integers, got {padding!r}')
+    if isinstance(padding, (tuple, list)) and len(padding) == 2 and isinstance(padding[0], (tuple, list)):
+        top, bottom = pair("padding (top, bottom)", padding[0], low=0)
+        left, right = pair("padding (left, right)", padding[1], low=0)
+        return top, bottom, left, right
+    vertical, horizontal = pair("padding", padding, low=0)  # type: ignore[arg-type]
+    return vertical, vertical, horizontal, horizontal
+
+
+def _check_kernel_fits(
+    what: str, size: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int], padding: tuple[int, ...]
+) -> None:
+    padded = size[0] + padding[0] + padding[1], size[1] + padding[2] + padding[3]
+    extent = dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1
+    if extent[0] > padded[0] or extent[1] > padded[1]:
+        raise ShapeError(
+            f"{what} of {extent[0]}x{extent[1]} (dilation included) is larger than the padded map of "
+            f"{padded[0]}x{padded[1]}: use a smaller kernel, more padding or fewer pooling steps"
+        )
+
+
+@dataclass(frozen=True)
+class Conv2dGeometry:
+    """All sizes of one convolution: NHWC input, HWIO weight (KH, KW, C_in/groups, C_out)."""
+
+    batch: int
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    """(top, bottom, left, right)"""
+    dilation: tuple[int, int]
+    groups: int
+    out_height: int
+    out_width: int
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.height, self.width, self.in_channels
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return *self.kernel, self.in_channels // self.groups, self.out_channels
+
+    @property
+    def y_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.out_height, self.out_width, self.out_channels
+
+    @property
+    def flops(self) -> int:
+        """Multiplications and additions of one forward pass, taps on the padding included."""
+        taps = self.kernel[0] * self.kernel[1] * (self.in_channels // self.groups)
+        return 2 * self.batch * self.out_height * self.out_width * self.out_channels * taps
+
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def _of(
+        x_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: int
+    ) -> Conv2dGeometry:
+        if len(x_shape) != 4:
+            raise ShapeError(f"x must have 4 dimensions (N, H, W, C), got shape {x_shape}")
+        if len(weight_shape) != 4:
+            raise ShapeError(f"weight must have 4 dimensions (KH, KW, C_in/groups, C_out), got shape {weight_shape}")
+        if 0 in x_shape or 0 in weight_shape:
+            raise ShapeError(f"empty arrays cannot be convolved: x {x_shape}, weight {weight_shape}")
+        batch, height, width, in_channels = x_shape
+        kernel, out_channels = (weight_shape[0], weight_shape[1]), weight_shape[3]
+        stride, dilation = pair("stride", stride), pair("dilation", dilation)
+        groups = check_int("groups", groups, low=1)
+        if in_channels % groups or out_channels % groups:
+            raise ShapeError(
+                f"groups={groups} must divide the {in_channels} input and the {out_channels} output channels"
+            )
+        if weight_shape[2] != in_channels // groups:
+            raise ShapeError(
+                f"weight {weight_shape} expects {weight_shape[2] * groups} input channels (groups={groups}), "
+                f"but x {x_shape} has {in_channels}"
+            )
+        sides = resolve_padding(padding, (height, width), kernel, stride, dilation)
+        _check_kernel_fits("a kernel", (height, width), kernel, dilation, sides)
+        return Conv2dGeometry(
+            batch,
+            height,
+            width,
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            sides,
+            dilation,
+            groups,
+            (height + sides[0] + sides[1] - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1,
+            (width + sides[2] + sides[3] - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        x_shape: Sequence[int],
+        weight_shape: Sequence[int],
+        *,
+        stride: int | Sequence[int] = 1,
+        padding: Padding = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ) -> Conv2dGeometry:
+        """Validate the arguments of a convolution and compute its output size.
+
+        Raises:
+            ShapeError: ranks or channels do not match, or the kernel is larger than the padded map.
+            ConfigError: an option is out of range.
+        """
+        return cls._of(
+            tuple(x_shape), tuple(weight_shape), _frozen(stride), _frozen(padding), _frozen(dilation), groups
+        )
+
+
+@dataclass(frozen=True)
+class Pool2dGeometry:
+    """All sizes of one pooling over an NHWC input."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    """(top, bottom, left, right)"""
+    dilation: tuple[int, int]
+    ceil_mode: bool
+    out_height: int
+    out_width: int
+
+    @property
+    def x_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.height, self.width, self.channels
+
+    @property
+    def y_shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.out_height, self.out_width, self.channels
+
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def _of(
+        x_shape: tuple[int, ...], kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+    ) -> Pool2dGeometry:
+        if len(x_shape) != 4:
+            raise ShapeError(f"x must have 4 dimensions (N, H, W, C), got shape {x_shape}")
+        if 0 in x_shape:
+            raise ShapeError(f"an empty array cannot be pooled: x {x_shape}")
+        batch, height, width, channels = x_shape
+        kernel = pair("kernel_size", kernel)
+        stride = kernel if stride is None else pair("stride", stride)
+        dilation = pair("dilation", dilation)
+        sides = resolve_padding(padding, (height, width), kernel, stride, dilation)
+        for axis, k in enumerate(kernel):
+            # PyTorch's rule. A window must never lie on padding alone, or its maximum would be -inf.
+            if max(sides[2 * axis : 2 * axis + 2]) > (dilation[axis] * (k - 1) + 1) // 2:
+                raise ConfigError(f"padding {sides} must be at most half of the window {kernel} (dilation {dilation})")
+        _check_kernel_fits("a pooling window", (height, width), kernel, dilation, sides)
+        out = []
+        for axis, size in enumerate((height, width)):
+            before, after = sides[2 * axis], sides[2 * axis + 1]
+            span = size + before + after - dilation[axis] * (kernel[axis] - 1) - 1
+            length = (span + stride[axis] - 1 if ceil_mode else span) // stride[axis] + 1
+            if ceil_mode and (length - 1) * stride[axis] >= size + before:
+                length -= 1  # the last window must start inside the map or its leading padding
+            out.append(length)
+        return Pool2dGeometry(
+            batch, height, width, channels, kernel, stride, sides, dilation, bool(ceil_mode), out[0], out[1]
+        )
+
+    @classmethod
+    def of(
+        cls,
+        x_shape: Sequence[int],
+        kernel_size: int | Sequence[int],
+        *,
+        stride: int | Sequence[int] | None = None,
+        padding: Padding = 0,
+        dilation: int | Sequence[int] = 1,
+        ceil_mode: bool = False,
+    ) -> Pool2dGeometry:
+        """Validate the arguments of a pooling and compute its output size (PyTorch's rules).
+
+        Raises:
+            ShapeError: the rank is not 4, or the window is larger than the padded map.
+            ConfigError: an option is out of range, or the padding exceeds half of the window.
+        """
+        return cls._of(
+            tuple(x_shape), _frozen(kernel_size), _frozen(stride), _frozen(padding), _frozen(dilation), ceil_mode
+        )
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, so that options can be a cache key."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value

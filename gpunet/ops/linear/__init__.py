@@ -1,0 +1,64 @@
+"""The linear (dense, fully connected) layer's maths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpunet.backend import Array
+from gpunet.errors import ConfigError, ShapeError
+from gpunet.ops._checks import check_float, check_rank, check_shape
+from gpunet.ops._dispatch import implementation
+
+NEEDS = ("x", "weight", "bias")
+
+
+def _check(x: Array, weight: Array) -> None:
+    check_rank("weight", weight, 2, "(in, out)")
+    if x.ndim < 1 or x.shape[-1] != weight.shape[0]:
+        raise ShapeError(f"x {tuple(x.shape)} must end in the {weight.shape[0]} inputs of weight {tuple(weight.shape)}")
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """``y = x @ weight + bias``.
+
+    Args:
+        x: (..., in), float32 or float64.
+        weight: (in, out), dtype of `x`.
+        bias: (out,) or None.
+
+    Returns:
+        y: (..., out), dtype of `x`.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
+    """
+    room = implementation(__name__, x, weight, bias)
+    _check(x, weight)
+    check_float(x=x, weight=weight, bias=bias)
+    if bias is not None:
+        check_shape("bias", bias, weight.shape[1:])
+    return room.linear(x, weight, bias)
+
+
+def linear_backward(
+    dy: Array, x: Array, weight: Array, *, needs: Sequence[str] = NEEDS
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of :func:`linear`.
+
+    Args:
+        dy: gradient of the output, (..., out).
+        x, weight: as given to the forward pass.
+        needs: which gradients to compute, of ``"x"``, ``"weight"`` and ``"bias"``.
+
+    Returns:
+        (dx, dweight, dbias) with the shapes of x, weight and (out,); None where not in `needs`.
+
+    Raises: as :func:`linear`.
+    """
+    room = implementation(__name__, dy, x, weight)
+    _check(x, weight)
+    check_float(x=x, weight=weight, dy=dy)
+    check_shape("dy", dy, (*x.shape[:-1], weight.shape[1]))
+    if set(needs) - set(NEEDS):
+        raise ConfigError(f"needs may hold {', '.join(NEEDS)}; got {', '.join(map(repr, needs))}")
+    return room.linear_backward(dy, x, weight, needs)

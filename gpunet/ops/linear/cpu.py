@@ -1,0 +1,30 @@
+"""The linear layer on the CPU: BLAS over blocks of rows, in parallel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gpunet.ops._blas import matmul
+from gpunet.ops._reduce import column_sums
+
+
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    y = matmul(rows, np.ascontiguousarray(weight))
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], weight.shape[1])
+
+
+def linear_backward(
+    dy: np.ndarray, x: np.ndarray, weight: np.ndarray, needs: Sequence[str]
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    drows = np.ascontiguousarray(dy).reshape(-1, dy.shape[-1])
+    return (
+        matmul(drows, np.ascontiguousarray(weight), trans_b=True).reshape(x.shape) if "x" in needs else None,
+        matmul(rows, drows, trans_a=True) if "weight" in needs else None,
+        column_sums(drows) if "bias" in needs else None,
+    )

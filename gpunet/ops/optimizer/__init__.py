@@ -1,0 +1,135 @@
+"""Updates of a model's flat parameter buffer, each in one pass and in place; rules and defaults are PyTorch's.
+
+Unlike all other ops, these write to their arguments: `params` and the optimiser's own buffers. `lr`, `step` and `scale`
+are numbers, or arrays of one element on the device of `params` (lr and scale float32 or float64, step integers) that
+only the kernel reads, so that a captured step can change them. `decay_size`: weight decay applies to
+``params[:decay_size]``; None: to all.
+"""
+
+from __future__ import annotations
+
+from gpunet.backend import Array
+from gpunet.errors import ConfigError, ShapeError
+from gpunet.ops._checks import check_float, check_number
+from gpunet.ops._dispatch import implementation
+from gpunet.ops.optimizer._arguments import Scalar, check_buffers, check_decay, check_scalar
+
+__all__ = ["Scalar", "adam_update", "ema_update", "gradient_scale", "sgd_update"]
+
+
+def gradient_scale(grads: Array, loss: Array, *, max_norm: float = 0.0) -> tuple[Array, Array]:
+    """By what to multiply the gradients, and their L2 norm.
+
+    The scale is 1, or with a `max_norm` above 0 ``min(1, max_norm / (norm + 1e-6))`` (Pascanu, Mikolov & Bengio 2013,
+    section 3.2; the 1e-6 is that of PyTorch's clip_grad_norm_). It is NaN, which makes the updates below do nothing,
+    if `loss` or the norm is not finite.
+
+    Args:
+        grads: flat, float32 or float64.
+        loss: array of one element, dtype of `grads`.
+        max_norm: largest norm; 0: no clipping, then `grads` is not read and the norm is given as 0.
+
+    Returns:
+        (scale, norm): 0-d arrays of the dtype of `grads`. The squares are summed in float64 in a fixed order.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: the arrays do not fit.
+        ConfigError: `max_norm` is negative.
+    """
+    check_buffers(grads=grads)
+    check_float(grads=grads, loss=loss)
+    if loss.size != 1:
+        raise ShapeError(f"loss must have one element, got shape {tuple(loss.shape)}; reduce it first")
+    max_norm = check_number("max_norm", max_norm, low=0)
+    result: tuple[Array, Array] = implementation(__name__, grads, loss).gradient_scale(grads, loss, max_norm)
+    return result
+
+
+def sgd_update(
+    params: Array,
+    grads: Array,
+    velocity: Array | None,
+    *,
+    lr: Scalar,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decay_size: int | None = None,
+    scale: Scalar | None = None,
+) -> None:
+    """One step of stochastic gradient descent (torch.optim.SGD; Sutskever et al. 2013 for both momenta).
+
+    ``g = scale * grads + weight_decay * params``; ``velocity = momentum * velocity + g``; ``params -= lr * d`` where d
+    is the velocity, or ``g + momentum * velocity`` with `nesterov`. Velocity starts as zeros; with no momentum it is
+    neither read nor written and may be None. A `scale` that is not finite: nothing changes.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: the buffers do not fit each other, or cannot be written.
+        ConfigError: an option is out of range, or there is momentum without a velocity.
+    """
+    check_buffers("params", "velocity", params=params, grads=grads, velocity=velocity)
+    momentum = check_number("momentum", momentum, low=0, high=1)
+    if momentum and velocity is None:
+        raise ConfigError(f"momentum {momentum} needs a velocity: an array of zeros like params before the first step")
+    weight_decay, decay_size = check_decay(weight_decay, decay_size, params.size)
+    scalars = check_scalar("lr", lr, low=0), check_scalar("scale", scale)
+    implementation(__name__, params, grads, velocity, *scalars).sgd_update(
+        params, grads, velocity, lr, momentum, bool(nesterov), weight_decay, decay_size, scale
+    )
+
+
+def adam_update(
+    params: Array,
+    grads: Array,
+    moment1: Array,
+    moment2: Array,
+    *,
+    lr: Scalar,
+    step: Scalar,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    decay_size: int | None = None,
+    scale: Scalar | None = None,
+) -> None:
+    """One step of Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1; torch.optim.Adam).
+
+    Weight decay is added to the gradient, or with `decoupled` shrinks the weights by ``1 - lr * weight_decay``
+    beforehand (AdamW: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2). Both moments start as zeros; `step` is
+    1 for the first update. A `scale` that is not finite: nothing changes.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: the buffers do not fit each other, or cannot be written.
+        ConfigError: an option is out of range.
+    """
+    check_buffers("params", "moment1", "moment2", params=params, grads=grads, moment1=moment1, moment2=moment2)
+    beta1 = check_number("beta1", beta1, low=0, high=1, high_open=True)
+    beta2 = check_number("beta2", beta2, low=0, high=1, high_open=True)
+    eps = check_number("eps", eps, low=0)
+    weight_decay, decay_size = check_decay(weight_decay, decay_size, params.size)
+    scalars = (
+        check_scalar("lr", lr, low=0),
+        check_scalar("step", step, integer=True, low=1),
+        check_scalar("scale", scale),
+    )
+    implementation(__name__, params, grads, moment1, moment2, *scalars).adam_update(
+        params, grads, moment1, moment2, lr, step, beta1, beta2, eps, weight_decay, bool(decoupled), decay_size, scale
+    )
+
+
+def ema_update(average: Array, values: Array, *, decay: float, step: Scalar | None = None) -> None:
+    """Move `average` towards `values`: ``average = decay * average + (1 - decay) * values``.
+
+    With a `step` (1 for the first update) the decay is ``min(decay, (1 + step) / (10 + step))``, so that a young
+    average forgets its start: the num_updates of TensorFlow's ExponentialMovingAverage.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: the buffers do not fit each other, or cannot be written.
+        ConfigError: `decay` is not in [0, 1].
+    """
+    check_buffers("average", average=average, values=values)
+    decay = check_number("decay", decay, low=0, high=1)
+    scalar = check_scalar("step", step, integer=True, low=0)
+    implementation(__name__, average, values, scalar).ema_update(average, values, decay, step)

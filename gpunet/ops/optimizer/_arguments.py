@@ -1,0 +1,55 @@
+"""Checks of what the optimiser's ops are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpunet.backend import Array
+from gpunet.errors import ConfigError, DTypeError, ShapeError
+from gpunet.ops._checks import FLOAT_DTYPES, check_float, check_int, check_number, check_rank, check_shape
+
+Scalar = Any
+"""A number, or an array of one element on the device."""
+
+
+def check_buffers(*written: str, **buffers: Array | None) -> None:
+    """Raise unless all buffers that are not None are flat, of one dtype and size, and those `written` can be."""
+    given = {name: array for name, array in buffers.items() if array is not None}
+    check_float(**given)
+    for name, array in given.items():
+        check_rank(name, array, 1, "(flat)")
+        check_shape(name, array, next(iter(given.values())).shape)
+        flags = array.flags
+        if name in written and not (flags.c_contiguous and getattr(flags, "writeable", True)):
+            raise ShapeError(f"{name} is updated in place: it must be contiguous and writeable")
+
+
+def check_scalar(
+    name: str, value: Scalar | None, *, integer: bool = False, low: float | None = None
+) -> Array | None:
+    """`value` if it is an array, which must have one element, float32 or float64 or an `integer`; else None.
+
+    A number must be finite and at least `low`; with no `low` any will do, also NaN.
+    """
+    if value is None:
+        return None
+    if not hasattr(value, "ndim") or isinstance(value, np.generic):
+        if low is not None:
+            check_number(name, value, low=low)
+        elif isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+            raise ConfigError(f"{name} must be a number or an array of one element, got {value!r}")
+        return None
+    if value.size != 1:
+        raise ShapeError(f"{name} must be a number or an array of one element, got shape {tuple(value.shape)}")
+    if value.dtype.kind not in "iu" if integer else value.dtype not in FLOAT_DTYPES:
+        expected = "integers" if integer else "float32 or float64"
+        raise DTypeError(f"{name} must be a number or an array of {expected}, got an array of {value.dtype}")
+    return value
+
+
+def check_decay(weight_decay: float, decay_size: int | None, size: int) -> tuple[float, int]:
+    """The weight decay and the number of parameters it applies to."""
+    decay_size = size if decay_size is None else check_int("decay_size", decay_size, high=size)
+    return check_number("weight_decay", weight_decay, low=0), decay_size

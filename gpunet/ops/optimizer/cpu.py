@@ -1,0 +1,202 @@
+"""The optimiser's updates on the CPU: one parallel, vectorised pass over the flat buffers.
+
+Memory-bound. Bytes moved a parameter in float32: SGD 12, with momentum 20, Adam 28, average 12, norm 4.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from gpunet.ops._numba import jit, parallel_jit, prange
+
+_CHUNK = 16384  # entries of one piece: four float32 buffers of it stay in the second-level cache
+
+_FLAGS = {"contract"}  # fused multiply-adds only
+_update: Any = functools.partial(parallel_jit, fastmath=_FLAGS)
+_piece: Any = functools.partial(jit, fastmath=_FLAGS)
+
+
+@_update(fastmath={"contract", "reassoc"})
+def _sums_of_squares(x, partial):  # type: ignore[no-untyped-def]
+    # "reassoc" lets a piece be summed in vector lanes; what is not finite stays so, as nothing is subtracted.
+    for chunk in prange(partial.size):
+        total = 0.0
+        piece = x[chunk * _CHUNK : (chunk + 1) * _CHUNK]
+        for i in range(piece.size):
+            value = np.float64(piece[i])
+            total += value * value
+        partial[chunk] = total
+
+
+# A chunk is handed on as slices: their loops start at 0, which spares the test for negative indices that would keep
+# LLVM from vectorising. Weight decay applies to a prefix: a chunk is done as the part in it and the part after it.
+
+
+@_piece
+def _sgd_piece(p, g, scale, decay, lr):  # type: ignore[no-untyped-def]
+    for i in range(p.size):
+        p[i] -= lr * (scale * g[i] + decay * p[i])
+
+
+@_update
+def _sgd(params, grads, decay_size, scale, decay, lr):  # type: ignore[no-untyped-def]
+    for chunk in prange((params.size + _CHUNK - 1) // _CHUNK):
+        start, stop = chunk * _CHUNK, min(params.size, (chunk + 1) * _CHUNK)
+        middle = min(max(start, decay_size), stop)
+        for part, rate in ((slice(start, middle), decay), (slice(middle, stop), params.dtype.type(0))):
+            _sgd_piece(params[part], grads[part], scale, rate, lr)
+
+
+@_piece
+def _momentum_piece(p, g, velocity, scale, decay, lr, momentum, nesterov):  # type: ignore[no-untyped-def]
+    for i in range(p.size):
+        gradient = scale * g[i] + decay * p[i]
+        v = momentum * velocity[i] + gradient
+        velocity[i] = v
+        p[i] -= lr * (gradient + momentum * v if nesterov else v)
+
+
+@_update
+def _momentum(params, grads, velocity, decay_size, scale, decay, lr, momentum, nesterov):  # type: ignore[no-untyped-def]
+    for chunk in prange((params.size + _CHUNK - 1) // _CHUNK):
+        start, stop = chunk * _CHUNK, min(params.size, (chunk + 1) * _CHUNK)
+        middle = min(max(start, decay_size), stop)
+        for part, rate in ((slice(start, middle), decay), (slice(middle, stop), params.dtype.type(0))):
+            _momentum_piece(params[part], grads[part], velocity[part], scale, rate, lr, momentum, nesterov)
+
+
+@_piece
+def _adam_piece(p, g, moment1, moment2, decay, keep, constants):  # type: ignore[no-untyped-def]
+    scale, beta1, rest1, beta2, rest2, root, eps, rate = constants
+    for i in range(p.size):
+        gradient = scale * g[i] + decay * p[i]
+        m = beta1 * moment1[i] + rest1 * gradient
+        v = beta2 * moment2[i] + rest2 * (gradient * gradient)
+        moment1[i] = m
+        moment2[i] = v
+        p[i] = keep * p[i] - rate * (m / (np.sqrt(v) * root + eps))
+
+
+@_update
+def _adam(params, grads, moment1, moment2, decay_size, decay, keep, constants):  # type: ignore[no-untyped-def]
+    zero, one = params.dtype.type(0), params.dtype.type(1)
+    for chunk in prange((params.size + _CHUNK - 1) // _CHUNK):
+        start, stop = chunk * _CHUNK, min(params.size, (chunk + 1) * _CHUNK)
+        middle = min(max(start, decay_size), stop)
+        for part, l2, factor in ((slice(start, middle), decay, keep), (slice(middle, stop), zero, one)):
+            _adam_piece(params[part], grads[part], moment1[part], moment2[part], l2, factor, constants)
+
+
+@_piece
+def _ema_piece(average, values, decay, rest):  # type: ignore[no-untyped-def]
+    # The smaller factor goes to the difference (torch.lerp's rule): decay 0 gives `values` and 1 `average`, exactly.
+    for i in range(average.size):
+        old, new = average[i], values[i]
+        average[i] = old + rest * (new - old) if rest < decay else new - decay * (new - old)
+
+
+@_update
+def _ema(average, values, decay, rest):  # type: ignore[no-untyped-def]
+    for chunk in prange((average.size + _CHUNK - 1) // _CHUNK):
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        _ema_piece(average[part], values[part], decay, rest)
+
+
+def _number(value: Any) -> float:
+    return float(value.item()) if isinstance(value, np.ndarray) else float(value)
+
+
+def _finite_scale(scale: Any) -> float | None:
+    number = 1.0 if scale is None else _number(scale)
+    return number if math.isfinite(number) else None
+
+
+def gradient_scale(grads: np.ndarray, loss: np.ndarray, max_norm: float) -> tuple[np.ndarray, np.ndarray]:
+    scale, norm = 1.0, np.zeros((), grads.dtype)
+    if max_norm:
+        partial = np.empty(-(-grads.size // _CHUNK))
+        _sums_of_squares(np.ascontiguousarray(grads), partial)
+        total = math.sqrt(math.fsum(partial)) if np.isfinite(partial).all() else math.nan
+        with np.errstate(over="ignore"):
+            norm = np.array(total, grads.dtype)
+        scale = min(1.0, max_norm / (total + 1e-6))
+    if not (math.isfinite(_number(loss)) and math.isfinite(_number(norm))):
+        scale = math.nan
+    return np.array(scale, grads.dtype), norm
+
+
+def sgd_update(
+    params: np.ndarray,
+    grads: np.ndarray,
+    velocity: np.ndarray | None,
+    lr: Any,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    decay_size: int,
+    scale: Any,
+) -> None:
+    factor, real = _finite_scale(scale), params.dtype.type
+    if factor is None:
+        return
+    grads = np.ascontiguousarray(grads)
+    numbers = real(factor), real(weight_decay), real(_number(lr))
+    if momentum:
+        _momentum(params, grads, velocity, decay_size, *numbers, real(momentum), nesterov)
+    else:
+        _sgd(params, grads, decay_size, *numbers)
+
+
+def adam_update(
+    params: np.ndarray,
+    grads: np.ndarray,
+    moment1: np.ndarray,
+    moment2: np.ndarray,
+    lr: Any,
+    step: Any,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    decay_size: int,
+    scale: Any,
+) -> None:
+    factor, real = _finite_scale(scale), params.dtype.type
+    if factor is None:
+        return
+    rate, t = _number(lr), _number(step)
+    # All that does not depend on the entry is computed once in float64: 1 - 0.999 would lose digits in float32.
+    constants = (
+        factor,
+        beta1,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        1 / math.sqrt(1 - beta2**t),
+        eps,
+        rate / (1 - beta1**t),
+    )
+    coupled, keep = (0.0, 1 - rate * weight_decay) if decoupled else (weight_decay, 1.0)
+    _adam(
+        params,
+        np.ascontiguousarray(grads),
+        moment1,
+        moment2,
+        decay_size,
+        real(coupled),
+        real(keep),
+        tuple(real(constant) for constant in constants),
+    )
+
+
+def ema_update(average: np.ndarray, values: np.ndarray, decay: float, step: Any) -> None:
+    if step is not None:
+        t = _number(step)
+        decay = min(decay, (1 + t) / (10 + t))
+    real = average.dtype.type
+    _ema(average, np.ascontiguousarray(values), real(decay), real(1 - decay))

@@ -1,0 +1,142 @@
+"""2-D pooling of NHWC maps.
+
+Everywhere below, `kernel_size`, `stride` (default: `kernel_size`) and `dilation` are an int or (vertical, horizontal),
+and `padding` is an int, (vertical, horizontal), ((top, bottom), (left, right)), ``"valid"`` or ``"same"``, at most half
+of the window. An output axis has ``(size + padding - dilation * (kernel - 1) - 1) / stride + 1`` entries, rounded down,
+or up with `ceil_mode`, where the last window must start inside the map or its leading padding. Semantics are PyTorch's.
+
+All functions raise ShapeError (ranks or shapes do not fit, the window is larger than the padded map), DTypeError (not
+float32 or float64, or two dtypes), ConfigError (an option is out of range) and DeviceError (two devices).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpunet.backend import Array
+from gpunet.errors import DTypeError
+from gpunet.ops._checks import check_float, check_rank, check_shape
+from gpunet.ops._dispatch import implementation
+from gpunet.ops.geometry import Padding, Pool2dGeometry
+
+Size = int | Sequence[int]
+
+
+def argmax_dtype(geometry: Pool2dGeometry) -> Any:
+    """The dtype of max_pool2d's second result: uint8 where it can number all taps of the window, else int32."""
+    return np.dtype(np.uint8 if geometry.kernel[0] * geometry.kernel[1] <= 256 else np.int32)
+
+
+def max_pool2d(
+    x: Array,
+    kernel_size: Size,
+    *,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    """Maximum over windows of `x` (N, H, W, C), each channel by itself; the padding never wins.
+
+    NaN is larger than every number. Of equal maxima the first one in row-major order is taken, of several NaN the last.
+    A window of a dilated kernel that meets no element of the map gives -inf.
+
+    Returns:
+        y: (N, OH, OW, C), dtype of `x`.
+        argmax: (N, OH, OW, C), the tap of the window that holds the maximum, ``row * kernel width + column`` with
+            (row, column) counted in taps: uint8 for up to 256 taps, else int32.
+    """
+    room = implementation(__name__, x)
+    geometry = Pool2dGeometry.of(
+        x.shape, kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
+    )
+    check_float(x=x)
+    y, argmax = room.max_pool2d(x, geometry, argmax_dtype(geometry))
+    return y, argmax
+
+
+def max_pool2d_backward(
+    dy: Array,
+    argmax: Array,
+    x_shape: Sequence[int],
+    kernel_size: Size,
+    *,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """Gradient of :func:`max_pool2d`: each entry of `dy` goes to the maximum of its window, overlapping windows add up.
+
+    Args:
+        dy: gradient of y, (N, OH, OW, C).
+        argmax: as the forward pass returned it.
+        x_shape: shape of the forward pass's input; the options too are those of the forward pass.
+
+    Returns: dx of `x_shape`, dtype of `dy`.
+    """
+    room = implementation(__name__, dy, argmax)
+    geometry = Pool2dGeometry.of(
+        x_shape, kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
+    )
+    check_float(dy=dy)
+    check_shape("dy", dy, geometry.y_shape)
+    check_shape("argmax", argmax, geometry.y_shape)
+    if argmax.dtype != argmax_dtype(geometry):
+        raise DTypeError(f"argmax must be {argmax_dtype(geometry)}, as max_pool2d returns it, got {argmax.dtype}")
+    return room.max_pool2d_backward(dy, argmax, geometry)
+
+
+def avg_pool2d(
+    x: Array,
+    kernel_size: Size,
+    *,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """Mean over windows of `x` (N, H, W, C), each channel by itself.
+
+    A window counts its elements inside the map and, with `count_include_pad`, the zeros of the padding; never what
+    `ceil_mode` lets it reach beyond the padding.
+
+    Returns: y, (N, OH, OW, C), dtype of `x`.
+    """
+    room = implementation(__name__, x)
+    geometry = Pool2dGeometry.of(x.shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
+    check_float(x=x)
+    return room.avg_pool2d(x, geometry, bool(count_include_pad))
+
+
+def avg_pool2d_backward(
+    dy: Array,
+    x_shape: Sequence[int],
+    kernel_size: Size,
+    *,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """Gradient of :func:`avg_pool2d` (same options): from `dy` (N, OH, OW, C), dx of `x_shape`, dtype of `dy`."""
+    room = implementation(__name__, dy)
+    geometry = Pool2dGeometry.of(x_shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
+    check_float(dy=dy)
+    check_shape("dy", dy, geometry.y_shape)
+    return room.avg_pool2d_backward(dy, geometry, bool(count_include_pad))
+
+
+def global_avg_pool2d(x: Array) -> Array:
+    """Mean of each map of `x` (N, H, W, C), as (N, C) (Lin, Chen & Yan, Network in Network, 2013, section 3.2)."""
+    check_rank("x", x, 4, "(N, H, W, C)")
+    return avg_pool2d(x, x.shape[1:3])[:, 0, 0]
+
+
+def global_avg_pool2d_backward(dy: Array, x_shape: Sequence[int]) -> Array:
+    """Gradient of :func:`global_avg_pool2d`: from `dy` (N, C), dx of `x_shape` (N, H, W, C), dtype of `dy`."""
+    check_rank("dy", dy, 2, "(N, C)")
+    return avg_pool2d_backward(dy[:, None, None], x_shape, tuple(x_shape)[1:3])

@@ -1,0 +1,254 @@
+"""Pooling on the CPU: parallel over the rows of the map that is written, so that no two threads meet.
+
+The channel loop is innermost and contiguous. The backward passes gather: each row of dx asks which windows cover it.
+What a window meets along one axis is looked up in the tables of :func:`_axis`. The usual pooling, windows of 2 x 2 side
+by side, has its own kernels, which read and write every element once and run at the speed of the memory.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpunet.ops._numba import parallel_jit, prange
+from gpunet.ops.geometry import Pool2dGeometry
+
+_FEW_TAPS = 64
+"""Averages of so many float32 elements are summed in float32, longer ones in float64."""
+
+
+class _Axis(NamedTuple):
+    """The windows along one axis, seen from the output and from the input."""
+
+    windows: np.ndarray
+    """(out, 3): input position of a window's first tap (may be negative), first and end of its taps inside the map."""
+    counts: np.ndarray
+    """(out,): how many elements the average counts."""
+    first: np.ndarray
+    """(size + 1,): `covers` of the input position k are those from ``first[k]`` to ``first[k + 1]``."""
+    covers: np.ndarray
+    """(any, 2): output position and tap."""
+
+
+@functools.lru_cache(maxsize=256)
+def _axis(g: Pool2dGeometry, axis: int, count_include_pad: bool = True) -> _Axis:
+    size, out = ((g.height, g.out_height), (g.width, g.out_width))[axis]
+    kernel, stride, dilation = g.kernel[axis], g.stride[axis], g.dilation[axis]
+    before, after = g.padding[2 * axis : 2 * axis + 2]
+    start = np.arange(out) * stride - before
+    first = np.maximum(-(start // dilation), 0)
+    end = np.maximum(np.minimum(-((start - size) // dilation), kernel), first)
+    counts = np.minimum(start + kernel, size + after) - start if count_include_pad else end - first
+    position = start[:, None] + np.arange(kernel) * dilation
+    position[(position < 0) | (position >= size)] = size
+    order = np.argsort(position, axis=None, kind="stable")
+    covers = np.stack(np.divmod(order, kernel), 1)
+    return _Axis(
+        np.stack([start, first, end], 1), counts, np.searchsorted(position.flat[order], np.arange(size + 1)), covers
+    )
+
+
+@parallel_jit
+def _max_pool(x: Any, y: Any, argmax: Any, rows: Any, columns: Any, kernel_w: int, dilation: Any) -> None:
+    batch, out_height, out_width, channels = y.shape
+    dilation_h, dilation_w = dilation
+    for piece in prange(batch * out_height):
+        n, i = piece // out_height, piece % out_height
+        top, first_p, end_p = rows[i]
+        for j in range(out_width):
+            left, first_q, end_q = columns[j]
+            if first_p >= end_p or first_q >= end_q:
+                for c in range(channels):
+                    y[n, i, j, c] = -np.inf
+                    argmax[n, i, j, c] = 0
+                continue
+            for p in range(first_p, end_p):
+                row = top + p * dilation_h
+                # Three taps at a time, the last one again where fewer are left. One at a time LLVM would make it
+                # a masked store, which is many times slower.
+                for q in range(first_q, end_q, 3):
+                    q2, q3 = min(q + 1, end_q - 1), min(q + 2, end_q - 1)
+                    column, column2, column3 = left + q * dilation_w, left + q2 * dilation_w, left + q3 * dilation_w
+                    tap, tap2 = argmax.dtype.type(p * kernel_w + q), argmax.dtype.type(p * kernel_w + q2)
+                    tap3 = argmax.dtype.type(p * kernel_w + q3)
+                    fresh = p == first_p and q == first_q
+                    for c in range(channels):
+                        value = x[n, row, column, c]
+                        best, best_tap = value, tap
+                        if not fresh:
+                            best, best_tap = y[n, i, j, c], argmax[n, i, j, c]
+                        if (value > best) | (value != value):  # NaN wins
+                            best, best_tap = value, tap
+                        value = x[n, row, column2, c]
+                        if (value > best) | (value != value):
+                            best, best_tap = value, tap2
+                        value = x[n, row, column3, c]
+                        if (value > best) | (value != value):
+                            best, best_tap = value, tap3
+                        y[n, i, j, c] = best
+                        argmax[n, i, j, c] = best_tap
+
+
+@parallel_jit
+def _max_pool_backward(
+    dy: Any, argmax: Any, dx: Any, first_row: Any, rows: Any, first_column: Any, columns: Any, kernel_w: int
+) -> None:
+    batch, height, width, channels = dx.shape
+    zero = dx.dtype.type(0)
+    for piece in prange(batch * height):
+        n, row = piece // height, piece % height
+        for column in range(width):
+            for c in range(channels):
+                dx[n, row, column, c] = 0
+            for a in range(first_row[row], first_row[row + 1]):
+                i, p = rows[a]
+                for b in range(first_column[column], first_column[column + 1]):
+                    j, q = columns[b]
+                    tap = argmax.dtype.type(p * kernel_w + q)
+                    for c in range(channels):
+                        d = dy[n, i, j, c]  # loaded on both paths, which the loop needs to be vectorised
+                        dx[n, row, column, c] += d if argmax[n, i, j, c] == tap else zero
+
+
+@parallel_jit
+def _max_pool_2x2(x: Any, y: Any, argmax: Any) -> None:
+    batch, out_height, out_width, channels = y.shape
+    for piece in prange(batch * out_height):
+        n, i = piece // out_height, piece % out_height
+        for j in range(out_width):
+            for c in range(channels):
+                best, tap = x[n, 2 * i, 2 * j, c], np.uint8(0)
+                value = x[n, 2 * i, 2 * j + 1, c]
+                if (value > best) | (value != value):
+                    best, tap = value, np.uint8(1)
+                value = x[n, 2 * i + 1, 2 * j, c]
+                if (value > best) | (value != value):
+                    best, tap = value, np.uint8(2)
+                value = x[n, 2 * i + 1, 2 * j + 1, c]
+                if (value > best) | (value != value):
+                    best, tap = value, np.uint8(3)
+                y[n, i, j, c] = best
+                argmax[n, i, j, c] = tap
+
+
+@parallel_jit
+def _max_pool_2x2_backward(dy: Any, argmax: Any, dx: Any) -> None:
+    batch, out_height, out_width, channels = dy.shape
+    _, height, width, _ = dx.shape
+    zero = dx.dtype.type(0)
+    for piece in prange(batch * out_height):
+        n, i = piece // out_height, piece % out_height
+        for j in range(out_width):
+            for c in range(channels):
+                d, tap = dy[n, i, j, c], argmax[n, i, j, c]
+                dx[n, 2 * i, 2 * j, c] = d if tap == 0 else zero
+                dx[n, 2 * i, 2 * j + 1, c] = d if tap == 1 else zero
+                dx[n, 2 * i + 1, 2 * j, c] = d if tap == 2 else zero
+                dx[n, 2 * i + 1, 2 * j + 1, c] = d if tap == 3 else zero
+        if width > 2 * out_width:
+            dx[n, 2 * i : 2 * i + 2, width - 1] = 0
+        if height > 2 * out_height and i == out_height - 1:
+            dx[n, height - 1] = 0
+
+
+@parallel_jit
+def _avg_pool(x: Any, y: Any, zero: Any, rows: Any, row_counts: Any, columns: Any, column_counts: Any) -> None:
+    batch, out_height, out_width, channels = y.shape
+    for piece in prange(batch * out_height):
+        n, i = piece // out_height, piece % out_height
+        top, first_p, end_p = rows[i]
+        total = np.full(channels, zero)
+        for j in range(out_width):
+            left, first_q, end_q = columns[j]
+            for c in range(channels):
+                total[c] = zero
+            for row in range(top + first_p, top + end_p):
+                for column in range(left + first_q, left + end_q):
+                    for c in range(channels):
+                        total[c] += x[n, row, column, c]
+            count = x.dtype.type(row_counts[i] * column_counts[j])
+            for c in range(channels):
+                y[n, i, j, c] = total[c] / count
+
+
+@parallel_jit
+def _avg_pool_2x2(x: Any, y: Any) -> None:
+    batch, out_height, out_width, channels = y.shape
+    quarter = x.dtype.type(0.25)
+    for piece in prange(batch * out_height):
+        n, i = piece // out_height, piece % out_height
+        for j in range(out_width):
+            for c in range(channels):
+                upper = x[n, 2 * i, 2 * j, c] + x[n, 2 * i, 2 * j + 1, c]
+                y[n, i, j, c] = (upper + (x[n, 2 * i + 1, 2 * j, c] + x[n, 2 * i + 1, 2 * j + 1, c])) * quarter
+
+
+@parallel_jit
+def _avg_pool_backward(
+    dy: Any, dx: Any, row_counts: Any, column_counts: Any, first_row: Any, rows: Any, first_column: Any, columns: Any
+) -> None:
+    batch, height, width, channels = dx.shape
+    one = dx.dtype.type(1)
+    for piece in prange(batch * height):
+        n, row = piece // height, piece % height
+        for column in range(width):
+            for c in range(channels):
+                dx[n, row, column, c] = 0
+            for a in range(first_row[row], first_row[row + 1]):
+                i = rows[a, 0]
+                for b in range(first_column[column], first_column[column + 1]):
+                    j = columns[b, 0]
+                    share = one / dx.dtype.type(row_counts[i] * column_counts[j])
+                    for c in range(channels):
+                        dx[n, row, column, c] += dy[n, i, j, c] * share
+
+
+def _is_2x2(g: Pool2dGeometry) -> bool:
+    """Whether windows of 2 x 2 lie side by side and inside the map: the usual pooling of an image network."""
+    inside = 2 * g.out_height <= g.height and 2 * g.out_width <= g.width
+    return inside and g.kernel == g.stride == (2, 2) and g.dilation == (1, 1) and g.padding[0] == g.padding[2] == 0
+
+
+def max_pool2d(x: np.ndarray, geometry: Pool2dGeometry, argmax_dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+    g, x = geometry, np.ascontiguousarray(x)
+    y, argmax = np.empty(g.y_shape, x.dtype), np.empty(g.y_shape, argmax_dtype)
+    if _is_2x2(g):
+        _max_pool_2x2(x, y, argmax)
+    else:
+        _max_pool(x, y, argmax, _axis(g, 0).windows, _axis(g, 1).windows, g.kernel[1], g.dilation)
+    return y, argmax
+
+
+def max_pool2d_backward(dy: np.ndarray, argmax: np.ndarray, geometry: Pool2dGeometry) -> np.ndarray:
+    g, dy, argmax = geometry, np.ascontiguousarray(dy), np.ascontiguousarray(argmax)
+    dx = np.empty(g.x_shape, dy.dtype)
+    if _is_2x2(g):
+        _max_pool_2x2_backward(dy, argmax, dx)
+    else:
+        rows, columns = _axis(g, 0), _axis(g, 1)
+        _max_pool_backward(dy, argmax, dx, rows.first, rows.covers, columns.first, columns.covers, g.kernel[1])
+    return dx
+
+
+def avg_pool2d(x: np.ndarray, geometry: Pool2dGeometry, count_include_pad: bool) -> np.ndarray:
+    g, x = geometry, np.ascontiguousarray(x)
+    y = np.empty(g.y_shape, x.dtype)
+    if _is_2x2(g):
+        _avg_pool_2x2(x, y)
+    else:
+        rows, columns = _axis(g, 0, count_include_pad), _axis(g, 1, count_include_pad)
+        zero = x.dtype.type(0) if g.kernel[0] * g.kernel[1] <= _FEW_TAPS else np.float64(0)
+        _avg_pool(x, y, zero, rows.windows, rows.counts, columns.windows, columns.counts)
+    return y
+
+
+def avg_pool2d_backward(dy: np.ndarray, geometry: Pool2dGeometry, count_include_pad: bool) -> np.ndarray:
+    rows, columns = _axis(geometry, 0, count_include_pad), _axis(geometry, 1, count_include_pad)
+    dx = np.empty(geometry.x_shape, dy.dtype)
+    _avg_pool_backward(
+        np.ascontiguousarray(dy), dx, rows.counts, columns.counts,
+        rows.first, rows.covers, columns.first, columns.covers,
+    )
+    return dx

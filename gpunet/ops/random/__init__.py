@@ -1,0 +1,140 @@
+"""Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as
+1, 2, 3", SC 2011).
+
+A random number has no state: it is a function of (seed, stream, step, index), the same bits in the reference, in
+NumPy (:class:`Stream`), in Numba and in CUDA. The key is (seed low, seed high) and the counter is (index low, index
+high, step, stream), each a 32-bit word; one counter gives four words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpunet.errors import DTypeError, ShapeError
+from gpunet.ops._checks import check_int
+
+SPLIT = 0
+"""Stream of the train/validation split."""
+SHUFFLE = 1
+"""Stream of the order of the examples; the step is the epoch."""
+INIT = 2
+"""Stream of the initial parameters; the step is the number of the parameter."""
+AUGMENT = 3
+"""Stream of the augmentation; the step is the training step."""
+DROPOUT = 16
+"""Stream of dropout: layer number i uses stream DROPOUT + i; the step is the training step."""
+
+M0, M1 = 0xD2511F53, 0xCD9E8D57
+"""Philox4x32's multipliers (Salmon et al., section 3.3 and table 2)."""
+W0, W1 = 0x9E3779B9, 0xBB67AE85
+"""Weyl increments of the key: the golden ratio and sqrt(3) - 1, as 32-bit fractions."""
+
+_BLOCK = 4096  # counters worked on at a time, so that the six temporaries stay in the second-level cache
+
+
+def check_seed(seed: int) -> int:
+    """`seed` as an int, or ConfigError unless it is a whole number in [0, 2**64)."""
+    return check_int("seed", seed, high=2**64 - 1)
+
+
+def check_word(name: str, value: int) -> int:
+    """`value` as an int, or ConfigError unless it is a whole number in [0, 2**32)."""
+    return check_int(name, value, high=2**32 - 1)
+
+
+def check_scalar(name: str, value: Any, *, high: int = 2**32 - 1) -> Any:
+    """`value` as an int in [0, high], or as it is if it is an integer array of one element.
+
+    An array may live on the device: its value is not looked at.
+
+    Raises:
+        ConfigError: `value` is a number but not a whole one in [0, high].
+        ShapeError, DTypeError: `value` is an array but not one integer.
+    """
+    if not hasattr(value, "ndim") or isinstance(value, np.generic):
+        return check_int(name, value, high=high)
+    if value.size != 1:
+        raise ShapeError(f"{name} must be an integer or an array of one element, got shape {tuple(value.shape)}")
+    if value.dtype.kind not in "iu":
+        raise DTypeError(f"{name} must be an integer, got an array of {value.dtype}")
+    return value
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The random numbers of one (seed, stream, step), computed on the host with NumPy alone.
+
+    A stream holds no position: the same call gives the same numbers again, and ``bits(m)`` starts with ``bits(n)``
+    for every n < m (so do uniform and normal). For other numbers, take another step or stream.
+
+    Raises:
+        ConfigError: `seed` is not in [0, 2**64), or `stream` or `step` is not in [0, 2**32).
+    """
+
+    seed: int
+    stream: int
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_word("stream", self.stream)
+        check_word("step", self.step)
+
+    def bits(self, n: int) -> np.ndarray:
+        """`n` random words, uint32 (n,): word i is word i % 4 of the counter with index i // 4."""
+        n = check_int("n", n)
+        words = np.empty((-(-n // 4), 4), np.uint32)
+        for start in range(0, len(words), _BLOCK):
+            self._fill(words[start : start + _BLOCK], start)
+        return words.reshape(-1)[:n]
+
+    def _fill(self, out: np.ndarray, start: int) -> None:
+        # Each 32-bit word sits in a uint64, so that a product of two is complete.
+        word = np.uint64(0xFFFFFFFF)
+        shift = np.uint64(32)
+        index = np.arange(start, start + len(out), dtype=np.uint64)
+        c0, c1 = index & word, index >> shift
+        c2, c3 = np.full_like(index, self.step), np.full_like(index, self.stream)
+        key0, key1 = int(self.seed) & 0xFFFFFFFF, int(self.seed) >> 32
+        spare = np.empty_like(index), np.empty_like(index)
+        for _ in range(10):
+            product0 = np.multiply(c0, np.uint64(M0), out=spare[0])
+            product1 = np.multiply(c2, np.uint64(M1), out=spare[1])
+            # (c0, c1, c2, c3) <- (high1 ^ c1 ^ key0, low1, high0 ^ c3 ^ key1, low0)
+            np.right_shift(product1, shift, out=c0)
+            c0 ^= c1
+            c0 ^= np.uint64(key0)
+            np.right_shift(product0, shift, out=c2)
+            c2 ^= c3
+            c2 ^= np.uint64(key1)
+            np.bitwise_and(product1, word, out=c1)
+            np.bitwise_and(product0, word, out=c3)
+            key0, key1 = (key0 + W0) & 0xFFFFFFFF, (key1 + W1) & 0xFFFFFFFF
+        for column, c in enumerate((c0, c1, c2, c3)):
+            out[:, column] = c
+
+    def _keys(self, n: int) -> np.ndarray:
+        # n numbers of 64 bits: number i has word 2 i as its lower half and word 2 i + 1 as its upper half.
+        return self.bits(2 * check_int("n", n)).astype("<u4", copy=False).view("<u8")
+
+    def uniform(self, n: int) -> np.ndarray:
+        """`n` numbers uniform in [0, 1), float64 (n,): the upper 53 bits of word 2 i + 1 and word 2 i."""
+        return (self._keys(n) >> np.uint64(11)) * 2.0**-53
+
+    def normal(self, n: int) -> np.ndarray:
+        """`n` standard normal numbers, float64 (n,), by Box and Muller's transform of pairs of uniform ones.
+
+        Box & Muller, "A Note on the Generation of Random Normal Deviates", Ann. Math. Stat. 29 (1958), eq. 1. The last
+        bit is that of this machine's log, sin and cos.
+        """
+        u = self.uniform(2 * (-(-check_int("n", n) // 2)))
+        radius = np.sqrt(-2.0 * np.log1p(-u[0::2]))  # 1 - u is never 0
+        angle = (2.0 * np.pi) * u[1::2]
+        return np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=1).reshape(-1)[:n]
+
+    def permutation(self, n: int) -> np.ndarray:
+        """The numbers 0 to n - 1 in random order, int64 (n,): the order of n random 64-bit keys."""
+        return np.argsort(self._keys(n), kind="stable").astype(np.int64, copy=False)

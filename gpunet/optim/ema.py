@@ -1,0 +1,62 @@
+"""An average of the weights over the training steps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from gpunet.backend import Array
+from gpunet.ops._checks import check_number
+from gpunet.ops.optimizer import Scalar, ema_update
+from gpunet.optim import _slots
+
+if TYPE_CHECKING:
+    from gpunet.nn.parameter import FlatParameters
+
+
+class WeightAverage:
+    """Exponential moving average of a model's parameters and of its buffers (batch norm's running statistics).
+
+    It starts as a copy of them; step t (1 for the first) moves it by ``decay_t = min(decay, (1 + t) / (10 + t))``, so
+    that the start is soon forgotten: num_updates of TensorFlow's ExponentialMovingAverage. Averaging of iterates:
+    Polyak & Juditsky 1992.
+
+    Raises:
+        ConfigError: `decay` is not in [0, 1).
+    """
+
+    def __init__(self, flat: FlatParameters, decay: float) -> None:
+        self.flat = flat
+        self.decay = check_number("decay", decay, low=0, high=1, high_open=True)
+        self._slots = {"values": flat.values.copy(), "state": flat.state.copy()}
+
+    def update(self, step: Scalar) -> None:
+        """Take in the model's present values, as step number `step`: an int, or a one-element array on the device."""
+        ema_update(self._slots["values"], self.flat.values, decay=self.decay, step=step)
+        ema_update(self._slots["state"], self.flat.state, decay=self.decay, step=step)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside the block the model has the averaged values; afterwards its own again, bit for bit.
+
+        What the block itself writes to the model's values is lost.
+        """
+        values, state = self.flat.values.copy(), self.flat.state.copy()
+        self.flat.values[...], self.flat.state[...] = self._slots["values"], self._slots["state"]
+        try:
+            yield
+        finally:
+            self.flat.values[...], self.flat.state[...] = values, state
+
+    def slots(self) -> dict[str, Array]:
+        """The averages, laid out as ``flat.values`` and ``flat.state``; not copies."""
+        return dict(self._slots)
+
+    def load_slots(self, tensors: Mapping[str, Array]) -> None:
+        """Fill the averages with what :meth:`slots` once gave; nothing changes unless everything fits.
+
+        Raises:
+            CheckpointError: a name is missing or surplus, or a shape differs.
+        """
+        _slots.load("the average of the weights", self._slots, tensors, self.flat.backend)

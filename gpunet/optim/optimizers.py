@@ -1,0 +1,145 @@
+"""SGD, Adam and AdamW over a model's flat parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from gpunet.backend import Array
+from gpunet.errors import ConfigError
+from gpunet.ops._checks import check_number
+from gpunet.ops.optimizer import Scalar, adam_update, sgd_update
+from gpunet.optim import _slots
+
+if TYPE_CHECKING:
+    from gpunet.nn.parameter import FlatParameters
+
+
+class Optimizer:
+    """An update rule with its hyperparameters; :meth:`bind` gives it the parameters and the buffers it needs.
+
+    Weight decay applies to the parameters with ``decay=True`` alone: to weights, not to biases and batch norm.
+    """
+
+    slot_names: tuple[str, ...] = ()
+
+    def __init__(self, weight_decay: float) -> None:
+        self.weight_decay = check_number("weight_decay", weight_decay, low=0)
+        self._flat: FlatParameters | None = None
+        self._slots: dict[str, Array] = {}
+
+    def bind(self, flat: FlatParameters) -> None:
+        """Update these parameters from now on, with new slots (all zeros) on their device."""
+        self._flat = flat
+        self._slots = {name: flat.backend.zeros(flat.values.shape, flat.dtype) for name in self.slot_names}
+
+    @property
+    def flat(self) -> FlatParameters:
+        """The parameters this optimiser is bound to."""
+        if self._flat is None:
+            raise ConfigError("the optimizer has no parameters yet: call bind(model.flat) first")
+        return self._flat
+
+    def update(self, lr: Scalar, step: Scalar, scale: Scalar | None = None) -> None:
+        """Change the parameters by one step, in one pass.
+
+        Args:
+            lr: learning rate.
+            step: number of this step, 1 for the first.
+            scale: factor of the gradients, as :func:`gpunet.ops.optimizer.gradient_scale` gives it; with one that is
+                not finite nothing changes. None: 1.
+
+        All are numbers, or one-element arrays on the parameters' device.
+
+        Raises:
+            ConfigError: the optimiser is not bound, or a number is out of range.
+        """
+        raise NotImplementedError
+
+    def slots(self) -> dict[str, Array]:
+        """The optimiser's own arrays by name, each as large as the parameters; not copies."""
+        return dict(self._slots)
+
+    def load_slots(self, tensors: Mapping[str, Array]) -> None:
+        """Fill the slots with what :meth:`slots` once gave; nothing changes unless everything fits.
+
+        Raises:
+            CheckpointError: a name is missing or surplus, or a shape differs.
+            ConfigError: the optimiser is not bound.
+        """
+        _slots.load(f"the optimizer {type(self).__name__}", self._slots, tensors, self.flat.backend)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with (Nesterov's) momentum, as torch.optim.SGD without dampening.
+
+    Nesterov's form without momentum is plain gradient descent.
+
+    Raises:
+        ConfigError: `momentum` is not in [0, 1) or `weight_decay` is negative.
+    """
+
+    def __init__(self, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
+        super().__init__(weight_decay)
+        self.momentum = check_number("momentum", momentum, low=0, high=1, high_open=True)
+        self.nesterov = nesterov
+        self.slot_names = ("velocity",) if momentum else ()
+
+    def update(self, lr: Scalar, step: Scalar, scale: Scalar | None = None) -> None:
+        sgd_update(
+            self.flat.values,
+            self.flat.gradients,
+            self._slots.get("velocity"),
+            lr=lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            decay_size=self.flat.decay_size,
+            scale=scale,
+        )
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015) as torch.optim.Adam: weight decay is part of the gradient.
+
+    Raises:
+        ConfigError: `beta1` or `beta2` is not in [0, 1), or `eps` or `weight_decay` is negative.
+    """
+
+    slot_names = ("moment1", "moment2")
+    decoupled = False
+
+    def __init__(
+        self, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(weight_decay)
+        self.beta1 = check_number("beta1", beta1, low=0, high=1, high_open=True)
+        self.beta2 = check_number("beta2", beta2, low=0, high=1, high_open=True)
+        self.eps = check_number("eps", eps, low=0)
+
+    def update(self, lr: Scalar, step: Scalar, scale: Scalar | None = None) -> None:
+        adam_update(
+            self.flat.values,
+            self.flat.gradients,
+            **self._slots,
+            lr=lr,
+            step=step,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            decoupled=self.decoupled,
+            decay_size=self.flat.decay_size,
+            scale=scale,
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019) as torch.optim.AdamW; arguments as :class:`Adam`."""
+
+    decoupled = True
+
+    def __init__(
+        self, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
+    ) -> None:
+        super().__init__(beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)

@@ -1,0 +1,221 @@
+"""Learning-rate schedules: the rate as a function of the number of finished optimiser steps.
+
+They hold no position, so a resumed training continues exactly. The one exception is :class:`ReduceOnPlateau`, whose few
+numbers go into the checkpoint. Schedules by epoch change after every `steps_per_epoch` steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gpunet.errors import CheckpointError, ConfigError
+from gpunet.ops._checks import check_int, check_number
+
+
+class Schedule:
+    """Base of all schedules.
+
+    Args:
+        lr: learning rate to start with; the largest one for Cosine and OneCycle.
+        total_steps: optimiser steps of the whole training.
+        steps_per_epoch: optimiser steps of one epoch.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(self, lr: float, *, total_steps: int, steps_per_epoch: int) -> None:
+        self.peak = check_number("lr", lr, low=0, low_open=True)
+        self.total_steps = check_int("total_steps", total_steps, low=1)
+        self.steps_per_epoch = check_int("steps_per_epoch", steps_per_epoch, low=1)
+
+    def lr(self, step: int) -> float:
+        """The learning rate for the update after `step` finished ones: 0 for the first update.
+
+        Past the end of the training it is what the schedule ends with.
+        """
+        raise NotImplementedError
+
+    def observe(self, validation_loss: float) -> None:
+        """Told once after each epoch; only :class:`ReduceOnPlateau` listens."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to keep, as values that JSON can hold."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` once gave.
+
+        Raises:
+            CheckpointError: `state` is of another schedule.
+        """
+        if state.keys() != self.state().keys():
+            raise CheckpointError(
+                f"the checkpoint's learning-rate schedule has {', '.join(sorted(state)) or 'no state'}, "
+                f"{type(self).__name__} has {', '.join(self.state()) or 'none'}: resume with the schedule of that run"
+            )
+
+
+class Constant(Schedule):
+    """Always the same learning rate."""
+
+    def lr(self, step: int) -> float:
+        return self.peak
+
+
+class Step(Schedule):
+    """The learning rate times `factor` after every `epochs` epochs (torch.optim.lr_scheduler.StepLR)."""
+
+    def __init__(
+        self, lr: float, *, total_steps: int, steps_per_epoch: int, epochs: int = 10, factor: float = 0.5
+    ) -> None:
+        super().__init__(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        self.epochs = check_int("epochs", epochs, low=1)
+        self.factor = _check_factor(factor)
+
+    def lr(self, step: int) -> float:
+        return self.peak * self.factor ** (step // self.steps_per_epoch // self.epochs)
+
+
+class Exponential(Schedule):
+    """The learning rate times `factor` after every epoch (torch.optim.lr_scheduler.ExponentialLR)."""
+
+    def __init__(self, lr: float, *, total_steps: int, steps_per_epoch: int, factor: float = 0.5) -> None:
+        super().__init__(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        self.factor = _check_factor(factor)
+
+    def lr(self, step: int) -> float:
+        return self.peak * self.factor ** (step // self.steps_per_epoch)
+
+
+class ReduceOnPlateau(Schedule):
+    """The learning rate times `factor` when the validation loss has not improved for more than `patience` epochs.
+
+    As torch.optim.lr_scheduler.ReduceLROnPlateau with its defaults: only a loss of less than ``1 - 1e-4`` times the
+    best counts as better, a NaN never does, the count starts again after a reduction, and one by less than 1e-8 is left
+    out.
+    """
+
+    threshold = 1e-4
+    smallest_change = 1e-8
+
+    def __init__(
+        self, lr: float, *, total_steps: int, steps_per_epoch: int, patience: int = 3, factor: float = 0.5
+    ) -> None:
+        super().__init__(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        self.patience = check_int("patience", patience)
+        self.factor = _check_factor(factor)
+        self._lr = self.peak
+        self._best: float | None = None
+        self._bad_epochs = 0
+
+    def lr(self, step: int) -> float:
+        return self._lr
+
+    def observe(self, validation_loss: float) -> None:
+        best = math.inf if self._best is None else self._best
+        if validation_loss < best * (1 - self.threshold):
+            self._best, self._bad_epochs = float(validation_loss), 0
+        else:
+            self._bad_epochs += 1
+        if self._bad_epochs > self.patience:
+            self._bad_epochs = 0
+            reduced = self._lr * self.factor
+            if self._lr - reduced > self.smallest_change:
+                self._lr = reduced
+
+    def state(self) -> dict[str, Any]:
+        return {"lr": self._lr, "best": self._best, "bad_epochs": self._bad_epochs}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self._lr, self._best, self._bad_epochs = state["lr"], state["best"], state["bad_epochs"]
+
+
+class Cosine(Schedule):
+    """Half a cosine from the peak to 0, after a linear warm-up.
+
+    The cosine is that of Loshchilov & Hutter 2017 (arXiv:1608.03983, equation 5) without restarts,
+    torch.optim.lr_scheduler.CosineAnnealingLR. The warm-up (Goyal et al. 2017, arXiv:1706.02677, section 2.2) takes
+    w = round(warmup * total_steps) steps; its rates are 1/(w+1), 2/(w+1) ... w/(w+1) of the peak, so that the first
+    update is not lost and the one after the warm-up has the peak.
+    """
+
+    def __init__(self, lr: float, *, total_steps: int, steps_per_epoch: int, warmup: float = 0.0) -> None:
+        super().__init__(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        self.warmup_steps = round(_check_warmup(warmup) * self.total_steps)
+
+    def lr(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / (self.warmup_steps + 1)
+        return _cosine(self.peak, 0.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
+
+
+class OneCycle(Schedule):
+    """One rise to the peak and one long descent: Smith & Topin 2018 (arXiv:1708.07120), section 4.
+
+    Both are half a cosine, where the paper has straight lines (torch.optim.lr_scheduler.OneCycleLR, whose default this
+    is): from peak/25 to the peak in the first `warmup` share of the steps, then down to peak/1e4 at the last one.
+    """
+
+    start_divisor = 25.0
+    end_divisor = 1e4
+
+    def __init__(self, lr: float, *, total_steps: int, steps_per_epoch: int, warmup: float = 0.2) -> None:
+        super().__init__(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        self.top = max(0.0, _check_warmup(warmup) * self.total_steps - 1)
+        """The step of the peak; it may lie between two."""
+
+    def lr(self, step: int) -> float:
+        if step < self.top:
+            return _cosine(self.peak / self.start_divisor, self.peak, step / self.top)
+        descent = (self.total_steps - 1 - self.top) or 1.0  # 0 in a training of one step
+        return _cosine(self.peak, self.peak / self.end_divisor, (step - self.top) / descent)
+
+
+def _check_factor(factor: float) -> float:
+    return check_number("factor", factor, low=0, high=1, low_open=True)
+
+
+def _check_warmup(warmup: float) -> float:
+    return check_number("warmup", warmup, low=0, high=1, high_open=True)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, share))) / 2
+
+
+def create(
+    name: str,
+    *,
+    lr: float,
+    total_steps: int,
+    steps_per_epoch: int,
+    warmup: float,
+    lr_step: int,
+    lr_factor: float,
+    lr_patience: int,
+) -> Schedule:
+    """The schedule called `name`, with those of the options that it has.
+
+    Raises:
+        ConfigError: there is no such schedule, or an option is out of range.
+    """
+    steps: dict[str, int] = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    if name == "constant":
+        return Constant(lr, **steps)
+    if name == "step":
+        return Step(lr, **steps, epochs=lr_step, factor=lr_factor)
+    if name == "exponential":
+        return Exponential(lr, **steps, factor=lr_factor)
+    if name == "plateau":
+        return ReduceOnPlateau(lr, **steps, patience=lr_patience, factor=lr_factor)
+    if name == "cosine":
+        return Cosine(lr, **steps, warmup=warmup)
+    if name == "one_cycle":
+        return OneCycle(lr, **steps, warmup=warmup)
+    raise ConfigError(
+        f"unknown schedule {name!r}: expected constant, step, exponential, plateau, cosine or one_cycle"
+    )

@@ -1,0 +1,80 @@
+"""The figures of a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet.data.dataset import Dataset
+from gpunet.data.scaling import Scaling
+from gpunet.nn import ConvBlock, Layer, Linear, Mode, Sequential
+from gpunet.report import figures
+from gpunet.training.metrics import confusion_matrix
+
+
+def draw_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, *, prefix: str = "") -> None:
+    """Confusion matrix, metrics of each class and most confident mistakes, as PNG files in `folder`."""
+    predictions = probabilities.argmax(1)
+    matrix = confusion_matrix(dataset.labels, predictions, dataset.classes)
+    names = dataset.class_names
+    figures.confusion_matrix(matrix, names, folder / f"{prefix}confusion_matrix.png")
+    figures.per_class_metrics(matrix, names, folder / f"{prefix}per_class_metrics.png")
+    figures.confident_mistakes(
+        dataset.images, dataset.labels, predictions, probabilities, names, folder / f"{prefix}confident_mistakes.png"
+    )
+
+
+def draw_run(
+    folder: Path,
+    model: Sequential,
+    records: Sequence[dict[str, Any]],
+    test: Dataset,
+    probabilities: np.ndarray,
+    scaling: Scaling,
+) -> None:
+    """All figures of a run: learning curves, those of :func:`draw_evaluation`, filters, and a CNN's feature maps."""
+    figures.learning_curves(records, folder / "learning_curves.png")
+    draw_evaluation(folder, test, probabilities)
+    weight = _first_weight(model)
+    if weight is not None:
+        figures.first_layer_filters(weight, folder / "first_layer_filters.png", image_shape=test.image_shape)
+    maps = _feature_maps(model, test.images[:1], scaling)
+    if maps:
+        figures.feature_maps(maps, test.images[0], folder / "feature_maps.png")
+
+
+def _host(model: Layer, array: Any) -> np.ndarray:
+    assert model.flat is not None
+    return model.flat.backend.to_numpy(array)
+
+
+def _first_weight(model: Sequential) -> np.ndarray | None:
+    """The first layer's weight: HWIO of a convolution, (in, out) of a linear layer."""
+    for _, layer in model.named_layers():
+        if isinstance(layer, (Linear, ConvBlock)):
+            weight = layer.weight if isinstance(layer, Linear) else layer.layers["conv"].weight  # type: ignore[attr-defined]
+            return _host(model, weight.value)
+    return None
+
+
+def _feature_maps(model: Sequential, image: np.ndarray, scaling: Scaling) -> list[tuple[str, np.ndarray]]:
+    """The output (H, W, C) of each block for one image (1, H, W, C)."""
+    assert model.flat is not None
+    x = model.flat.backend.asarray(image * scaling.scale + scaling.offset, model.flat.dtype)
+    found: list[tuple[str, np.ndarray]] = []
+
+    def walk(layer: Sequential, x: Any) -> Any:
+        for name, child in layer.children():
+            if isinstance(child, Sequential) and not isinstance(child, ConvBlock):
+                x = walk(child, x)
+                continue
+            x = child.forward(x, Mode())[0]
+            if isinstance(child, ConvBlock):
+                found.append((name, _host(model, x)[0]))
+        return x
+
+    walk(model, x)
+    return found

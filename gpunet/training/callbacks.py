@@ -1,0 +1,62 @@
+"""What can be hung into a training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpunet.training.history import Record
+    from gpunet.training.trainer import Trainer
+
+
+class Callback:
+    """Base of all callbacks: each method is called at its moment and does nothing unless overridden.
+
+    Set ``trainer.stop = True`` to end the training after the running epoch. What a callback has to remember across a
+    stopped and resumed run goes into :meth:`state`.
+    """
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        """Before the first epoch of this call."""
+
+    def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
+        """Before the first step of `epoch`, counted from 1."""
+
+    def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
+        """After each step, counted from 1 within its epoch, with the mean loss of the epoch so far."""
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        """After validation, with the record of the epoch."""
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        """After the last epoch, and also when an exception ends the training."""
+
+    def state(self) -> dict[str, Any]:
+        """What to remember, JSON-able."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state` returned."""
+
+
+class EarlyStopping(Callback):
+    """Stop when the validation accuracy has not improved for `patience` epochs."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.best = -1.0
+        self.waited = 0
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        if record["validation_accuracy"] > self.best:
+            self.best, self.waited = record["validation_accuracy"], 0
+        else:
+            self.waited += 1
+            if self.waited >= self.patience:
+                trainer.stop = True
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.best, self.waited = state["best"], state["waited"]

@@ -1,0 +1,60 @@
+"""Options of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpunet.options import Options, option
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "exponential", "plateau", "cosine", "one_cycle")
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Options):
+    """How a model is trained."""
+
+    epochs: int = option(15, "passes over the training images", low=1)
+    batch_size: int = option(128, "images in one step", low=1)
+    optimizer: str = option("adamw", "update rule", choices=OPTIMIZERS)
+    lr: float = option(2e-3, "learning rate; for one_cycle and cosine its peak", low=0, low_open=True)
+    momentum: float = option(0.9, "momentum of sgd", low=0, high=1, high_open=True)
+    nesterov: bool = option(True, "Nesterov's form of momentum (sgd)")
+    beta1: float = option(0.9, "decay of adam's first moment", low=0, high=1, high_open=True)
+    beta2: float = option(0.999, "decay of adam's second moment", low=0, high=1, high_open=True)
+    weight_decay: float = option(0.0, "decay of weights; biases and batch norm are left out", low=0)
+    schedule: str = option("one_cycle", "how the learning rate changes", choices=SCHEDULES)
+    warmup: float = option(
+        0.2, "share of the training in which one_cycle and cosine rise to the peak", low=0, high=1, high_open=True
+    )
+    lr_step: int = option(10, "step: epochs between two reductions", low=1)
+    lr_factor: float = option(
+        0.5, "step, exponential, plateau: factor of each reduction", low=0, high=1, low_open=True
+    )
+    lr_patience: int = option(3, "plateau: epochs without a better validation loss before a reduction", low=0)
+    label_smoothing: float = option(0.0, "probability spread over all classes", low=0, high=1, high_open=True)
+    class_weights: str = option(
+        "none", "weights of the classes in the loss; balanced: n / (classes * n_class)", choices=("none", "balanced")
+    )
+    clip_norm: float = option(0.0, "largest L2 norm of the gradient; 0: no clipping", low=0)
+    ema_decay: float = option(
+        0.0, "decay per step of an average of the weights that is validated instead of them; 0: none", low=0, high=1,
+        high_open=True,
+    )
+    early_stopping: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never",
+                                 low=0)
+    seed: int = option(0, "seed of initialisation, order, augmentation and dropout", low=0, high=2**32 - 1)
+    dtype: str = option("float32", "precision of all arrays", choices=("float32", "float64"))
+
+
+@dataclass(frozen=True)
+class HybridTrainingConfig(Options):
+    """What the hybrid trains after its CNN: the MLP on the features, then, if wanted, both together.
+
+    Everything not said here (batch size, optimiser, schedule, seed ...) is as in :class:`TrainingConfig`.
+    """
+
+    classifier_epochs: int = option(20, "passes over the features to train the MLP", low=1)
+    classifier_lr: float = option(1e-3, "learning rate of the MLP on the features", low=0, low_open=True)
+    joint_epochs: int = option(0, "passes to train the CNN and the MLP together; 0: the features stay frozen", low=0)
+    joint_lr: float = option(1e-4, "learning rate of training together", low=0, low_open=True)

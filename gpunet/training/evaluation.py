@@ -1,0 +1,59 @@
+"""Evaluation of a model on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpunet import ops
+from gpunet.backend import Array
+from gpunet.data.loader import Loader
+from gpunet.nn import Layer, Mode, SoftmaxCrossEntropy
+
+EVALUATION_BATCH = 1000
+"""Images of one evaluation batch. It is fixed, so that an evaluation has the same bits whoever asks for it."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and number of right predictions over a data set; the predictions where they were asked for."""
+
+    loss: float
+    correct: int
+    total: int
+    probabilities: np.ndarray | None = None
+    """(total, classes), or None."""
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+
+def evaluate(
+    model: Layer, loader: Loader, *, keep_probabilities: bool = False, on_batch: Callable[[int], None] | None = None
+) -> Evaluation:
+    """Run `model` in inference mode over all of `loader`; the loss is plain cross-entropy.
+
+    `on_batch` is called with the number of images done, after each batch.
+    """
+    loss, correct, done = 0.0, 0, 0
+    criterion = SoftmaxCrossEntropy()
+    kept: list[np.ndarray] = []
+    for x, labels in loader.batches(EVALUATION_BATCH):
+        logits, _ = model.forward(x, Mode())
+        batch_loss, _ = criterion(logits, labels)
+        loss += float(batch_loss) * len(labels)
+        correct += int(ops.count_correct(logits, labels))
+        done += len(labels)
+        if keep_probabilities:
+            kept.append(loader.backend.to_numpy(ops.softmax(logits)))
+        if on_batch is not None:
+            on_batch(done)
+    return Evaluation(loss / loader.size, correct, loader.size, np.concatenate(kept) if kept else None)
+
+
+def extract(model: Callable[[Array], Array], loader: Loader) -> np.ndarray:
+    """The outputs of `model` (a function of a batch) over all of `loader`, on the host."""
+    return np.concatenate([loader.backend.to_numpy(model(x)) for x, _ in loader.batches(EVALUATION_BATCH)])

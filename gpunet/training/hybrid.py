@@ -1,0 +1,113 @@
+"""The hybrid's pipeline: train the CNN, train the MLP on its features, then, if wanted, both together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpunet.data.loader import Loader
+from gpunet.errors import OutputError
+from gpunet.models import CNN, Hybrid, HybridConfig, create_cnn, create_hybrid
+from gpunet.nn import Layer
+from gpunet.training.callbacks import Callback
+from gpunet.training.config import HybridTrainingConfig, TrainingConfig
+from gpunet.training.evaluation import extract
+from gpunet.training.history import Record
+from gpunet.training.trainer import Trainer
+
+STAGES = ("cnn", "classifier", "joint")
+
+
+@dataclasses.dataclass(frozen=True)
+class HybridFit:
+    """The trained hybrid, and how each stage went."""
+
+    hybrid: Hybrid
+    records: list[Record]
+    """The records of all stages in a row, each with its ``stage``."""
+    validation_accuracy: float
+    """Of the hybrid as it is returned."""
+    stage: str
+    """The stage whose weights it has: ``joint``, or ``classifier`` where training together did not help."""
+
+
+def fit_hybrid(
+    config: HybridConfig,
+    training: TrainingConfig,
+    stages: HybridTrainingConfig,
+    *,
+    train: Loader,
+    validation: Loader,
+    classes: int,
+    run_dir: Path | None = None,
+    callbacks: Callable[[str], Sequence[Callback]] = lambda stage: (),
+    class_weights: Any = None,
+    metadata: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Any] | None = None,
+    resume: bool = False,
+) -> HybridFit:
+    """Train a hybrid from nothing, in one call.
+
+    1. ``cnn``: the CNN with its own classifier, by `training`.
+    2. ``classifier``: the MLP on the features of the best CNN, taken once from the images as they are (frozen
+       features, no augmentation), for ``classifier_epochs`` at ``classifier_lr``.
+    3. ``joint``: both together on the (augmented) images, for ``joint_epochs`` at ``joint_lr``. Its weights are kept
+       only if they classify the validation images better than those of the second stage.
+
+    Args:
+        config, training, stages: the architecture and how to train.
+        train, validation: images on the device.
+        classes: number of classes.
+        run_dir: an existing folder; each stage has its own folder in ``stages/`` there. None writes nothing.
+        callbacks: makes the callbacks of a stage.
+        class_weights, metadata, tensors: as :class:`Trainer`.
+        resume: go on with what `run_dir` holds; finished stages are not run again.
+
+    Raises: as :meth:`Trainer.fit` and, with `resume`, :meth:`Trainer.resume`.
+    """
+    records: list[Record] = []
+
+    def run(stage: str, model: Layer, how: TrainingConfig, data: tuple[Loader, Loader]) -> Trainer:
+        folder = None if run_dir is None else run_dir / "stages" / f"{STAGES.index(stage) + 1}-{stage}"
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        trainer = Trainer(
+            model, how, train=data[0], validation=data[1], run_dir=folder, callbacks=callbacks(stage),
+            class_weights=class_weights, metadata={**(metadata or {}), "stage": stage}, tensors=tensors,
+        )
+        if resume:
+            trainer.resume()
+        trainer.fit()
+        records.extend({"stage": stage, **record} for record in trainer.history.records)
+        return trainer
+
+    backend, dtype, seed = train.backend, training.dtype, training.seed
+    cnn: CNN = create_cnn(config, train.input_shape, classes)
+    hybrid = create_hybrid(config, cnn, classes)  # before the long training, so that a wrong option is found now
+    cnn.initialize(seed, device=backend, dtype=dtype)
+    run("cnn", cnn, training, (train, validation))
+
+    features = [
+        Loader(extract(hybrid.extract_features, loader), backend.to_numpy(loader.labels), backend=backend, dtype=dtype)
+        for loader in (train, validation)
+    ]
+    hybrid.classifier.initialize(seed, device=backend, dtype=dtype)
+    how = dataclasses.replace(training, epochs=stages.classifier_epochs, lr=stages.classifier_lr)
+    best, stage = run("classifier", hybrid.classifier, how, (features[0], features[1])).best_accuracy, "classifier"
+
+    hybrid.initialize(seed, device=backend, dtype=dtype)  # keeps all values: the hybrid's arrays are one again
+    if stages.joint_epochs:
+        assert hybrid.flat is not None
+        before = hybrid.flat.state_dict()
+        how = dataclasses.replace(training, epochs=stages.joint_epochs, lr=stages.joint_lr)
+        joint = run("joint", hybrid, how, (train, validation)).best_accuracy
+        if joint > best:
+            best, stage = joint, "joint"
+        else:
+            hybrid.flat.load_state_dict(before)
+    return HybridFit(hybrid, records, best, stage)

@@ -1,0 +1,97 @@
+"""Progress of a training on stderr: a live bar on a terminal, a plain line for each epoch elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from gpunet.ops import compilation
+from gpunet.training.callbacks import Callback
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    from gpunet.training.history import Record
+    from gpunet.training.trainer import Trainer
+
+
+class Progress(Callback):
+    """Epoch, images/s, time left, loss, learning rate; one line is kept for each epoch. Says what is compiled.
+
+    Args:
+        console: a rich console; by default one on stderr.
+        title: put before the epochs, e.g. the stage of a pipeline.
+    """
+
+    def __init__(self, console: Console | None = None, *, title: str = "") -> None:
+        from rich.console import Console
+
+        self.console = console or Console(stderr=True, highlight=False)
+        self.title = f"{title} " if title else ""
+        self._exit = contextlib.ExitStack()
+        self._bar: Bar | None = None
+        self._compiled = 0
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._started = time.perf_counter()
+        self._compiled, self._announced, self._at_first_step = 0, False, True
+        self._first = trainer.step
+        self._exit = contextlib.ExitStack()
+        self._exit.enter_context(compilation.watch(self._on_compile))
+        if self.console.is_terminal:
+            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}")
+            self._bar = Bar(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+            total = trainer.config.epochs * trainer.steps_per_epoch - trainer.step
+            self._task = self._bar.add_task(f"{self.title}starting", total=total, status="")
+            self._exit.enter_context(self._bar)
+
+    def _on_compile(self, name: str) -> None:
+        self._compiled += 1
+        if not self._announced:
+            self._announced = True
+            self.console.print("compiling kernels: this happens once, they are cached on disk", soft_wrap=True)
+        if self._bar is not None:
+            self._bar.update(self._task, status=f"compiling kernel {self._compiled}: {name}")
+        elif self._compiled % 10 == 0:
+            self.console.print(f"compiling kernel {self._compiled}: {name}", soft_wrap=True)
+
+    def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
+        self._epoch, self._epoch_started, self._shown = epoch, time.perf_counter(), 0.0
+
+    def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
+        now = time.perf_counter()
+        if self._at_first_step:
+            self._at_first_step = False
+            if self._compiled:
+                seconds = now - self._started
+                self.console.print(f"compiled {self._compiled} kernels, first step after {seconds:.1f} s")
+        if self._bar is None or (now - self._shown < 0.2 and step < trainer.steps_per_epoch):
+            return
+        self._shown = now
+        rate = step * trainer.batch_size / (now - self._epoch_started)
+        self._bar.update(
+            self._task,
+            completed=trainer.step - self._first,
+            description=f"{self.title}epoch {self._epoch}/{trainer.config.epochs}",
+            status=f"{rate:,.0f} images/s  loss {loss:.4f}  lr {trainer.lr:.2e}",
+        )
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        epochs = trainer.config.epochs
+        self.console.print(
+            f"{self.title}epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  "
+            f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.2%}  "
+            f"validation loss {record['validation_loss']:.4f} accuracy {record['validation_accuracy']:.2%}  "
+            f"lr {record['lr']:.1e}  {record['images_per_second']:,.0f} images/s  "
+            f"{(epochs - record['epoch']) * record['seconds'] / 60:.1f} min left",
+            soft_wrap=True,
+        )
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        self._exit.close()
+        self._bar = None

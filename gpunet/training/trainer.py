@@ -1,0 +1,286 @@
+"""The trainer: epochs of steps, validation, checkpoints; the same seed gives the same weights, bit for bit.
+
+What a step computes depends on the seed, the step's number and the weights alone: the order of the images, their
+augmentation and the dropout masks are functions of (seed, step), batches have a fixed size, and every reduction has a
+fixed order whatever the number of threads. So a run that was stopped and resumed ends with the bits of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpunet import ops, optim
+from gpunet.data.loader import Loader
+from gpunet.errors import CheckpointError, ConfigError
+from gpunet.nn import Layer, Mode, SoftmaxCrossEntropy
+from gpunet.nn.parameter import FlatParameters
+from gpunet.optim import schedules
+from gpunet.training.callbacks import Callback, EarlyStopping
+from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
+from gpunet.training.config import TrainingConfig
+from gpunet.training.diagnose import diverged
+from gpunet.training.evaluation import evaluate
+from gpunet.training.history import History, Record
+
+BEST, LAST = "checkpoint.safetensors", "last.safetensors"
+"""In a run folder: the model of the best validation accuracy, and all that is needed to go on after the last epoch."""
+
+
+class Trainer:
+    """Trains an initialised model on a :class:`~gpunet.data.loader.Loader`.
+
+    Args:
+        model: a layer whose :meth:`~gpunet.nn.Layer.initialize` was called.
+        config: how to train.
+        train, validation: the data, on the model's device.
+        run_dir: an existing folder for ``metrics.jsonl``, the best and the last checkpoint; None writes nothing.
+        callbacks: called in this order.
+        class_weights: weight of each class in the loss, (classes,) on the device; or None.
+        metadata, tensors: JSON-able facts and host arrays that every checkpoint carries along (its configuration).
+
+    Attributes:
+        epoch, step: number of finished epochs and steps.
+        lr: learning rate of the last step.
+        history: the records of all epochs.
+        stop: set it to end the training after the running epoch.
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        config: TrainingConfig,
+        *,
+        train: Loader,
+        validation: Loader,
+        run_dir: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+        class_weights: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        tensors: Mapping[str, Any] | None = None,
+    ) -> None:
+        if model.flat is None:
+            raise ConfigError("the model has no arrays yet: call model.initialize(seed) before training it")
+        self.model, self.config = model, config
+        self.flat: FlatParameters = model.flat
+        self.backend = self.flat.backend
+        self.train, self.validation, self.run_dir = train, validation, run_dir
+        # Batches have one size, so the images that do not fill the last batch wait for another epoch's order.
+        self.batch_size = min(config.batch_size, train.size)
+        self.steps_per_epoch = train.size // self.batch_size
+        self.optimizer = optim.create(
+            config.optimizer,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            weight_decay=config.weight_decay,
+        )
+        self.optimizer.bind(self.flat)
+        self.schedule = schedules.create(
+            config.schedule,
+            lr=config.lr,
+            total_steps=config.epochs * self.steps_per_epoch,
+            steps_per_epoch=self.steps_per_epoch,
+            warmup=config.warmup,
+            lr_step=config.lr_step,
+            lr_factor=config.lr_factor,
+            lr_patience=config.lr_patience,
+        )
+        self.average = optim.WeightAverage(self.flat, config.ema_decay) if config.ema_decay else None
+        self.loss = SoftmaxCrossEntropy(label_smoothing=config.label_smoothing, weight=class_weights)
+        self.callbacks = list(callbacks)
+        if config.early_stopping:
+            self.callbacks.append(EarlyStopping(config.early_stopping))
+        self.metadata, self.tensors = dict(metadata or {}), dict(tensors or {})
+        self.history = History(run_dir / "metrics.jsonl" if run_dir else None)
+        self.epoch = self.step = 0
+        self.stop = False
+        self.lr = self.schedule.lr(0)
+        self.best_epoch, self.best_accuracy = 0, -1.0
+        self._best: dict[str, Any] = {}
+        self._step_once = self.backend.capture(self._training_step)
+        # What changes from step to step lives in arrays on the device, so that a captured step can be replayed.
+        self._start = self.backend.zeros(1, "int64")
+        self._number = self.backend.zeros(1, "int64")
+        self._lr = self.backend.zeros(1, "float64")
+        self._batch_loss = self.backend.zeros(1, "float64")
+        self._epoch_loss = self.backend.zeros(1, "float64")
+        self._epoch_correct = self.backend.zeros(1, "int64")
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def _training_step(self) -> None:
+        seed = self.config.seed
+        x, labels = self.train.training_batch(self._start, self.batch_size, seed=seed, step=self._number)
+        mode = Mode(training=True, seed=seed, step=self._number, input_gradient=False)
+        logits, backward = self.model.forward(x, mode)
+        loss, dlogits = self.loss(logits, labels)
+        backward(dlogits)
+        # Not finite if the loss or the gradient is not: then the update is left out, and the weights can be examined.
+        scale, _ = ops.gradient_scale(self.flat.gradients, loss, max_norm=self.config.clip_norm)
+        self._number += 1
+        self.optimizer.update(self._lr, self._number, scale)
+        if self.average is not None:
+            self.average.update(self._number)
+        self._batch_loss[...] = loss
+        self._epoch_loss += loss
+        self._epoch_correct += ops.count_correct(logits, labels)
+
+    def _run_epoch(self) -> None:
+        self.train.shuffle(self.config.seed, self.epoch)
+        self._epoch_loss[...] = 0
+        self._epoch_correct[...] = 0
+        for index in range(self.steps_per_epoch):
+            self.lr = self.schedule.lr(self.step)
+            self._lr[...] = self.lr
+            self._number[...] = self.step
+            self._start[...] = index * self.batch_size
+            self._step_once()
+            if not math.isfinite(float(self._batch_loss[0])):
+                raise diverged(self, index)
+            self.step += 1
+            mean = float(self._epoch_loss[0]) / (index + 1)
+            for callback in self.callbacks:
+                callback.on_step(self, index + 1, mean)
+
+    # --- the training -----------------------------------------------------------------------------------------------
+
+    def fit(self) -> History:
+        """Train up to ``config.epochs`` epochs, then put the weights of the best validation accuracy into the model.
+
+        Returns:
+            the history of all epochs, those before a resume included.
+
+        Raises:
+            DivergedError: a loss is not finite; says the step and the first layer concerned.
+            OutputError: a checkpoint or the metrics cannot be written.
+        """
+        try:
+            for callback in self.callbacks:
+                callback.on_train_start(self)
+            while self.epoch < self.config.epochs and not self.stop:
+                self._fit_epoch()
+        finally:
+            for callback in self.callbacks:
+                callback.on_train_end(self)
+        self.restore_best()
+        return self.history
+
+    def _fit_epoch(self) -> None:
+        started = time.perf_counter()
+        for callback in self.callbacks:
+            callback.on_epoch_start(self, self.epoch + 1)
+        self._run_epoch()
+        trained = time.perf_counter()
+        images = self.steps_per_epoch * self.batch_size
+        with self.average.applied() if self.average is not None else contextlib.nullcontext():
+            validation = evaluate(self.model, self.validation)
+            weights = self.flat.state_dict() if validation.accuracy > self.best_accuracy else None
+        if not math.isfinite(validation.loss):
+            raise diverged(self, self.steps_per_epoch - 1)
+        self.epoch += 1
+        self.schedule.observe(validation.loss)
+        record: Record = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "lr": self.lr,
+            "train_loss": float(self._epoch_loss[0]) / self.steps_per_epoch,
+            "train_accuracy": int(self._epoch_correct[0]) / images,
+            "validation_loss": validation.loss,
+            "validation_accuracy": validation.accuracy,
+            "seconds": round(time.perf_counter() - started, 3),
+            "images_per_second": round(images / (trained - started), 1),
+        }
+        for callback in self.callbacks:
+            callback.on_epoch_end(self, record)
+        if weights is not None:
+            self.best_epoch, self.best_accuracy, self._best = self.epoch, validation.accuracy, weights
+        # The last checkpoint comes last: whatever is cut off before it is computed again, to the same bits.
+        self.history.append(record)
+        if weights is not None:
+            self._save_best()
+        self._save_last()
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _save_best(self) -> None:
+        if self.run_dir is not None:
+            facts = {
+                **self.metadata,
+                "epoch": self.best_epoch,
+                "validation_accuracy": self.best_accuracy,
+                "architecture": architecture(self.flat),
+            }
+            save_checkpoint(self.run_dir / BEST, {**prefixed("model", self._best), **self.tensors}, facts)
+
+    def _save_last(self) -> None:
+        if self.run_dir is None:
+            return
+        host = self.backend.to_numpy
+        tensors = {
+            **prefixed("model", self.flat.state_dict()),
+            **prefixed("best", self._best),
+            **prefixed("optimizer", {name: host(slot) for name, slot in self.optimizer.slots().items()}),
+            **self.tensors,
+        }
+        if self.average is not None:
+            tensors |= prefixed("average", {name: host(slot) for name, slot in self.average.slots().items()})
+        facts = {
+            **self.metadata,
+            "epoch": self.epoch,
+            "step": self.step,
+            "stop": self.stop,
+            "best_epoch": self.best_epoch,
+            "best_accuracy": self.best_accuracy,
+            "schedule": self.schedule.state(),
+            "callbacks": [callback.state() for callback in self.callbacks],
+            "architecture": architecture(self.flat),
+            "batch_size": self.batch_size,
+            "train_size": self.train.size,
+        }
+        save_checkpoint(self.run_dir / LAST, tensors, facts)
+
+    def resume(self) -> bool:
+        """Go back to where the last checkpoint in the run folder was written; False if there is none yet.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, or is of another architecture, batch size or data set.
+        """
+        if self.run_dir is None or not (self.run_dir / LAST).exists():
+            return False
+        path = self.run_dir / LAST
+        tensors, facts = load_checkpoint(path)
+        for name, here in (("batch_size", self.batch_size), ("train_size", self.train.size)):
+            if facts.get(name) != here:
+                raise CheckpointError(f"{path} was written with {name} {facts.get(name)}, this training has {here}")
+        self.flat.load_state_dict(under("model", tensors))
+        self.optimizer.load_slots(under("optimizer", tensors))
+        if self.average is not None:
+            self.average.load_slots(under("average", tensors))
+        self._best = under("best", tensors)
+        self.epoch, self.step, self.stop = facts["epoch"], facts["step"], facts["stop"]
+        self.best_epoch, self.best_accuracy = facts["best_epoch"], facts["best_accuracy"]
+        self.schedule.load_state(facts["schedule"])
+        states = facts["callbacks"]
+        if len(states) != len(self.callbacks):
+            raise CheckpointError(f"{path} was written with {len(states)} callbacks, there are {len(self.callbacks)} now")
+        for callback, state in zip(self.callbacks, states, strict=True):
+            callback.load_state(state)
+        self.history.restore(self.epoch)
+        self._save_best()  # a kill between the two files may have left a newer one
+        return True
+
+    def restore_best(self) -> None:
+        """Put the weights of the best validation accuracy into the model."""
+        if self._best:
+            self.flat.load_state_dict(self._best)
+
+
+def architecture(flat: FlatParameters) -> dict[str, list[int]]:
+    """Names and shapes of all parameters and buffers: what a checkpoint must share with a model."""
+    return {name: list(part.shape) for name, part in (*flat.parameters.items(), *flat.buffers.items())}

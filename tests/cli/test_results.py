@@ -1,0 +1,76 @@
+"""``gpunet evaluate`` and ``gpunet predict``: what they ask of the pipeline and what they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest
+
+from tests.cli.conftest import Command
+from tests.cli.fake_run import CLASS_NAMES, FakeRun
+
+
+def test_evaluate(gpunet_command: Command, fake_run: FakeRun) -> None:
+    outcome = gpunet_command("evaluate", ".")
+    interval = binomtest(3, 4).proportion_ci(0.95, method="wilson")
+    assert outcome.code == 0
+    assert outcome.out.splitlines() == [
+        "test loss 0.5000",
+        f"test accuracy 75.00 % (95 % interval {100 * interval.low:.2f}-{100 * interval.high:.2f})",
+    ]
+    call = {"path": Path(), "data": None, "split": "test", "device": None, "figures": False}
+    assert fake_run.calls == [("evaluate", call)]
+
+
+def test_evaluate_options(gpunet_command: Command, fake_run: FakeRun) -> None:
+    words = ["evaluate", ".", "--data", "folder", "--split", "validation", "--device", "cpu", "--figures"]
+    assert gpunet_command(*words).out.startswith("validation loss")
+    call = {"path": Path(), "data": "folder", "split": "validation", "device": "cpu", "figures": True}
+    assert fake_run.calls == [("evaluate", call)]
+
+
+def test_evaluate_json(gpunet_command: Command, fake_run: FakeRun) -> None:
+    outcome = gpunet_command("evaluate", ".", "--json", "--split", "train")
+    (line,) = outcome.out.splitlines()
+    result = json.loads(line)
+    assert result["split"] == "train"
+    assert (result["accuracy"], result["loss"], result["correct"], result["total"]) == (0.75, 0.5, 3, 4)
+    assert result["confusion"] == [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert result["class_names"] == list(CLASS_NAMES)
+    interval = binomtest(3, 4).proportion_ci(0.95, method="wilson")
+    assert result["interval"] == pytest.approx([interval.low, interval.high])
+
+
+def test_predict(gpunet_command: Command, fake_run: FakeRun) -> None:
+    for name in ("a.png", "b.png"):
+        Path(name).touch()
+    outcome = gpunet_command("predict", "--run", ".", "a.png", "b.png", "--top", "2")
+    assert outcome.code == 0
+    block = ["  Pullover     62.50 %", "  T-shirt/top  25.00 %"]
+    assert outcome.out.splitlines() == ["a.png", *block, "", "b.png", *block]
+    call = {"path": Path(), "images": [Path("a.png"), Path("b.png")], "device": None, "invert": "auto"}
+    assert fake_run.calls == [("predict", call)]
+
+
+def test_predict_shows_at_most_all_classes(gpunet_command: Command, fake_run: FakeRun) -> None:
+    Path("a.png").touch()
+    outcome = gpunet_command("predict", "--run", ".", "a.png", "--top", "50", "--invert", "yes")
+    assert len(outcome.out.splitlines()) == 1 + len(CLASS_NAMES)
+    assert fake_run.calls[0][1]["invert"] == "yes"
+
+
+def test_predict_json(gpunet_command: Command, fake_run: FakeRun) -> None:
+    Path("a.png").touch()
+    (line,) = gpunet_command("predict", "a.png", "--run", ".", "--json", "--top", "1").out.splitlines()
+    assert json.loads(line) == {
+        "predictions": [
+            {
+                "path": "a.png",
+                "label": 2,
+                "class": "Pullover",
+                "top": [{"class": "Pullover", "probability": 0.625}],
+            }
+        ]
+    }

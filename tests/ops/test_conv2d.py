@@ -1,0 +1,222 @@
+"""Convolution: geometry, the reference against hand-computed values and PyTorch, the CPU against the reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from gpunet.errors import ConfigError, DTypeError, ShapeError
+from gpunet.ops.conv2d import conv2d, conv2d_backward, cpu, reference
+from gpunet.ops.geometry import Conv2dGeometry
+from tests.support import assert_close, check_gradient, sum_scale, torch_or_skip
+
+
+@st.composite
+def cases(draw: st.DrawFn, max_batch: int = 3, symmetric: bool = False) -> dict[str, Any]:
+    """Shapes, options and a seed of a convolution whose kernel fits its map."""
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    options: dict[str, Any] = {
+        "stride": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        "dilation": draw(st.tuples(st.integers(1, 2), st.integers(1, 2))),
+        "groups": groups,
+    }
+    sides = st.tuples(st.integers(0, 3), st.integers(0, 3))
+    if symmetric:
+        options["padding"] = draw(sides)
+    else:
+        options["padding"] = draw(
+            st.one_of(st.integers(0, 2), sides, st.tuples(sides, sides), st.sampled_from(["same", "valid"]))
+        )
+    x_shape = (
+        draw(st.integers(1, max_batch)),
+        draw(st.integers(1, 7)),
+        draw(st.integers(1, 7)),
+        groups * draw(st.integers(1, 3)),
+    )
+    weight_shape = (*kernel, x_shape[3] // groups, groups * draw(st.integers(1, 3)))
+    try:
+        Conv2dGeometry.of(x_shape, weight_shape, **options)
+    except ShapeError:
+        assume(False)
+    return {
+        "x": x_shape,
+        "weight": weight_shape,
+        "options": options,
+        "dtype": draw(st.sampled_from([np.float32, np.float64])),
+        "seed": draw(st.integers(0, 10_000)),
+    }
+
+
+def arrays(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(case["seed"])
+    g = Conv2dGeometry.of(case["x"], case["weight"], **case["options"])
+    shapes = case["x"], case["weight"], (g.out_channels,), g.y_shape
+    x, weight, bias, dy = (rng.standard_normal(shape).astype(case["dtype"]) for shape in shapes)
+    return x, weight, bias, dy
+
+
+def check_against_reference(case: dict[str, Any]) -> None:
+    x, weight, bias, dy = arrays(case)
+    wide = np.repeat(x, 2, axis=2)[:, :, ::2]  # the same values, not contiguous
+    assert not wide.flags.c_contiguous or wide.shape[2] == 1 or wide.size == 1
+    kept = x.copy(), weight.copy(), dy.copy()
+    exact = [array.astype(np.float64) for array in (x, weight, bias, dy)]
+    y = conv2d(wide, weight, bias, **case["options"])
+    gradients = conv2d_backward(dy, wide, weight, **case["options"])
+    terms = weight.shape[0] * weight.shape[1] * weight.shape[2] + 1
+    assert y.dtype == case["dtype"]
+    wanted_y = reference.conv2d(exact[0], exact[1], exact[2], **case["options"])
+    assert_close(y, wanted_y, terms=terms, scale=sum_scale(wanted_y, terms))
+    expected = reference.conv2d_backward(exact[3], exact[0], exact[1], **case["options"])
+    lengths = weight.shape[0] * weight.shape[1] * weight.shape[3], dy[..., 0].size, dy[..., 0].size
+    for actual, wanted, length in zip(gradients, expected, lengths, strict=True):
+        assert actual is not None and wanted is not None and actual.dtype == case["dtype"]
+        assert_close(actual, wanted, terms=length, scale=sum_scale(wanted, length))
+    for array, before in zip((x, weight, dy), kept, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
+@settings(max_examples=250)
+@given(case=cases())
+def test_cpu_matches_reference(case: dict[str, Any]) -> None:
+    check_against_reference(case)
+
+
+@pytest.mark.parametrize("algorithm", ["positions", "im2col", "direct"])
+@settings(max_examples=80)
+@given(case=cases(max_batch=70))
+def test_every_algorithm_matches_reference(algorithm: str, case: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "_choose", lambda g, depth: algorithm)
+        check_against_reference(case)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "padding"),
+    [
+        ((33, 28, 28, 1), (3, 3, 1, 32), 1),
+        ((20, 14, 14, 32), (3, 3, 32, 64), 1),
+        ((130, 3, 3, 128), (3, 3, 128, 40), 1),
+        ((65, 1, 1, 256), (3, 3, 256, 130), 1),
+        ((2, 40, 40, 3), (5, 5, 3, 7), "same"),
+    ],
+)
+def test_network_shapes(x: tuple[int, ...], weight: tuple[int, ...], padding: Any) -> None:
+    options = {"stride": 1, "padding": padding, "dilation": 1, "groups": 1}
+    check_against_reference({"x": x, "weight": weight, "options": options, "dtype": np.float32, "seed": 1})
+
+
+@settings(max_examples=250)
+@given(case=cases(symmetric=True))
+def test_reference_matches_pytorch(case: dict[str, Any]) -> None:
+    torch = torch_or_skip()
+    x, weight, bias, dy = (array.astype(np.float64) for array in arrays(case))
+    nchw, oihw = (0, 3, 1, 2), (3, 2, 0, 1)
+    tx, tw, tb = (
+        torch.tensor(np.ascontiguousarray(array), requires_grad=True)
+        for array in (x.transpose(nchw), weight.transpose(oihw), bias)
+    )
+    ty = torch.nn.functional.conv2d(tx, tw, tb, **case["options"])
+    ty.backward(torch.tensor(np.ascontiguousarray(dy.transpose(nchw))))
+    terms = max(weight.size, dy[..., 0].size)
+    scale = float(terms) ** 0.5
+    assert_close(reference.conv2d(x, weight, bias, **case["options"]), ty.detach().numpy().transpose(0, 2, 3, 1), terms=terms, scale=scale)
+    dx, dweight, dbias = reference.conv2d_backward(dy, x, weight, **case["options"])
+    assert dx is not None and dweight is not None and dbias is not None
+    assert_close(dx, tx.grad.numpy().transpose(0, 2, 3, 1), terms=terms, scale=scale)
+    assert_close(dweight, tw.grad.numpy().transpose(2, 3, 1, 0), terms=terms, scale=scale)
+    assert_close(dbias, tb.grad.numpy(), terms=terms, scale=scale)
+
+
+def test_reference_by_hand() -> None:
+    x = np.arange(1.0, 10.0).reshape(1, 3, 3, 1)  # 1 2 3 / 4 5 6 / 7 8 9
+    weight = np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 2, 1, 1)
+    y = reference.conv2d(x, weight, np.array([0.5]))
+    # 1*1 + 2*2 + 4*3 + 5*4 = 37, and so on
+    np.testing.assert_array_equal(y[0, :, :, 0], [[37.5, 47.5], [67.5, 77.5]])
+    padded = reference.conv2d(x, weight, padding=((1, 0), (0, 1)))
+    # the first row sees only the second kernel row, the last column only the first kernel column
+    np.testing.assert_array_equal(padded[0, :, :, 0], [[11, 18, 9], [37, 47, 21], [67, 77, 33]])
+    dx, dweight, dbias = reference.conv2d_backward(np.ones((1, 2, 2, 1)), x, weight)
+    assert dx is not None and dweight is not None and dbias is not None
+    np.testing.assert_array_equal(dx[0, :, :, 0], [[1, 3, 2], [4, 10, 6], [3, 7, 4]])
+    np.testing.assert_array_equal(dweight[:, :, 0, 0], [[12, 16], [24, 28]])
+    np.testing.assert_array_equal(dbias, [4])
+
+
+@settings(max_examples=30)
+@given(case=cases())
+def test_reference_gradients(case: dict[str, Any]) -> None:
+    x, weight, bias, dy = (array.astype(np.float64) for array in arrays(case))
+    options, rng = case["options"], np.random.default_rng(0)
+    dx, dweight, dbias = reference.conv2d_backward(dy, x, weight, **options)
+    assert dx is not None and dweight is not None and dbias is not None
+    check_gradient(lambda v: reference.conv2d(v, weight, bias, **options), dx, x, dy, rng)
+    check_gradient(lambda v: reference.conv2d(x, v, bias, **options), dweight, weight, dy, rng)
+    check_gradient(lambda v: reference.conv2d(x, weight, v, **options), dbias, bias, dy, rng)
+
+
+@pytest.mark.parametrize("shape", [(48, 14, 14, 8), (40, 3, 3, 40), (3, 9, 9, 4)])
+def test_bits_do_not_depend_on_threads(shape: tuple[int, ...]) -> None:
+    import numba
+
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal(shape, dtype=np.float32)
+    weight = rng.standard_normal((3, 3, shape[3], 24), dtype=np.float32)
+    results = []
+    threads = numba.get_num_threads()
+    for count in {1, threads}:
+        numba.set_num_threads(count)
+        try:
+            y = conv2d(x, weight, padding=1)
+            results.append((y, *conv2d_backward(np.ascontiguousarray(y), x, weight, padding=1)))
+        finally:
+            numba.set_num_threads(threads)
+    for first, second in zip(results[0], results[-1], strict=True):
+        assert first is not None and second is not None
+        assert first.tobytes() == second.tobytes()
+
+
+def test_needs_selects_gradients() -> None:
+    x, weight = np.ones((1, 3, 3, 1)), np.ones((3, 3, 1, 2))
+    dx, dweight, dbias = conv2d_backward(np.ones((1, 1, 1, 2)), x, weight, needs=("weight",))
+    assert dx is None and dbias is None and dweight is not None
+
+
+def test_bad_input() -> None:
+    x, weight = np.ones((2, 5, 5, 4)), np.ones((3, 3, 4, 6))
+    with pytest.raises(ShapeError, match="4 dimensions"):
+        conv2d(x[0], weight)
+    with pytest.raises(ShapeError, match="expects 4 input channels"):
+        conv2d(x[..., :3], weight)
+    with pytest.raises(ShapeError, match="kernel of 7x7 .* larger than the padded map of 5x5"):
+        conv2d(x, np.ones((7, 7, 4, 6)))
+    with pytest.raises(ShapeError, match="larger than the padded map"):
+        conv2d(x, weight, dilation=3)
+    with pytest.raises(ShapeError, match="groups=3 must divide"):
+        conv2d(x, weight, groups=3)
+    with pytest.raises(ShapeError, match="bias must have shape"):
+        conv2d(x, weight, np.ones(5))
+    with pytest.raises(ShapeError, match="dy must have shape"):
+        conv2d_backward(np.ones((2, 5, 5, 6)), x, weight)
+    with pytest.raises(ShapeError, match="empty"):
+        conv2d(x[:0], weight)
+    with pytest.raises(DTypeError, match="one dtype"):
+        conv2d(x, weight.astype(np.float32))
+    with pytest.raises(DTypeError, match="float32 or float64"):
+        conv2d(x.astype(np.int32), weight.astype(np.int32))
+    with pytest.raises(ConfigError, match="stride must be at least 1"):
+        conv2d(x, weight, stride=0)
+    with pytest.raises(ConfigError, match="padding"):
+        conv2d(x, weight, padding="full")
+    with pytest.raises(ConfigError, match="padding must be at least 0"):
+        conv2d(x, weight, padding=-1)
+    with pytest.raises(ConfigError, match="needs"):
+        conv2d_backward(np.ones((2, 3, 3, 6)), x, weight, needs=("w",))
+    with pytest.raises(DTypeError, match="numpy or cupy"):
+        conv2d(x, weight, bias=[0.0] * 6)

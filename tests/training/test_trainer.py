@@ -1,0 +1,267 @@
+"""The trainer: it learns, repeats itself to the bit, resumes to the bit, stops early, and names what diverges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpunet import nn
+from gpunet.errors import CheckpointError, ConfigError, DivergedError, OutputError
+from gpunet.training import Callback, EarlyStopping, Trainer, TrainingConfig, evaluate, load_checkpoint
+from gpunet.training.checkpoint import under
+from gpunet.training.history import Record
+from gpunet.training.trainer import BEST, LAST
+from tests.support import assert_close, torch_or_skip
+from tests.training.problems import images, loaders, make_trainer
+
+
+class StopAfter(Exception):
+    """Stands for whatever kills a training."""
+
+
+class Kill(Callback):
+    """Raises in the middle of an epoch."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        self.at = epoch, step
+        self.epoch = 0
+
+    def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
+        if (self.epoch, step) == self.at:
+            raise StopAfter
+
+
+def without_times(records: list[Record]) -> list[Record]:
+    return [{k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in records]
+
+
+def test_it_learns_and_ends_with_the_best_weights() -> None:
+    trainer = make_trainer(epochs=8)
+    history = trainer.fit()
+    assert [record["epoch"] for record in history.records] == list(range(1, 9))
+    assert history.records[-1]["train_loss"] < history.records[0]["train_loss"]
+    best = max(history.column("validation_accuracy"))
+    assert best > 0.6  # chance is 0.25 with a standard deviation of 0.04
+    assert trainer.best_accuracy == best
+    assert trainer.best_epoch == 1 + int(np.argmax(history.column("validation_accuracy")))
+    assert evaluate(trainer.model, trainer.validation).accuracy == best
+
+
+def test_same_seed_same_bits_and_another_seed_other_bits() -> None:
+    results = []
+    for seed in (3, 3, 4):
+        trainer = make_trainer(seed=seed, epochs=2)
+        trainer.fit()
+        results.append(trainer.flat.values.tobytes())
+    assert results[0] == results[1] != results[2]
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "one_cycle", "ema_decay": 0.95},
+    {"optimizer": "sgd", "lr": 0.05, "schedule": "plateau", "lr_patience": 0, "clip_norm": 1.0},
+    {"optimizer": "adam", "schedule": "cosine", "early_stopping": 3, "label_smoothing": 0.1},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options["optimizer"])
+@pytest.mark.parametrize("at", [(1, 2), (3, 1), (4, 6)], ids=["first epoch", "later", "last step"])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, options: dict[str, Any], at: tuple[int, int]) -> None:
+    whole = make_trainer(tmp_path / "whole", **options)
+    (tmp_path / "whole").mkdir()
+    whole.fit()
+
+    (tmp_path / "cut").mkdir()
+    killed = make_trainer(tmp_path / "cut", **options)
+    killed.callbacks.insert(0, Kill(*at))
+    with pytest.raises(StopAfter):
+        killed.fit()
+    # an interrupted write may leave half a line behind
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 9')
+    resumed = make_trainer(tmp_path / "cut", **options)
+    if at[0] > 1:
+        # the killed run had one more callback; the state of the others is what counts
+        tensors, facts = load_checkpoint(tmp_path / "cut" / LAST)
+        from gpunet.training import save_checkpoint
+
+        save_checkpoint(tmp_path / "cut" / LAST, tensors, {**facts, "callbacks": facts["callbacks"][1:]})
+    else:
+        (tmp_path / "cut" / "metrics.jsonl").unlink()
+    assert resumed.resume() == (at[0] > 1)
+    assert resumed.epoch == at[0] - 1
+    resumed.fit()
+
+    assert resumed.flat.values.tobytes() == whole.flat.values.tobytes()
+    assert resumed.flat.state.tobytes() == whole.flat.state.tobytes()
+    assert without_times(resumed.history.records) == without_times(whole.history.records)
+    for name in (BEST, LAST):
+        first, second = (load_checkpoint(tmp_path / folder / name) for folder in ("whole", "cut"))
+        assert first[1] == second[1]
+        assert first[0].keys() == second[0].keys()
+        for key, tensor in first[0].items():
+            assert tensor.tobytes() == second[0][key].tobytes(), key
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == resumed.history.records
+
+
+def test_a_finished_run_resumes_to_its_best_weights(tmp_path: Path) -> None:
+    first = make_trainer(tmp_path, epochs=3)
+    first.fit()
+    again = make_trainer(tmp_path, epochs=3)
+    assert again.resume()
+    assert len(again.fit().records) == 3
+    assert again.flat.values.tobytes() == first.flat.values.tobytes()
+
+
+def test_more_epochs_continue_with_a_constant_rate(tmp_path: Path) -> None:
+    options = {"schedule": "constant", "optimizer": "sgd", "lr": 0.02}
+    whole = make_trainer(epochs=4, **options)
+    whole.fit()
+    make_trainer(tmp_path, epochs=2, **options).fit()
+    longer = make_trainer(tmp_path, epochs=4, **options)
+    assert longer.resume()
+    longer.fit()
+    assert without_times(longer.history.records) == without_times(whole.history.records)
+    assert longer.flat.values.tobytes() == whole.flat.values.tobytes()
+
+
+def test_early_stopping_counts_epochs_without_progress() -> None:
+    stopping = EarlyStopping(2)
+    trainer = make_trainer()
+    for accuracy, stop in ((0.5, False), (0.4, False), (0.6, False), (0.6, False), (0.3, True)):
+        stopping.on_epoch_end(trainer, {"validation_accuracy": accuracy})
+        assert trainer.stop is stop
+    ended = make_trainer(epochs=50, early_stopping=1)
+    assert len(ended.fit().records) < 50
+
+
+def test_evaluation_by_hand() -> None:
+    model = nn.Sequential([nn.Flatten(), nn.Linear(64, 4)]).initialize(seed=0)
+    model.flat.values[:] = 0
+    model.layers["1"].bias.value[:] = np.log([0.1, 0.2, 0.3, 0.4])
+    loader = loaders()["validation"]
+    labels = images(100, 2)[1]
+    found = evaluate(model, loader, keep_probabilities=True)
+    assert found.correct == int((labels == 3).sum()) and found.total == 100
+    assert found.loss == pytest.approx(-np.log((labels + 1) / 10).mean(), rel=1e-6)
+    assert found.probabilities is not None
+    assert_close(found.probabilities, np.tile([0.1, 0.2, 0.3, 0.4], (100, 1)), terms=4)
+
+
+def test_one_step_of_sgd_matches_pytorch() -> None:
+    torch = torch_or_skip()
+    model = nn.Sequential([nn.Flatten(), nn.Linear(64, 4)]).initialize(seed=0, dtype=np.float64)
+    weight = model.layers["1"].weight.value.copy()
+    pixels, labels = images(16, 5)
+    from gpunet.backend import CPU
+    from gpunet.data.loader import Loader
+
+    data = Loader(pixels, labels, backend=CPU, dtype="float64")
+    config = TrainingConfig(
+        epochs=1, batch_size=16, optimizer="sgd", lr=0.5, momentum=0, nesterov=False, weight_decay=0.1,
+        schedule="constant", clip_norm=0.05, label_smoothing=0.2, dtype="float64",
+    )  # fmt: skip
+    Trainer(model, config, train=data, validation=data).fit()
+
+    tw = torch.tensor(weight, requires_grad=True)
+    tb = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    x = torch.tensor(pixels.reshape(16, 64) / 255.0)
+    loss = torch.nn.functional.cross_entropy(x @ tw + tb, torch.tensor(labels.astype(np.int64)), label_smoothing=0.2)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([tw, tb], 0.05)
+    groups = [{"params": [tw], "weight_decay": 0.1}, {"params": [tb], "weight_decay": 0.0}]
+    torch.optim.SGD(groups, lr=0.5).step()
+    assert_close(model.layers["1"].weight.value, tw.detach().numpy(), terms=64)
+    assert_close(model.layers["1"].bias.value, tb.detach().numpy(), terms=64)
+
+
+def test_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    make_trainer(tmp_path, epochs=1).fit()
+    other = make_trainer(tmp_path, epochs=1, model=nn.Sequential([nn.Flatten(), nn.Linear(64, 4)]).initialize())
+    with pytest.raises(CheckpointError, match="another architecture"):
+        other.resume()
+    with pytest.raises(CheckpointError, match="batch_size 32, this training has 16"):
+        make_trainer(tmp_path, epochs=1, batch_size=16).resume()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "foreign"])
+def test_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
+    make_trainer(tmp_path, epochs=1).fit()
+    path = tmp_path / LAST
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        path.write_text("not a checkpoint")
+    else:
+        from safetensors.numpy import save_file
+
+        save_file({"a": np.ones(2)}, path)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors"):
+        make_trainer(tmp_path, epochs=1).resume()
+
+
+def test_divergence_names_step_and_layer_and_keeps_the_weights() -> None:
+    model = nn.Sequential([nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4)]).initialize(seed=0)
+    model.layers["2"].bias.value[1] = np.inf
+    before = model.flat.values.copy()
+    trainer = make_trainer(model=model)
+    with pytest.raises(DivergedError, match=r"step 1 \(epoch 1, .*parameter 2\.bias is not finite") as caught:
+        trainer.fit()
+    assert caught.value.exit_code == 5
+    np.testing.assert_array_equal(model.flat.values, before)
+
+
+def test_divergence_in_a_forward_pass_names_the_layer() -> None:
+    model = nn.Sequential([nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4)]).initialize(seed=0)
+    model.flat.values[:] = 3e38  # finite, but the products are not
+    with pytest.raises(DivergedError, match=r"the output of layer 1 \(Linear\) is not finite"):
+        make_trainer(model=model).fit()
+
+
+def test_a_huge_learning_rate_stops_with_an_error_and_leaves_whole_files(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, optimizer="sgd", lr=1e30, schedule="constant", momentum=0.0, nesterov=False)
+    with pytest.raises(DivergedError, match="lower --lr"):
+        trainer.fit()
+    for path in tmp_path.glob("*.safetensors"):
+        for tensor in load_checkpoint(path)[0].values():
+            assert np.isfinite(tensor).all()
+
+
+def test_unwritable_run_folder(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "missing", epochs=1)
+    with pytest.raises(OutputError, match="missing"):
+        trainer.fit()
+
+
+def test_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, epochs=2, ema_decay=0.9)
+    trainer.fit()
+    best = under("model", load_checkpoint(tmp_path / BEST)[0])
+    tensors, facts = load_checkpoint(tmp_path / LAST)
+    assert any((best[name] != value).any() for name, value in under("model", tensors).items())
+    if facts["best_epoch"] == 2:
+        average = under("average", tensors)
+        flat = next(value for name, value in average.items() if value.size == trainer.flat.values.size)
+        assert flat.tobytes() == trainer.flat.values.tobytes()
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ConfigError, match="call model.initialize"):
+        make_trainer(model=nn.Sequential([nn.Flatten(), nn.Linear(64, 4)]))
+    with pytest.raises(ConfigError, match="epochs must be at least 1"):
+        TrainingConfig(epochs=0)
+    with pytest.raises(ConfigError, match="optimizer must be one of"):
+        TrainingConfig(optimizer="adamax")
+
+
+def test_small_data_sets_make_one_batch() -> None:
+    trainer = make_trainer(batch_size=1000, epochs=1)
+    assert trainer.batch_size == 200 and trainer.steps_per_epoch == 1
+    trainer.fit()
