@@ -2,9 +2,8 @@
 
     import gpunet as gn
 
-    train, test = gn.data.load()
-    model = gn.models.MLP((784, 128, 64, 10)).initialize(seed=0)
-    ...
+    train, test = gn.data.load("fashion-mnist")
+    model = gn.models.MLP((784, 128, 64, 10), activation="gelu").initialize(seed=0)
 
 The parts: :mod:`gpunet.ops` (maths on raw arrays), :mod:`gpunet.nn` (layers), :mod:`gpunet.models`,
 :mod:`gpunet.optim`, :mod:`gpunet.data`, :mod:`gpunet.training`, :mod:`gpunet.experiments` (whole runs).
@@ -16,15 +15,15 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gpunet.backend import backend_of, get_backend, use_device
-
 if TYPE_CHECKING:
     from gpunet import data, experiments, models, nn, ops, optim, report, training
+    from gpunet.backend import backend_of, get_backend, use_device
 
 __version__ = "0.1.0"
 
 logging.getLogger("gpunet").addHandler(logging.NullHandler())
 
+_FROM_BACKEND = ("backend_of", "get_backend", "use_device")
 _PARTS = ("data", "experiments", "models", "nn", "ops", "optim", "report", "training")
 
 __all__ = [
@@ -47,4 +46,6 @@ def __getattr__(name: str) -> Any:
     """Import a part at its first use, so that ``import gpunet`` stays quick."""
     if name in _PARTS:
         return import_module(f"gpunet.{name}")
+    if name in _FROM_BACKEND:
+        return getattr(import_module("gpunet.backend"), name)
     raise AttributeError(f"module 'gpunet' has no attribute {name!r}")

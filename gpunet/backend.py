@@ -133,9 +133,7 @@ def cuda_status() -> CudaStatus:
     except Exception as error:  # the runtime's own exception type cannot be named without a driver
         return CudaStatus(cupy.__version__, (), f"the CUDA driver does not answer: {error}")
     if not devices:
-        return CudaStatus(
-            cupy.__version__, (), "CuPy finds no usable NVIDIA GPU or driver; check with nvidia-smi"
-        )
+        return CudaStatus(cupy.__version__, (), "CuPy finds no usable NVIDIA GPU or driver; check with nvidia-smi")
     if not CUDA_KERNELS_AVAILABLE:
         return CudaStatus(
             cupy.__version__, tuple(devices), "this version of gpunet does not ship its CUDA kernels yet; use cpu"
@@ -182,7 +180,7 @@ def get_backend(device: str | Backend | None = None) -> Backend:
     return Backend(device=f"cuda:{index}", xp=cupy, implementation="cuda")
 
 
-class use_device(contextlib.AbstractContextManager["Backend"]):  # noqa: N801 - reads as a statement
+class use_device(contextlib.AbstractContextManager["Backend"]):
     """Make `device` the default from here on; as ``with use_device("cpu"):``, only inside the block.
 
     Raises: as :func:`get_backend`.

@@ -17,7 +17,13 @@ def torch_or_skip() -> Any:
 
 
 def assert_close(
-    actual: np.ndarray, expected: np.ndarray, *, terms: int = 1, dtype: Any = None, scale: float | None = None, c: float = 8.0
+    actual: np.ndarray,
+    expected: np.ndarray,
+    *,
+    terms: int = 1,
+    dtype: Any = None,
+    scale: float | None = None,
+    c: float = 8.0,
 ) -> None:
     """Assert that `actual` is `expected` up to the rounding of sums of `terms` products.
 
@@ -47,8 +53,13 @@ def sum_scale(expected: np.ndarray, terms: int) -> float:
 
 
 def check_gradient(
-    function: Callable[[np.ndarray], np.ndarray], gradient: np.ndarray, x: np.ndarray, dy: np.ndarray, rng: np.random.Generator,
-    *, step: float = 1e-6,
+    function: Callable[[np.ndarray], np.ndarray],
+    gradient: np.ndarray,
+    x: np.ndarray,
+    dy: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    step: float = 1e-6,
 ) -> None:
     """Hold `gradient` (of sum(function(x) * dy) at float64 `x`) to central differences along a random direction.
 

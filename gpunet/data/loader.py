@@ -51,12 +51,12 @@ class Loader:
         self.input_shape: tuple[int, ...] = tuple(images.shape[1:])
         self.images = backend.asarray(images)
         self.labels = backend.asarray(labels, np.int32)
-        self._scaling = {
+        self._scaling: dict[str, Any] = {
             "scale": None if scale is None else backend.asarray(scale, dtype),
             "offset": None if offset is None else backend.asarray(offset, dtype),
             "dtype": np.dtype(dtype),
         }
-        self._augmentation = {"flip": flip, "shift": shift, "cutout": cutout}
+        self._augmentation: dict[str, Any] = {"flip": flip, "shift": shift, "cutout": cutout}
         self._in_order = backend.asarray(np.arange(self.size, dtype=np.int64))
         self._order = self._in_order
 

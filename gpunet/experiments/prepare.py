@@ -35,7 +35,7 @@ class RunData:
     def class_weights(self) -> np.ndarray:
         """Weights that make all classes count the same: n / (classes * n_class), scikit-learn's "balanced"."""
         counts = np.bincount(self.split.train.labels, minlength=self.split.train.classes)
-        return counts.sum() / (len(counts) * np.maximum(counts, 1))
+        return np.asarray(counts.sum() / (len(counts) * np.maximum(counts, 1)))
 
     def save_indices(self, path: Path) -> None:
         """Record which of the training images were which, as an NPZ file of int64 vectors."""
@@ -52,7 +52,13 @@ def loader_of(
     if augmentation is not None:
         options = {"flip": augmentation.flip, "shift": augmentation.shift, "cutout": augmentation.cutout}
     return Loader(
-        dataset.images, dataset.labels, backend=backend, scale=scaling.scale, offset=scaling.offset, dtype=dtype, **options
+        dataset.images,
+        dataset.labels,
+        backend=backend,
+        scale=scaling.scale,
+        offset=scaling.offset,
+        dtype=dtype,
+        **options,
     )
 
 

@@ -23,7 +23,7 @@ from gpunet.experiments.saved import (
     scaling_tensors,
 )
 from gpunet.files import write_text_atomic
-from gpunet.models import CNN, MLP, Hybrid, HybridConfig, create
+from gpunet.models import Hybrid, HybridConfig, create
 from gpunet.nn import summary
 from gpunet.report.run_figures import draw_run
 from gpunet.training import Callback, Progress, Trainer, fit_hybrid
@@ -96,8 +96,17 @@ def train(
     if isinstance(config.model, HybridConfig):
         assert config.hybrid is not None
         fit = fit_hybrid(
-            config.model, config.training, config.hybrid, **loaders, classes=data.split.train.classes,
-            run_dir=run_dir, callbacks=callbacks, class_weights=weights, metadata=facts, tensors=tensors, resume=resume,
+            config.model,
+            config.training,
+            config.hybrid,
+            **loaders,
+            classes=data.split.train.classes,
+            run_dir=run_dir,
+            callbacks=callbacks,
+            class_weights=weights,
+            metadata=facts,
+            tensors=tensors,
+            resume=resume,
         )
         model, records, best = fit.hybrid, fit.records, fit.validation_accuracy
         _save_hybrid(run_dir, fit.hybrid, {**facts, "validation_accuracy": best, "from_stage": fit.stage}, tensors)
@@ -105,8 +114,14 @@ def train(
     else:
         model.initialize(seed, device=backend, dtype=dtype)
         trainer = Trainer(
-            model, config.training, **loaders, run_dir=run_dir, callbacks=callbacks(), class_weights=weights,
-            metadata=facts, tensors=tensors,
+            model,
+            config.training,
+            **loaders,
+            run_dir=run_dir,
+            callbacks=callbacks(),
+            class_weights=weights,
+            metadata=facts,
+            tensors=tensors,
         )
         if resume:
             trainer.resume()

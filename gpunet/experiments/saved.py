@@ -159,9 +159,7 @@ def feature_map(path: Path, *, device: str | None = None, split: str = "test") -
     return target
 
 
-def predict(
-    path: Path, images: Sequence[Path], *, device: str | None = None, invert: str = "auto"
-) -> list[Prediction]:
+def predict(path: Path, images: Sequence[Path], *, device: str | None = None, invert: str = "auto") -> list[Prediction]:
     """Class probabilities of picture files of any size; see :func:`gpunet.data.read_image`.
 
     Raises:

@@ -36,8 +36,9 @@ class CNNConfig(Options):
     activation: str = option("relu", "activation of each block", choices=ACTIVATIONS)
     batch_norm: bool = option(True, "batch normalisation in each block")
     head: tuple[int, ...] = option((), "sizes of hidden layers between the features and the classes", low=1)
-    dropout: float = option(0.2, "probability of dropping a feature before each linear layer", low=0, high=1,
-                            high_open=True)
+    dropout: float = option(
+        0.2, "probability of dropping a feature before each linear layer", low=0, high=1, high_open=True
+    )
     init: str = option("he", "initialisation of the weights", choices=INITS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from gpunet.errors import ConfigError
 from gpunet.nn import Dropout, Flatten, Initializer, Layer, Linear, Sequential, activation
@@ -37,7 +38,7 @@ def linear_stack(
     """Linear layers of `sizes` with activation and dropout between them, none after the last."""
     make_weight = from_name(init) if isinstance(init, str) else init
     layers: list[tuple[str, Layer]] = []
-    for number, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+    for number, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
         layers.append((f"linear{number}", Linear(inputs, outputs, init=make_weight)))
         if number < len(sizes) - 1:
             layers.append((f"activation{number}", activation(activation_name)))

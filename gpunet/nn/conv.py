@@ -15,7 +15,7 @@ from gpunet.ops.geometry import Conv2dGeometry, Padding
 
 
 class Conv2d(Layer):
-    """2-D convolution of x (N, H, W, in_channels) to (N, OH, OW, out_channels); options as :func:`gpunet.ops.conv2d`."""
+    """2-D convolution: (N, H, W, in_channels) to (N, OH, OW, out_channels); options as :func:`gpunet.ops.conv2d`."""
 
     def __init__(
         self,
@@ -32,8 +32,13 @@ class Conv2d(Layer):
     ) -> None:
         kernel = pair("kernel_size", kernel_size)
         groups = check_int("groups", groups, low=1)
-        if check_int("in_channels", in_channels, low=1) % groups or check_int("out_channels", out_channels, low=1) % groups:
-            raise ConfigError(f"groups={groups} must divide the {in_channels} input and the {out_channels} output channels")
+        if (
+            check_int("in_channels", in_channels, low=1) % groups
+            or check_int("out_channels", out_channels, low=1) % groups
+        ):
+            raise ConfigError(
+                f"groups={groups} must divide the {in_channels} input and the {out_channels} output channels"
+            )
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.weight = Parameter((*kernel, in_channels // groups, out_channels), init or He())
         self.bias = Parameter((out_channels,), Constant(0.0), decay=False) if bias else None
@@ -41,15 +46,25 @@ class Conv2d(Layer):
     def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
         bias = None if self.bias is None else self.bias.value
         y = ops.conv2d(
-            x, self.weight.value, bias,
-            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
+            x,
+            self.weight.value,
+            bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
         )
 
         def backward(dy: Array) -> Array | None:
             needs = ("x", "weight") if mode.input_gradient else ("weight",)
             dx, self.weight.grad[...], dbias = ops.conv2d_backward(
-                dy, x, self.weight.value,
-                stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
+                dy,
+                x,
+                self.weight.value,
+                stride=self.stride,
+                padding=self.padding,
+                dilation=self.dilation,
+                groups=self.groups,
                 needs=needs if self.bias is None else (*needs, "bias"),
             )
             if self.bias is not None:
@@ -60,8 +75,12 @@ class Conv2d(Layer):
 
     def _geometry(self, input_shape: Shape) -> Conv2dGeometry:
         return Conv2dGeometry.of(
-            (1, *input_shape), self.weight.shape,
-            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups,
+            (1, *input_shape),
+            self.weight.shape,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
         )
 
     def output_shape(self, input_shape: Shape) -> Shape:

@@ -113,9 +113,7 @@ class Layer:
         names = [name for name, _ in [*parameters, *buffers]]
         if len(set(names)) != len(names):
             raise ConfigError(f"two parts of the model share a name: {sorted(names)}")
-        fresh = [
-            (index, parameter) for index, (_, parameter) in enumerate(parameters) if parameter.value is None
-        ]
+        fresh = [(index, parameter) for index, (_, parameter) in enumerate(parameters) if parameter.value is None]
         backend = get_backend(device)
         self.flat = FlatParameters(parameters, buffers, backend=backend, dtype=np.dtype(dtype))
         for index, parameter in fresh:

@@ -33,8 +33,14 @@ class BatchNorm(Layer):
 
     def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
         y, saved = ops.batch_norm(
-            x, self.gamma.value, self.beta.value, self.running_mean.value, self.running_var.value,
-            training=mode.training, momentum=self.momentum, eps=self.eps,
+            x,
+            self.gamma.value,
+            self.beta.value,
+            self.running_mean.value,
+            self.running_var.value,
+            training=mode.training,
+            momentum=self.momentum,
+            eps=self.eps,
         )
 
         def backward(dy: Array) -> Array:

@@ -30,23 +30,37 @@ class MaxPool(Layer):
 
     def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
         y, argmax = ops.max_pool2d(
-            x, self.kernel_size,
-            stride=self.stride, padding=self.padding, dilation=self.dilation, ceil_mode=self.ceil_mode,
+            x,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
         )
         x_shape = x.shape
 
         def backward(dy: Array) -> Array:
             return ops.max_pool2d_backward(
-                dy, argmax, x_shape, self.kernel_size,
-                stride=self.stride, padding=self.padding, dilation=self.dilation, ceil_mode=self.ceil_mode,
+                dy,
+                argmax,
+                x_shape,
+                self.kernel_size,
+                stride=self.stride,
+                padding=self.padding,
+                dilation=self.dilation,
+                ceil_mode=self.ceil_mode,
             )
 
         return y, backward
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return Pool2dGeometry.of(
-            (1, *input_shape), self.kernel_size,
-            stride=self.stride, padding=self.padding, dilation=self.dilation, ceil_mode=self.ceil_mode,
+            (1, *input_shape),
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
         ).y_shape[1:]
 
 
@@ -68,15 +82,24 @@ class AvgPool(Layer):
 
     def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
         y = ops.avg_pool2d(
-            x, self.kernel_size,
-            stride=self.stride, padding=self.padding, ceil_mode=self.ceil_mode, count_include_pad=self.count_include_pad,
+            x,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad,
         )
         x_shape = x.shape
 
         def backward(dy: Array) -> Array:
             return ops.avg_pool2d_backward(
-                dy, x_shape, self.kernel_size, stride=self.stride, padding=self.padding,
-                ceil_mode=self.ceil_mode, count_include_pad=self.count_include_pad,
+                dy,
+                x_shape,
+                self.kernel_size,
+                stride=self.stride,
+                padding=self.padding,
+                ceil_mode=self.ceil_mode,
+                count_include_pad=self.count_include_pad,
             )
 
         return y, backward

@@ -1,8 +1,8 @@
 """Stateless maths on raw NumPy or CuPy arrays: the one layer that knows the device.
 
 Images are NHWC, convolution weights HWIO, linear weights (in, out). Every op has ``name(...)`` and
-``name_backward(...)``; none writes to its inputs, but for the documented in-place updates of the optimisers and of batch
-norm's running statistics, and none moves an array between devices.
+``name_backward(...)``; none writes to its inputs, but for the documented in-place updates of the optimisers and of
+batch norm's running statistics, and none moves an array between devices.
 """
 
 from gpunet.ops.activation import (

@@ -25,7 +25,8 @@ def gemm_address(dtype: np.dtype[Any]) -> int:
     """Address of the BLAS gemm of `dtype`, to be handed to kernels that call :func:`gemm`.
 
     The first call limits the BLAS library that SciPy brought to one thread for the rest of the process: the threads
-    are Numba's, and two pools would fight for the cores. Other BLAS libraries (NumPy's wheel has its own) are left alone.
+    are Numba's, and two pools would fight for the cores. Other BLAS libraries (NumPy's wheel has its own) are left
+    alone.
     """
     address = int(get_cython_function_address("scipy.linalg.cython_blas", _ROUTINES[np.dtype(dtype)]))
     _limit_blas_threads()  # after the look-up, which loads the library
@@ -116,7 +117,7 @@ def gemm(
 
 
 @parallel_jit
-def _matmul(address, a, trans_a, b, trans_b, c, block):  # type: ignore[no-untyped-def]
+def _matmul(address, a, trans_a, b, trans_b, c, block):
     m, n = c.shape
     k = a.shape[0] if trans_a else a.shape[1]
     itemsize = c.itemsize

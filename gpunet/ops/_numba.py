@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    # How often an OpenMP thread that waits looks again before it sleeps. GNU's default spins for milliseconds, which
+    # makes training many times slower as soon as another process wants the cores. Read when the library is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numba
 import numba.core.config

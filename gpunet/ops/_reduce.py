@@ -11,7 +11,7 @@ _ROWS = 512
 
 
 @parallel_jit
-def _partial_sums(x, partial):  # type: ignore[no-untyped-def]
+def _partial_sums(x, partial):
     rows, columns = x.shape
     for piece in prange(partial.shape[0]):
         total = np.zeros(columns, x.dtype)

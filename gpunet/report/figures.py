@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpunet.errors import DataError, ShapeError
-from gpunet.report.canvas import BLUE, GREEN, GREY, ORANGE, TEN, VERMILLION, PathLike, grid_of, page, show
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from gpunet.report.canvas import BLUE, GREEN, GREY, ORANGE, TEN, VERMILLION, PathLike, Sheet, page
 
 _MOST_FILTERS = 64
 _MOST_MAPS = 8
@@ -25,7 +22,7 @@ _MOST_NUMBERED = 25  # classes whose confusions are written out
 _MOST_NAMED = 60  # classes whose names fit beside a matrix
 _MOST_BARS = 40  # classes whose bars fit on a page
 
-_MARKERS = "osD^v"
+_MARKERS = "os^Dv"
 
 
 class ClassRow(NamedTuple):
@@ -191,25 +188,32 @@ def first_layer_filters(weight: np.ndarray, path: PathLike, image_shape: tuple[i
         raise ShapeError(f"expected a weight (KH, KW, C, filters) or (inputs, units), got shape {weight.shape}")
     filters = weight.shape[-1]
     order = np.argsort(-np.linalg.norm(weight.reshape(-1, filters), axis=0), kind="stable")[:_MOST_FILTERS]
-    limit = float(np.nanmax(np.abs(weight[..., order]), initial=0.0)) or 1.0
+    # A single extreme weight would make all others pale.
+    sizes = np.abs(weight[..., order])
+    sizes = sizes[np.isfinite(sizes)]
+    largest = float(sizes.max(initial=0.0))
+    limit = (float(np.quantile(sizes, 0.995)) if sizes.size else 0.0) or largest or 1.0
     columns = min(8, len(order))
+    rows = math.ceil(len(order) / columns)
     count = f"{filters} filters" if len(order) == filters else f"{len(order)} of {filters} filters"
-    with page(path, 0.95 * columns + 1.2, 0.95 * math.ceil(len(order) / columns) + 0.6) as figure:
-        grid = grid_of(figure, len(order), columns)
+    with page(path, 0.95 * columns + 1.2, 0.95 * rows + 0.5) as figure:
+        sheet = Sheet(figure, rows, columns)
         image = None
-        for axes, index in zip(grid, order, strict=True):
+        for place, index in enumerate(order):
             kernel = weight[..., index]
             if kernel.shape[2] == 3:
-                axes.imshow(np.clip(0.5 + kernel / (2 * limit), 0, 1), interpolation="nearest")
+                sheet.show(*divmod(place, columns), np.clip(0.5 + np.nan_to_num(kernel) / (2 * limit), 0, 1))
             else:
-                image = axes.imshow(kernel.mean(axis=2), cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest")
+                picture = kernel.mean(axis=2)
+                image = sheet.show(*divmod(place, columns), picture, cmap="RdBu", vmin=-limit, vmax=limit)
         if image is not None:
-            figure.colorbar(image, ax=grid, fraction=0.05, pad=0.02)
+            extend = "both" if largest > limit else "neither"
+            figure.colorbar(image, ax=sheet.axes, fraction=0.05, pad=0.02, extend=extend)
         figure.suptitle(f"First layer: {count}, by norm")
 
 
 def feature_maps(maps: Sequence[tuple[str, np.ndarray]], image: np.ndarray, path: PathLike) -> None:
-    """What each layer makes of one image: a row a layer, its eight channels of the largest deviation.
+    """What each layer makes of one image: a row a layer, its eight channels of the largest deviation (then mean).
 
     maps: (name of the layer, array (H, W, C)). image: uint8 or floats in [0, 1], (H, W, 1) or (H, W, 3).
 
@@ -223,21 +227,19 @@ def feature_maps(maps: Sequence[tuple[str, np.ndarray]], image: np.ndarray, path
     for name, array in maps:
         if np.ndim(array) != 3 or np.size(array) == 0:
             raise ShapeError(f"the feature maps of {name} must be (H, W, C), got shape {np.shape(array)}")
-    with page(path, 1.1 * (_MOST_MAPS + 1), 1.25 * (len(maps) + 1) + 0.5) as figure:
-        grid = figure.subplots(len(maps) + 1, _MOST_MAPS + 1, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        _caption(grid[0, 0], "input", np.shape(image))
-        show(grid[0, 1], image)
-        for row, (name, values) in zip(grid[1:], maps, strict=True):
+    rows, columns = len(maps) + 1, _MOST_MAPS + 1
+    with page(path, 1.1 * columns, 1.25 * rows + 0.4) as figure:
+        sheet = Sheet(figure, rows, columns, headroom=0.13)
+        sheet.write(0, 0, _caption("input", np.shape(image)))
+        sheet.show_image(0, 1, image)
+        for row, (name, values) in enumerate(maps, 1):
             array = np.asarray(values, np.float64)
-            _caption(row[0], name, array.shape)
+            sheet.write(row, 0, _caption(name, array.shape))
             finite = array[np.isfinite(array)]
             low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-            order = np.argsort(-array.std(axis=(0, 1)), kind="stable")[:_MOST_MAPS]
-            for axes, channel in zip(row[1:], order, strict=False):
-                axes.imshow(array[..., channel], cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
-                axes.set_title(f"{channel}", fontsize=7, pad=2)
+            order = np.lexsort((-array.mean(axis=(0, 1)), -array.std(axis=(0, 1))))[:_MOST_MAPS]
+            for column, channel in enumerate(order, 1):
+                sheet.show(row, column, array[..., channel], f"{channel}", cmap="viridis", vmin=low, vmax=high)
         figure.suptitle("Feature maps: the channels that vary most, dark to bright on the scale of their layer")
 
 
@@ -272,17 +274,19 @@ def confident_mistakes(
     wrong = np.flatnonzero(labels != predictions)
     order = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MOST_MISTAKES]
     columns = 6
-    with page(path, 10, 1.95 * max(1, math.ceil(len(order) / columns)) + 0.6) as figure:
-        share = f"{len(wrong):,} of {n:,} images ({100 * len(wrong) / max(n, 1):.2f} %) are wrong"
-        figure.suptitle(f"The surest mistakes: {share}" if len(wrong) else f"No mistakes in {n:,} images")
-        for axes, index in zip(grid_of(figure, len(order), columns), order, strict=True):
-            show(axes, images[index])
-            true = "" if table.ndim == 1 else f" {100 * table[index, labels[index]]:.1f} %"
-            axes.set_title(
-                f"{class_names[predictions[index]]} {100 * confidence[index]:.1f} %\n"
-                f"true: {class_names[labels[index]]}{true}",
-                fontsize=8,
-            )
+    rows = max(1, math.ceil(len(order) / columns))
+    title = f"No mistakes in {n:,} images"
+    if len(wrong):
+        share = f"{100 * len(wrong) / n:.2f} %"
+        title = f"The surest of {len(wrong):,} mistakes in {n:,} images ({share}): predicted, true"
+    with page(path, 10, 2.05 * rows + 0.4) as figure:
+        sheet = Sheet(figure, rows, columns, headroom=0.2)
+        figure.suptitle(title)
+        for place, index in enumerate(order):
+            prediction, label = predictions[index], labels[index]
+            true = "" if table.ndim == 1 else f" {100 * table[index, label]:.1f} %"
+            words = f"{class_names[prediction]} {100 * confidence[index]:.1f} %\ntrue: {class_names[label]}{true}"
+            sheet.show_image(*divmod(place, columns), images[index], words)
 
 
 def feature_map(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
@@ -306,47 +310,60 @@ def feature_map(features: np.ndarray, labels: np.ndarray, class_names: Sequence[
     plane, shares = principal_plane(points)
     with page(path, 8, 7) as figure:
         axes = figure.subplots()
-        present = np.unique(labels).tolist()
-        # In the order of the data set and not class upon class, which would hide the first ones.
-        for marker in range(len(_MARKERS)):
-            chosen = labels // len(TEN) % len(_MARKERS) == marker
-            colours = [TEN[label % len(TEN)] for label in labels[chosen]]
+        # By marker and in the order of the data set, not class upon class, which would hide the first ones.
+        for number, marker in enumerate(_MARKERS):
+            chosen = labels % len(_MARKERS) == number
             x, y = plane[chosen].T
-            axes.scatter(x, y, s=5, c=colours, marker=_MARKERS[marker], linewidths=0, alpha=0.5)
-        for label in present[:_MOST_NAMED]:
-            x, y = np.median(plane[labels == label], axis=0)
-            box = {
-                "boxstyle": "round,pad=0.2",
-                "facecolor": "white",
-                "edgecolor": TEN[label % len(TEN)],
-                "alpha": 0.9,
-            }
-            axes.text(x, y, class_names[label], ha="center", va="center", fontsize=9, bbox=box)
+            colours = [TEN[label % len(TEN)] for label in labels[chosen]]
+            axes.scatter(x, y, s=9, c=colours, marker=marker, linewidths=0, alpha=0.55)
+        present = np.unique(labels)[:_MOST_NAMED]
+        centres = np.array([np.median(plane[labels == label], axis=0) for label in present])
+        for label, centre in zip(present, _apart(centres, np.ptp(plane, axis=0)), strict=True):
+            colour = TEN[label % len(TEN)]
+            box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": 2}
+            axes.text(centre[0], centre[1], class_names[label], ha="center", va="center", fontsize=9, bbox=box)
         axes.set_xlabel(f"first principal component ({100 * shares[0]:.1f} % of the variance)")
         axes.set_ylabel(f"second principal component ({100 * shares[1]:.1f} %)")
-        axes.set_title(f"Features of {len(labels):,} images; names at each class's median")
+        axes.set_title(f"Features of {len(labels):,} images; names near each class's median")
         axes.grid(alpha=0.3)
+
+
+def _apart(centres: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """The places (n, 2) of labels, moved upwards where they would cover one another on a page of size `extent`."""
+    width, height = 0.13 * extent[0], 0.035 * extent[1]
+    placed: list[np.ndarray] = []
+    moved = centres.copy()
+    for index in np.argsort(centres[:, 1], kind="stable"):
+        place = moved[index]
+        for other in placed:  # from the lowest to the highest
+            if abs(place[0] - other[0]) < width and place[1] < other[1] + height:
+                place[1] = other[1] + height
+        placed.append(place)
+        placed.sort(key=lambda other: float(other[1]))
+    return moved
 
 
 def principal_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`points` (n, d) in their first two principal components, (n, 2), and the shares of the variance, (2,)."""
     centred = points - points.mean(axis=0)
-    variances, directions = np.linalg.eigh(centred.T @ centred)
-    count = min(2, points.shape[1])
-    chosen = directions[:, ::-1][:, :count]
-    chosen = chosen * np.sign(chosen[np.abs(chosen).argmax(axis=0), range(count)])
+    d = points.shape[1]
+    count = min(2, d)
+    from scipy.linalg import eigh
+
+    variances, directions = eigh(centred.T @ centred, subset_by_index=(d - count, d - 1))
+    directions = directions[:, ::-1]
+    directions = directions * np.sign(directions[np.abs(directions).argmax(axis=0), range(count)])
     plane, shares = np.zeros((len(points), 2)), np.zeros(2)
-    plane[:, :count] = centred @ chosen
-    total = variances.sum()
+    plane[:, :count] = centred @ directions
+    total = float((centred * centred).sum())
     if total > 0:
-        shares[:count] = np.maximum(variances[::-1][:count], 0) / total
+        shares[:count] = np.maximum(variances[::-1], 0) / total
     return plane, shares
 
 
-def _caption(axes: Axes, name: str, shape: Sequence[int]) -> None:
+def _caption(name: str, shape: Sequence[int]) -> str:
     height, width, channels = shape
-    noun = "channel" if channels == 1 else "channels"
-    axes.text(0.5, 0.5, f"{name}\n{height} x {width}\n{channels} {noun}", ha="center", va="center", fontsize=8)
+    return f"{name}\n{height} x {width}\n{channels} {'channel' if channels == 1 else 'channels'}"
 
 
 def _column(history: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:

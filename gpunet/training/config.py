@@ -28,9 +28,7 @@ class TrainingConfig(Options):
         0.2, "share of the training in which one_cycle and cosine rise to the peak", low=0, high=1, high_open=True
     )
     lr_step: int = option(10, "step: epochs between two reductions", low=1)
-    lr_factor: float = option(
-        0.5, "step, exponential, plateau: factor of each reduction", low=0, high=1, low_open=True
-    )
+    lr_factor: float = option(0.5, "step, exponential, plateau: factor of each reduction", low=0, high=1, low_open=True)
     lr_patience: int = option(3, "plateau: epochs without a better validation loss before a reduction", low=0)
     label_smoothing: float = option(0.0, "probability spread over all classes", low=0, high=1, high_open=True)
     class_weights: str = option(
@@ -38,11 +36,13 @@ class TrainingConfig(Options):
     )
     clip_norm: float = option(0.0, "largest L2 norm of the gradient; 0: no clipping", low=0)
     ema_decay: float = option(
-        0.0, "decay per step of an average of the weights that is validated instead of them; 0: none", low=0, high=1,
+        0.0,
+        "decay per step of an average of the weights that is validated instead of them; 0: none",
+        low=0,
+        high=1,
         high_open=True,
     )
-    early_stopping: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never",
-                                 low=0)
+    early_stopping: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never", low=0)
     seed: int = option(0, "seed of initialisation, order, augmentation and dropout", low=0, high=2**32 - 1)
     dtype: str = option("float32", "precision of all arrays", choices=("float32", "float64"))
 

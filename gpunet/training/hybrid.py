@@ -77,8 +77,15 @@ def fit_hybrid(
             except OSError as error:
                 raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
         trainer = Trainer(
-            model, how, train=data[0], validation=data[1], run_dir=folder, callbacks=callbacks(stage),
-            class_weights=class_weights, metadata={**(metadata or {}), "stage": stage}, tensors=tensors,
+            model,
+            how,
+            train=data[0],
+            validation=data[1],
+            run_dir=folder,
+            callbacks=callbacks(stage),
+            class_weights=class_weights,
+            metadata={**(metadata or {}), "stage": stage},
+            tensors=tensors,
         )
         if resume:
             trainer.resume()

@@ -2,7 +2,8 @@
 
 What a step computes depends on the seed, the step's number and the weights alone: the order of the images, their
 augmentation and the dropout masks are functions of (seed, step), batches have a fixed size, and every reduction has a
-fixed order whatever the number of threads. So a run that was stopped and resumed ends with the bits of one that was not.
+fixed order whatever the number of threads. So a run that was stopped and resumed ends with the bits of one that was
+not.
 """
 
 from __future__ import annotations
@@ -238,7 +239,7 @@ class Trainer:
             "best_epoch": self.best_epoch,
             "best_accuracy": self.best_accuracy,
             "schedule": self.schedule.state(),
-            "callbacks": [callback.state() for callback in self.callbacks],
+            "callbacks": [[type(callback).__name__, callback.state()] for callback in self._stateful()],
             "architecture": architecture(self.flat),
             "batch_size": self.batch_size,
             "train_size": self.train.size,
@@ -266,14 +267,18 @@ class Trainer:
         self.epoch, self.step, self.stop = facts["epoch"], facts["step"], facts["stop"]
         self.best_epoch, self.best_accuracy = facts["best_epoch"], facts["best_accuracy"]
         self.schedule.load_state(facts["schedule"])
-        states = facts["callbacks"]
-        if len(states) != len(self.callbacks):
-            raise CheckpointError(f"{path} was written with {len(states)} callbacks, there are {len(self.callbacks)} now")
-        for callback, state in zip(self.callbacks, states, strict=True):
+        found, here = [name for name, _ in facts["callbacks"]], [type(item).__name__ for item in self._stateful()]
+        if found != here:
+            raise CheckpointError(f"{path} was written with the callbacks {found}, this training has {here}")
+        for callback, (_, state) in zip(self._stateful(), facts["callbacks"], strict=True):
             callback.load_state(state)
         self.history.restore(self.epoch)
         self._save_best()  # a kill between the two files may have left a newer one
         return True
+
+    def _stateful(self) -> list[Callback]:
+        """The callbacks that have something to remember; others, such as a progress bar, may come and go."""
+        return [callback for callback in self.callbacks if callback.state()]
 
     def restore_best(self) -> None:
         """Put the weights of the best validation accuracy into the model."""
@@ -283,4 +288,4 @@ class Trainer:
 
 def architecture(flat: FlatParameters) -> dict[str, list[int]]:
     """Names and shapes of all parameters and buffers: what a checkpoint must share with a model."""
-    return {name: list(part.shape) for name, part in (*flat.parameters.items(), *flat.buffers.items())}
+    return {name: list(view.shape) for name, view in flat.named(flat.values, flat.state).items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ def test_default_cnn_is_five_blocks_down_to_one_pixel() -> None:
     model = create(CNNConfig(), (28, 28, 1), 10)
     assert isinstance(model, CNN)
     filters = (1, 32, 64, 128, 256, 512)
-    convolutions = sum(9 * a * b for a, b in zip(filters, filters[1:], strict=False))
+    convolutions = sum(9 * a * b for a, b in pairwise(filters))
     norms = 2 * sum(filters[1:])
     assert model.parameter_count == convolutions + norms + 512 * 10 + 10
     maps = [model.until(f"block{i}").output_shape((28, 28, 1)) for i in range(1, 6)]

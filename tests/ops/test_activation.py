@@ -193,7 +193,7 @@ def test_tanh_and_gelu_over_the_whole_range(dtype: Any) -> None:
     size = {"tanh": np.abs(expected["tanh"]), "gelu_backward": np.ones(x.shape)}
     for name in expected:
         assert_each_close(actual[name], expected[name].astype(dtype), size.get(name, np.abs(exact)))
-    # In the tail the rounding of the exponent x**2 / 2 counts, here and in SciPy; most formulas have no digit left there.
+    # In the tail the rounding of the exponent x**2 / 2 counts, here and in SciPy; most formulas keep no digit there.
     tail = (exact < 0) & (exact > -12)
     relative = np.abs(actual["gelu"][tail] / expected["gelu"][tail] - 1)
     assert (relative <= np.finfo(dtype).eps * 2 * (4 + exact[tail] ** 2)).all()

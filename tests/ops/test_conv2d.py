@@ -125,7 +125,12 @@ def test_reference_matches_pytorch(case: dict[str, Any]) -> None:
     ty.backward(torch.tensor(np.ascontiguousarray(dy.transpose(nchw))))
     terms = max(weight.size, dy[..., 0].size)
     scale = float(terms) ** 0.5
-    assert_close(reference.conv2d(x, weight, bias, **case["options"]), ty.detach().numpy().transpose(0, 2, 3, 1), terms=terms, scale=scale)
+    assert_close(
+        reference.conv2d(x, weight, bias, **case["options"]),
+        ty.detach().numpy().transpose(0, 2, 3, 1),
+        terms=terms,
+        scale=scale,
+    )
     dx, dweight, dbias = reference.conv2d_backward(dy, x, weight, **case["options"])
     assert dx is not None and dweight is not None and dbias is not None
     assert_close(dx, tx.grad.numpy().transpose(0, 2, 3, 1), terms=terms, scale=scale)
@@ -194,7 +199,7 @@ def test_bad_input() -> None:
         conv2d(x[0], weight)
     with pytest.raises(ShapeError, match="expects 4 input channels"):
         conv2d(x[..., :3], weight)
-    with pytest.raises(ShapeError, match="kernel of 7x7 .* larger than the padded map of 5x5"):
+    with pytest.raises(ShapeError, match=r"kernel of 7x7 .* larger than the padded map of 5x5"):
         conv2d(x, np.ones((7, 7, 4, 6)))
     with pytest.raises(ShapeError, match="larger than the padded map"):
         conv2d(x, weight, dilation=3)

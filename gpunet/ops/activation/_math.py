@@ -58,11 +58,11 @@ def tanh(x: Any) -> Any:
 
 
 @overload(exp_nonpositive, jit_options=_OPTIONS)
-def _exp_nonpositive(x):  # type: ignore[no-untyped-def]
+def _exp_nonpositive(x):
     if x != numba.float32:
         return lambda x: math.exp(x)
 
-    def single(x):  # type: ignore[no-untyped-def]
+    def single(x):
         # The exponent comes from a bounded value, as the conversion of NaN or infinity to an integer is undefined.
         k = np.floor((x if x > _LOWEST else _LOWEST) * _LOG2E + _HALF)
         r = (x - k * _LN2_HIGH) - k * _LN2_LOW
@@ -74,11 +74,11 @@ def _exp_nonpositive(x):  # type: ignore[no-untyped-def]
 
 
 @overload(normal_tail, jit_options=_OPTIONS)
-def _normal_tail(a):  # type: ignore[no-untyped-def]
+def _normal_tail(a):
     if a != numba.float32:
         return lambda a: (0.5 * math.erfc(a * _SQRT_HALF), math.exp(-0.5 * a * a))
 
-    def single(a):  # type: ignore[no-untyped-def]
+    def single(a):
         e = exp_nonpositive(-_HALF * a * a)
         t = _ONE - _SHIFT2 / (a + _SHIFT)
         p = ((((_P9 * t + _P8) * t + _P7) * t + _P6) * t + _P5) * t + _P4
@@ -88,11 +88,11 @@ def _normal_tail(a):  # type: ignore[no-untyped-def]
 
 
 @overload(tanh, jit_options=_OPTIONS)
-def _tanh(x):  # type: ignore[no-untyped-def]
+def _tanh(x):
     if x != numba.float32:
         return lambda x: math.tanh(x)
 
-    def single(x):  # type: ignore[no-untyped-def]
+    def single(x):
         a = abs(x)
         z = x * x
         near_zero = ((((_T11 * z + _T9) * z + _T7) * z + _T5) * z + _T3) * z * x + x

@@ -27,14 +27,14 @@ _NORMAL = 1 / math.sqrt(2 * math.pi)
 
 
 @_piece
-def _relu_piece(out, x):  # type: ignore[no-untyped-def]
+def _relu_piece(out, x):
     zero = x.dtype.type(0)
     for i in range(x.size):
         out[i] = zero if x[i] <= zero else x[i]
 
 
 @_chunked
-def _relu(out, x):  # type: ignore[no-untyped-def]
+def _relu(out, x):
     if out.size <= _CHUNK:
         _relu_piece(out, x)
         return
@@ -44,7 +44,7 @@ def _relu(out, x):  # type: ignore[no-untyped-def]
 
 
 @_piece
-def _relu_backward_piece(out, dy, x):  # type: ignore[no-untyped-def]
+def _relu_backward_piece(out, dy, x):
     zero = x.dtype.type(0)
     for i in range(x.size):
         value = dy[i]  # loaded on both paths, which the loop needs to be vectorised
@@ -52,7 +52,7 @@ def _relu_backward_piece(out, dy, x):  # type: ignore[no-untyped-def]
 
 
 @_chunked
-def _relu_backward(out, dy, x):  # type: ignore[no-untyped-def]
+def _relu_backward(out, dy, x):
     if out.size <= _CHUNK:
         _relu_backward_piece(out, dy, x)
         return
@@ -62,7 +62,7 @@ def _relu_backward(out, dy, x):  # type: ignore[no-untyped-def]
 
 
 @_piece
-def _leaky_relu_piece(out, dy, x, slope):  # type: ignore[no-untyped-def]
+def _leaky_relu_piece(out, dy, x, slope):
     zero = x.dtype.type(0)
     for i in range(x.size):
         value = dy[i]
@@ -70,7 +70,7 @@ def _leaky_relu_piece(out, dy, x, slope):  # type: ignore[no-untyped-def]
 
 
 @_chunked
-def _leaky_relu(out, dy, x, slope):  # type: ignore[no-untyped-def]
+def _leaky_relu(out, dy, x, slope):
     if out.size <= _CHUNK:
         _leaky_relu_piece(out, dy, x, slope)
         return
@@ -80,13 +80,13 @@ def _leaky_relu(out, dy, x, slope):  # type: ignore[no-untyped-def]
 
 
 @_piece
-def _tanh_piece(out, x):  # type: ignore[no-untyped-def]
+def _tanh_piece(out, x):
     for i in range(x.size):
         out[i] = scalar_tanh(x[i])
 
 
 @_chunked
-def _tanh(out, x):  # type: ignore[no-untyped-def]
+def _tanh(out, x):
     if out.size <= _CHUNK:
         _tanh_piece(out, x)
         return
@@ -96,14 +96,14 @@ def _tanh(out, x):  # type: ignore[no-untyped-def]
 
 
 @_piece
-def _tanh_backward_piece(out, dy, y):  # type: ignore[no-untyped-def]
+def _tanh_backward_piece(out, dy, y):
     one = y.dtype.type(1)
     for i in range(y.size):
         out[i] = dy[i] * (one - y[i] * y[i])
 
 
 @_chunked
-def _tanh_backward(out, dy, y):  # type: ignore[no-untyped-def]
+def _tanh_backward(out, dy, y):
     if out.size <= _CHUNK:
         _tanh_backward_piece(out, dy, y)
         return
@@ -113,7 +113,7 @@ def _tanh_backward(out, dy, y):  # type: ignore[no-untyped-def]
 
 
 @_piece
-def _gelu_piece(out, x):  # type: ignore[no-untyped-def]
+def _gelu_piece(out, x):
     zero, one = x.dtype.type(0), x.dtype.type(1)
     for i in range(x.size):
         tail, _ = normal_tail(abs(x[i]))
@@ -121,7 +121,7 @@ def _gelu_piece(out, x):  # type: ignore[no-untyped-def]
 
 
 @_chunked
-def _gelu(out, x):  # type: ignore[no-untyped-def]
+def _gelu(out, x):
     if out.size <= _CHUNK:
         _gelu_piece(out, x)
         return
@@ -131,7 +131,7 @@ def _gelu(out, x):  # type: ignore[no-untyped-def]
 
 
 @_piece
-def _gelu_backward_piece(out, dy, x):  # type: ignore[no-untyped-def]
+def _gelu_backward_piece(out, dy, x):
     zero, one, normal = x.dtype.type(0), x.dtype.type(1), x.dtype.type(_NORMAL)
     for i in range(x.size):
         tail, density = normal_tail(abs(x[i]))
@@ -139,7 +139,7 @@ def _gelu_backward_piece(out, dy, x):  # type: ignore[no-untyped-def]
 
 
 @_chunked
-def _gelu_backward(out, dy, x):  # type: ignore[no-untyped-def]
+def _gelu_backward(out, dy, x):
     if out.size <= _CHUNK:
         _gelu_backward_piece(out, dy, x)
         return
@@ -149,7 +149,7 @@ def _gelu_backward(out, dy, x):  # type: ignore[no-untyped-def]
 
 
 @_piece
-def _gelu_tanh_piece(out, x):  # type: ignore[no-untyped-def]
+def _gelu_tanh_piece(out, x):
     # 0.5 (1 + tanh(u)) is the logistic function of v = 2 u, here from exp(-|v|), which cannot overflow.
     zero, one = x.dtype.type(0), x.dtype.type(1)
     scale, cubic = x.dtype.type(2 * _TANH_SCALE), x.dtype.type(_CUBIC)
@@ -160,7 +160,7 @@ def _gelu_tanh_piece(out, x):  # type: ignore[no-untyped-def]
 
 
 @_chunked
-def _gelu_tanh(out, x):  # type: ignore[no-untyped-def]
+def _gelu_tanh(out, x):
     if out.size <= _CHUNK:
         _gelu_tanh_piece(out, x)
         return
@@ -170,7 +170,7 @@ def _gelu_tanh(out, x):  # type: ignore[no-untyped-def]
 
 
 @_piece
-def _gelu_tanh_backward_piece(out, dy, x):  # type: ignore[no-untyped-def]
+def _gelu_tanh_backward_piece(out, dy, x):
     zero, one, three = x.dtype.type(0), x.dtype.type(1), x.dtype.type(3)
     scale, cubic = x.dtype.type(2 * _TANH_SCALE), x.dtype.type(_CUBIC)
     for i in range(x.size):
@@ -183,7 +183,7 @@ def _gelu_tanh_backward_piece(out, dy, x):  # type: ignore[no-untyped-def]
 
 
 @_chunked
-def _gelu_tanh_backward(out, dy, x):  # type: ignore[no-untyped-def]
+def _gelu_tanh_backward(out, dy, x):
     if out.size <= _CHUNK:
         _gelu_tanh_backward_piece(out, dy, x)
         return

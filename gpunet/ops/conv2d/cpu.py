@@ -62,7 +62,7 @@ def _tables(g: Conv2dGeometry) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.
 
 
 @parallel_jit
-def _positions(address, x, weight, trans_weight, taps_y, taps_x, groups, block, y):  # type: ignore[no-untyped-def]
+def _positions(address, x, weight, trans_weight, taps_y, taps_x, groups, block, y):
     """y = convolution of x; with `trans_weight`, x is dy and y is dx."""
     batch, height, width, x_channels = x.shape
     out_height, out_width, y_channels = y.shape[1], y.shape[2], y.shape[3]
@@ -102,13 +102,15 @@ def _positions(address, x, weight, trans_weight, taps_y, taps_x, groups, block, 
                                 images,
                                 outer,
                                 run * inner,
-                                x.ctypes.data + (first * x_image + (row * width + column) * x_channels + group * inner) * size,
+                                x.ctypes.data
+                                + (first * x_image + (row * width + column) * x_channels + group * inner) * size,
                                 x_image,
                                 weight.ctypes.data
                                 + ((p * kernel_w + q) * weight_in * weight_out + group * weight_group) * size,
                                 weight_out,
                                 beta,
-                                y.ctypes.data + (first * y_image + (i * out_width + j) * y_channels + group * outer) * size,
+                                y.ctypes.data
+                                + (first * y_image + (i * out_width + j) * y_channels + group * outer) * size,
                                 y_image,
                             )
                         beta = x.dtype.type(1)
@@ -119,7 +121,7 @@ def _positions(address, x, weight, trans_weight, taps_y, taps_x, groups, block, 
 
 
 @parallel_jit
-def _positions_weight(address, x, dy, taps_y, taps_x, groups, block, dweight):  # type: ignore[no-untyped-def]
+def _positions_weight(address, x, dy, taps_y, taps_x, groups, block, dweight):
     """dweight, one task for each tap, group and block of output channels."""
     batch, height, width, in_channels = x.shape
     out_height, out_width, out_channels = dy.shape[1], dy.shape[2], dy.shape[3]
@@ -167,7 +169,7 @@ def _positions_weight(address, x, dy, taps_y, taps_x, groups, block, dweight):  
 
 
 @jit
-def _fill_tile(x, taps_y, taps_x, start, stop, channel, channels, tile):  # type: ignore[no-untyped-def]
+def _fill_tile(x, taps_y, taps_x, start, stop, channel, channels, tile):
     """Patches of the output rows start ... stop - 1 (of all images, counted on) as rows of `tile`."""
     out_height, out_width = taps_y.shape[0], taps_x.shape[0]
     entry = 0
@@ -191,7 +193,7 @@ def _fill_tile(x, taps_y, taps_x, start, stop, channel, channels, tile):  # type
 
 
 @parallel_jit
-def _im2col(address, x, weight, taps_y, taps_x, groups, tile_rows, y):  # type: ignore[no-untyped-def]
+def _im2col(address, x, weight, taps_y, taps_x, groups, tile_rows, y):
     kernel_h, kernel_w, inner, out_channels = weight.shape
     depth, outer = kernel_h * kernel_w * inner, out_channels // groups
     out_rows, out_width = y.shape[0] * y.shape[1], y.shape[2]
@@ -220,7 +222,7 @@ def _im2col(address, x, weight, taps_y, taps_x, groups, tile_rows, y):  # type: 
 
 
 @parallel_jit
-def _im2col_weight(address, x, dy, taps_y, taps_x, groups, tile_rows, partial):  # type: ignore[no-untyped-def]
+def _im2col_weight(address, x, dy, taps_y, taps_x, groups, tile_rows, partial):
     """partial[k]: the weight gradient, (depth, C_out), of the k-th piece of the output rows."""
     pieces, depth, out_channels = partial.shape
     outer, inner = out_channels // groups, x.shape[3] // groups
@@ -252,7 +254,7 @@ def _im2col_weight(address, x, dy, taps_y, taps_x, groups, tile_rows, partial): 
 
 
 @parallel_jit
-def _add_pieces(partial, total):  # type: ignore[no-untyped-def]
+def _add_pieces(partial, total):
     pieces, size = partial.shape
     block = 4096
     for task in prange((size + block - 1) // block):
@@ -268,7 +270,7 @@ def _add_pieces(partial, total):  # type: ignore[no-untyped-def]
 
 
 @parallel_jit
-def _direct(x, weight, trans_weight, taps_y, taps_x, groups, y):  # type: ignore[no-untyped-def]
+def _direct(x, weight, trans_weight, taps_y, taps_x, groups, y):
     """y = convolution of x; with `trans_weight`, x is dy and y is dx."""
     batch, out_height, out_width, y_channels = y.shape
     kernel_h, kernel_w, _, _ = weight.shape
@@ -301,7 +303,7 @@ def _direct(x, weight, trans_weight, taps_y, taps_x, groups, y):  # type: ignore
 
 
 @parallel_jit
-def _direct_weight(x, dy, taps_y, taps_x, groups, dweight):  # type: ignore[no-untyped-def]
+def _direct_weight(x, dy, taps_y, taps_x, groups, dweight):
     batch, out_height, out_width, out_channels = dy.shape
     kernel_h, kernel_w, inner, _ = dweight.shape
     outer = out_channels // groups
@@ -373,9 +375,7 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
     if algorithm == "direct":
         _direct(dy, weight, 1, taps_y, taps_x, g.groups, dx)
     elif algorithm == "positions":
-        _positions(
-            gemm_address(dy.dtype), dy, weight, 1, taps_y, taps_x, g.groups, _image_block(g, g.height), dx
-        )
+        _positions(gemm_address(dy.dtype), dy, weight, 1, taps_y, taps_x, g.groups, _image_block(g, g.height), dx)
     else:
         split = weight.reshape(*g.kernel, g.weight_shape[2], g.groups, outer)
         transposed = np.ascontiguousarray(split.transpose(0, 1, 4, 3, 2)).reshape(*g.kernel, outer, g.in_channels)

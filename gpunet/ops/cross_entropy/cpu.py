@@ -24,7 +24,7 @@ def _piece(classes: int) -> int:
 
 
 @jit
-def _maximum(row):  # type: ignore[no-untyped-def]
+def _maximum(row):
     largest = row[0]
     for c in range(1, row.size):
         if row[c] > largest:
@@ -33,7 +33,7 @@ def _maximum(row):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _exponentials(row, out):  # type: ignore[no-untyped-def]
+def _exponentials(row, out):
     """Write exp(row - maximum) to `out`; returns the maximum and the sum, both float64."""
     largest = _maximum(row)
     total = 0.0
@@ -44,44 +44,62 @@ def _exponentials(row, out):  # type: ignore[no-untyped-def]
     return np.float64(largest), total
 
 
-@parallel_jit
-def _softmax(x, out, log, piece):  # type: ignore[no-untyped-def]
-    rows, classes = x.shape
-    for p in prange((rows + piece - 1) // piece):
-        for r in range(p * piece, min(rows, (p + 1) * piece)):
-            largest, total = _exponentials(x[r], out[r])
-            log_total, inverse = math.log(total), 1.0 / total
-            for c in range(classes):
-                out[r, c] = x[r, c] - largest - log_total if log else out[r, c] * inverse
+@jit
+def _softmax_piece(x, out, log):
+    for r in range(x.shape[0]):
+        largest, total = _exponentials(x[r], out[r])
+        log_total, inverse = math.log(total), 1.0 / total
+        for c in range(x.shape[1]):
+            out[r, c] = x[r, c] - largest - log_total if log else out[r, c] * inverse
 
 
 @parallel_jit
-def _cross_entropy(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits, piece):  # type: ignore[no-untyped-def]
-    rows, classes = logits.shape
-    spread = smoothing / classes
-    for p in prange((rows + piece - 1) // piece):
-        for r in range(p * piece, min(rows, (p + 1) * piece)):
-            x, d, label = logits[r], dlogits[r], labels[r]
-            largest, total = _exponentials(x, d)
-            log_total = math.log(total)
-            own = (1.0 - smoothing) * weight[label]
-            factor = scale * (own + spread * all_weights) / total
-            loss = own * (log_total - (x[label] - largest))
-            # The label's probability may be so close to 1 that only float64 can tell the difference.
-            label_gradient = factor * d[label] - scale * (own + spread * weight[label])
-            if spread == 0.0:  # apart, as 0 * -log(0) is NaN
-                for c in range(classes):
-                    d[c] = factor * d[c]
-            else:
-                for c in range(classes):
-                    loss += spread * weight[c] * (log_total - (x[c] - largest))
-                    d[c] = factor * d[c] - scale * spread * weight[c]
-            d[label] = label_gradient
-            losses[r] = loss
+def _softmax(x, out, log, rows):
+    if x.shape[0] <= rows:  # one thread is done before another wakes
+        _softmax_piece(x, out, log)
+        return
+    for p in prange((x.shape[0] + rows - 1) // rows):
+        part = slice(p * rows, (p + 1) * rows)
+        _softmax_piece(x[part], out[part], log)
 
 
 @jit
-def _count_correct(logits, labels):  # type: ignore[no-untyped-def]
+def _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits):
+    spread = smoothing / logits.shape[1]
+    for r in range(logits.shape[0]):
+        x, d, label = logits[r], dlogits[r], labels[r]
+        largest, total = _exponentials(x, d)
+        log_total = math.log(total)
+        own = (1.0 - smoothing) * weight[label]
+        factor = scale * (own + spread * all_weights) / total
+        loss = own * (log_total - (x[label] - largest))
+        # The label's probability may be so close to 1 that only float64 can tell the difference.
+        label_gradient = factor * d[label] - scale * (own + spread * weight[label])
+        if spread == 0.0:  # apart, as 0 * -log(0) is NaN
+            for c in range(x.size):
+                d[c] = factor * d[c]
+        else:
+            for c in range(x.size):
+                loss += spread * weight[c] * (log_total - (x[c] - largest))
+                d[c] = factor * d[c] - scale * spread * weight[c]
+        d[label] = label_gradient
+        losses[r] = loss
+
+
+@parallel_jit
+def _cross_entropy(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits, rows):
+    if logits.shape[0] <= rows:
+        _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits)
+        return
+    for p in prange((logits.shape[0] + rows - 1) // rows):
+        part = slice(p * rows, (p + 1) * rows)
+        _cross_entropy_piece(
+            logits[part], labels[part], weight, all_weights, smoothing, scale, losses[part], dlogits[part]
+        )
+
+
+@jit
+def _count_correct(logits, labels):
     count = 0
     for r in range(logits.shape[0]):
         best = 0

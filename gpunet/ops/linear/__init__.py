@@ -61,4 +61,5 @@ def linear_backward(
     check_shape("dy", dy, (*x.shape[:-1], weight.shape[1]))
     if set(needs) - set(NEEDS):
         raise ConfigError(f"needs may hold {', '.join(NEEDS)}; got {', '.join(map(repr, needs))}")
-    return room.linear_backward(dy, x, weight, needs)
+    gradients: tuple[Array | None, Array | None, Array | None] = room.linear_backward(dy, x, weight, needs)
+    return gradients

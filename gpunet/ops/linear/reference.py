@@ -9,7 +9,7 @@ import numpy as np
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """See :func:`gpunet.ops.linear.linear`."""
-    y = np.einsum("...i,io->...o", x, weight)
+    y: np.ndarray = np.einsum("...i,io->...o", x, weight)
     return y if bias is None else y + bias
 
 

@@ -21,7 +21,7 @@ _piece: Any = functools.partial(jit, fastmath=_FLAGS)
 
 
 @_update(fastmath={"contract", "reassoc"})
-def _sums_of_squares(x, partial):  # type: ignore[no-untyped-def]
+def _sums_of_squares(x, partial):
     # "reassoc" lets a piece be summed in vector lanes; what is not finite stays so, as nothing is subtracted.
     for chunk in prange(partial.size):
         total = 0.0
@@ -34,25 +34,34 @@ def _sums_of_squares(x, partial):  # type: ignore[no-untyped-def]
 
 # A chunk is handed on as slices: their loops start at 0, which spares the test for negative indices that would keep
 # LLVM from vectorising. Weight decay applies to a prefix: a chunk is done as the part in it and the part after it.
+# One chunk is left to one thread, which is done before another wakes.
 
 
 @_piece
-def _sgd_piece(p, g, scale, decay, lr):  # type: ignore[no-untyped-def]
+def _sgd_piece(p, g, scale, decay, lr):
     for i in range(p.size):
         p[i] -= lr * (scale * g[i] + decay * p[i])
 
 
+@_piece
+def _sgd_chunk(params, grads, decay_size, start, scale, decay, lr):
+    stop = min(params.size, start + _CHUNK)
+    middle = min(max(start, decay_size), stop)
+    for part, rate in ((slice(start, middle), decay), (slice(middle, stop), params.dtype.type(0))):
+        _sgd_piece(params[part], grads[part], scale, rate, lr)
+
+
 @_update
-def _sgd(params, grads, decay_size, scale, decay, lr):  # type: ignore[no-untyped-def]
+def _sgd(params, grads, decay_size, scale, decay, lr):
+    if params.size <= _CHUNK:
+        _sgd_chunk(params, grads, decay_size, 0, scale, decay, lr)
+        return
     for chunk in prange((params.size + _CHUNK - 1) // _CHUNK):
-        start, stop = chunk * _CHUNK, min(params.size, (chunk + 1) * _CHUNK)
-        middle = min(max(start, decay_size), stop)
-        for part, rate in ((slice(start, middle), decay), (slice(middle, stop), params.dtype.type(0))):
-            _sgd_piece(params[part], grads[part], scale, rate, lr)
+        _sgd_chunk(params, grads, decay_size, chunk * _CHUNK, scale, decay, lr)
 
 
 @_piece
-def _momentum_piece(p, g, velocity, scale, decay, lr, momentum, nesterov):  # type: ignore[no-untyped-def]
+def _momentum_piece(p, g, velocity, scale, decay, lr, momentum, nesterov):
     for i in range(p.size):
         gradient = scale * g[i] + decay * p[i]
         v = momentum * velocity[i] + gradient
@@ -60,17 +69,25 @@ def _momentum_piece(p, g, velocity, scale, decay, lr, momentum, nesterov):  # ty
         p[i] -= lr * (gradient + momentum * v if nesterov else v)
 
 
+@_piece
+def _momentum_chunk(params, grads, velocity, decay_size, start, scale, decay, lr, momentum, nesterov):
+    stop = min(params.size, start + _CHUNK)
+    middle = min(max(start, decay_size), stop)
+    for part, rate in ((slice(start, middle), decay), (slice(middle, stop), params.dtype.type(0))):
+        _momentum_piece(params[part], grads[part], velocity[part], scale, rate, lr, momentum, nesterov)
+
+
 @_update
-def _momentum(params, grads, velocity, decay_size, scale, decay, lr, momentum, nesterov):  # type: ignore[no-untyped-def]
+def _momentum(params, grads, velocity, decay_size, scale, decay, lr, momentum, nesterov):
+    if params.size <= _CHUNK:
+        _momentum_chunk(params, grads, velocity, decay_size, 0, scale, decay, lr, momentum, nesterov)
+        return
     for chunk in prange((params.size + _CHUNK - 1) // _CHUNK):
-        start, stop = chunk * _CHUNK, min(params.size, (chunk + 1) * _CHUNK)
-        middle = min(max(start, decay_size), stop)
-        for part, rate in ((slice(start, middle), decay), (slice(middle, stop), params.dtype.type(0))):
-            _momentum_piece(params[part], grads[part], velocity[part], scale, rate, lr, momentum, nesterov)
+        _momentum_chunk(params, grads, velocity, decay_size, chunk * _CHUNK, scale, decay, lr, momentum, nesterov)
 
 
 @_piece
-def _adam_piece(p, g, moment1, moment2, decay, keep, constants):  # type: ignore[no-untyped-def]
+def _adam_piece(p, g, moment1, moment2, decay, keep, constants):
     scale, beta1, rest1, beta2, rest2, root, eps, rate = constants
     for i in range(p.size):
         gradient = scale * g[i] + decay * p[i]
@@ -81,18 +98,26 @@ def _adam_piece(p, g, moment1, moment2, decay, keep, constants):  # type: ignore
         p[i] = keep * p[i] - rate * (m / (np.sqrt(v) * root + eps))
 
 
-@_update
-def _adam(params, grads, moment1, moment2, decay_size, decay, keep, constants):  # type: ignore[no-untyped-def]
+@_piece
+def _adam_chunk(params, grads, moment1, moment2, decay_size, start, decay, keep, constants):
     zero, one = params.dtype.type(0), params.dtype.type(1)
+    stop = min(params.size, start + _CHUNK)
+    middle = min(max(start, decay_size), stop)
+    for part, l2, factor in ((slice(start, middle), decay, keep), (slice(middle, stop), zero, one)):
+        _adam_piece(params[part], grads[part], moment1[part], moment2[part], l2, factor, constants)
+
+
+@_update
+def _adam(params, grads, moment1, moment2, decay_size, decay, keep, constants):
+    if params.size <= _CHUNK:
+        _adam_chunk(params, grads, moment1, moment2, decay_size, 0, decay, keep, constants)
+        return
     for chunk in prange((params.size + _CHUNK - 1) // _CHUNK):
-        start, stop = chunk * _CHUNK, min(params.size, (chunk + 1) * _CHUNK)
-        middle = min(max(start, decay_size), stop)
-        for part, l2, factor in ((slice(start, middle), decay, keep), (slice(middle, stop), zero, one)):
-            _adam_piece(params[part], grads[part], moment1[part], moment2[part], l2, factor, constants)
+        _adam_chunk(params, grads, moment1, moment2, decay_size, chunk * _CHUNK, decay, keep, constants)
 
 
 @_piece
-def _ema_piece(average, values, decay, rest):  # type: ignore[no-untyped-def]
+def _ema_piece(average, values, decay, rest):
     # The smaller factor goes to the difference (torch.lerp's rule): decay 0 gives `values` and 1 `average`, exactly.
     for i in range(average.size):
         old, new = average[i], values[i]
@@ -100,7 +125,10 @@ def _ema_piece(average, values, decay, rest):  # type: ignore[no-untyped-def]
 
 
 @_update
-def _ema(average, values, decay, rest):  # type: ignore[no-untyped-def]
+def _ema(average, values, decay, rest):
+    if average.size <= _CHUNK:
+        _ema_piece(average, values, decay, rest)
+        return
     for chunk in prange((average.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _ema_piece(average[part], values[part], decay, rest)
