@@ -12,3 +12,6 @@ settings.load_profile("gpunet")
 
 # No test may train on a GPU by accident, nor write outside its temporary folder.
 os.environ.pop("GPUNET_DEVICE", None)
+
+# Before any OpenMP library is loaded, PyTorch's too: several pools that spin while they wait starve each other.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -14,7 +14,7 @@ from gpunet.errors import DataError
 if TYPE_CHECKING:
     from gpunet.experiments.run import Prediction
 
-INVERT = ("auto", "yes", "no")
+INVERT = ("auto", "always", "never")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -29,7 +29,8 @@ def add_arguments(parser: Parser) -> None:
         "--invert",
         metavar=f"{{{','.join(INVERT)}}}",
         type=choice("--invert", INVERT),
-        help="the model knows bright things on black; yes: the image is dark on white; auto: look (default: auto)",
+        help="models know bright things on black; always: invert the picture; auto: if its border is bright "
+        "(default: auto)",
     )
     json_option(parser)
     compute_options(parser)

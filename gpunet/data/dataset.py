@@ -143,9 +143,10 @@ def _load_npz(path: Path) -> tuple[Dataset, Dataset]:
             with archive:
                 missing = [key for key in _KEYS if key not in archive.files]
                 if missing:
+                    found = ", ".join(archive.files) or "nothing"
                     raise DataError(
-                        f"{path} lacks {', '.join(missing)}: it holds {', '.join(archive.files) or 'nothing'}, expected "
-                        f"{', '.join(_KEYS)} (a test part is not split off by itself) and optionally class_names"
+                        f"{path} lacks {', '.join(missing)}: it holds {found}, expected {', '.join(_KEYS)} "
+                        "(a test part is not split off by itself) and optionally class_names"
                     )
                 arrays = {key: archive[key] for key in (*_KEYS, "class_names") if key in archive.files}
     except OSError as error:

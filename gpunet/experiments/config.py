@@ -226,7 +226,7 @@ def _unknown_section(section: str, kind: str) -> str:
     if section == "kind":
         return "kind stands outside of all sections; move it to [model]"
     if section in MODELS and section != "hybrid":
-        return f"unknown section [{section}]; a model's options stand in [model], with kind = \"{section}\""
+        return f'unknown section [{section}]; a model\'s options stand in [model], with kind = "{section}"'
     if section in sections("hybrid"):
         return f"the section [{section}] belongs to the hybrid, not to {_article(kind)}"
     home = section_of(section, kind)

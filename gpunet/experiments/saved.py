@@ -150,7 +150,7 @@ def feature_map(path: Path, *, device: str | None = None, split: str = "test") -
     """
     saved = load_model(path, device)
     if not isinstance(saved.model, Hybrid):
-        raise CheckpointError(f"{path} is a {saved.config.kind}: features are mapped for a hybrid")
+        raise CheckpointError(f"{path} holds a model {type(saved.model).__name__}: features are mapped for a Hybrid")
     dataset = prepare(saved.config.data).part(split)
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
     features = extract(saved.model.extract_features, loader)

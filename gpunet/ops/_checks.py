@@ -32,6 +32,8 @@ def check_float(**arrays: Array | None) -> None:
     for name, array in arrays.items():
         if array is None:
             continue
+        if not hasattr(array, "dtype"):
+            raise DTypeError(f"{name} must be an array, got {type(array).__name__}: convert it with numpy.asarray(...)")
         if array.dtype not in FLOAT_DTYPES:
             raise DTypeError(f"{name} must be float32 or float64, got {array.dtype}; convert it with .astype(...)")
         if first is None:

@@ -14,11 +14,12 @@ _ROWS = 512
 def _partial_sums(x, partial):
     rows, columns = x.shape
     for piece in prange(partial.shape[0]):
-        total = np.zeros(columns, x.dtype)
+        total = partial[piece]
+        total[:] = 0
         for row in range(piece * _ROWS, min(rows, (piece + 1) * _ROWS)):
+            values = x[row]
             for column in range(columns):
-                total[column] += x[row, column]
-        partial[piece] = total
+                total[column] += values[column]
 
 
 def column_sums(x: np.ndarray) -> np.ndarray:

@@ -56,9 +56,9 @@ def test_predict(gpunet_command: Command, fake_run: FakeRun) -> None:
 
 def test_predict_shows_at_most_all_classes(gpunet_command: Command, fake_run: FakeRun) -> None:
     Path("a.png").touch()
-    outcome = gpunet_command("predict", "--run", ".", "a.png", "--top", "50", "--invert", "yes")
+    outcome = gpunet_command("predict", "--run", ".", "a.png", "--top", "50", "--invert", "always")
     assert len(outcome.out.splitlines()) == 1 + len(CLASS_NAMES)
-    assert fake_run.calls[0][1]["invert"] == "yes"
+    assert fake_run.calls[0][1]["invert"] == "always"
 
 
 def test_predict_json(gpunet_command: Command, fake_run: FakeRun) -> None:

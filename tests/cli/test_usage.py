@@ -76,7 +76,7 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("predict --run .", "the following arguments are required: IMAGE"),
         ("predict --run none x.png", "there is no run folder or checkpoint none"),
         ("predict --run . --top 0 x.png", "--top must be at least 1"),
-        ("predict --run . --invert maybe x.png", "--invert must be one of auto, yes, no; got 'maybe'"),
+        ("predict --run . --invert maybe x.png", "--invert must be one of auto, always, never; got 'maybe'"),
         ("doctor --threads 2", "unknown option --threads of gpunet doctor"),
         ("doctor now", "unrecognized arguments: now"),
         ("data", "give an action: gpunet data fetch, verify or path"),

@@ -142,9 +142,7 @@ def test_two_swapped_files_are_both_named(tmp_path: Path, contents: dict[str, by
 
 def test_given_folder_without_files(tmp_path: Path, contents: dict[str, bytes]) -> None:
     (tmp_path / "given").mkdir()
-    with pytest.raises(
-        DataError, match=r"given \(the folder given\) holds no Fashion-MNIST: train-images-idx3"
-    ):
+    with pytest.raises(DataError, match=r"given \(the folder given\) holds no Fashion-MNIST: train-images-idx3"):
         fetch(tmp_path / "given")
 
 

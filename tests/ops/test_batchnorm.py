@@ -221,6 +221,18 @@ def test_a_large_mean_costs_no_digits(kind: str, rows: int, channels: int) -> No
     assert_close(running_var, exact.var(0, ddof=1), terms=PIECE, scale=amplified * float(exact.var(0).max()))
 
 
+def test_a_large_mean_costs_the_gradient_no_digits() -> None:
+    x = difficult("plain", 20_000, 8)
+    one, zero = np.ones(8, np.float32), np.zeros(8, np.float32)
+    dy, saved = batch_norm(x, one, zero, zero.copy(), one.copy(), training=True)
+    dy += 1 + 0.5 * np.random.default_rng(11).standard_normal(dy.shape, dtype=np.float32)
+    gradients = batch_norm_backward(dy, x, one, saved)  # dgamma and dbeta are large: dy goes with x, and has a mean
+    wanted = reference.batch_norm_backward(dy.astype(np.float64), x.astype(np.float64), one, saved)
+    largest = float(np.abs(dy).max())
+    for actual, right, scale in zip(gradients, wanted, (3 * largest * saved.inv_std.max(), 2e4, 2e4), strict=True):
+        assert_close(actual, right, terms=4, scale=float(scale))
+
+
 def test_a_constant_channel_gives_beta() -> None:
     x = np.full((300, 4), 1234.567, np.float32)
     vectors = [np.full(4, value, np.float32) for value in (2.0, -3.5, 0.0, 1.0)]

@@ -100,11 +100,12 @@ def test_reference_weights_hand_computed() -> None:
 
 def test_count_correct_hand_computed() -> None:
     nan = math.nan
-    rows = [[1, 3, 2], [4, 4, 0], [4, 4, 0], [nan, 1, 0], [2, nan, 1], [0, 1, nan], [-1, -2, -3]]
-    logits, labels = np.array(rows, np.float32), np.array([1, 0, 1, 0, 0, 1, 0])
+    # right; the first of two equal ones, twice, and the second; a NaN at, before and behind the label; right
+    rows = [[1, 3, 2], [4, 4, 0], [0, 4, 4], [4, 4, 0], [nan, 1, 0], [nan, 1, 0], [0, 1, nan], [-1, -2, -3]]
+    logits, labels = np.array(rows, np.float32), np.array([1, 0, 1, 1, 0, 1, 1, 0])
     for module in (reference, cross_entropy):
         correct = module.count_correct(logits, labels)
-        assert correct == 3 and correct.dtype == np.int64 and correct.shape == ()
+        assert correct == 4 and correct.dtype == np.int64 and correct.shape == ()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

@@ -331,11 +331,15 @@ def test_bits_do_not_depend_on_threads() -> None:
         try:
             y, argmax = pool2d.max_pool2d(x, 3, **options)
             mean = pool2d.avg_pool2d(x, 3, **options)
-            results.append((
-                y, argmax, mean,
-                pool2d.max_pool2d_backward(mean, argmax, x.shape, 3, **options),
-                pool2d.avg_pool2d_backward(mean, x.shape, 3, **options),
-            ))
+            results.append(
+                (
+                    y,
+                    argmax,
+                    mean,
+                    pool2d.max_pool2d_backward(mean, argmax, x.shape, 3, **options),
+                    pool2d.avg_pool2d_backward(mean, x.shape, 3, **options),
+                )
+            )
         finally:
             numba.set_num_threads(threads)
     for alone, many in zip(*results, strict=True):

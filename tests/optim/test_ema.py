@@ -85,7 +85,7 @@ def test_bad_input() -> None:
     with pytest.raises(ConfigError, match=r"decay must be in \[0, 1\), got 1"):
         WeightAverage(flat, 1)
     average = WeightAverage(flat, 0.9)
-    with pytest.raises(CheckpointError, match=r"does not fit the average of the weights: it has values, expected state, "):
+    with pytest.raises(CheckpointError, match=r"fit the average of the weights: it has values, expected state, "):
         average.load_slots({"values": flat.values})
     with pytest.raises(CheckpointError, match=r"values has shape \(1,\), this model needs"):
         average.load_slots({"values": np.zeros(1), "state": flat.state})

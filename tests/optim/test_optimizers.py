@@ -123,7 +123,7 @@ def test_slots_that_do_not_fit() -> None:
     size = optimizer.flat.values.size
     take_steps(optimizer, range(1, 2))
     before = {name: slot.copy() for name, slot in optimizer.slots().items()}
-    with pytest.raises(CheckpointError, match=r"does not fit the optimizer Adam: it has velocity, expected moment1, mo"):
+    with pytest.raises(CheckpointError, match=r"fit the optimizer Adam: it has velocity, expected moment1, moment2; "):
         optimizer.load_slots({"velocity": np.zeros(size)})
     with pytest.raises(CheckpointError, match=r"it has nothing, expected moment1"):
         optimizer.load_slots({})

@@ -30,6 +30,11 @@ def _rows_and_channels(x: Array) -> tuple[int, int]:
     return math.prod(x.shape[:-1]), x.shape[-1]
 
 
+def _check_vectors(channels: int, **vectors: Array) -> None:
+    for name, vector in vectors.items():
+        check_shape(name, vector, (channels,))
+
+
 def batch_norm(
     x: Array,
     gamma: Array,
@@ -66,13 +71,13 @@ def batch_norm(
     room = implementation(__name__, x, gamma, beta, running_mean, running_var)
     rows, channels = _rows_and_channels(x)
     check_float(x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
-    for name, vector in (("gamma", gamma), ("beta", beta), ("running_mean", running_mean), ("running_var", running_var)):
-        check_shape(name, vector, (channels,))
+    _check_vectors(channels, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
     momentum = check_number("momentum", momentum, low=0, high=1)
     eps = check_number("eps", eps, low=0, low_open=True)
     if training and rows == 1:
         raise ShapeError(
-            f"training needs more than one value per channel, got x {tuple(x.shape)}: use a larger batch, or training=False"
+            f"training needs more than one value per channel, got x {tuple(x.shape)}: "
+            "use a larger batch, or training=False"
         )
     y, mean, inv_std = room.batch_norm(x, gamma, beta, running_mean, running_var, bool(training), momentum, eps)
     return y, BatchNormSaved(mean, inv_std, bool(training))
@@ -96,7 +101,6 @@ def batch_norm_backward(dy: Array, x: Array, gamma: Array, saved: BatchNormSaved
     _, channels = _rows_and_channels(x)
     check_float(x=x, dy=dy, gamma=gamma)
     check_shape("dy", dy, x.shape)
-    for name, vector in (("gamma", gamma), ("saved.mean", saved.mean), ("saved.inv_std", saved.inv_std)):
-        check_shape(name, vector, (channels,))
+    _check_vectors(channels, gamma=gamma, **{"saved.mean": saved.mean, "saved.inv_std": saved.inv_std})
     dx, dgamma, dbeta = room.batch_norm_backward(dy, x, gamma, saved.mean, saved.inv_std, saved.training)
     return dx, dgamma, dbeta

@@ -127,9 +127,10 @@ def _piece_gradients(dy: Any, x: Any, piece_rows: int, mean: Any, sums: Any, pro
 
 @jit
 def _combine_gradients(
-    sums: Any, products: Any, rows: int, mean: Any, inv_std: Any, gamma: Any, training: bool, dgamma: Any, dbeta: Any, coefficients: Any
+    sums: Any, products: Any, rows: int, saved: Any, gamma: Any, training: bool, dgamma: Any, dbeta: Any, out: Any
 ) -> None:
-    """`dgamma`, `dbeta`, and (shift, scale, offset, slope) so that dx = dy * scale + offset + (x - shift) * slope."""
+    """`dgamma`, `dbeta`, and in `out` (shift, scale, offset, slope): dx = dy * scale + offset + (x - shift) * slope."""
+    mean, inv_std = saved
     pieces, channels = sums.shape
     total, product = np.zeros(channels), np.zeros(channels)
     for piece in range(pieces):
@@ -137,14 +138,14 @@ def _combine_gradients(
             total[c] += sums[piece, c]
             product[c] += products[piece, c]
     for c in range(channels):
-        coefficients[0, c] = mean[c]
-        lost = mean[c] - coefficients[0, c]
+        out[0, c] = mean[c]
+        lost = mean[c] - out[0, c]
         product[c] = (product[c] - lost * total[c]) * inv_std[c]
         scale = gamma[c] * inv_std[c]
         slope = -scale * inv_std[c] * product[c] / rows if training else 0.0
-        coefficients[1, c] = scale
-        coefficients[2, c] = -scale * total[c] / rows - lost * slope if training else 0.0
-        coefficients[3, c] = slope
+        out[1, c] = scale
+        out[2, c] = -scale * total[c] / rows - lost * slope if training else 0.0
+        out[3, c] = slope
         dgamma[c] = product[c]
         dbeta[c] = total[c]
 
@@ -205,6 +206,6 @@ def batch_norm_backward(
     dgamma, dbeta = np.empty((2, channels), x.dtype)
     coefficients, dx = np.empty((4, channels), x.dtype), np.empty(x.shape, x.dtype)
     _piece_gradients(dmatrix, matrix, piece_rows, mean, sums, products)
-    _combine_gradients(sums, products, rows, mean, inv_std, gamma, training, dgamma, dbeta, coefficients)
+    _combine_gradients(sums, products, rows, (mean, inv_std), gamma, training, dgamma, dbeta, coefficients)
     _apply_gradients(dmatrix, matrix, piece_rows, dx.reshape(matrix.shape), coefficients, training)
     return dx, dgamma, dbeta

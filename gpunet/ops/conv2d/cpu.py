@@ -259,11 +259,12 @@ def _add_pieces(partial, total):
     block = 4096
     for task in prange((size + block - 1) // block):
         start, stop = task * block, min(size, (task + 1) * block)
-        for at in range(start, stop):
-            total[at] = partial[0, at]
+        here = total[start:stop]
+        here[:] = partial[0, start:stop]
         for piece in range(1, pieces):
-            for at in range(start, stop):
-                total[at] += partial[piece, at]
+            values = partial[piece, start:stop]
+            for at in range(values.size):
+                here[at] += values[at]
 
 
 # --- direct -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,10 @@ class _Axis(NamedTuple):
     """The windows along one axis, seen from the output and from the input."""
 
     windows: np.ndarray
-    """(out, 3): input position of a window's first tap (may be negative), first and end of its taps inside the map."""
+    """(out, 3): input position of a window's first tap (may be negative), first and end of its taps inside the map.
+
+    The end is not after the first where a window of a dilated kernel meets no element.
+    """
     counts: np.ndarray
     """(out,): how many elements the average counts."""
     first: np.ndarray
@@ -39,7 +42,7 @@ def _axis(g: Pool2dGeometry, axis: int, count_include_pad: bool = True) -> _Axis
     before, after = g.padding[2 * axis : 2 * axis + 2]
     start = np.arange(out) * stride - before
     first = np.maximum(-(start // dilation), 0)
-    end = np.maximum(np.minimum(-((start - size) // dilation), kernel), first)
+    end = np.minimum(-((start - size) // dilation), kernel)
     counts = np.minimum(start + kernel, size + after) - start if count_include_pad else end - first
     position = start[:, None] + np.arange(kernel) * dilation
     position[(position < 0) | (position >= size)] = size
@@ -248,7 +251,13 @@ def avg_pool2d_backward(dy: np.ndarray, geometry: Pool2dGeometry, count_include_
     rows, columns = _axis(geometry, 0, count_include_pad), _axis(geometry, 1, count_include_pad)
     dx = np.empty(geometry.x_shape, dy.dtype)
     _avg_pool_backward(
-        np.ascontiguousarray(dy), dx, rows.counts, columns.counts,
-        rows.first, rows.covers, columns.first, columns.covers,
+        np.ascontiguousarray(dy),
+        dx,
+        rows.counts,
+        columns.counts,
+        rows.first,
+        rows.covers,
+        columns.first,
+        columns.covers,
     )
     return dx

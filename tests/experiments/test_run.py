@@ -1,0 +1,252 @@
+"""Whole runs of the three models through the command line, on a small data set: train, evaluate, resume, predict."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.utils.class_weight import compute_class_weight
+
+from gpunet.backend import CPU
+from gpunet.cli.main import main
+from gpunet.data import DataConfig
+from gpunet.errors import CheckpointError, DataError
+from gpunet.experiments.prepare import prepare
+from gpunet.experiments.run import evaluate, predict
+from gpunet.experiments.saved import feature_map, load_model
+from gpunet.training import load_checkpoint
+
+SMALL = {
+    "mlp": ["--hidden", "12", "--epochs", "3"],
+    "cnn": ["--filters", "4", "8", "--epochs", "3"],
+    "hybrid": [
+        *("--filters", "4", "8", "--epochs", "3", "--classifier-epochs", "6", "--classifier-lr", "0.03"),
+        *("--classifier-dropout", "0", "--joint-epochs", "2"),
+    ],
+}
+FIGURES = {"learning_curves", "confusion_matrix", "per_class_metrics", "confident_mistakes", "first_layer_filters"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures 10 x 12 x 3 of four named classes, told apart by which corner is bright."""
+    rng = np.random.default_rng(1)
+    labels = rng.permutation(np.arange(160) % 4)
+    images = rng.integers(0, 90, (160, 10, 12, 3))
+    for image, label in zip(images, labels, strict=True):
+        row, column = divmod(int(label), 2)
+        image[5 * row : 5 * row + 5, 6 * column : 6 * column + 6] += 70
+    path = tmp_path_factory.mktemp("data") / "corners.npz"
+    x, y = images.astype(np.uint8), labels
+    names = np.array(["top left", "top right", "bottom left", "bottom right"])
+    np.savez(path, x_train=x[:120], y_train=y[:120], x_test=x[120:], y_test=y[120:], class_names=names)
+    return path
+
+
+def gpunet(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def train(kind: str, data: Path, folder: Path, capsys: pytest.CaptureFixture[str], *more: object) -> dict[str, Any]:
+    options = ["--data", data, "--batch-size", 16, "--lr", 0.01, "--optimizer", "adam", "--device", "cpu", "-q"]
+    assert gpunet("train", kind, *SMALL[kind], *options, "--runs-dir", folder, "--json", *more) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return result
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_train_evaluate_and_predict(kind: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train(kind, data, tmp_path, capsys)
+    assert {"model", "test_accuracy", "val_accuracy", "epochs", "seconds", "images_per_second", "device", "seed"} <= (
+        result.keys()
+    )
+    assert result["model"] == kind and result["device"] == "cpu"
+    assert result["test_accuracy"] > 0.5, "four classes: chance is 0.25"
+    run_dir = Path(result["run_dir"])
+    figures = FIGURES | ({"feature_maps"} if kind != "mlp" else set())
+    assert {path.stem for path in run_dir.glob("*.png")} == figures
+    for path in run_dir.glob("*.png"):
+        with Image.open(path) as picture:
+            picture.verify()
+    assert "total" in (run_dir / "summary.txt").read_text()
+    assert len((run_dir / "metrics.jsonl").read_text().splitlines()) == result["epochs"]
+
+    # the checkpoint, and the checkpoint alone, reproduces the test accuracy
+    found = evaluate(run_dir)
+    assert found.correct / found.total == result["test_accuracy"]
+    assert found.loss == json.loads((run_dir / "result.json").read_text())["test_loss"]
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(run_dir / "checkpoint.safetensors", alone)
+    assert evaluate(alone, data=str(data)) == found
+    assert sum(map(sum, found.confusion)) == found.total == 40
+    assert sum(row[i] for i, row in enumerate(found.confusion)) == found.correct
+    assert evaluate(run_dir, split="validation").correct / 24 == result["val_accuracy"]
+
+    with np.load(data) as arrays:
+        picture = arrays["x_test"][0]
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    np.save(tmp_path / "b.npy", picture)
+    first, second = predict(run_dir, [tmp_path / "a.png", tmp_path / "b.npy"], invert="never")
+    assert first.probabilities == second.probabilities
+    assert sum(first.probabilities) == pytest.approx(1, abs=1e-6)
+    assert first.label == int(np.argmax(first.probabilities))
+    assert gpunet("predict", "--run", run_dir, "--invert", "never", "-q", tmp_path / "a.png") == 0
+    assert first.class_names[first.label] in capsys.readouterr().out
+
+
+def test_split_is_recorded_and_stratified(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (Path(train("mlp", data, tmp_path / name, capsys)["run_dir"]) for name in ("a", "b"))
+    with np.load(first / "split.npz") as one, np.load(second / "split.npz") as two, np.load(data) as arrays:
+        for part in ("train", "validation"):
+            np.testing.assert_array_equal(one[part], two[part])
+        assert sorted([*one["train"], *one["validation"]]) == list(range(120))
+        held = np.bincount(arrays["y_train"][one["validation"]], minlength=4)
+        whole = np.bincount(arrays["y_train"], minlength=4)
+    assert held.sum() == 24 and (np.abs(held - whole / 5) < 1).all()
+    facts = [json.loads((run / "environment.json").read_text()) for run in (first, second)]
+    assert facts[0]["split_sha256"] == facts[1]["split_sha256"]
+    weights = [(run / "checkpoint.safetensors").read_bytes() for run in (first, second)]
+    tensors = [load_checkpoint(run / "checkpoint.safetensors")[0] for run in (first, second)]
+    assert len(weights[0]) == len(weights[1])
+    for name, tensor in tensors[0].items():
+        assert tensor.tobytes() == tensors[1][name].tobytes()
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_stopped_and_resumed_is_the_same(
+    kind: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(kind, data, tmp_path / "whole", capsys)
+    from gpunet.training import trainer
+
+    save, calls = trainer.Trainer._save_last, []
+
+    def interrupted(self: trainer.Trainer) -> None:
+        save(self)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_save_last", interrupted)
+        words = ["--data", data, "--batch-size", 16, "--lr", 0.01, "--optimizer", "adam", "--device", "cpu"]
+        assert gpunet("train", kind, *SMALL[kind], *words, "--runs-dir", tmp_path / "cut") == 130
+    assert "continue with: gpunet train --resume" in capsys.readouterr().err
+    (run_dir,) = (tmp_path / "cut").iterdir()
+    assert gpunet("train", "--resume", run_dir, "--json", "-q") == 0
+    resumed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name in ("test_accuracy", "test_loss", "val_accuracy", "epochs"):
+        assert resumed[name] == whole[name], name
+    first, second = (load_checkpoint(Path(r["run_dir"]) / "checkpoint.safetensors")[0] for r in (whole, resumed))
+    for name, tensor in first.items():
+        assert tensor.tobytes() == second[name].tobytes(), name
+
+
+def test_stages_of_a_hybrid_can_be_evaluated(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = Path(train("hybrid", data, tmp_path, capsys)["run_dir"])
+    cnn = evaluate(run_dir / "stages" / "1-cnn", split="validation")
+    lines = (run_dir / "stages" / "1-cnn" / "metrics.jsonl").read_text().splitlines()
+    assert cnn.correct / cnn.total == max(json.loads(line)["validation_accuracy"] for line in lines)
+    with pytest.raises(CheckpointError, match="needs its CNN"):
+        evaluate(run_dir / "stages" / "2-classifier")
+    assert feature_map(run_dir).stat().st_size > 1000
+    with pytest.raises(CheckpointError, match="holds a model CNN: features are mapped for a Hybrid"):
+        feature_map(run_dir / "stages" / "1-cnn")
+
+
+def test_configuration_file_and_its_record(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        '[model]\nkind = "mlp"\nhidden = [5]\n[training]\nepochs = 2\nlr = 0.5\nclass_weights = "balanced"\n'
+    )
+    words = ["--data", data, "--lr", "0.01", "--device", "cpu", "--runs-dir", tmp_path, "-q", "--json"]
+    assert gpunet("train", "mlp", "--config", file, *words) == 0
+    run_dir = Path(json.loads(capsys.readouterr().out)["run_dir"])
+    saved = load_model(run_dir)
+    assert saved.config.model.hidden == (5,) and saved.config.training.lr == 0.01
+    assert saved.config.training.epochs == 2 and saved.config.training.class_weights == "balanced"
+    assert saved.class_names[0] == "top left" and saved.input_shape == (10, 12, 3)
+
+
+def test_class_weights_are_scikit_learns(data: Path) -> None:
+    run_data = prepare(DataConfig(data=str(data)))
+    labels = run_data.split.train.labels
+    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    np.testing.assert_allclose(run_data.class_weights(), expected, rtol=1e-12)
+
+
+def test_standardized_pixels_have_mean_0_and_deviation_1(data: Path) -> None:
+    run_data = prepare(DataConfig(data=str(data), standardize="pixel"))
+    loader = run_data.loader("train", CPU, "float64")
+    x = np.concatenate([batch for batch, _ in loader.batches(50)])
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(x.std(0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (lambda run: (run / "checkpoint.safetensors").write_bytes(b"x" * 50), 2, "cannot be read as a checkpoint"),
+        (lambda run: (run / "checkpoint.safetensors").unlink(), 2, "there is no checkpoint"),
+    ],
+)
+def test_damaged_runs(
+    change: Any, code: int, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = Path(train("mlp", data, tmp_path, capsys)["run_dir"])
+    change(run_dir)
+    assert gpunet("evaluate", run_dir, "-q") == code
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+def test_bad_input_ends_with_its_exit_code(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = Path(train("mlp", data, tmp_path / "runs", capsys)["run_dir"])
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no picture")
+    with np.load(data) as arrays:
+        parts = dict(arrays)
+    np.savez(
+        tmp_path / "smaller.npz", **{**parts, "x_train": parts["x_train"][:, 1:], "x_test": parts["x_test"][:, 1:]}
+    )
+    np.savez(tmp_path / "labels.npz", **{**parts, "y_train": parts["y_train"] - 1})
+    nan = parts["x_train"] / 255.0
+    nan[3, 2, 1, 0] = np.nan
+    np.savez(tmp_path / "nan.npz", **{**parts, "x_train": nan})
+    base = ["-q", "--device", "cpu", "--runs-dir", tmp_path / "new", "--data"]
+    cases: list[tuple[list[Any], int, str]] = [
+        (["train", "mlp", *base, tmp_path / "labels.npz"], 3, "label"),
+        (["train", "mlp", *base, tmp_path / "nan.npz"], 3, "nan"),
+        (["train", "mlp", *base, tmp_path / "missing.npz"], 3, "does not exist"),
+        (["train", "cnn", *base, data, "--filters", "4", "--kernel-sizes", "3", "3"], 2, "kernel_sizes"),
+        (["train", "cnn", *base, data, "--filters", "-4"], 2, "filters"),
+        (["train", "mlp", *base, data, "--shift", "50"], 2, "shift"),
+        (["train", "mlp", *base, data, "--lr", "1e30", "--optimizer", "sgd"], 5, "diverged in step"),
+        (["train", "mlp", "-q", "--device", "cuda:0", "--data", data], 4, "cuda"),
+        (["predict", "--run", run_dir, "-q", tmp_path / "broken.png"], 3, "broken.png"),
+        (["evaluate", run_dir, "-q", "--data", tmp_path / "smaller.npz"], 3, "the model takes images"),
+    ]
+    for words, code, message in cases:
+        assert gpunet(*words) == code, words
+        captured = capsys.readouterr()
+        assert captured.err.startswith("gpunet: error: ") and captured.err.count("\n") == 1, captured.err
+        assert message in captured.err.lower(), captured.err
+
+
+def test_a_checkpoint_of_another_architecture(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = Path(train("mlp", data, tmp_path / "a", capsys)["run_dir"])
+    two = Path(train("mlp", data, tmp_path / "b", capsys, "--hidden", "7")["run_dir"])
+    shutil.copy(two / "last.safetensors", one / "last.safetensors")
+    assert gpunet("train", "--resume", one, "-q") == 2
+    assert "another architecture" in capsys.readouterr().err
+
+
+def test_evaluation_of_other_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = Path(train("mlp", data, tmp_path, capsys)["run_dir"])
+    assert evaluate(run_dir, data=str(data)) == evaluate(run_dir)
+    with pytest.raises(DataError, match="does not exist"):
+        evaluate(run_dir, data="nowhere.npz")

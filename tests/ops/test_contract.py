@@ -1,0 +1,85 @@
+"""All ops and all their rooms have the same names, parameters and defaults."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import types
+from pathlib import Path
+
+import pytest
+
+from gpunet import ops
+
+SIGNATURES = {
+    "conv2d": "(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1)",
+    "conv2d_backward": "(dy, x, weight, *, stride=1, padding=0, dilation=1, groups=1, needs=('x', 'weight', 'bias'))",
+    "max_pool2d": "(x, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False)",
+    "max_pool2d_backward": (
+        "(dy, argmax, x_shape, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False)"
+    ),
+    "avg_pool2d": "(x, kernel_size, *, stride=None, padding=0, ceil_mode=False, count_include_pad=True)",
+    "avg_pool2d_backward": (
+        "(dy, x_shape, kernel_size, *, stride=None, padding=0, ceil_mode=False, count_include_pad=True)"
+    ),
+    "global_avg_pool2d": "(x)",
+    "global_avg_pool2d_backward": "(dy, x_shape)",
+    "batch_norm": "(x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-05)",
+    "batch_norm_backward": "(dy, x, gamma, saved)",
+    "linear": "(x, weight, bias=None)",
+    "linear_backward": "(dy, x, weight, *, needs=('x', 'weight', 'bias'))",
+    "relu": "(x)",
+    "relu_backward": "(dy, x)",
+    "leaky_relu": "(x, slope=0.01)",
+    "leaky_relu_backward": "(dy, x, slope=0.01)",
+    "tanh": "(x)",
+    "tanh_backward": "(dy, y)",
+    "gelu": "(x, approximate='none')",
+    "gelu_backward": "(dy, x, approximate='none')",
+    "softmax": "(x)",
+    "log_softmax": "(x)",
+    "softmax_cross_entropy": "(logits, labels, *, label_smoothing=0.0, weight=None, reduction='mean')",
+    "count_correct": "(logits, labels)",
+    "dropout": "(x, p, *, seed, step, stream)",
+    "dropout_backward": "(dy, mask, p)",
+}
+PACKAGES = sorted(path.parent.name for path in Path(ops.__path__[0]).glob("*/cpu.py"))
+
+
+def plain(function: types.FunctionType) -> str:
+    """The signature without annotations."""
+    signature = inspect.signature(function)
+    parameters = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_public_signature(name: str) -> None:
+    assert plain(getattr(ops, name)) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "random"])
+def test_reference_has_the_public_signatures(package: str) -> None:
+    public = importlib.import_module(f"gpunet.ops.{package}")
+    reference = importlib.import_module(f"gpunet.ops.{package}.reference")
+    functions = [
+        name
+        for name, value in vars(public).items()
+        if isinstance(value, types.FunctionType) and value.__module__ == public.__name__ and not name.startswith("_")
+    ]
+    assert functions
+    for name in functions:
+        assert plain(getattr(reference, name)) == plain(getattr(public, name)), name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_op_has_its_rooms_and_tests(package: str) -> None:
+    folder = Path(ops.__path__[0]) / package
+    assert (folder / "reference.py").exists()
+    assert len((folder / "__init__.py").read_text().splitlines()) <= 160 or package in ("pool2d", "optimizer")
+    assert (Path(__file__).parent / f"test_{package}.py").exists()
+
+
+def test_all_exports_have_docstrings() -> None:
+    for name in ops.__all__:
+        assert (getattr(ops, name).__doc__ or "").strip(), name

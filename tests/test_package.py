@@ -1,0 +1,100 @@
+"""The package as a whole: what importing it costs, what the wheel holds, which way imports point."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("numba", "cupy", "matplotlib", "sklearn", "scipy", "PIL", "rich", "torch")
+
+
+def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done  # type: ignore[no-any-return]
+
+
+def test_import_is_light() -> None:
+    code = f"import sys, gpunet; print([name for name in {HEAVY} if name in sys.modules])"
+    assert run(sys.executable, "-c", code, cwd=ROOT).stdout.strip() == "[]"
+
+
+def test_import_of_every_part_needs_no_kernel_compiler() -> None:
+    # 'training' and 'experiments' use rich, Pillow and matplotlib only once they run
+    parts = "data, experiments, models, nn, ops, optim, report, training"
+    code = f"import sys; from gpunet import {parts}; print([name for name in {HEAVY} if name in sys.modules])"
+    assert run(sys.executable, "-c", code, cwd=ROOT).stdout.strip() == "[]"
+
+
+def test_import_takes_less_than_three_tenths_of_a_second() -> None:
+    """The one timed assertion, a promise to users: in CPU time, so that a busy machine does not matter."""
+    code = "import time; t = time.process_time(); import gpunet; print(time.process_time() - t)"
+    assert float(run(sys.executable, "-c", code, cwd=ROOT).stdout) < 0.3
+
+
+def test_packages_are_listed() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "gpunet").rglob("__init__.py")}
+    assert listed == found | {"gpunet.kernels"}
+
+
+def test_imports_point_downwards() -> None:
+    linter = Path(sys.executable).with_name("lint-imports")
+    if not linter.exists():
+        pytest.skip("import-linter is not installed: pip install -e '.[dev]'")
+    run(linter, "--no-cache", cwd=ROOT)
+
+
+def test_kernels_holds_no_python() -> None:
+    assert not list((ROOT / "kernels").rglob("*.py"))
+
+
+PROGRAM = """
+import numpy as np, pathlib, sys
+rng = np.random.default_rng(0)
+y = rng.integers(0, 3, 90)
+x = (rng.integers(0, 60, (90, 8, 8)) + 60 * y[:, None, None]).astype(np.uint8)
+np.savez("data.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+import gpunet
+assert pathlib.Path(gpunet.__file__).is_relative_to(sys.prefix), gpunet.__file__
+assert (pathlib.Path(gpunet.__file__).parent / "kernels" / "README.md").exists()
+assert (pathlib.Path(gpunet.__file__).parent / "py.typed").exists()
+"""
+
+
+@pytest.mark.slow
+def test_wheel_installs_and_trains_with_the_tree_gone(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    files = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.splitlines()
+    for name in files:
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes((ROOT / name).read_bytes())
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", tree)
+    for path in sorted(tree.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    (wheel,) = (tmp_path / "dist").glob("gpunet-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if name.startswith(("tests/", "bench/", "scripts/", "kernels/"))]
+
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GPUNET"))},
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    run(python, "-c", PROGRAM, cwd=tmp_path, env=environment)
+    command = tmp_path / "env" / "bin" / "gpunet"
+    options = ("--data", "data.npz", "--epochs", "3", "--batch-size", "16", "--device", "cpu")
+    done = run(command, "train", "cnn", *options, "--filters", "4", "8", cwd=tmp_path, env=environment)
+    assert done.stdout.splitlines()[-1].startswith("test accuracy ")
