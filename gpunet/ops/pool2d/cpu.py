@@ -62,6 +62,7 @@ def _max_pool(x: Any, y: Any, argmax: Any, rows: Any, columns: Any, kernel_w: in
         top, first_p, end_p = rows[i]
         for j in range(out_width):
             left, first_q, end_q = columns[j]
+            fresh = True
             if first_p >= end_p or first_q >= end_q:
                 for c in range(channels):
                     y[n, i, j, c] = -np.inf
@@ -76,7 +77,6 @@ def _max_pool(x: Any, y: Any, argmax: Any, rows: Any, columns: Any, kernel_w: in
                     column, column2, column3 = left + q * dilation_w, left + q2 * dilation_w, left + q3 * dilation_w
                     tap, tap2 = argmax.dtype.type(p * kernel_w + q), argmax.dtype.type(p * kernel_w + q2)
                     tap3 = argmax.dtype.type(p * kernel_w + q3)
-                    fresh = p == first_p and q == first_q
                     for c in range(channels):
                         value = x[n, row, column, c]
                         best, best_tap = value, tap
@@ -92,6 +92,7 @@ def _max_pool(x: Any, y: Any, argmax: Any, rows: Any, columns: Any, kernel_w: in
                             best, best_tap = value, tap3
                         y[n, i, j, c] = best
                         argmax[n, i, j, c] = best_tap
+                    fresh = False
 
 
 @parallel_jit
@@ -103,16 +104,20 @@ def _max_pool_backward(
     for piece in prange(batch * height):
         n, row = piece // height, piece % height
         for column in range(width):
-            for c in range(channels):
-                dx[n, row, column, c] = 0
+            fresh = True
             for a in range(first_row[row], first_row[row + 1]):
                 i, p = rows[a]
                 for b in range(first_column[column], first_column[column + 1]):
                     j, q = columns[b]
                     tap = argmax.dtype.type(p * kernel_w + q)
                     for c in range(channels):
+                        total = zero if fresh else dx[n, row, column, c]
                         d = dy[n, i, j, c]  # loaded on both paths, which the loop needs to be vectorised
-                        dx[n, row, column, c] += d if argmax[n, i, j, c] == tap else zero
+                        dx[n, row, column, c] = total + (d if argmax[n, i, j, c] == tap else zero)
+                    fresh = False
+            if fresh:
+                for c in range(channels):
+                    dx[n, row, column, c] = zero
 
 
 @parallel_jit
@@ -193,19 +198,23 @@ def _avg_pool_backward(
     dy: Any, dx: Any, row_counts: Any, column_counts: Any, first_row: Any, rows: Any, first_column: Any, columns: Any
 ) -> None:
     batch, height, width, channels = dx.shape
-    one = dx.dtype.type(1)
+    zero, one = dx.dtype.type(0), dx.dtype.type(1)
     for piece in prange(batch * height):
         n, row = piece // height, piece % height
         for column in range(width):
-            for c in range(channels):
-                dx[n, row, column, c] = 0
+            fresh = True
             for a in range(first_row[row], first_row[row + 1]):
                 i = rows[a, 0]
                 for b in range(first_column[column], first_column[column + 1]):
                     j = columns[b, 0]
                     share = one / dx.dtype.type(row_counts[i] * column_counts[j])
                     for c in range(channels):
-                        dx[n, row, column, c] += dy[n, i, j, c] * share
+                        total = zero if fresh else dx[n, row, column, c]
+                        dx[n, row, column, c] = total + dy[n, i, j, c] * share
+                    fresh = False
+            if fresh:
+                for c in range(channels):
+                    dx[n, row, column, c] = zero
 
 
 def _is_2x2(g: Pool2dGeometry) -> bool:

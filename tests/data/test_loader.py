@@ -1,0 +1,81 @@
+"""Batches: in order for evaluation, shuffled by (seed, epoch) for training, every image once an epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpunet.backend import CPU
+from gpunet.data.loader import Loader
+from gpunet.errors import ConfigError, DataError
+
+
+def numbered(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images that are their own number in every pixel, and labels that repeat it."""
+    images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 4, 5, 1)).copy()
+    return images, np.arange(n)
+
+
+def test_evaluation_batches_are_in_order_scaled_and_complete() -> None:
+    images, labels = numbered(7)
+    batches = list(Loader(images, labels, backend=CPU).batches(3))
+    assert [len(y) for _, y in batches] == [3, 3, 1]
+    np.testing.assert_array_equal(np.concatenate([y for _, y in batches]), labels)
+    x = np.concatenate([x for x, _ in batches])
+    np.testing.assert_array_equal(x, images.astype(np.float32) * np.float32(1 / 255))
+    assert x.dtype == np.float32 and batches[0][1].dtype == np.int32
+
+
+def test_scale_and_offset() -> None:
+    images, labels = numbered(3)
+    scale, offset = np.full((1, 1, 1), 2.0, np.float32), np.full((4, 5, 1), -1.0, np.float32)
+    scale = np.broadcast_to(scale, offset.shape).copy()
+    loader = Loader(images, labels, backend=CPU, scale=scale, offset=offset, dtype="float64")
+    ((x, _),) = loader.batches(3)
+    assert x.dtype == np.float64
+    np.testing.assert_array_equal(x[:, 0, 0, 0], [-1, 1, 3])
+
+
+def test_an_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
+    images, labels = numbered(12)
+    loader = Loader(images, labels, backend=CPU)
+
+    def epoch(seed: int, number: int) -> list[int]:
+        loader.shuffle(seed, number)
+        starts = [np.array([start]) for start in (0, 4, 8)]
+        return [int(v) for start in starts for v in loader.training_batch(start, 4, seed=seed, step=0)[1]]
+
+    first = epoch(0, 0)
+    assert sorted(first) == list(range(12))
+    assert epoch(0, 1) != first != epoch(1, 0)
+    assert epoch(0, 0) == first
+
+
+def test_training_batches_are_augmented_and_evaluation_is_not() -> None:
+    images = np.zeros((8, 4, 5, 1), np.uint8)
+    images[:, :, 0] = 255
+    loader = Loader(images, np.zeros(8, int), backend=CPU, flip=True)
+    loader.shuffle(0, 0)
+    x, _ = loader.training_batch(0, 8, seed=3, step=1)
+    sides = {tuple(image[0, :, 0]) for image in x}
+    assert sides == {(1, 0, 0, 0, 0), (0, 0, 0, 0, 1)}, "eight images, both ways round"
+    again, _ = loader.training_batch(0, 8, seed=3, step=1)
+    np.testing.assert_array_equal(x, again)
+    ((plain, _),) = loader.batches(8)
+    assert (plain[:, :, 0] == 1).all() and (plain[:, :, 1:] == 0).all()
+
+
+def test_features_pass_as_they_are() -> None:
+    features = np.random.default_rng(0).standard_normal((6, 9)).astype(np.float32)
+    ((x, _),) = Loader(features, np.arange(6), backend=CPU).batches(6)
+    np.testing.assert_array_equal(x, features)
+
+
+def test_bad_input() -> None:
+    images, labels = numbered(3)
+    with pytest.raises(DataError, match="as many labels as images"):
+        Loader(images, labels[:2], backend=CPU)
+    with pytest.raises(DataError, match="at least one"):
+        Loader(images[:0], labels[:0], backend=CPU)
+    with pytest.raises(ConfigError, match="need images, not features"):
+        Loader(images.astype(np.float32), labels, backend=CPU, flip=True)

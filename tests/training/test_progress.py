@@ -1,0 +1,56 @@
+"""What a training says on the way: a line for each epoch, and that it compiles."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from rich.console import Console
+
+from gpunet.ops import compilation
+from gpunet.training import Progress
+from tests.training.problems import make_trainer
+
+
+def test_plain_lines_without_a_terminal() -> None:
+    out = io.StringIO()
+    make_trainer(epochs=2, callbacks=(Progress(Console(file=out), title="cnn"),)).fit()
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("cnn epoch")]
+    assert [line.split()[2] for line in lines] == ["1/2", "2/2"]
+    for word in ("train loss", "validation loss", "accuracy", "lr", "images/s", "min left"):
+        assert word in lines[0]
+
+
+def test_bar_on_a_terminal() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=200, color_system=None)
+    make_trainer(epochs=1, callbacks=(Progress(console),)).fit()
+    assert "epoch 1/1" in out.getvalue() and "images/s" in out.getvalue()
+
+
+def test_compilation_is_announced() -> None:
+    from gpunet.ops._numba import numba
+
+    @numba.njit
+    def double(x: float) -> float:
+        return x + x
+
+    seen: list[str] = []
+    with compilation.watch(seen.append):
+        assert double(2.5) == 5.0
+        assert double(1.5) == 3.0
+    double(np.float32(1))
+    assert len(seen) == 1 and seen[0].endswith(".double")
+
+    out = io.StringIO()
+    progress = Progress(Console(file=out))
+    trainer = make_trainer(epochs=1)
+    progress.on_train_start(trainer)
+    for number in range(10):
+        progress._on_compile(f"kernel{number}")
+    progress.on_epoch_start(trainer, 1)
+    progress.on_step(trainer, 1, 0.5)
+    progress.on_train_end(trainer)
+    text = out.getvalue()
+    assert text.count("compiling kernels: this happens once") == 1
+    assert "compiling kernel 10: kernel9" in text and "compiled 10 kernels, first step after" in text
