@@ -17,9 +17,8 @@ def _partial_sums(x, partial):
         total = partial[piece]
         total[:] = 0
         for row in range(piece * _ROWS, min(rows, (piece + 1) * _ROWS)):
-            values = x[row]
             for column in range(columns):
-                total[column] += values[column]
+                total[column] += x[row, column]
 
 
 def column_sums(x: np.ndarray) -> np.ndarray:

@@ -91,7 +91,12 @@ class Conv2dGeometry:
     @staticmethod
     @lru_cache(maxsize=1024)
     def _of(
-        x_shape: tuple[int, ...], weight_shape: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: int
+        x_shape: tuple[int, ...],
+        weight_shape: tuple[int, ...],
+        stride: tuple[int, int],
+        padding: Any,
+        dilation: tuple[int, int],
+        groups: int,
     ) -> Conv2dGeometry:
         if len(x_shape) != 4:
             raise ShapeError(f"x must have 4 dimensions (N, H, W, C), got shape {x_shape}")
@@ -101,8 +106,6 @@ class Conv2dGeometry:
             raise ShapeError(f"empty arrays cannot be convolved: x {x_shape}, weight {weight_shape}")
         batch, height, width, in_channels = x_shape
         kernel, out_channels = (weight_shape[0], weight_shape[1]), weight_shape[3]
-        stride, dilation = pair("stride", stride), pair("dilation", dilation)
-        groups = check_int("groups", groups, low=1)
         if in_channels % groups or out_channels % groups:
             raise ShapeError(
                 f"groups={groups} must divide the {in_channels} input and the {out_channels} output channels"
@@ -147,7 +150,12 @@ class Conv2dGeometry:
             ConfigError: an option is out of range.
         """
         return cls._of(
-            tuple(x_shape), tuple(weight_shape), _frozen(stride), _frozen(padding), _frozen(dilation), groups
+            tuple(x_shape),
+            tuple(weight_shape),
+            pair("stride", stride),
+            _frozen(padding),
+            pair("dilation", dilation),
+            check_int("groups", groups, low=1),
         )
 
 
@@ -179,19 +187,21 @@ class Pool2dGeometry:
     @staticmethod
     @lru_cache(maxsize=1024)
     def _of(
-        x_shape: tuple[int, ...], kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+        x_shape: tuple[int, ...],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: Any,
+        dilation: tuple[int, int],
+        ceil_mode: bool,
     ) -> Pool2dGeometry:
         if len(x_shape) != 4:
             raise ShapeError(f"x must have 4 dimensions (N, H, W, C), got shape {x_shape}")
         if 0 in x_shape:
             raise ShapeError(f"an empty array cannot be pooled: x {x_shape}")
         batch, height, width, channels = x_shape
-        kernel = pair("kernel_size", kernel)
-        stride = kernel if stride is None else pair("stride", stride)
-        dilation = pair("dilation", dilation)
         sides = resolve_padding(padding, (height, width), kernel, stride, dilation)
         for axis, k in enumerate(kernel):
-            # PyTorch's rule. A window must never lie on padding alone, or its maximum would be -inf.
+            # PyTorch's rule: no window of an undilated kernel lies on padding alone, where its maximum is -inf.
             if max(sides[2 * axis : 2 * axis + 2]) > (dilation[axis] * (k - 1) + 1) // 2:
                 raise ConfigError(f"padding {sides} must be at most half of the window {kernel} (dilation {dilation})")
         _check_kernel_fits("a pooling window", (height, width), kernel, dilation, sides)
@@ -224,11 +234,19 @@ class Pool2dGeometry:
             ShapeError: the rank is not 4, or the window is larger than the padded map.
             ConfigError: an option is out of range, or the padding exceeds half of the window.
         """
+        kernel = pair("kernel_size", kernel_size)
         return cls._of(
-            tuple(x_shape), _frozen(kernel_size), _frozen(stride), _frozen(padding), _frozen(dilation), ceil_mode
+            tuple(x_shape),
+            kernel,
+            kernel if stride is None else pair("stride", stride),
+            _frozen(padding),
+            pair("dilation", dilation),
+            bool(ceil_mode),
         )
 
 
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, so that options can be a cache key."""
-    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+def _frozen(padding: Any) -> Any:
+    """Lists as tuples, so that `padding` can be a cache key; 1.0 and True would be taken for a cached 1."""
+    if isinstance(padding, (list, tuple)):
+        return tuple(_frozen(item) for item in padding)
+    return padding if isinstance(padding, str) else check_int("padding", padding)

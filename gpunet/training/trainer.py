@@ -256,9 +256,9 @@ class Trainer:
             return False
         path = self.run_dir / LAST
         tensors, facts = load_checkpoint(path)
-        for name, here in (("batch_size", self.batch_size), ("train_size", self.train.size)):
-            if facts.get(name) != here:
-                raise CheckpointError(f"{path} was written with {name} {facts.get(name)}, this training has {here}")
+        for name, value in (("batch_size", self.batch_size), ("train_size", self.train.size)):
+            if facts.get(name) != value:
+                raise CheckpointError(f"{path} was written with {name} {facts.get(name)}, this training has {value}")
         self.flat.load_state_dict(under("model", tensors))
         self.optimizer.load_slots(under("optimizer", tensors))
         if self.average is not None:
