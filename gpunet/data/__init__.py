@@ -4,12 +4,14 @@ from gpunet.data.config import DataConfig
 from gpunet.data.dataset import FASHION_MNIST_CLASSES, Dataset, load
 from gpunet.data.files import fetch, find, verify
 from gpunet.data.images import read_image
+from gpunet.data.loader import Loader
 from gpunet.data.split import Split, split
 
 __all__ = [
     "FASHION_MNIST_CLASSES",
     "DataConfig",
     "Dataset",
+    "Loader",
     "Split",
     "fetch",
     "find",

@@ -28,15 +28,22 @@ DEFAULT: dict[str, dict[str, Any]] = {
         "shift": 1,
         "standardize": "pixel",
     },
-    "cnn": {**_CNN_TRAINING, "epochs": 16},
-    "hybrid": {**_CNN_TRAINING, "epochs": 16, "classifier_lr": 0.02, "joint_lr": 0.01},
+    "cnn": {**_CNN_TRAINING, "epochs": 20, "shift": 1},
+    "hybrid": {
+        **_CNN_TRAINING,
+        "epochs": 20,
+        "shift": 1,
+        "classifier_lr": 0.02,
+        "joint_epochs": 2,
+        "joint_lr": 0.005,
+    },
 }
 """What ``gpunet train`` does when nothing is said; chosen by the validation accuracy."""
 
 QUICK: dict[str, dict[str, Any]] = {
     "mlp": {**DEFAULT["mlp"], "epochs": 10},
-    "cnn": {**DEFAULT["cnn"], "epochs": 4, "dropout": 0.0},
-    "hybrid": {**DEFAULT["hybrid"], "epochs": 4, "dropout": 0.0, "classifier_epochs": 5},
+    "cnn": {**_CNN_TRAINING, "epochs": 4, "dropout": 0.0},
+    "hybrid": {**_CNN_TRAINING, "epochs": 4, "dropout": 0.0, "classifier_epochs": 5, "classifier_lr": 0.02},
 }
 """A first result within minutes."""
 

@@ -337,8 +337,8 @@ def _choose(g: Conv2dGeometry, *, depth: int) -> str:
 
 
 def _image_block(g: Conv2dGeometry, out_height: int) -> int:
-    """Images of one task of ``positions``: 64 keeps BLAS busy, 32 where there would be too few tasks."""
-    return 64 if -(-g.batch // 64) * out_height >= 16 else 32
+    """Images of one task of ``positions``: products of 128 rows keep BLAS busy, 64 where there would be few tasks."""
+    return 128 if -(-g.batch // 128) * out_height >= 4 else 64
 
 
 def _tile_rows(out_rows: int, out_width: int, depth: int, itemsize: int) -> int:
