@@ -18,7 +18,8 @@ def watch(on_compile: Callable[[str], None]) -> Iterator[None]:
     class Listener(event.Listener):
         def on_start(self, event: Any) -> None:
             function = event.data["dispatcher"].py_func
-            on_compile(f"{function.__module__.removeprefix('gpunet.ops.')}.{function.__name__}")
+            if not function.__module__.startswith("numba."):  # Numba's own, compiled along with ours
+                on_compile(f"{function.__module__.removeprefix('gpunet.ops.')}.{function.__name__}")
 
         def on_end(self, event: Any) -> None:
             pass

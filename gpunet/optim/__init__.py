@@ -10,9 +10,7 @@ from gpunet.optim.optimizers import SGD, Adam, AdamW, Optimizer
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "WeightAverage", "create", "schedules"]
 
 
-def create(
-    name: str, *, momentum: float, nesterov: bool, beta1: float, beta2: float, weight_decay: float
-) -> Optimizer:
+def create(name: str, *, momentum: float, nesterov: bool, beta1: float, beta2: float, weight_decay: float) -> Optimizer:
     """The optimiser called `name` ("sgd", "adam", "adamw"), with those of the options that it has.
 
     Raises:

@@ -216,6 +216,4 @@ def create(
         return Cosine(lr, **steps, warmup=warmup)
     if name == "one_cycle":
         return OneCycle(lr, **steps, warmup=warmup)
-    raise ConfigError(
-        f"unknown schedule {name!r}: expected constant, step, exponential, plateau, cosine or one_cycle"
-    )
+    raise ConfigError(f"unknown schedule {name!r}: expected constant, step, exponential, plateau, cosine or one_cycle")

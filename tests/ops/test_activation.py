@@ -229,8 +229,9 @@ def test_outputs_may_stand_in_for_inputs() -> None:
     x = np.array([-2.0, -0.0, 0.0, 3.0, np.nan])
     dy = np.arange(1.0, 6.0)
     np.testing.assert_array_equal(activation.relu_backward(dy, activation.relu(x)), [0, 0, 0, 4, 5])
-    np.testing.assert_array_equal(activation.leaky_relu_backward(dy, activation.leaky_relu(x, 0.5), 0.5),
-                                  [0.5, 1, 1.5, 4, 2.5])
+    np.testing.assert_array_equal(
+        activation.leaky_relu_backward(dy, activation.leaky_relu(x, 0.5), 0.5), [0.5, 1, 1.5, 4, 2.5]
+    )
 
 
 def test_bad_input() -> None:

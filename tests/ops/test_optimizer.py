@@ -170,7 +170,9 @@ def test_reference_against_pytorch(rule: str, data: Any) -> None:
 
 @settings(max_examples=200)
 @given(
-    seed=st.integers(0, 2**32 - 1), size=st.integers(1, 50), dtype=st.sampled_from((np.float32, np.float64)),
+    seed=st.integers(0, 2**32 - 1),
+    size=st.integers(1, 50),
+    dtype=st.sampled_from((np.float32, np.float64)),
     max_norm=st.sampled_from((1e-3, 1.0, 50.0)),
 )
 def test_gradient_scale_against_pytorch(seed: int, size: int, dtype: Any, max_norm: float) -> None:
@@ -188,13 +190,15 @@ def test_gradient_scale_against_pytorch(seed: int, size: int, dtype: Any, max_no
 
 @settings(max_examples=200)
 @given(
-    seed=st.integers(0, 2**32 - 1), size=st.integers(1, 50), dtype=st.sampled_from((np.float32, np.float64)),
-    decay=st.sampled_from((0.0, 0.3, 0.5, 0.999, 1.0)), step=st.none() | st.integers(0, 10_000),
-    as_array=st.booleans(), sliced=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+    size=st.integers(1, 50),
+    dtype=st.sampled_from((np.float32, np.float64)),
+    decay=st.sampled_from((0.0, 0.3, 0.5, 0.999, 1.0)),
+    step=st.none() | st.integers(0, 10_000),
+    as_array=st.booleans(),
+    sliced=st.booleans(),
 )
-def test_ema(
-    seed: int, size: int, dtype: Any, decay: float, step: int | None, as_array: bool, sliced: bool
-) -> None:
+def test_ema(seed: int, size: int, dtype: Any, decay: float, step: int | None, as_array: bool, sliced: bool) -> None:
     torch = torch_or_skip()
     rng = np.random.default_rng(seed)
     average = rng.standard_normal(size).astype(dtype)

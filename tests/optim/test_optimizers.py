@@ -151,11 +151,15 @@ def test_defaults_are_pytorchs() -> None:
     for ours, theirs in ((optim.Adam(), torch.optim.Adam(weight)), (optim.AdamW(), torch.optim.AdamW(weight))):
         defaults = theirs.defaults
         assert ((ours.beta1, ours.beta2), ours.eps, ours.weight_decay) == (
-            defaults["betas"], defaults["eps"], defaults["weight_decay"],
+            defaults["betas"],
+            defaults["eps"],
+            defaults["weight_decay"],
         )
     sgd, defaults = optim.SGD(), torch.optim.SGD(weight).defaults
     assert (sgd.momentum, sgd.nesterov, sgd.weight_decay) == (
-        defaults["momentum"], defaults["nesterov"], defaults["weight_decay"],
+        defaults["momentum"],
+        defaults["nesterov"],
+        defaults["weight_decay"],
     )
 
 

@@ -227,8 +227,11 @@ def test_bad_input() -> None:
         schedules.Step(0.1, **STEPS, epochs=0)
     with pytest.raises(ConfigError, match=r"patience must be at least 0, got -1"):
         schedules.ReduceOnPlateau(0.1, **STEPS, patience=-1)
-    for bad in (lambda: schedules.Step(0.1, **STEPS, factor=0), lambda: schedules.Exponential(0.1, **STEPS, factor=2),
-                lambda: schedules.ReduceOnPlateau(0.1, **STEPS, factor=-1)):
+    for bad in (
+        lambda: schedules.Step(0.1, **STEPS, factor=0),
+        lambda: schedules.Exponential(0.1, **STEPS, factor=2),
+        lambda: schedules.ReduceOnPlateau(0.1, **STEPS, factor=-1),
+    ):
         with pytest.raises(ConfigError, match=r"factor must be in \(0, 1\], got"):
             bad()
     for warm in (lambda: schedules.Cosine(0.1, **STEPS, warmup=1), lambda: schedules.OneCycle(0.1, **STEPS, warmup=-1)):

@@ -26,9 +26,7 @@ def check_buffers(*written: str, **buffers: Array | None) -> None:
             raise ShapeError(f"{name} is updated in place: it must be contiguous and writeable")
 
 
-def check_scalar(
-    name: str, value: Scalar | None, *, integer: bool = False, low: float | None = None
-) -> Array | None:
+def check_scalar(name: str, value: Scalar | None, *, integer: bool = False, low: float | None = None) -> Array | None:
     """`value` if it is an array, which must have one element, float32 or float64 or an `integer`; else None.
 
     A number must be finite and at least `low`; with no `low` any will do, also NaN.
