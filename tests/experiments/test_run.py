@@ -29,6 +29,10 @@ SMALL = {
         *("--classifier-dropout", "0", "--joint-epochs", "2"),
     ],
 }
+QUICKLY = (
+    *("--batch-size", "16", "--lr", "0.01", "--optimizer", "adam", "--weight-decay", "0", "--label-smoothing", "0"),
+    *("--no-flip", "--shift", "0"),  # which corner is bright must not change
+)
 FIGURES = {"learning_curves", "confusion_matrix", "per_class_metrics", "confident_mistakes", "first_layer_filters"}
 
 
@@ -53,7 +57,7 @@ def gpunet(*words: object) -> int:
 
 
 def train(kind: str, data: Path, folder: Path, capsys: pytest.CaptureFixture[str], *more: object) -> dict[str, Any]:
-    options = ["--data", data, "--batch-size", 16, "--lr", 0.01, "--optimizer", "adam", "--device", "cpu", "-q"]
+    options = ["--data", data, *QUICKLY, "--device", "cpu", "-q"]
     assert gpunet("train", kind, *SMALL[kind], *options, "--runs-dir", folder, "--json", *more) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return result
@@ -134,7 +138,7 @@ def test_stopped_and_resumed_is_the_same(
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_save_last", interrupted)
-        words = ["--data", data, "--batch-size", 16, "--lr", 0.01, "--optimizer", "adam", "--device", "cpu"]
+        words = ["--data", data, *QUICKLY, "--device", "cpu"]
         assert gpunet("train", kind, *SMALL[kind], *words, "--runs-dir", tmp_path / "cut") == 130
     assert "continue with: gpunet train --resume" in capsys.readouterr().err
     (run_dir,) = (tmp_path / "cut").iterdir()
