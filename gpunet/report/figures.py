@@ -61,7 +61,8 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -> Non
     """Loss, accuracy and learning rate over the epochs; the epoch of the best validation accuracy is marked.
 
     history: rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (shares of 1) and lr;
-        a value that is missing or None leaves a gap.
+        a value that is missing or None leaves a gap. Rows with a stage (the hybrid's) are counted on from stage to
+        stage, and where one begins is marked with its name.
 
     Raises:
         DataError: there are no rows.
@@ -69,7 +70,8 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -> Non
     """
     if not history:
         raise DataError("no epoch has been recorded, so there are no learning curves")
-    epochs = _column(history, "epoch")
+    stages = [row.get("stage") for row in history]
+    epochs = np.arange(1.0, len(history) + 1) if any(stages) else _column(history, "epoch")
     accuracy = _column(history, "validation_accuracy")
     with page(path, 11, 3.6) as figure:
         loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3, width_ratios=(4, 4, 3))
@@ -90,6 +92,10 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -> Non
         loss_axes.legend()
         accuracy_axes.legend(loc="lower right")
         for axes in (loss_axes, accuracy_axes, rate_axes):
+            for row, stage in enumerate(stages):
+                if stage and (row == 0 or stage != stages[row - 1]):
+                    axes.axvline(epochs[row] - 0.5, color=GREY, linewidth=0.8)
+                    axes.text(epochs[row] - 0.3, 1.0, stage, transform=axes.get_xaxis_transform(), va="top", fontsize=7)
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)

@@ -139,6 +139,15 @@ class TestLearningCurves:
         figures.learning_curves(rows, tmp_path / "curves.png")
         check_png(tmp_path / "curves.png")
 
+    def test_stages_are_counted_on_and_named(self, tmp_path: Path, drawn: list[Figure]) -> None:
+        rows = [{"stage": "cnn", **row} for row in history(3)] + [{"stage": "joint", **row} for row in history(2)]
+        figures.learning_curves(rows, tmp_path / "curves.png")
+        for axes in drawn[0].axes:
+            assert [text.get_text() for text in axes.texts] == ["cnn", "joint"]
+            assert_close(axes.lines[0].get_xdata(), np.arange(1.0, 6))
+            starts = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
+            assert {0.5, 3.5} <= set(starts)
+
     def test_no_epochs(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no epoch has been recorded"):
             figures.learning_curves([], tmp_path / "curves.png")
