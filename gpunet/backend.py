@@ -119,26 +119,30 @@ class CudaStatus:
 @functools.cache
 def cuda_status() -> CudaStatus:
     """Look once for CuPy, a driver and a GPU; never raises. A CuPy without a driver counts as no CuPy."""
+    version, names, problem = _probe_cupy()
+    if not CUDA_KERNELS_AVAILABLE:  # installing anything would not help
+        problem = "this version of gpunet does not ship its CUDA kernels yet; use cpu"
+    return CudaStatus(version, names, problem)
+
+
+def _probe_cupy() -> tuple[str | None, tuple[str, ...], str | None]:
+    """Version of CuPy, names of the GPUs, and what is missing if anything is."""
     try:
         import cupy
     except ImportError:
-        return CudaStatus(None, (), "CuPy is not installed: pip install 'gpunet[cuda12]' (or cuda13)")
+        return None, (), "CuPy is not installed: pip install 'gpunet[cuda12]' (or cuda13)"
     except Exception as error:  # a broken CuPy installation raises anything, from OSError to RuntimeError
-        return CudaStatus(None, (), f"CuPy is installed but cannot be imported: {error}")
-    devices: list[str] = []
+        return None, (), f"CuPy is installed but cannot be imported: {error}"
+    names: list[str] = []
     try:
         if cupy.cuda.is_available():
             for index in range(cupy.cuda.runtime.getDeviceCount()):
-                devices.append(cupy.cuda.runtime.getDeviceProperties(index)["name"].decode())
+                names.append(cupy.cuda.runtime.getDeviceProperties(index)["name"].decode())
     except Exception as error:  # the runtime's own exception type cannot be named without a driver
-        return CudaStatus(cupy.__version__, (), f"the CUDA driver does not answer: {error}")
-    if not devices:
-        return CudaStatus(cupy.__version__, (), "CuPy finds no usable NVIDIA GPU or driver; check with nvidia-smi")
-    if not CUDA_KERNELS_AVAILABLE:
-        return CudaStatus(
-            cupy.__version__, tuple(devices), "this version of gpunet does not ship its CUDA kernels yet; use cpu"
-        )
-    return CudaStatus(cupy.__version__, tuple(devices), None)
+        return cupy.__version__, (), f"the CUDA driver does not answer: {error}"
+    if not names:
+        return cupy.__version__, (), "CuPy finds no usable NVIDIA GPU or driver; check with nvidia-smi"
+    return cupy.__version__, tuple(names), None
 
 
 @functools.cache

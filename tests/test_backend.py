@@ -77,6 +77,7 @@ def test_unknown_device_strings(device: str) -> None:
 
 
 def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "CUDA_KERNELS_AVAILABLE", True)
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setenv("GPUNET_DEVICE", "cuda")
     with pytest.raises(DeviceError, match="CuPy is not installed"):
@@ -100,16 +101,26 @@ def test_auto_falls_back_with_one_warning(monkeypatch: pytest.MonkeyPatch, caplo
     [
         (None, "the CUDA driver does not answer: cudaErrorInsufficientDriver"),
         ((), "finds no usable NVIDIA GPU or driver"),
-        (("H100",), "does not ship its CUDA kernels yet; use cpu"),
     ],
 )
 def test_what_is_missing_for_cuda(names: tuple[str, ...] | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_cupy(monkeypatch, names)
+    monkeypatch.setattr(backend, "CUDA_KERNELS_AVAILABLE", True)
     with pytest.raises(DeviceError, match=message) as caught:
         get_backend("cuda:0")
     assert caught.value.exit_code == 4
     assert get_backend("auto") is CPU
     assert list(backend.devices()) == ["cpu"]
+
+
+@pytest.mark.parametrize("names", [None, (), ("H100",)])
+def test_without_kernels_nothing_is_asked_of_the_user(
+    names: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_cupy(monkeypatch, names)
+    with pytest.raises(DeviceError, match=r"'cuda' is not available: .* does not ship its CUDA kernels yet; use cpu"):
+        get_backend("cuda")
+    assert cuda_status().devices == (names or ())
 
 
 def test_device_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

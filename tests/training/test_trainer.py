@@ -11,6 +11,7 @@ import pytest
 
 from gpunet import nn
 from gpunet.errors import CheckpointError, ConfigError, DivergedError, OutputError
+from gpunet.models import CNN
 from gpunet.training import Callback, EarlyStopping, Trainer, TrainingConfig, evaluate, load_checkpoint
 from gpunet.training.checkpoint import under
 from gpunet.training.history import Record
@@ -61,6 +62,25 @@ def test_same_seed_same_bits_and_another_seed_other_bits() -> None:
         trainer.fit()
         results.append(trainer.flat.values.tobytes())
     assert results[0] == results[1] != results[2]
+
+
+def test_bits_do_not_depend_on_the_number_of_threads() -> None:
+    from gpunet.ops._numba import numba
+
+    results = []
+    most = numba.get_num_threads()
+    for threads in (1, most):
+        numba.set_num_threads(threads)
+        try:
+            model = CNN((8, 8, 1), 4, (16, 32), dropout=0.1).initialize(seed=1)
+            trainer = make_trainer(model=model, epochs=2, batch_size=64, clip_norm=1.0, ema_decay=0.9)
+            trainer.fit()
+        finally:
+            numba.set_num_threads(most)
+        results.append((trainer.flat.values.tobytes(), without_times(trainer.history.records)))
+    if most == 1:
+        pytest.skip("one core: nothing to compare")
+    assert results[0] == results[1]
 
 
 OPTIONS: list[dict[str, Any]] = [
