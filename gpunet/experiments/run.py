@@ -129,6 +129,7 @@ def train(
 
     test = evaluate_model(model, data.loader("test", backend, dtype), keep_probabilities=True)
     assert test.probabilities is not None
+    # of a hybrid, the stage that sees images from first to last; other models have no stages
     speeds = [record["images_per_second"] for record in records if record.get("stage", "cnn") == "cnn"]
     result = RunResult(
         kind=config.kind,

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpunet.data.dataset import Dataset
 from gpunet.data.scaling import Scaling
-from gpunet.nn import ConvBlock, Layer, Linear, Mode, Sequential
+from gpunet.nn import Conv2d, ConvBlock, Layer, Linear, Mode, Sequential
 from gpunet.report import figures
 from gpunet.training.metrics import confusion_matrix
 
@@ -54,9 +54,8 @@ def _host(model: Layer, array: Any) -> np.ndarray:
 def _first_weight(model: Sequential) -> np.ndarray | None:
     """The first layer's weight: HWIO of a convolution, (in, out) of a linear layer."""
     for _, layer in model.named_layers():
-        if isinstance(layer, (Linear, ConvBlock)):
-            weight = layer.weight if isinstance(layer, Linear) else layer.layers["conv"].weight  # type: ignore[attr-defined]
-            return _host(model, weight.value)
+        if isinstance(layer, (Conv2d, Linear)):
+            return _host(model, layer.weight.value)
     return None
 
 

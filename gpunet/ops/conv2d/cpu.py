@@ -11,51 +11,24 @@
 ``direct``
     Plain loops, for groups of so few channels that a call of BLAS would cost more than its work.
 
-All three are driven by two tables that say which input row (column) each output row (column) meets at each tap, -1
-for the padding. The gradient of the input is the same computation with the roles of the maps exchanged, the tables
-inverted and the weights transposed.
+All three are driven by the tables of :mod:`gpunet.ops.conv2d._taps`. The gradient of the input is the same computation
+with the roles of the maps exchanged, the tables inverted and the weights transposed.
 """
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 
 from gpunet.ops._blas import gemm, gemm_address
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops._reduce import column_sums
+from gpunet.ops.conv2d._taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
 _TILE_BYTES = 192 * 1024
 """An im2col tile: well inside the L2 cache of any x86-64 core of the last ten years, with room for the weights."""
 _PIECES = 16
 """Partial sums of the im2col weight gradient: a constant, so that results do not depend on the number of threads."""
-
-
-# --- which input position an output position meets at each tap -------------------------------------------------------
-
-
-def _axis_taps(size: int, out: int, kernel: int, stride: int, before: int, dilation: int) -> np.ndarray:
-    position = np.arange(out)[:, None] * stride - before + np.arange(kernel)[None, :] * dilation
-    return np.where((position >= 0) & (position < size), position, -1)
-
-
-def _inverse_taps(taps: np.ndarray, size: int) -> np.ndarray:
-    """For each input position and tap, the output position that used it, or -1."""
-    inverse = np.full((size, taps.shape[1]), -1)
-    out, tap = np.nonzero(taps >= 0)
-    inverse[taps[out, tap], tap] = out
-    return inverse
-
-
-@functools.lru_cache(maxsize=256)
-def _tables(g: Conv2dGeometry) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """(rows, columns) of the forward pass, and of the input gradient."""
-    top, _, left, _ = g.padding
-    rows = _axis_taps(g.height, g.out_height, g.kernel[0], g.stride[0], top, g.dilation[0])
-    columns = _axis_taps(g.width, g.out_width, g.kernel[1], g.stride[1], left, g.dilation[1])
-    return (rows, columns), (_inverse_taps(rows, g.height), _inverse_taps(columns, g.width))
 
 
 # --- positions --------------------------------------------------------------------------------------------------------
@@ -348,7 +321,7 @@ def _tile_rows(out_rows: int, out_width: int, depth: int, itemsize: int) -> int:
 def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2dGeometry) -> np.ndarray:
     """The forward pass of :func:`gpunet.ops.conv2d.conv2d`."""
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
-    taps_y, taps_x = _tables(g)[0]
+    taps_y, taps_x = tap_tables(g)[0]
     y = np.empty(g.y_shape, x.dtype)
     run = g.kernel[1] if g.dilation[1] == 1 and g.groups == 1 else 1
     algorithm = _choose(g, depth=run * g.weight_shape[2])
@@ -369,7 +342,7 @@ def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2d
 def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> np.ndarray:
     """The gradient of the input: the convolution of `dy` along the inverted tables with transposed weights."""
     dy, weight = np.ascontiguousarray(dy), np.ascontiguousarray(weight)
-    taps_y, taps_x = _tables(g)[1]
+    taps_y, taps_x = tap_tables(g)[1]
     dx = np.empty(g.x_shape, dy.dtype)
     outer = g.out_channels // g.groups
     algorithm = _choose(g, depth=outer)
@@ -389,7 +362,7 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
 def conv2d_backward_weight(dy: np.ndarray, x: np.ndarray, g: Conv2dGeometry) -> np.ndarray:
     """The gradient of the weights."""
     dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
-    taps_y, taps_x = _tables(g)[0]
+    taps_y, taps_x = tap_tables(g)[0]
     dweight = np.empty(g.weight_shape, x.dtype)
     algorithm = _choose(g, depth=g.weight_shape[2])
     if algorithm == "direct":
