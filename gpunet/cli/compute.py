@@ -42,6 +42,20 @@ def _limit_kernel_threads(threads: int) -> None:
         os.environ["NUMBA_NUM_THREADS"] = str(threads)
 
 
+def latest_run(runs_dir: Path = Path("runs")) -> Path:
+    """The run folder in `runs_dir` whose model was saved last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    saved = [path for path in runs_dir.glob("*/checkpoint.safetensors") if path.is_file()]
+    if not saved:
+        raise CheckpointError(f"there is no trained model in {runs_dir}/: train one, or name it with --run")
+    newest = max(saved, key=lambda path: (path.stat().st_mtime_ns, path)).parent
+    logger.info("model: %s", newest)
+    return newest
+
+
 def existing_run(path: str) -> Path:
     """`path` as a Path.
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpunet.cli.compute import existing_run, prepare
+from gpunet.cli.compute import existing_run, latest_run, prepare
 from gpunet.cli.console import print_json
 from gpunet.cli.parser import Parser, choice, common_options, compute_options, json_option, number
 from gpunet.errors import DataError
@@ -19,9 +19,11 @@ INVERT = ("auto", "always", "never")
 
 def add_arguments(parser: Parser) -> None:
     """Add the command's arguments to its parser."""
-    parser.set_defaults(run=run, json=False, top=3, invert="auto")
+    parser.set_defaults(run=run, json=False, top=3, invert="auto", run_dir=None)
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="image file of any size")
-    parser.add_argument("--run", dest="run_dir", metavar="RUN_DIR", required=True, help="run folder or checkpoint")
+    parser.add_argument(
+        "--run", dest="run_dir", metavar="RUN_DIR", help="run folder or checkpoint (default: the newest in runs/)"
+    )
     parser.add_argument(
         "--top", metavar="K", type=number("--top", 1, 1000), help="how many classes to show (default: 3)"
     )
@@ -39,7 +41,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Classify the images; all are checked before the first is classified."""
-    path = existing_run(args.run_dir)
+    path = existing_run(args.run_dir) if args.run_dir is not None else latest_run()
     images = [Path(image) for image in args.images]
     for image in images:
         if not image.is_file():

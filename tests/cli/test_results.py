@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def test_predict_shows_at_most_all_classes(gpunet_command: Command, fake_run: Fa
     outcome = gpunet_command("predict", "--run", ".", "a.png", "--top", "50", "--invert", "always")
     assert len(outcome.out.splitlines()) == 1 + len(CLASS_NAMES)
     assert fake_run.calls[0][1]["invert"] == "always"
+
+
+def test_predict_takes_the_newest_run(gpunet_command: Command, fake_run: FakeRun) -> None:
+    Path("a.png").touch()
+    for seconds, name in enumerate(("newer-not", "b-newest", "a-older")):
+        model = Path("runs") / name / "checkpoint.safetensors"
+        model.parent.mkdir(parents=True)
+        model.touch()
+        os.utime(model, (100, (1, 9, 5)[seconds]))
+    (Path("runs") / "unfinished").mkdir()
+    outcome = gpunet_command("predict", "a.png")
+    assert outcome.code == 0 and "model: runs/b-newest" in outcome.err
+    assert fake_run.calls[0][1]["path"] == Path("runs/b-newest")
 
 
 def test_predict_json(gpunet_command: Command, fake_run: FakeRun) -> None:

@@ -71,7 +71,7 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("evaluate . --split tset", "--split must be one of test, validation, train; got 'tset' (did you mean "
          "'test'?)"),
         ("evaluate . --figure", "unknown option --figure of gpunet evaluate (did you mean '--figures'?)"),
-        ("predict x.png", "the following arguments are required: --run"),
+        ("predict x.png", "there is no trained model in runs/: train one, or name it with --run"),
         ("predict --rnu . x.png", "unknown option --rnu of gpunet predict (did you mean '--run'?)"),
         ("predict --run .", "the following arguments are required: IMAGE"),
         ("predict --run none x.png", "there is no run folder or checkpoint none"),
