@@ -104,7 +104,6 @@ class Trainer:
         self.lr = self.schedule.lr(0)
         self.best_epoch, self.best_accuracy = 0, -1.0
         self._best: dict[str, Any] = {}
-        self._step_once = self.backend.capture(self._training_step)
         # What changes from step to step lives in arrays on the device, so that a captured step can be replayed.
         self._start = self.backend.zeros(1, "int64")
         self._number = self.backend.zeros(1, "int64")
@@ -112,6 +111,7 @@ class Trainer:
         self._batch_loss = self.backend.zeros(1, "float64")
         self._epoch_loss = self.backend.zeros(1, "float64")
         self._epoch_correct = self.backend.zeros(1, "int64")
+        self._step_once = self.backend.capture(self._training_step)
 
     # --- one step ---------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,8 @@ def test_poolings(pooling: str, features: int) -> None:
     x = np.random.default_rng(0).random((2, 8, 8, 3), dtype=np.float32)
     assert model(x).shape == (2, 4)
     assert model.extract_features(x).shape == (2, features)
-    assert model.extract_features(x, "block1").shape == (2, 8, 8, 4) if pooling == "none" else (2, 4, 4, 4)
+    block1 = (2, 8, 8, 4) if pooling == "none" else (2, 4, 4, 4)
+    assert model.extract_features(x, "block1").shape == block1
     assert model.extract_features(x, "block2.conv").shape[-1] == 6
 
 
