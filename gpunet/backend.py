@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import logging
 import os
 import re
@@ -27,9 +28,6 @@ Array = Any
 """A ``numpy.ndarray`` or ``cupy.ndarray``; there is no tensor class."""
 
 logger = logging.getLogger("gpunet")
-
-CUDA_KERNELS_AVAILABLE = False
-"""Whether this version ships CUDA kernels. While it does not, a CUDA device is refused, never half-supported."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,34 @@ class Backend:
     def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
         return self.xp.zeros(shape, dtype)
 
+    @property
+    def runtime(self) -> Any:
+        """What launches kernels on this device (:class:`gpunet.cuda.Runtime`).
+
+        Raises:
+            DeviceError: the device is the CPU.
+        """
+        return importlib.import_module("gpunet.cuda").runtime_of(self.device)  # on first use: it knows CuPy
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether work is only queued here, so that looking at a result means waiting for all that is queued."""
+        return self.implementation == "cuda"
+
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        """`step` in its fastest repeatable form: on the CPU, the function itself."""
-        return step
+        """`step` in its fastest repeatable form: on the CPU, the function itself; on a GPU, a CUDA graph.
+
+        For a graph, `step` must do nothing but call ops on arrays of this device that stay where they are. Its first
+        call runs as it is, the second records what is launched, and from then on that is replayed and `step` itself is
+        not called again: what changes from call to call must lie in arrays on the device, and nothing may look at a
+        value.
+        """
+        return self.runtime.capture(step) if self.asynchronous else step
 
     def synchronize(self) -> None:
         """Wait until the device has finished all work; at once on the CPU."""
+        if self.asynchronous:
+            self.runtime.synchronize()
 
 
 CPU = Backend(device="cpu", xp=np, implementation="cpu")
@@ -85,15 +105,7 @@ def backend_of(*arrays: Array | None) -> Backend:
     for array in arrays:
         if array is None:
             continue
-        for array_type in type(array).__mro__:
-            if array_type in _array_types:
-                backend = _array_types[array_type](array)
-                break
-        else:
-            raise DTypeError(
-                f"expected numpy or cupy arrays, got {type(array).__module__}.{type(array).__qualname__}; "
-                "convert it with numpy.asarray(...) first"
-            )
+        backend = _backend_of_type(array)
         if found is None:
             found = backend
         elif backend != found:
@@ -106,43 +118,66 @@ def backend_of(*arrays: Array | None) -> Backend:
     return found
 
 
+def _backend_of_type(array: Any) -> Backend:
+    for array_type in type(array).__mro__:
+        if array_type in _array_types:
+            return _array_types[array_type](array)
+        if array_type.__module__.partition(".")[0] == "cupy":
+            register_array_type(array_type, lambda array: _cuda_backend(array.device.id))
+            return _array_types[array_type](array)
+    raise DTypeError(
+        f"expected numpy or cupy arrays, got {type(array).__module__}.{type(array).__qualname__}; "
+        "convert it with numpy.asarray(...) first"
+    )
+
+
+@functools.cache
+def _cuda_backend(index: int) -> Backend:
+    import cupy
+
+    return Backend(device=f"cuda:{index}", xp=cupy, implementation="cuda")
+
+
 @dataclass(frozen=True)
 class CudaStatus:
     """What :func:`cuda_status` found out about CuPy, the driver and the GPUs of this machine."""
 
-    cupy_version: str | None
-    devices: tuple[str, ...]
     problem: str | None
     """Why ``cuda`` cannot be used, and what to do about it; ``None`` if it can."""
+    cupy_version: str | None = None
+    devices: tuple[str, ...] = ()
+    """Names of the GPUs."""
+    driver: str | None = None
+    """The newest CUDA version that the driver can run."""
+    runtime: str | None = None
+    """The CUDA version that CuPy was built for."""
 
 
 @functools.cache
 def cuda_status() -> CudaStatus:
     """Look once for CuPy, a driver and a GPU; never raises. A CuPy without a driver counts as no CuPy."""
-    version, names, problem = _probe_cupy()
-    if not CUDA_KERNELS_AVAILABLE:  # installing anything would not help
-        problem = "this version of gpunet does not ship its CUDA kernels yet; use cpu"
-    return CudaStatus(version, names, problem)
-
-
-def _probe_cupy() -> tuple[str | None, tuple[str, ...], str | None]:
-    """Version of CuPy, names of the GPUs, and what is missing if anything is."""
     try:
         import cupy
     except ImportError:
-        return None, (), "CuPy is not installed: pip install 'gpunet[cuda12]' (or cuda13)"
+        return CudaStatus("CuPy is not installed: pip install 'gpunet[cuda12]' (or cuda13)")
     except Exception as error:  # a broken CuPy installation raises anything, from OSError to RuntimeError
-        return None, (), f"CuPy is installed but cannot be imported: {error}"
+        return CudaStatus(f"CuPy is installed but cannot be imported: {error}")
     names: list[str] = []
+    driver = runtime = None
     try:
         if cupy.cuda.is_available():
-            for index in range(cupy.cuda.runtime.getDeviceCount()):
-                names.append(cupy.cuda.runtime.getDeviceProperties(index)["name"].decode())
+            api = cupy.cuda.runtime
+            driver, runtime = _cuda_version(api.driverGetVersion()), _cuda_version(api.runtimeGetVersion())
+            names = [api.getDeviceProperties(index)["name"].decode() for index in range(api.getDeviceCount())]
     except Exception as error:  # the runtime's own exception type cannot be named without a driver
-        return cupy.__version__, (), f"the CUDA driver does not answer: {error}"
-    if not names:
-        return cupy.__version__, (), "CuPy finds no usable NVIDIA GPU or driver; check with nvidia-smi"
-    return cupy.__version__, tuple(names), None
+        return CudaStatus(f"the CUDA driver does not answer: {error}", cupy.__version__)
+    problem = None if names else "CuPy finds no usable NVIDIA GPU or driver; check with nvidia-smi"
+    return CudaStatus(problem, cupy.__version__, tuple(names), driver, runtime)
+
+
+def _cuda_version(number: int) -> str:
+    """``12.8`` for 12080."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 @functools.cache
@@ -179,9 +214,7 @@ def get_backend(device: str | Backend | None = None) -> Backend:
     index = int(device.partition(":")[2] or 0)
     if index >= len(status.devices):
         raise DeviceError(f"device {device!r} does not exist: this machine has {len(status.devices)} CUDA device(s)")
-    import cupy
-
-    return Backend(device=f"cuda:{index}", xp=cupy, implementation="cuda")
+    return _cuda_backend(index)
 
 
 class use_device(contextlib.AbstractContextManager["Backend"]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 # Draw the same examples every time; numba compiles in the first example, so no deadline.
@@ -15,3 +16,20 @@ os.environ.pop("GPUNET_DEVICE", None)
 
 # Before any OpenMP library is loaded, PyTorch's too: several pools that spin while they wait starve each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+REQUIRE_GPU = "GPUNET_REQUIRE_GPU"
+"""Set this environment variable where there must be a GPU: then its tests fail instead of being skipped."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of a GPU where there is none, with the reason."""
+    from gpunet.backend import cuda_status
+
+    if not any(item.get_closest_marker("gpu") for item in items) or os.environ.get(REQUIRE_GPU):
+        return
+    problem = cuda_status().problem
+    if problem is not None:
+        skip = pytest.mark.skip(reason=f"no GPU: {problem}")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(skip)

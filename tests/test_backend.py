@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from gpunet import backend, ops
-from gpunet.backend import CPU, Backend, backend_of, cuda_status, get_backend, register_array_type, use_device
+from gpunet.backend import (
+    CPU,
+    Backend,
+    CudaStatus,
+    backend_of,
+    cuda_status,
+    get_backend,
+    register_array_type,
+    use_device,
+)
 from gpunet.errors import ConfigError, DeviceError, DTypeError
 
 
@@ -20,16 +29,21 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget what was found out about this machine, before and after."""
     monkeypatch.delenv("GPUNET_DEVICE", raising=False)
     cuda_status.cache_clear()
+    backend._cuda_backend.cache_clear()
     backend._warn_fallback.cache_clear()
     yield
     cuda_status.cache_clear()
+    backend._cuda_backend.cache_clear()
     backend._warn_fallback.cache_clear()
 
 
 def pretend_cupy(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...] | None) -> None:
     """A CuPy module with GPUs of these names; None: its driver raises."""
     runtime = types.SimpleNamespace(
-        getDeviceCount=lambda: len(names or ()), getDeviceProperties=lambda i: {"name": (names or ())[i].encode()}
+        getDeviceCount=lambda: len(names or ()),
+        getDeviceProperties=lambda i: {"name": (names or ())[i].encode()},
+        driverGetVersion=lambda: 13010,
+        runtimeGetVersion=lambda: 12080,
     )
 
     def is_available() -> bool:
@@ -77,7 +91,6 @@ def test_unknown_device_strings(device: str) -> None:
 
 
 def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "CUDA_KERNELS_AVAILABLE", True)
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setenv("GPUNET_DEVICE", "cuda")
     with pytest.raises(DeviceError, match="CuPy is not installed"):
@@ -105,7 +118,6 @@ def test_auto_falls_back_with_one_warning(monkeypatch: pytest.MonkeyPatch, caplo
 )
 def test_what_is_missing_for_cuda(names: tuple[str, ...] | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_cupy(monkeypatch, names)
-    monkeypatch.setattr(backend, "CUDA_KERNELS_AVAILABLE", True)
     with pytest.raises(DeviceError, match=message) as caught:
         get_backend("cuda:0")
     assert caught.value.exit_code == 4
@@ -113,19 +125,9 @@ def test_what_is_missing_for_cuda(names: tuple[str, ...] | None, message: str, m
     assert list(backend.devices()) == ["cpu"]
 
 
-@pytest.mark.parametrize("names", [None, (), ("H100",)])
-def test_without_kernels_nothing_is_asked_of_the_user(
-    names: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretend_cupy(monkeypatch, names)
-    with pytest.raises(DeviceError, match=r"'cuda' is not available: .* does not ship its CUDA kernels yet; use cpu"):
-        get_backend("cuda")
-    assert cuda_status().devices == (names or ())
-
-
 def test_device_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_cupy(monkeypatch, ("H100", "H100"))
-    monkeypatch.setattr(backend, "CUDA_KERNELS_AVAILABLE", True)
+    assert cuda_status() == CudaStatus(None, "14.0", ("H100", "H100"), "13.1", "12.8")
     assert get_backend("cuda").device == "cuda:0"
     assert get_backend("auto").device == "cuda:0"
     assert get_backend("cuda:1").device == "cuda:1"

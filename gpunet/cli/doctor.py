@@ -89,8 +89,11 @@ def _cpu_name() -> str:
 
 def _numpy() -> dict[str, Any]:
     import numpy as np
-    from threadpoolctl import threadpool_info
 
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:  # where gpunet runs from its sources, on what a machine happens to have
+        return {"version": np.__version__, "blas": []}
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     return {
         "version": np.__version__,
@@ -119,10 +122,32 @@ def _numba() -> dict[str, Any]:
 
 
 def _cuda() -> dict[str, Any]:
+    """What CuPy and the driver say; on each GPU, one of gpunet's kernels is compiled and must give the right result."""
     from gpunet.backend import cuda_status
 
     status = cuda_status()
-    return {"cupy": status.cupy_version, "devices": list(status.devices), "problem": status.problem}
+    problem = status.problem
+    for index in range(len(status.devices) if problem is None else 0):
+        problem = problem or _cuda_problem(index)
+    return {
+        "cupy": status.cupy_version,
+        "driver": status.driver,
+        "runtime": status.runtime,
+        "devices": list(status.devices),
+        "problem": problem,
+    }
+
+
+def _cuda_problem(index: int) -> str | None:
+    from gpunet import ops
+    from gpunet.backend import get_backend
+
+    try:
+        backend = get_backend(f"cuda:{index}")
+        found = backend.to_numpy(ops.relu(backend.asarray([-1.0, 2.0], "float32"))).tolist()
+    except Exception as error:  # a broken toolkit raises anything
+        return f"cuda:{index} cannot run a kernel: {type(error).__name__}: {' '.join(str(error).split())}"
+    return None if found == [0.0, 2.0] else f"cuda:{index}: a kernel gave {found} instead of [0, 2]"
 
 
 def _data() -> dict[str, Any]:
@@ -160,7 +185,8 @@ def _print(report: dict[str, Any], problems: list[str]) -> None:
 
 def _line(part: str, found: dict[str, Any]) -> str:
     if part == "cuda" and found.get("devices"):
-        text = f"CuPy {found['cupy']}, {', '.join(found['devices'])}"
+        versions = f"CuPy {found['cupy']}, driver for CUDA {found['driver']}, runtime {found['runtime']}"
+        text = f"{versions}, {', '.join(found['devices'])}"
         return f"{text}: {found['problem']}" if found["problem"] else text
     if found.get("problem"):
         return f"not usable: {found['problem']}"

@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a trained model",
     "predict": "classify image files",
     "doctor": "check the installation, the device and the data set",
+    "warmup": "compile all kernels ahead",
     "data": "fetch, verify or find the Fashion-MNIST files",
 }
 """The commands: each is the module of its name, with ``add_arguments(parser)``, and is imported when it is called."""

@@ -58,12 +58,12 @@ class Loader:
         }
         self._augmentation: dict[str, Any] = {"flip": flip, "shift": shift, "cutout": cutout}
         self._in_order = backend.asarray(np.arange(self.size, dtype=np.int64))
-        self._order = self._in_order
+        self._order = self._in_order.copy()
 
     def shuffle(self, seed: int, epoch: int) -> None:
         """Put the training batches into the order of `epoch`: a function of `seed` and `epoch` alone."""
         order = random.Stream(seed, random.SHUFFLE, epoch).permutation(self.size)
-        self._order = self.backend.asarray(order)
+        self._order[...] = self.backend.asarray(order)  # in place: a captured step knows this array
 
     def training_batch(self, start: Any, size: int, *, seed: int, step: Any) -> tuple[Array, Array]:
         """`size` shuffled and augmented images from position `start` on, and their labels.

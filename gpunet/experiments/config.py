@@ -25,8 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from gpunet.data.config import DataConfig
 from gpunet.errors import ConfigError
 from gpunet.experiments.presets import PRESETS
@@ -163,6 +161,8 @@ def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 def to_toml(config: RunConfig) -> str:
     """`config` as TOML text with every option written out, so that later defaults cannot change it."""
+    import tomli_w
+
     text = tomli_w.dumps(to_dict(config))
     # tomli_w spreads an array over lines; ours are a few numbers
     return re.sub(r"\[\n(.*?),\n\]", lambda array: f"[{' '.join(array[1].split())}]", text, flags=re.DOTALL)

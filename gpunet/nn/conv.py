@@ -57,7 +57,7 @@ class Conv2d(Layer):
 
         def backward(dy: Array) -> Array | None:
             needs = ("x", "weight") if mode.input_gradient else ("weight",)
-            dx, self.weight.grad[...], dbias = ops.conv2d_backward(
+            dx, _, _ = ops.conv2d_backward(
                 dy,
                 x,
                 self.weight.value,
@@ -66,9 +66,8 @@ class Conv2d(Layer):
                 dilation=self.dilation,
                 groups=self.groups,
                 needs=needs if self.bias is None else (*needs, "bias"),
+                out=(self.weight.grad, None if self.bias is None else self.bias.grad),
             )
-            if self.bias is not None:
-                self.bias.grad[...] = dbias
             return dx
 
         return y, backward

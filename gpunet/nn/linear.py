@@ -29,11 +29,13 @@ class Linear(Layer):
 
         def backward(dy: Array) -> Array | None:
             needs = ("x", "weight") if mode.input_gradient else ("weight",)
-            dx, self.weight.grad[...], dbias = ops.linear_backward(
-                dy, x, self.weight.value, needs=needs if self.bias is None else (*needs, "bias")
+            dx, _, _ = ops.linear_backward(
+                dy,
+                x,
+                self.weight.value,
+                needs=needs if self.bias is None else (*needs, "bias"),
+                out=(self.weight.grad, None if self.bias is None else self.bias.grad),
             )
-            if self.bias is not None:
-                self.bias.grad[...] = dbias
             return dx
 
         return y, backward

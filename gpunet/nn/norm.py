@@ -44,7 +44,7 @@ class BatchNorm(Layer):
         )
 
         def backward(dy: Array) -> Array:
-            dx, self.gamma.grad[...], self.beta.grad[...] = ops.batch_norm_backward(dy, x, self.gamma.value, saved)
+            dx, _, _ = ops.batch_norm_backward(dy, x, self.gamma.value, saved, out=(self.gamma.grad, self.beta.grad))
             return dx
 
         return y, backward

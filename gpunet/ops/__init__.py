@@ -2,7 +2,7 @@
 
 Images are NHWC, convolution weights HWIO, linear weights (in, out). Every op has ``name(...)`` and
 ``name_backward(...)``; none writes to its inputs, but for the documented in-place updates of the optimisers and of
-batch norm's running statistics, and none moves an array between devices.
+batch norm's running statistics and a training's state, and none moves an array between devices.
 """
 
 from gpunet.ops.activation import (
@@ -30,9 +30,11 @@ from gpunet.ops.pool2d import (
     max_pool2d,
     max_pool2d_backward,
 )
+from gpunet.ops.step_state import advance_step
 
 __all__ = [
     "adam_update",
+    "advance_step",
     "avg_pool2d",
     "avg_pool2d_backward",
     "batch_norm",

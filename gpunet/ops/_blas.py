@@ -142,10 +142,16 @@ def _matmul(address, a, trans_a, b, trans_b, c, block):
         )
 
 
-def matmul(a: np.ndarray, b: np.ndarray, *, trans_a: bool = False, trans_b: bool = False) -> np.ndarray:
-    """op(A) @ op(B) of two C-contiguous matrices of one dtype, in parallel over blocks of rows of the result."""
+def matmul(
+    a: np.ndarray, b: np.ndarray, *, trans_a: bool = False, trans_b: bool = False, out: np.ndarray | None = None
+) -> np.ndarray:
+    """op(A) @ op(B) of two C-contiguous matrices of one dtype, in parallel over blocks of rows of the result.
+
+    It is written to `out`, a C-contiguous matrix, if that is given.
+    """
     rows, inner = (a.shape[1], a.shape[0]) if trans_a else a.shape
-    out = np.empty((rows, b.shape[0] if trans_b else b.shape[1]), a.dtype)
+    if out is None:
+        out = np.empty((rows, b.shape[0] if trans_b else b.shape[1]), a.dtype)
     if out.size and inner:
         _matmul(gemm_address(a.dtype), a, int(trans_a), b, int(trans_b), out, 64)
     else:

@@ -77,6 +77,20 @@ def check_int(name: str, value: int, *, low: int = 0, high: int | None = None) -
     return int(value)
 
 
+def check_out(out: Sequence[Array | None], *like: tuple[str, Sequence[int], Any]) -> None:
+    """Raise unless each array in `out`, if not None, has the shape and dtype of its (name, shape, dtype) in `like`."""
+    if len(out) != len(like):
+        raise ShapeError(f"out must have {len(like)} entries ({', '.join(name for name, *_ in like)}), got {len(out)}")
+    for array, (name, shape, dtype) in zip(out, like, strict=True):
+        if array is None:
+            continue
+        check_shape(f"out's {name}", array, shape)
+        if array.dtype != dtype:
+            raise DTypeError(f"out's {name} must be {dtype}, got {array.dtype}")
+        if not (array.flags.c_contiguous and getattr(array.flags, "writeable", True)):
+            raise ShapeError(f"out's {name} is written in place: it must be C-contiguous and writeable")
+
+
 def pair(name: str, value: int | Sequence[int], *, low: int = 1) -> tuple[int, int]:
     """An int or a pair of ints as (vertical, horizontal), each at least `low`."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):

@@ -21,9 +21,10 @@ def _partial_sums(x, partial):
                 total[column] += x[row, column]
 
 
-def column_sums(x: np.ndarray) -> np.ndarray:
-    """Sums over the rows of a C-contiguous (M, C) matrix, as (C,) of its dtype."""
+def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Sums over the rows of a C-contiguous (M, C) matrix, as (C,) of its dtype; in `out` if given."""
     partial = np.empty((-(-x.shape[0] // _ROWS), x.shape[1]), x.dtype)
     _partial_sums(x, partial)
-    total: np.ndarray = partial.sum(0, dtype=np.float64).astype(x.dtype)
+    total = np.empty(x.shape[1], x.dtype) if out is None else out
+    total[...] = partial.sum(0, dtype=np.float64)
     return total

@@ -184,6 +184,13 @@ class Pool2dGeometry:
     def y_shape(self) -> tuple[int, int, int, int]:
         return self.batch, self.out_height, self.out_width, self.channels
 
+    @property
+    def tiles_2x2(self) -> bool:
+        """Whether windows of 2 x 2 lie side by side and inside the map: the usual pooling of an image network."""
+        inside = 2 * self.out_height <= self.height and 2 * self.out_width <= self.width
+        plain = self.dilation == (1, 1) and self.padding[0] == self.padding[2] == 0
+        return inside and plain and self.kernel == self.stride == (2, 2)
+
     @staticmethod
     @lru_cache(maxsize=1024)
     def _of(

@@ -23,7 +23,10 @@ class Callback:
         """Before the first step of `epoch`, counted from 1."""
 
     def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
-        """After each step, counted from 1 within its epoch, with the mean loss of the epoch so far."""
+        """After a step, counted from 1 within its epoch, with the mean loss of the epoch so far.
+
+        On the CPU after each; on a GPU, where looking means waiting, after every 50th and the last one.
+        """
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """After validation, with the record of the epoch."""

@@ -27,9 +27,14 @@ from gpunet.training.config import TrainingConfig
 from gpunet.training.diagnose import diverged
 from gpunet.training.evaluation import evaluate
 from gpunet.training.history import History, Record
+from gpunet.training.state import EpochTotals, StepState
 
 BEST, LAST = "checkpoint.safetensors", "last.safetensors"
 """In a run folder: the model of the best validation accuracy, and all that is needed to go on after the last epoch."""
+
+
+LOOK_EVERY = 50
+"""Steps that are queued on a GPU before the host looks at the loss; on the CPU it looks after each."""
 
 
 class Trainer:
@@ -104,50 +109,45 @@ class Trainer:
         self.lr = self.schedule.lr(0)
         self.best_epoch, self.best_accuracy = 0, -1.0
         self._best: dict[str, Any] = {}
-        # What changes from step to step lives in arrays on the device, so that a captured step can be replayed.
-        self._start = self.backend.zeros(1, "int64")
-        self._number = self.backend.zeros(1, "int64")
-        self._lr = self.backend.zeros(1, "float64")
-        self._batch_loss = self.backend.zeros(1, "float64")
-        self._epoch_loss = self.backend.zeros(1, "float64")
-        self._epoch_correct = self.backend.zeros(1, "int64")
+        self._state = StepState(self.backend, steps_per_epoch=self.steps_per_epoch, batch_size=self.batch_size)
         self._step_once = self.backend.capture(self._training_step)
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def _training_step(self) -> None:
-        seed = self.config.seed
-        x, labels = self.train.training_batch(self._start, self.batch_size, seed=seed, step=self._number)
-        mode = Mode(training=True, seed=seed, step=self._number, input_gradient=False)
+        # Only ops on arrays that stay where they are: on a GPU this is recorded once and replayed (Backend.capture).
+        seed, state = self.config.seed, self._state
+        x, labels = self.train.training_batch(state.start, self.batch_size, seed=seed, step=state.step)
+        mode = Mode(training=True, seed=seed, step=state.step, input_gradient=False)
         logits, backward = self.model.forward(x, mode)
         loss, dlogits = self.loss(logits, labels)
         backward(dlogits)
-        # Not finite if the loss or the gradient is not: then the update is left out, and the weights can be examined.
-        scale, _ = ops.gradient_scale(self.flat.gradients, loss, max_norm=self.config.clip_norm)
-        self._number += 1
-        self.optimizer.update(self._lr, self._number, scale)
+        state.advance(loss, ops.count_correct(logits, labels))
+        # Not finite from the first bad loss to the end of the epoch, or if the gradient is not: then updates are left
+        # out, so that the weights can be examined when the host looks.
+        scale, _ = ops.gradient_scale(self.flat.gradients, state.loss_sum, max_norm=self.config.clip_norm)
+        self.optimizer.update(state.lr, state.step, scale)
         if self.average is not None:
-            self.average.update(self._number)
-        self._batch_loss[...] = loss
-        self._epoch_loss += loss
-        self._epoch_correct += ops.count_correct(logits, labels)
+            self.average.update(state.step)
 
-    def _run_epoch(self) -> None:
+    def _run_epoch(self) -> EpochTotals:
         self.train.shuffle(self.config.seed, self.epoch)
-        self._epoch_loss[...] = 0
-        self._epoch_correct[...] = 0
-        for index in range(self.steps_per_epoch):
-            self.lr = self.schedule.lr(self.step)
-            self._lr[...] = self.lr
-            self._number[...] = self.step
-            self._start[...] = index * self.batch_size
+        rates = [self.schedule.lr(self.step + index) for index in range(self.steps_per_epoch)]
+        self._state.start_epoch(self.step, rates)
+        every = LOOK_EVERY if self.backend.asynchronous else 1
+        for index, rate in enumerate(rates):
+            self.lr = rate
             self._step_once()
-            if not math.isfinite(float(self._batch_loss[0])):
-                raise diverged(self, index)
             self.step += 1
-            mean = float(self._epoch_loss[0]) / (index + 1)
+            if (index + 1) % every and index + 1 < self.steps_per_epoch:
+                continue
+            totals = self._state.totals()
+            if not totals.finite:
+                first = self.epoch * self.steps_per_epoch
+                raise diverged(self, index if totals.failed is None else totals.failed - first)
             for callback in self.callbacks:
-                callback.on_step(self, index + 1, mean)
+                callback.on_step(self, index + 1, totals.loss / totals.steps)
+        return totals
 
     # --- the training -----------------------------------------------------------------------------------------------
 
@@ -176,7 +176,7 @@ class Trainer:
         started = time.perf_counter()
         for callback in self.callbacks:
             callback.on_epoch_start(self, self.epoch + 1)
-        self._run_epoch()
+        totals = self._run_epoch()
         trained = time.perf_counter()
         images = self.steps_per_epoch * self.batch_size
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
@@ -190,8 +190,8 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "lr": self.lr,
-            "train_loss": float(self._epoch_loss[0]) / self.steps_per_epoch,
-            "train_accuracy": int(self._epoch_correct[0]) / images,
+            "train_loss": totals.loss / totals.steps,
+            "train_accuracy": totals.correct / images,
             "validation_loss": validation.loss,
             "validation_accuracy": validation.accuracy,
             "seconds": round(time.perf_counter() - started, 3),

@@ -12,14 +12,14 @@ import pytest
 
 import gpunet.data
 import gpunet.ops.pool2d
-from gpunet.backend import CudaStatus
+from gpunet.backend import CPU, Backend, CudaStatus
 from tests.cli.conftest import Command
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No GPU, a cache in the test's folder, and the data set in none."""
-    monkeypatch.setattr("gpunet.backend.cuda_status", lambda: CudaStatus(None, (), "CuPy is not installed: pip ..."))
+    monkeypatch.setattr("gpunet.backend.cuda_status", lambda: CudaStatus("CuPy is not installed: pip ..."))
     monkeypatch.setattr(gpunet.data, "find", lambda path=None: None)
     monkeypatch.setenv("GPUNET_CACHE", str(tmp_path / "cache"))
 
@@ -45,7 +45,8 @@ def test_json(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert report["numpy"]["version"] == np.__version__
     assert report["numba"]["threads"] == numba.get_num_threads()
     assert report["numba"]["threading_layer"] == numba.threading_layer()
-    assert report["cuda"] == {"cupy": None, "devices": [], "problem": "CuPy is not installed: pip ..."}
+    missing = {"cupy": None, "driver": None, "runtime": None, "devices": []}
+    assert report["cuda"] == {**missing, "problem": "CuPy is not installed: pip ..."}
     assert report["data"] == {"path": "/data", "problem": None}
     assert report["cache"]["path"].startswith(str(tmp_path / "cache"))
     assert report["cpu"]["cores"] >= 1
@@ -63,11 +64,21 @@ def test_cpu_features_are_the_kernels(gpunet_command: Command) -> None:
     assert ("AVX-512" in report["cpu"]["features"]) == ("avx512f" in flags.split())
 
 
-def test_gpu_is_named(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    status = CudaStatus("14.2.0", ("NVIDIA H200",), None)
+@pytest.mark.parametrize("works", [True, False])
+def test_gpus_are_named_and_tried(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch, works: bool) -> None:
+    status = CudaStatus(None, "14.2.0", ("NVIDIA H200", "NVIDIA H200"), "13.0", "12.8")
+
+    def pretend(device: str | None = None) -> Backend:
+        if device == "cuda:1" and not works:
+            raise RuntimeError("NVRTC_ERROR_INVALID_OPTION\n-arch=sm_90")
+        return CPU
+
     monkeypatch.setattr("gpunet.backend.cuda_status", lambda: status)
-    outcome = gpunet_command("doctor", "--device", "cpu")
-    assert "cuda      CuPy 14.2.0, NVIDIA H200\n" in outcome.out
+    monkeypatch.setattr("gpunet.backend.get_backend", pretend)
+    (line,) = (line for line in gpunet_command("doctor").out.splitlines() if line.startswith("cuda "))
+    named = "cuda      CuPy 14.2.0, driver for CUDA 13.0, runtime 12.8, NVIDIA H200, NVIDIA H200"
+    problem = ": cuda:1 cannot run a kernel: RuntimeError: NVRTC_ERROR_INVALID_OPTION -arch=sm_90"
+    assert line == named + ("" if works else problem)
 
 
 def test_device_in_the_environment_is_not_asked_for(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("fake_run")
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "give a command: train, evaluate, predict, doctor, data"),
+        ("", "give a command: train, evaluate, predict, doctor, warmup, data"),
         ("-q", "give a command"),
-        ("trian", "unknown command 'trian': expected train, evaluate, predict, doctor, data (did you mean 'train'?)"),
+        ("trian", "unknown command 'trian': expected train, evaluate, predict, doctor, warmup, data (did you mean"),
         ("--verbos", "unknown option --verbos of gpunet (did you mean '--verbose'?)"),
         ("-x", "unrecognized arguments: -x"),
         ("train", "which model? give mlp, cnn, hybrid"),
@@ -115,7 +115,7 @@ def test_long_values_are_shortened(gpunet_command: Command) -> None:
 
 @pytest.mark.parametrize("line", ["train cnn", "evaluate .", "predict --run . image.png"])
 def test_unusable_device(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    status = CudaStatus(None, (), "CuPy is not installed")
+    status = CudaStatus("CuPy is not installed")
     monkeypatch.setattr("gpunet.backend.cuda_status", lambda: status)
     Path("image.png").touch()
     outcome = gpunet_command(*line.split(), "--device", "cuda")

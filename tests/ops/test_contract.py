@@ -13,7 +13,9 @@ from gpunet import ops
 
 SIGNATURES = {
     "conv2d": "(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1)",
-    "conv2d_backward": "(dy, x, weight, *, stride=1, padding=0, dilation=1, groups=1, needs=('x', 'weight', 'bias'))",
+    "conv2d_backward": (
+        "(dy, x, weight, *, stride=1, padding=0, dilation=1, groups=1, needs=('x', 'weight', 'bias'), out=(None, None))"
+    ),
     "max_pool2d": "(x, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False)",
     "max_pool2d_backward": (
         "(dy, argmax, x_shape, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False)"
@@ -25,9 +27,9 @@ SIGNATURES = {
     "global_avg_pool2d": "(x)",
     "global_avg_pool2d_backward": "(dy, x_shape)",
     "batch_norm": "(x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-05)",
-    "batch_norm_backward": "(dy, x, gamma, saved)",
+    "batch_norm_backward": "(dy, x, gamma, saved, *, out=(None, None))",
     "linear": "(x, weight, bias=None)",
-    "linear_backward": "(dy, x, weight, *, needs=('x', 'weight', 'bias'))",
+    "linear_backward": "(dy, x, weight, *, needs=('x', 'weight', 'bias'), out=(None, None))",
     "relu": "(x)",
     "relu_backward": "(dy, x)",
     "leaky_relu": "(x, slope=0.01)",

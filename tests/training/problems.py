@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backend import CPU
+from gpunet.backend import CPU, Backend
 from gpunet.data.loader import Loader
 from gpunet.models import CNN
 from gpunet.nn import Layer
@@ -25,10 +25,12 @@ def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return pixels.astype(np.uint8), labels
 
 
-def loaders(**augmentation: Any) -> dict[str, Loader]:
+def loaders(backend: Backend = CPU, **options: Any) -> dict[str, Loader]:
+    """Training data with `options` (augmentation, dtype), and validation data."""
+    plain = {"dtype": options.get("dtype", "float32")}
     return {
-        "train": Loader(*images(200, 1), backend=CPU, **augmentation),
-        "validation": Loader(*images(100, 2), backend=CPU),
+        "train": Loader(*images(200, 1), backend=backend, **options),
+        "validation": Loader(*images(100, 2), backend=backend, **plain),
     }
 
 

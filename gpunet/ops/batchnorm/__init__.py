@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gpunet.backend import Array
 from gpunet.errors import ShapeError
-from gpunet.ops._checks import check_float, check_number, check_shape
+from gpunet.ops._checks import check_float, check_number, check_out, check_shape
 from gpunet.ops._dispatch import implementation
 
 
@@ -83,13 +83,21 @@ def batch_norm(
     return y, BatchNormSaved(mean, inv_std, bool(training))
 
 
-def batch_norm_backward(dy: Array, x: Array, gamma: Array, saved: BatchNormSaved) -> tuple[Array, Array, Array]:
+def batch_norm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    saved: BatchNormSaved,
+    *,
+    out: tuple[Array | None, Array | None] = (None, None),
+) -> tuple[Array, Array, Array]:
     """Gradients of :func:`batch_norm` (the paper's section 3); in training through the batch's statistics as well.
 
     Args:
         dy: gradient of y, shape of `x`.
         x, gamma: as given to the forward pass.
         saved: as the forward pass returned it.
+        out: C-contiguous arrays to write dgamma and dbeta into, which are then what is returned; None: new ones.
 
     Returns:
         (dx, dgamma, dbeta), with the shapes of x, gamma and beta and the dtype of `x`.
@@ -97,10 +105,11 @@ def batch_norm_backward(dy: Array, x: Array, gamma: Array, saved: BatchNormSaved
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
     """
-    room = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std)
+    room = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, *out)
     _, channels = _rows_and_channels(x)
     check_float(x=x, dy=dy, gamma=gamma)
     check_shape("dy", dy, x.shape)
     _check_vectors(channels, gamma=gamma, **{"saved.mean": saved.mean, "saved.inv_std": saved.inv_std})
-    dx, dgamma, dbeta = room.batch_norm_backward(dy, x, gamma, saved.mean, saved.inv_std, saved.training)
+    check_out(out, ("dgamma", gamma.shape, x.dtype), ("dbeta", gamma.shape, x.dtype))
+    dx, dgamma, dbeta = room.batch_norm_backward(dy, x, gamma, saved.mean, saved.inv_std, saved.training, out)
     return dx, dgamma, dbeta

@@ -197,13 +197,19 @@ def batch_norm(
 
 
 def batch_norm_backward(
-    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, mean: np.ndarray, inv_std: np.ndarray, training: bool
+    dy: np.ndarray,
+    x: np.ndarray,
+    gamma: np.ndarray,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    training: bool,
+    out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     matrix, dmatrix, gamma = _matrix(x), _matrix(dy), np.ascontiguousarray(gamma)
     rows, channels = matrix.shape
     piece_rows = _piece_rows(channels)
     sums, products = np.empty((2, -(-rows // piece_rows), channels))
-    dgamma, dbeta = np.empty((2, channels), x.dtype)
+    dgamma, dbeta = (np.empty(channels, x.dtype) if array is None else array for array in out)
     coefficients, dx = np.empty((4, channels), x.dtype), np.empty(x.shape, x.dtype)
     _piece_gradients(dmatrix, matrix, piece_rows, mean, sums, products)
     _combine_gradients(sums, products, rows, (mean, inv_std), gamma, training, dgamma, dbeta, coefficients)

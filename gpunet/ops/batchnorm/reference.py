@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpunet.ops._reference import stored
 from gpunet.ops.batchnorm import BatchNormSaved
 
 
@@ -33,7 +34,12 @@ def batch_norm(
 
 
 def batch_norm_backward(
-    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, saved: BatchNormSaved
+    dy: np.ndarray,
+    x: np.ndarray,
+    gamma: np.ndarray,
+    saved: BatchNormSaved,
+    *,
+    out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """See :func:`gpunet.ops.batchnorm.batch_norm_backward`; computes in float64, step by step as in the paper."""
     rows, drows = (array.reshape(-1, x.shape[-1]).astype(np.float64) for array in (x, dy))
@@ -45,4 +51,5 @@ def batch_norm_backward(
         dvar = (dnormalised * centred).sum(0) * -0.5 * saved.inv_std**3
         dmean = -dx.sum(0) - 2 * dvar * centred.mean(0)
         dx += dvar * 2 * centred / len(rows) + dmean / len(rows)
-    return dx.reshape(x.shape).astype(x.dtype), dgamma.astype(x.dtype), dbeta.astype(x.dtype)
+    dgamma, dbeta = stored(dgamma.astype(x.dtype), out[0]), stored(dbeta.astype(x.dtype), out[1])
+    return dx.reshape(x.shape).astype(x.dtype), dgamma, dbeta

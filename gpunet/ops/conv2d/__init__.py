@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpunet.backend import Array
 from gpunet.errors import ConfigError
-from gpunet.ops._checks import check_float, check_shape
+from gpunet.ops._checks import check_float, check_out, check_shape
 from gpunet.ops._dispatch import implementation
 from gpunet.ops.geometry import Conv2dGeometry, Padding
 
@@ -66,6 +66,7 @@ def conv2d_backward(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     needs: Sequence[str] = NEEDS,
+    out: tuple[Array | None, Array | None] = (None, None),
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of :func:`conv2d`.
 
@@ -73,13 +74,14 @@ def conv2d_backward(
         dy: gradient of the output, (N, OH, OW, C_out).
         x, weight, stride, padding, dilation, groups: as given to the forward pass.
         needs: which gradients to compute, of ``"x"``, ``"weight"`` and ``"bias"``.
+        out: C-contiguous arrays to write dweight and dbias into, which are then what is returned; None: new ones.
 
     Returns:
         (dx, dweight, dbias), with the shapes of x, weight and (C_out,); None where not in `needs`.
 
     Raises: as :func:`conv2d`.
     """
-    room = implementation(__name__, dy, x, weight)
+    room = implementation(__name__, dy, x, weight, *out)
     geometry = Conv2dGeometry.of(
         x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
@@ -87,8 +89,9 @@ def conv2d_backward(
     check_shape("dy", dy, geometry.y_shape)
     if set(needs) - set(NEEDS):
         raise ConfigError(f"needs may hold {', '.join(NEEDS)}; got {', '.join(map(repr, needs))}")
+    check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[3:], x.dtype))
     return (
         room.conv2d_backward_x(dy, weight, geometry) if "x" in needs else None,
-        room.conv2d_backward_weight(dy, x, geometry) if "weight" in needs else None,
-        room.conv2d_backward_bias(dy) if "bias" in needs else None,
+        room.conv2d_backward_weight(dy, x, geometry, out[0]) if "weight" in needs else None,
+        room.conv2d_backward_bias(dy, out[1]) if "bias" in needs else None,
     )

@@ -359,11 +359,13 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
     return dx
 
 
-def conv2d_backward_weight(dy: np.ndarray, x: np.ndarray, g: Conv2dGeometry) -> np.ndarray:
-    """The gradient of the weights."""
+def conv2d_backward_weight(
+    dy: np.ndarray, x: np.ndarray, g: Conv2dGeometry, out: np.ndarray | None = None
+) -> np.ndarray:
+    """The gradient of the weights, in `out` if given."""
     dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
     taps_y, taps_x = tap_tables(g)[0]
-    dweight = np.empty(g.weight_shape, x.dtype)
+    dweight = np.empty(g.weight_shape, x.dtype) if out is None else out
     algorithm = _choose(g, depth=g.weight_shape[2])
     if algorithm == "direct":
         _direct_weight(x, dy, taps_y, taps_x, g.groups, dweight)
@@ -382,6 +384,6 @@ def conv2d_backward_weight(dy: np.ndarray, x: np.ndarray, g: Conv2dGeometry) -> 
     return dweight
 
 
-def conv2d_backward_bias(dy: np.ndarray) -> np.ndarray:
-    """The gradient of the bias: the sum over images and positions."""
-    return column_sums(np.ascontiguousarray(dy).reshape(-1, dy.shape[-1]))
+def conv2d_backward_bias(dy: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """The gradient of the bias: the sum over images and positions; in `out` if given."""
+    return column_sums(np.ascontiguousarray(dy).reshape(-1, dy.shape[-1]), out)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from gpunet.ops._reference import stored
 from gpunet.ops.geometry import Conv2dGeometry, Padding
 
 
@@ -56,6 +57,7 @@ def conv2d_backward(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     needs: Sequence[str] = ("x", "weight", "bias"),
+    out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """See :func:`gpunet.ops.conv2d.conv2d_backward`."""
     g = Conv2dGeometry.of(x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
@@ -68,6 +70,6 @@ def conv2d_backward(
     dx = dpadded[:, top : top + g.height, left : left + g.width]
     return (
         dx if "x" in needs else None,
-        dweight if "weight" in needs else None,
-        dy.sum((0, 1, 2)) if "bias" in needs else None,
+        stored(dweight, out[0]) if "weight" in needs else None,
+        stored(dy.sum((0, 1, 2)), out[1]) if "bias" in needs else None,
     )

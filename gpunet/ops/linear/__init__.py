@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpunet.backend import Array
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.ops._checks import check_float, check_rank, check_shape
+from gpunet.ops._checks import check_float, check_out, check_rank, check_shape
 from gpunet.ops._dispatch import implementation
 
 NEEDS = ("x", "weight", "bias")
@@ -41,7 +41,12 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 
 def linear_backward(
-    dy: Array, x: Array, weight: Array, *, needs: Sequence[str] = NEEDS
+    dy: Array,
+    x: Array,
+    weight: Array,
+    *,
+    needs: Sequence[str] = NEEDS,
+    out: tuple[Array | None, Array | None] = (None, None),
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of :func:`linear`.
 
@@ -49,17 +54,19 @@ def linear_backward(
         dy: gradient of the output, (..., out).
         x, weight: as given to the forward pass.
         needs: which gradients to compute, of ``"x"``, ``"weight"`` and ``"bias"``.
+        out: C-contiguous arrays to write dweight and dbias into, which are then what is returned; None: new ones.
 
     Returns:
         (dx, dweight, dbias) with the shapes of x, weight and (out,); None where not in `needs`.
 
     Raises: as :func:`linear`.
     """
-    room = implementation(__name__, dy, x, weight)
+    room = implementation(__name__, dy, x, weight, *out)
     _check(x, weight)
     check_float(x=x, weight=weight, dy=dy)
     check_shape("dy", dy, (*x.shape[:-1], weight.shape[1]))
     if set(needs) - set(NEEDS):
         raise ConfigError(f"needs may hold {', '.join(NEEDS)}; got {', '.join(map(repr, needs))}")
-    gradients: tuple[Array | None, Array | None, Array | None] = room.linear_backward(dy, x, weight, needs)
+    check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[1:], x.dtype))
+    gradients: tuple[Array | None, Array | None, Array | None] = room.linear_backward(dy, x, weight, needs, out)
     return gradients

@@ -19,12 +19,16 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
 
 
 def linear_backward(
-    dy: np.ndarray, x: np.ndarray, weight: np.ndarray, needs: Sequence[str]
+    dy: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    needs: Sequence[str],
+    out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     drows = np.ascontiguousarray(dy).reshape(-1, dy.shape[-1])
     return (
         matmul(drows, np.ascontiguousarray(weight), trans_b=True).reshape(x.shape) if "x" in needs else None,
-        matmul(rows, drows, trans_a=True) if "weight" in needs else None,
-        column_sums(drows) if "bias" in needs else None,
+        matmul(rows, drows, trans_a=True, out=out[0]) if "weight" in needs else None,
+        column_sums(drows, out[1]) if "bias" in needs else None,
     )

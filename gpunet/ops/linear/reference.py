@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpunet.ops._reference import stored
+
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """See :func:`gpunet.ops.linear.linear`."""
@@ -14,12 +16,17 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) ->
 
 
 def linear_backward(
-    dy: np.ndarray, x: np.ndarray, weight: np.ndarray, *, needs: Sequence[str] = ("x", "weight", "bias")
+    dy: np.ndarray,
+    x: np.ndarray,
+    weight: np.ndarray,
+    *,
+    needs: Sequence[str] = ("x", "weight", "bias"),
+    out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """See :func:`gpunet.ops.linear.linear_backward`."""
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     return (
         np.einsum("...o,io->...i", dy, weight) if "x" in needs else None,
-        np.einsum("ni,no->io", rows, drows) if "weight" in needs else None,
-        drows.sum(0) if "bias" in needs else None,
+        stored(np.einsum("ni,no->io", rows, drows), out[0]) if "weight" in needs else None,
+        stored(drows.sum(0), out[1]) if "bias" in needs else None,
     )

@@ -26,7 +26,7 @@ def gradient_scale(grads: Array, loss: Array, *, max_norm: float = 0.0) -> tuple
 
     Args:
         grads: flat, float32 or float64.
-        loss: array of one element, dtype of `grads`.
+        loss: array of one element, float32 or float64.
         max_norm: largest norm; 0: no clipping, then `grads` is not read and the norm is given as 0.
 
     Returns:
@@ -37,7 +37,7 @@ def gradient_scale(grads: Array, loss: Array, *, max_norm: float = 0.0) -> tuple
         ConfigError: `max_norm` is negative.
     """
     check_buffers(grads=grads)
-    check_float(grads=grads, loss=loss)
+    check_float(loss=loss)
     if loss.size != 1:
         raise ShapeError(f"loss must have one element, got shape {tuple(loss.shape)}; reduce it first")
     max_norm = check_number("max_norm", max_norm, low=0)

@@ -217,16 +217,10 @@ def _avg_pool_backward(
                     dx[n, row, column, c] = zero
 
 
-def _is_2x2(g: Pool2dGeometry) -> bool:
-    """Whether windows of 2 x 2 lie side by side and inside the map: the usual pooling of an image network."""
-    inside = 2 * g.out_height <= g.height and 2 * g.out_width <= g.width
-    return inside and g.kernel == g.stride == (2, 2) and g.dilation == (1, 1) and g.padding[0] == g.padding[2] == 0
-
-
 def max_pool2d(x: np.ndarray, geometry: Pool2dGeometry, argmax_dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     g, x = geometry, np.ascontiguousarray(x)
     y, argmax = np.empty(g.y_shape, x.dtype), np.empty(g.y_shape, argmax_dtype)
-    if _is_2x2(g):
+    if g.tiles_2x2:
         _max_pool_2x2(x, y, argmax)
     else:
         _max_pool(x, y, argmax, _axis(g, 0).windows, _axis(g, 1).windows, g.kernel[1], g.dilation)
@@ -236,7 +230,7 @@ def max_pool2d(x: np.ndarray, geometry: Pool2dGeometry, argmax_dtype: Any) -> tu
 def max_pool2d_backward(dy: np.ndarray, argmax: np.ndarray, geometry: Pool2dGeometry) -> np.ndarray:
     g, dy, argmax = geometry, np.ascontiguousarray(dy), np.ascontiguousarray(argmax)
     dx = np.empty(g.x_shape, dy.dtype)
-    if _is_2x2(g):
+    if g.tiles_2x2:
         _max_pool_2x2_backward(dy, argmax, dx)
     else:
         rows, columns = _axis(g, 0), _axis(g, 1)
@@ -247,7 +241,7 @@ def max_pool2d_backward(dy: np.ndarray, argmax: np.ndarray, geometry: Pool2dGeom
 def avg_pool2d(x: np.ndarray, geometry: Pool2dGeometry, count_include_pad: bool) -> np.ndarray:
     g, x = geometry, np.ascontiguousarray(x)
     y = np.empty(g.y_shape, x.dtype)
-    if _is_2x2(g):
+    if g.tiles_2x2:
         _avg_pool_2x2(x, y)
     else:
         rows, columns = _axis(g, 0, count_include_pad), _axis(g, 1, count_include_pad)

@@ -1,0 +1,180 @@
+"""What only a GPU can show: runs each part as a process of its own, goes on past a failing one, and writes the results.
+
+The result is one dated JSON file and a Markdown table of the same name in ``bench/results/``. It is started by
+``scripts/gpu_check.sh``. Only the standard library is imported here, so that it can report what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+BUDGET = 570
+"""Seconds for everything; parts that would start later are left out, and said to be."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command to run, and how long it may take, in seconds."""
+
+    name: str
+    command: tuple[str, ...]
+    limit: int
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """How a part went. `facts` is the last line of its output, if that is JSON."""
+
+    name: str
+    status: str
+    """``passed``, ``failed``, ``timed out``, ``left out``."""
+    seconds: float = 0.0
+    summary: str = ""
+    facts: Any = None
+    tail: str = ""
+
+
+def parts(quick: bool) -> list[Part]:
+    """All parts in order: what costs little and says most comes first."""
+    python = sys.executable
+    sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    step = (python, "-m", "bench.gpu_step", "--sanitize")
+    found = [
+        Part("doctor", (python, "-m", "gpunet", "doctor", "--device", "cuda", "--json"), 60),
+        Part("compile all", (python, "-m", "bench.gpu_step", "--compile"), 120),
+        Part(
+            "GPU tests",
+            (python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/cuda"),
+            180,
+            {"GPUNET_REQUIRE_GPU": "1"},
+        ),
+        Part("timings", (python, "-m", "bench.gpu_step"), 120),
+        Part("training", (python, "-m", "bench.gpu_step", "--train", "2" if quick else "20"), 150),
+    ]
+    for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
+        found.append(Part(tool, (sanitizer, "--tool", tool, "--error-exitcode", "9", *step), 60))
+    return found
+
+
+def run(part: Part, seconds_left: float) -> Outcome:
+    """Run one part; never raises."""
+    if seconds_left < 5:
+        return Outcome(part.name, "left out", summary="no time left")
+    started = time.monotonic()
+    limit = min(part.limit, seconds_left)
+    try:
+        done = subprocess.run(
+            part.command,
+            env={**os.environ, **part.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=limit,
+            check=False,
+        )
+        output, status = done.stdout, "passed" if done.returncode == 0 else "failed"
+    except subprocess.TimeoutExpired as error:
+        output, status = error.stdout or b"", "timed out"
+    except OSError as error:
+        output, status = str(error).encode(), "failed"
+    lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
+    facts = _last_json(lines)
+    summary = lines[-1].strip("= ") if lines and facts is None else ""
+    tail = "\n".join(lines[-60:]) if status != "passed" else ""
+    return Outcome(part.name, status, round(time.monotonic() - started, 1), summary, facts, tail)
+
+
+def _last_json(lines: Sequence[str]) -> Any:
+    for line in reversed(lines[-20:]):
+        if line.startswith("{"):
+            try:
+                return json.loads(line)
+            except ValueError:
+                return None
+    return None
+
+
+def environment() -> dict[str, str]:
+    """The device, the driver, the versions and the commit."""
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "gpu": _said(
+            "nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm", "--format=csv,noheader"
+        ),
+        "python": platform.python_version(),
+        "commit": _said("git", "describe", "--always", "--dirty") or os.environ.get("GPUNET_COMMIT", "unknown"),
+    }
+    for package in ("numpy", "numba", "cupy", "torch"):
+        found[package] = (
+            _said(sys.executable, "-c", f"import {package}; print({package}.__version__)") or "not installed"
+        )
+    return found
+
+
+def _said(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return " / ".join(done.stdout.split("\n")).strip(" /") if done.returncode == 0 else ""
+
+
+def markdown(facts: dict[str, str], outcomes: Sequence[Outcome]) -> str:
+    """The results as a page."""
+    lines = [f"# GPU check, {facts['date']}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
+    lines += ["| part | result | seconds | |", "|---|---|---|---|"]
+    lines += [f"| {o.name} | {o.status} | {o.seconds} | {o.summary} |" for o in outcomes]
+    for outcome in outcomes:
+        if isinstance(outcome.facts, dict):
+            lines += ["", f"## {outcome.name}", "", "| | |", "|---|---|"]
+            lines += [f"| {name} | {value} |" for name, value in outcome.facts.items()]
+        if outcome.tail:
+            lines += ["", f"## Output of {outcome.name}", "", "```", outcome.tail, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all parts; 0 if all passed."""
+    parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: bench/results)")
+    parser.add_argument("--only", metavar="PART", nargs="*", help="run these parts only")
+    parser.add_argument("--quick", action="store_true", help="train for 2 epochs only")
+    args = parser.parse_args(argv)
+    chosen = [part for part in parts(args.quick) if not args.only or part.name in args.only]
+    facts, outcomes = environment(), []
+    started = time.monotonic()
+    name = f"{datetime.date.today().isoformat()}-gpu-{_slug(facts['gpu'])}"
+    args.out.mkdir(parents=True, exist_ok=True)
+    for part in chosen:
+        outcome = run(part, BUDGET - (time.monotonic() - started))
+        outcomes.append(outcome)
+        print(f"{part.name:<12} {outcome.status:<9} {outcome.seconds:>6} s  {outcome.summary}", flush=True)
+        if outcome.tail:
+            print("\n".join(f"    {line}" for line in outcome.tail.splitlines()[-25:]), flush=True)
+        # After each part, so that a run that is cut off leaves what it found.
+        report = {"environment": facts, "parts": [asdict(done) for done in outcomes]}
+        (args.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.out / f"{name}.md").write_text(markdown(facts, outcomes))
+    return 0 if all(outcome.status == "passed" for outcome in outcomes) else 1
+
+
+def _slug(gpu: str) -> str:
+    model = gpu.split(",")[0].strip().lower() or "none"
+    return "".join(letter if letter.isalnum() else "-" for letter in model)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

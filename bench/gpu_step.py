@@ -1,0 +1,174 @@
+"""Times of the convolutions, of whole training steps and of a training on a GPU; the last line of the output is JSON.
+
+python -m bench.gpu_step               kernels and steps, beside PyTorch where it is installed
+python -m bench.gpu_step --train 20    the default CNN recipe for 20 epochs, with its test accuracy
+python -m bench.gpu_step --sanitize    a few small steps, for compute-sanitizer
+python -m bench.gpu_step --compile     all kernels, as gpunet warmup, without its progress bar
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.conftest import NETWORK
+from gpunet import ops
+from gpunet.backend import Backend, get_backend
+from gpunet.data.loader import Loader
+from gpunet.experiments.config import RunConfig, merge
+from gpunet.experiments.warmup import warm_up
+from gpunet.models import create
+from gpunet.training import Callback, Trainer, TrainingConfig, evaluate
+
+_IMAGES = 48_000
+
+
+def milliseconds(backend: Backend, function: Callable[[], object], repeats: int = 20, rounds: int = 7) -> float:
+    """Median over `rounds` of the mean time of `repeats` calls, after a warm-up."""
+    for _ in range(3):
+        function()
+    times = []
+    for _ in range(rounds):
+        backend.synchronize()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            function()
+        backend.synchronize()
+        times.append((time.perf_counter() - started) / repeats * 1e3)
+    return statistics.median(times)
+
+
+def convolutions(backend: Backend, batch: int = 256, calls_a_graph: int = 20) -> dict[str, str]:
+    """Time and arithmetic rate of each convolution of the network, many calls in one graph, to hide the launch."""
+    rng, found = np.random.default_rng(0), {}
+    for layer, (channels, filters, size) in NETWORK.items():
+        x = backend.asarray(rng.standard_normal((batch, size, size, channels), np.float32))
+        weight = backend.asarray(rng.standard_normal((3, 3, channels, filters), np.float32))
+        dy = backend.asarray(rng.standard_normal((batch, size, size, filters), np.float32))
+        flops = 2 * 9 * batch * size * size * channels * filters
+        calls: dict[str, Callable[[], Any]] = {
+            "forward": lambda x=x, weight=weight: ops.conv2d(x, weight, padding=1),
+            "dx": lambda dy=dy, x=x, weight=weight: ops.conv2d_backward(dy, x, weight, padding=1, needs=("x",)),
+            "dweight": lambda dy=dy, x=x, weight=weight: ops.conv2d_backward(
+                dy, x, weight, padding=1, needs=("weight",)
+            ),
+        }
+        for direction, call in calls.items():
+            took = milliseconds(backend, backend.capture(_repeated(call, calls_a_graph))) / calls_a_graph
+            found[f"{layer} {direction} N={batch}"] = f"{took * 1e3:.1f} us, {flops / took / 1e9:.2f} TFLOP/s"
+    return found
+
+
+def _repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
+    def step() -> None:
+        for _ in range(times):
+            call()
+
+    return step
+
+
+def random_loader(backend: Backend, images: int = _IMAGES, **augmentation: Any) -> Loader:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (images, 28, 28, 1), np.uint8)
+    return Loader(pixels, rng.integers(0, 10, images), backend=backend, **augmentation)
+
+
+def steps(backend: Backend, config: RunConfig, batch: int, epochs: int = 3) -> str:
+    """Images/s of whole training epochs on random images: the fastest epoch."""
+    options = {**vars(config.training), "batch_size": batch, "epochs": epochs}
+    augmentation = {"flip": config.data.flip, "shift": config.data.shift, "cutout": config.data.cutout}
+    model = create(config.model, (28, 28, 1), 10).initialize(device=backend)
+    loader, few = random_loader(backend, **augmentation), random_loader(backend, 1000)
+    history = Trainer(model, TrainingConfig(**options), train=loader, validation=few).fit()
+    rate = max(record["images_per_second"] for record in history.records)
+    return f"{rate:,.0f} images/s, {1e6 * batch / rate:.0f} us a step"
+
+
+def timings(backend: Backend) -> dict[str, Any]:
+    found: dict[str, Any] = convolutions(backend)
+    for kind in ("cnn", "mlp"):
+        for batch in (128, 256, 1024):
+            found[f"{kind} training, batch {batch}"] = steps(backend, merge(kind=kind), batch)
+    return found
+
+
+def sanitize(backend: Backend) -> dict[str, Any]:
+    """Some steps of a small CNN and MLP with everything that a step can have; for tools that slow it a hundredfold."""
+    for kind, model in (("cnn", {"filters": [4, 8], "dropout": 0.1}), ("mlp", {"hidden": [16], "dropout": 0.1})):
+        config = merge(kind=kind, overrides=model)
+        options = {**vars(config.training), "batch_size": 8, "epochs": 2, "ema_decay": 0.9, "clip_norm": 1.0}
+        loader = random_loader(backend, 40, flip=True, shift=1, cutout=3)
+        Trainer(
+            create(config.model, (28, 28, 1), 10).initialize(device=backend),
+            TrainingConfig(**options),
+            train=loader,
+            validation=loader,
+        ).fit()
+    return {"steps": 20}
+
+
+def train(backend: Backend, epochs: int) -> dict[str, Any]:
+    """The default CNN recipe on the real data; how long until which validation accuracy, and the test accuracy."""
+    from gpunet.experiments.prepare import prepare
+
+    config = merge(kind="cnn", overrides={"epochs": epochs})
+    data = prepare(config.data)
+    loaders = {
+        "train": data.loader("train", backend, "float32", config.data),
+        "validation": data.loader("validation", backend, "float32"),
+    }
+    shown: list[dict[str, Any]] = []
+
+    class Show(Callback):
+        def on_epoch_end(self, trainer: Trainer, record: Any) -> None:
+            shown.append(record)
+            print(record, flush=True)
+
+    model = create(config.model, data.split.train.image_shape, data.split.train.classes).initialize(device=backend)
+    started = time.perf_counter()
+    trainer = Trainer(model, config.training, **loaders, callbacks=[Show()])
+    trainer.fit()
+    seconds = time.perf_counter() - started
+    test = evaluate(model, data.loader("test", backend, "float32"))
+    return {
+        "epochs": epochs,
+        "seconds": round(seconds, 2),
+        "images_per_second": max(record["images_per_second"] for record in shown),
+        "validation_accuracy": trainer.best_accuracy,
+        "test_accuracy": test.accuracy,
+    }
+
+
+def compile_all(backend: Backend) -> dict[str, Any]:
+    started, names = time.perf_counter(), []
+    warm_up(backend, lambda name, total: names.append(name))
+    return {"compiled": len(names), "seconds": round(time.perf_counter() - started, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_step")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--train", type=int, metavar="EPOCHS")
+    parser.add_argument("--sanitize", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    args = parser.parse_args()
+    backend = get_backend(args.device)
+    if args.compile:
+        found = compile_all(backend)
+    elif args.sanitize:
+        found = sanitize(backend)
+    elif args.train:
+        found = train(backend, args.train)
+    else:
+        found = timings(backend)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""CUDA: finds the sources of ``kernels/``, compiles them when they are first needed, and launches them.
+
+Only ``gpunet/ops/*/cuda.py`` uses it. It does not import CuPy before a kernel is compiled for a GPU.
+"""
+
+from gpunet.cuda._precision import precision, use_precision
+from gpunet.cuda.launcher import (
+    blocks,
+    compile_source,
+    contiguous,
+    empty,
+    empty_like,
+    is_compiled,
+    launch,
+    scalar,
+    zeros,
+)
+from gpunet.cuda.runtime import Runtime, register_runtime, runtime_of
+from gpunet.cuda.sources import Kernel, Parameter, kernels, source_names, source_text, specialisations
+
+__all__ = [
+    "Kernel",
+    "Parameter",
+    "Runtime",
+    "blocks",
+    "compile_source",
+    "contiguous",
+    "empty",
+    "empty_like",
+    "is_compiled",
+    "kernels",
+    "launch",
+    "precision",
+    "register_runtime",
+    "runtime_of",
+    "scalar",
+    "source_names",
+    "source_text",
+    "specialisations",
+    "use_precision",
+    "zeros",
+]

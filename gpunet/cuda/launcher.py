@@ -1,0 +1,179 @@
+"""Launching kernels, and allocating what they write: all that ``gpunet/ops/*/cuda.py`` uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpunet.backend import Array, Backend, backend_of
+from gpunet.cuda import sources
+from gpunet.cuda.runtime import Dim3, runtime_of
+from gpunet.cuda.sources import Defines, Kernel, Parameter
+from gpunet.errors import ConfigError, DTypeError, ShapeError
+
+_MAX_SIZE = 2**31 - 1  # kernels count elements in an int
+_REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+_modules: dict[tuple[str, str, tuple[tuple[str, str], ...]], Any] = {}
+
+
+def launch(
+    source: str,
+    kernel: str,
+    grid: int | Sequence[int],
+    block: int | Sequence[int],
+    *args: Any,
+    real: Any,
+    shared: int = 0,
+    **defines: str,
+) -> None:
+    """Start a kernel on the device of its array arguments, compiling its source first if need be.
+
+    The arguments are held to the kernel's signature as it stands in the source: nothing is copied or converted, but
+    for numbers, which become what the signature declares.
+
+    Args:
+        source, kernel: a function of ``kernels/<source>.cu``.
+        grid, block: numbers of blocks and of threads of a block, up to three each. A grid with a 0 launches nothing.
+        args: arrays, numbers, or None for a null pointer.
+        real: float32 or float64, what ``real`` in the source is.
+        shared: dynamic shared memory, bytes.
+        defines: further constants of the specialisation.
+
+    Raises:
+        ConfigError: no such source, specialisation or kernel, or the number of arguments is wrong.
+        DTypeError: an array or a number is not of the declared type, or does not fit into it.
+        ShapeError: an array is not C-contiguous, read-only but written to, or too large.
+        DeviceError: the arrays live on different devices.
+    """
+    backend = backend_of(*(arg for arg in args if hasattr(arg, "ndim") and not isinstance(arg, np.generic)))
+    chosen: Defines = {"REAL": _real_name(real), **defines}
+    module = compile_source(source, chosen, backend)
+    found = sources.kernels(source, chosen).get(kernel)
+    if found is None:
+        raise ConfigError(f"{source}.cu has no kernel {kernel!r}; it has {', '.join(sources.kernels(source, chosen))}")
+    if len(args) != len(found.parameters):
+        names = ", ".join(parameter.name for parameter in found.parameters)
+        raise ConfigError(f"{kernel} takes {len(found.parameters)} arguments ({names}), got {len(args)}")
+    checked = tuple(_checked(kernel, parameter, arg) for parameter, arg in zip(found.parameters, args, strict=True))
+    dim_grid = _dim3(grid)
+    if 0 not in dim_grid:
+        runtime_of(backend.device).launch(module, found, dim_grid, _dim3(block), checked, shared)
+
+
+def compile_source(source: str, defines: Defines, backend: Backend) -> Any:
+    """The compiled `source` for the device of `backend`; compiled once a process, and cached on disk by CuPy.
+
+    Raises:
+        ConfigError: the source does not declare this specialisation.
+    """
+    key = backend.device, source, tuple(sorted(defines.items()))
+    module = _modules.get(key)
+    if module is None:
+        if dict(defines) not in sources.specialisations(source):
+            raise ConfigError(
+                f"{source}.cu does not declare the specialisation {dict(defines)}; "
+                f"its '// compile:' line has {sources.specialisations(source)}"
+            )
+        module = _modules[key] = runtime_of(backend.device).compile(source, defines)
+    return module
+
+
+def is_compiled(source: str, defines: Defines, backend: Backend) -> bool:
+    """Whether :func:`compile_source` would return at once."""
+    return (backend.device, source, tuple(sorted(defines.items()))) in _modules
+
+
+def _real_name(real: Any) -> str:
+    name = _REAL.get(np.dtype(real))
+    if name is None:
+        raise DTypeError(f"real must be float32 or float64, got {np.dtype(real)}")
+    return name
+
+
+def _dim3(size: int | Sequence[int]) -> Dim3:
+    sizes = (size,) if isinstance(size, int) else tuple(size)
+    x, y, z = (*sizes, 1, 1)[:3]
+    return int(x), int(y), int(z)
+
+
+def _checked(kernel: str, parameter: Parameter, arg: Any) -> Any:
+    """`arg` as `parameter` declares it."""
+    name = f"{kernel}: {parameter.name}"
+    if parameter.pointer:
+        if arg is None:
+            return None
+        if not hasattr(arg, "ndim") or isinstance(arg, np.generic):
+            raise DTypeError(f"{name} is a pointer: expected an array of {parameter.dtype} or None, got {arg!r}")
+        if arg.dtype != parameter.dtype:
+            raise DTypeError(f"{name} must be {parameter.dtype}, got {arg.dtype}")
+        if not arg.flags.c_contiguous:
+            raise ShapeError(f"{name} must be C-contiguous, got shape {tuple(arg.shape)} with strides {arg.strides}")
+        if arg.size > _MAX_SIZE:
+            raise ShapeError(f"{name} has {arg.size} elements, kernels can count {_MAX_SIZE}: use smaller batches")
+        if not parameter.const and not getattr(arg.flags, "writeable", True):
+            raise ShapeError(f"{name} is written to, but the array is read-only")
+        return arg
+    if isinstance(arg, (bool, np.bool_)):
+        arg = int(arg)
+    if not isinstance(arg, (int, float, np.number)):
+        raise DTypeError(f"{name} is a number: got {type(arg).__name__}")
+    if parameter.dtype.kind == "f":
+        return parameter.dtype.type(arg)
+    limits = np.iinfo(parameter.dtype)
+    if not isinstance(arg, (int, np.integer)) or not limits.min <= arg <= limits.max:
+        raise DTypeError(f"{name} must be an integer in [{limits.min}, {limits.max}], got {arg!r}")
+    return parameter.dtype.type(arg)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def empty(shape: int | Sequence[int], dtype: Any, like: Array) -> Array:
+    """A new array on the device of `like`, to be filled by a kernel."""
+    return backend_of(like).xp.empty(shape, dtype)
+
+
+def empty_like(array: Array) -> Array:
+    """A new C-contiguous array of the shape, dtype and device of `array`, to be filled by a kernel."""
+    return empty(array.shape, array.dtype, array)
+
+
+def zeros(shape: int | Sequence[int], dtype: Any, like: Array) -> Array:
+    """A new array of zeros on the device of `like`."""
+    return backend_of(like).xp.zeros(shape, dtype)
+
+
+def contiguous(array: Array) -> Array:
+    """`array` itself if it is C-contiguous, else a copy that is."""
+    return array if array.flags.c_contiguous else backend_of(array).xp.ascontiguousarray(array)
+
+
+def scalar(value: Any, dtype: Any) -> tuple[Array | None, Any]:
+    """`value` as the pair of arguments (pointer, number) that ``value_or`` of ``common.cuh`` takes.
+
+    An array of one element, which only the kernel reads, goes in as the pointer, converted to `dtype` if need be.
+    """
+    if hasattr(value, "ndim") and not isinstance(value, np.generic):
+        return (value if value.dtype == dtype else value.astype(dtype)), 0
+    return None, value
+
+
+def blocks(items: int, per_block: int) -> int:
+    """Number of blocks that `items` take."""
+    return -(-items // per_block)
+
+
+__all__ = [
+    "Kernel",
+    "blocks",
+    "compile_source",
+    "contiguous",
+    "empty",
+    "empty_like",
+    "is_compiled",
+    "launch",
+    "scalar",
+    "zeros",
+]

@@ -1,0 +1,202 @@
+"""Convolution on the GPU. Three ways to compute it, chosen from the shapes alone by :func:`_choose`:
+
+``gemm``
+    ``kernels/conv2d_gemm.cu``: a matrix product in tiles, for one group of channels; the only way that tensor cores
+    take part in, if the precision is ``tf32``.
+``few``
+    The weight gradient of few input channels, ``few_backward_weight`` of ``kernels/conv2d.cu``.
+``direct``
+    ``kernels/conv2d.cu``: element by element, for groups and whatever does not suit the tiles.
+
+Sums are cut into pieces where there would be too few blocks for a GPU otherwise; ``kernels/column_sums.cu`` adds them
+in order. The number of pieces is a function of the shapes, so the same arrays give the same bits on the same device.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from gpunet import cuda
+from gpunet.backend import Array
+from gpunet.ops.conv2d._taps import tap_tables
+from gpunet.ops.geometry import Conv2dGeometry
+
+_TILE, _SLAB, _GEMM_THREADS = 64, 16, 128  # of conv2d_gemm.cu
+_PATCH, _POSITIONS = 16, 64  # of few_backward_weight
+_THREADS, _WARPS, _RUN = 256, 8, 8  # of conv2d.cu and column_sums.cu
+_BLOCKS = 264
+"""Blocks that a launch should at least have: two for each of the 132 multiprocessors of an H100."""
+_PIECE_SLABS = 8
+"""The least slabs of a piece: fewer are not worth writing and adding a partial result."""
+_MAX_PHASES = 64
+"""Of a strided input gradient by gemm, which has a layer of blocks for each."""
+
+
+def _choose(direction: str, g: Conv2dGeometry) -> str:
+    """The algorithm for ``forward``, ``backward_x`` or ``backward_weight``."""
+    if g.groups > 1:
+        return "direct"
+    rows = math.prod(g.weight_shape[:3])
+    if direction == "backward_weight":
+        return "few" if rows <= 2 * _PATCH else "gemm"  # rows of a tile of 64
+    if direction == "backward_x":
+        return "gemm" if math.prod(g.stride) <= _MAX_PHASES else "direct"
+    return "direct" if rows < _SLAB else "gemm"  # terms of a slab of 16
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def _numbers(g: Conv2dGeometry) -> tuple[int, ...]:
+    """The geometry in the order of the kernels' parameters."""
+    sizes = g.batch, g.height, g.width, g.in_channels, g.out_height, g.out_width, g.out_channels
+    return *sizes, *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation
+
+
+@functools.lru_cache(maxsize=256)
+def _useful(g: Conv2dGeometry) -> tuple[int, float]:
+    """Taps that meet the map from any position, and the share of all pairs of position and tap that do."""
+    rows, columns = (table >= 0 for table in tap_tables(g)[0])
+    return int(rows.any(0).sum() * columns.any(0).sum()), float(rows.mean() * columns.mean())
+
+
+def _positions_first(g: Conv2dGeometry) -> bool:
+    """Whether a tile's rows are the images at one position, and not the neighbours within one image.
+
+    The former cuts off the taps on the padding, the latter's taps share the first-level cache: it is taken where less
+    than an eighth of the work is on the padding.
+    """
+    return _useful(g)[1] < 7 / 8
+
+
+def _gemm(kernel: str, grid: tuple[int, ...], *args: Any, real: Any) -> None:
+    defines: dict[str, Any] = {"TF32": "1"} if cuda.precision() == "tf32" and real == np.float32 else {}
+    cuda.launch("conv2d_gemm", kernel, grid, _GEMM_THREADS, *args, real=real, **defines)
+
+
+def _gemm_pieces(tiles: int, terms: int) -> int:
+    return max(1, min(cuda.blocks(_BLOCKS, tiles), terms // (_SLAB * _PIECE_SLABS)))
+
+
+# --- sums over rows ---------------------------------------------------------------------------------------------------
+
+
+def _column_sums(x: Array, rows: int, pieces: int, out: Array, start: Array | None = None) -> Array:
+    """out[piece] = the sum over the rows of a piece of x (rows, columns), plus `start`, repeated along the columns."""
+    columns = out.size // pieces
+    piece_rows = max(1, cuda.blocks(rows, pieces))
+    warps = max(1, min(_WARPS, cuda.blocks(piece_rows, _RUN)))
+    grid, period = (cuda.blocks(columns, 32), pieces), 1 if start is None else start.size
+    cuda.launch(
+        "column_sums", "column_sums", grid, (32, warps), x, start, out, rows, columns, piece_rows, period, real=x.dtype
+    )
+    return out
+
+
+def column_sums(x: Array, out: Array | None = None) -> Array:
+    """Sums over the rows of a C-contiguous (M, C) matrix, as (C,) of its dtype; in `out` if given."""
+    rows, columns = x.shape
+    total = cuda.empty(columns, x.dtype, x) if out is None else out
+    pieces = max(1, min(cuda.blocks(rows, _WARPS * _RUN), _BLOCKS // cuda.blocks(columns, 32)))
+    if pieces == 1:
+        return _column_sums(x, rows, 1, total)
+    partial = _column_sums(x, rows, pieces, cuda.empty((pieces, columns), x.dtype, x))
+    return _column_sums(partial, pieces, 1, total)
+
+
+# --- the entries that the op calls ------------------------------------------------------------------------------------
+
+
+def conv2d(x: Array, weight: Array, bias: Array | None, g: Conv2dGeometry) -> Array:
+    """The forward pass of :func:`gpunet.ops.conv2d.conv2d`."""
+    x, weight = cuda.contiguous(x), cuda.contiguous(weight)
+    bias = None if bias is None else cuda.contiguous(bias)
+    y = cuda.empty(g.y_shape, x.dtype, x)
+    if _choose("forward", g) == "direct":
+        quads = g.out_channels // g.groups % 4 == 0
+        kernel, width = ("direct_forward_quads", 4) if quads else ("direct_forward", 1)
+        grid = cuda.blocks(y.size // width, _THREADS)
+        cuda.launch("conv2d", kernel, grid, _THREADS, x, weight, bias, y, g.groups, *_numbers(g), real=x.dtype)
+        return y
+    tiles = cuda.blocks(y.size // g.out_channels, _TILE), cuda.blocks(g.out_channels, _TILE)
+    pieces = _gemm_pieces(max(1, math.prod(tiles)), _useful(g)[0] * g.in_channels)
+    target = y if pieces == 1 else cuda.empty((pieces, *g.y_shape), x.dtype, x)
+    args = x, weight, bias, target, _positions_first(g), *_numbers(g)
+    _gemm("gemm_forward", (*tiles, pieces), *args, real=x.dtype)
+    return y if pieces == 1 else _column_sums(target, pieces, 1, y, bias)
+
+
+def conv2d_backward_x(dy: Array, weight: Array, g: Conv2dGeometry) -> Array:
+    """The gradient of the input."""
+    dy, weight = cuda.contiguous(dy), cuda.contiguous(weight)
+    dx = cuda.empty(g.x_shape, dy.dtype, dy)
+    if _choose("backward_x", g) == "direct":
+        grid = cuda.blocks(dx.size, _THREADS)
+        cuda.launch(
+            "conv2d", "direct_backward_x", grid, _THREADS, dy, weight, dx, g.groups, *_numbers(g), real=dy.dtype
+        )
+        return dx
+    phases = math.prod(g.stride)
+    rows = g.batch * cuda.blocks(g.height, g.stride[0]) * cuda.blocks(g.width, g.stride[1])
+    tiles = cuda.blocks(rows, _TILE), cuda.blocks(g.in_channels, _TILE)
+    pieces = _gemm_pieces(max(1, math.prod(tiles) * phases), _useful(g)[0] * g.out_channels // phases)
+    target = dx if pieces == 1 else cuda.empty((pieces, *g.x_shape), dy.dtype, dy)
+    args = dy, weight, target, _positions_first(g), *_numbers(g)
+    _gemm("gemm_backward_x", (*tiles, phases * pieces), *args, real=dy.dtype)
+    return dx if pieces == 1 else _column_sums(target, pieces, 1, dx)
+
+
+def conv2d_backward_weight(dy: Array, x: Array, g: Conv2dGeometry, out: Array | None = None) -> Array:
+    """The gradient of the weights, in `out` if given."""
+    dy, x = cuda.contiguous(dy), cuda.contiguous(x)
+    dweight = cuda.empty(g.weight_shape, x.dtype, x) if out is None else out
+    return _BACKWARD_WEIGHT[_choose("backward_weight", g)](dy, x, dweight, g)
+
+
+def _gemm_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
+    rows = math.prod(g.weight_shape[:3])
+    tiles = cuda.blocks(rows, _TILE), cuda.blocks(g.out_channels, _TILE)
+    pieces = _gemm_pieces(math.prod(tiles), g.batch * g.out_height * g.out_width)
+    target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
+    args = dy, x, target, *_numbers(g)
+    _gemm("gemm_backward_weight", (*tiles, pieces), *args, real=x.dtype)
+    return dweight if pieces == 1 else _column_sums(target, pieces, 1, dweight)
+
+
+def _few_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
+    positions, rows = g.batch * g.out_height * g.out_width, math.prod(g.weight_shape[:3])
+    tiles = cuda.blocks(g.out_channels, 32), cuda.blocks(rows, _PATCH)
+    stages = cuda.blocks(positions, _POSITIONS)
+    piece = _POSITIONS * cuda.blocks(stages, max(1, _BLOCKS // math.prod(tiles)))
+    pieces = max(1, cuda.blocks(positions, max(1, piece)))
+    target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
+    args = dy, x, target, piece, *_numbers(g)
+    cuda.launch("conv2d", "few_backward_weight", (*tiles, pieces), _THREADS, *args, real=x.dtype)
+    return dweight if pieces == 1 else _column_sums(target, pieces, 1, dweight)
+
+
+def _direct_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
+    lines, rows = g.batch * g.out_height, math.prod(g.weight_shape[:3])
+    tiles = rows * cuda.blocks(g.out_channels, 32)
+    piece = max(_WARPS, cuda.blocks(lines, max(1, _BLOCKS // tiles)))
+    pieces = cuda.blocks(lines, piece)
+    target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
+    args = dy, x, target, piece, g.groups, *_numbers(g)
+    cuda.launch("conv2d", "direct_backward_weight", (tiles, pieces), (32, _WARPS), *args, real=x.dtype)
+    return dweight if pieces == 1 else _column_sums(target, pieces, 1, dweight)
+
+
+_BACKWARD_WEIGHT = {
+    "gemm": _gemm_backward_weight,
+    "few": _few_backward_weight,
+    "direct": _direct_backward_weight,
+}
+
+
+def conv2d_backward_bias(dy: Array, out: Array | None = None) -> Array:
+    """The gradient of the bias: the sum over images and positions; in `out` if given."""
+    return column_sums(cuda.contiguous(dy).reshape(-1, dy.shape[-1]), out)

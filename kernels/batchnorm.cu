@@ -1,0 +1,287 @@
+// Batch normalisation of (rows, channels) matrices, forward and backward.
+// compile: REAL=float | REAL=double
+//
+// Three launches each way: piece_* reduces pieces of rows to partial results, finish_* combines those and turns them
+// into a few numbers for each channel, apply_* uses these element by element. Inference needs no statistics: there
+// running_statistics takes the place of the first two. How the rows are cut and the order of all additions depend on
+// the shape alone, and nothing is atomic: always the same bits.
+//
+// Thread mapping of piece_* and apply_*: blocks of 256 threads, blockDim.x of them side by side for four channels each
+// (8 from 32 channels up, fewer and still a power of two for narrow matrices) and blockDim.y lanes of rows. A thread
+// has four rows under way at a time, each a load of 16 bytes where the channels are a multiple of four; a warp reads
+// whole lines of 128 bytes from 32 channels up, and neighbouring rows below. finish_*: blocks of 4 channels by 64
+// lanes.
+//
+// Bytes for E elements in float32: 12 E forward and 20 E backward, where the second reading of x and dy may come from
+// the second-level cache. Flops: 7 E forward, 10 E backward: bound by memory.
+//
+// Rounding: deviations are taken from the first row of the piece, which is off the piece's mean by at most sqrt(rows of
+// the piece) of its standard deviations, whatever the data; four rows at a time are added in `real`, everything else in
+// double. E[x^2] - E[x]^2 would lose all digits of a channel whose mean is large against its deviation.
+//
+// Considered: sums shifted by the running mean (far off in the first steps, and the result then depends on the past);
+// Welford's update row by row (a division a row); one block for a channel (reads x once for small maps, but leaves most
+// of the device idle with few channels); finishing in the prologue of apply_* (saves a launch, repeats the combination
+// in every block). Not yet timed on a GPU.
+
+// ---- pieces of rows -------------------------------------------------------------------------------------------------
+
+// What a thread of piece_* and apply_* works on: up to four channels (none if `count` is not positive) of a piece's
+// rows.
+struct Lot {
+    int channel, count, start, length;
+};
+
+__device__ __forceinline__ Lot lot_of(int rows, int channels, int piece_rows) {
+    const unsigned tiles = ((channels + 3u) / 4 + blockDim.x - 1) / blockDim.x;
+    const int channel = 4 * (blockIdx.x % tiles * blockDim.x + threadIdx.x), start = blockIdx.x / tiles * piece_rows;
+    return {channel, min(4, channels - channel), start, min(piece_rows, rows - start)};
+}
+
+// Row number j of the four that a thread has under way, from `first` on.
+__device__ __forceinline__ int row_of(int first, int j) { return first + j * (int)blockDim.y; }
+
+// Those four rows; zeros for the ones beyond the piece. `from` is the piece's first row, at the thread's channel.
+__device__ __forceinline__ void load_rows(
+    Quad<real> (&values)[4], const real* from, int first, const Lot& lot, int channels, bool whole) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+        values[j] = {};
+        if (row_of(first, j) < lot.length)
+            values[j] = load_quad(from + row_of(first, j) * channels, lot.count, whole);
+    }
+}
+
+// Sums of each of N values over the lanes (threadIdx.y, a power of two of them), valid in lane 0. Every thread of the
+// block must call it; `scratch` is shared memory for N values of each thread.
+template <int N>
+__device__ __forceinline__ void sum_over_lanes(double (&values)[N], double* scratch) {
+    const int threads = blockDim.x * blockDim.y, me = threadIdx.y * blockDim.x + threadIdx.x;
+#pragma unroll
+    for (int k = 0; k < N; ++k) scratch[k * threads + me] = values[k];
+#pragma unroll 1
+    for (int half = blockDim.y / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.y >= half) continue;
+#pragma unroll
+        for (int k = 0; k < N; ++k) scratch[k * threads + me] += scratch[k * threads + me + half * blockDim.x];
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) values[k] = scratch[k * threads + me];  // lane 0 wrote these itself
+}
+
+// ---- forward --------------------------------------------------------------------------------------------------------
+
+// Of each piece, as (pieces, channels): the mean, and the sum of squared deviations from it.
+extern "C" __global__ void __launch_bounds__(256) piece_statistics(
+    const real* __restrict__ x, double* __restrict__ means, double* __restrict__ squares, int rows, int channels,
+    int piece_rows) {
+    __shared__ double scratch[8 * 256];
+    const Lot lot = lot_of(rows, channels, piece_rows);
+    const bool whole = channels % 4 == 0 && is_aligned(x);
+    const real* const from = x + lot.start * channels + lot.channel;
+
+    Quad<real> shift = {};
+    if (lot.count > 0) shift = load_quad(from, lot.count, whole);
+    double sums[8] = {};  // of the deviations, of their squares
+    for (int first = threadIdx.y; lot.count > 0 && first < lot.length; first = row_of(first, 4)) {
+        Quad<real> d[4];
+        load_rows(d, from, first, lot, channels, whole);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+                if (row_of(first, j) < lot.length) d[j].at[k] -= shift.at[k];
+            const real d0 = d[0].at[k], d1 = d[1].at[k], d2 = d[2].at[k], d3 = d[3].at[k];
+            sums[k] += (d0 + d1) + (d2 + d3);
+            sums[4 + k] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
+        }
+    }
+    sum_over_lanes(sums, scratch);
+    if (threadIdx.y > 0) return;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        if (k >= lot.count) continue;
+        const int to = lot.start / piece_rows * channels + lot.channel + k;
+        const double offset = sums[k] / lot.length;
+        means[to] = shift.at[k] + offset;
+        squares[to] = sums[4 + k] - offset * sums[k];
+    }
+}
+
+// (shift, scale, offset), each (channels,), for y = (x - shift) * scale + offset. x - shift is exact where it matters,
+// and what the mean loses as a `real` goes into the offset.
+__device__ __forceinline__ void store_coefficients(
+    real* coefficients, int channel, int channels, double mean, double inv_std, double gamma, double beta) {
+    const real shift = real(mean);
+    coefficients[channel] = shift;
+    coefficients[channels + channel] = real(gamma * inv_std);
+    coefficients[2 * channels + channel] = real(beta - (mean - shift) * gamma * inv_std);
+}
+
+// Mean and variance of all rows from those of the pieces: within the pieces plus between them (Chan, Golub & LeVeque,
+// 1983). Deviations of the pieces' means are taken from the first one, so that a constant channel has a variance of
+// exactly zero. Moves the running statistics in place, the variance as its unbiased estimate.
+extern "C" __global__ void __launch_bounds__(256) finish_statistics(
+    const double* __restrict__ means, const double* __restrict__ squares, const real* __restrict__ gamma,
+    const real* __restrict__ beta, real* __restrict__ running_mean, real* __restrict__ running_var,
+    double* __restrict__ mean, double* __restrict__ inv_std, real* __restrict__ coefficients, int rows, int channels,
+    int piece_rows, int pieces, double momentum, double eps) {
+    __shared__ double scratch[2 * 256];
+    const int channel = blockIdx.x * blockDim.x + threadIdx.x;
+    const double origin = channel < channels ? means[channel] : 0.0;
+    double sums[2] = {};  // of the deviations of rows from `origin`, of their squares
+#pragma unroll 4
+    for (int piece = threadIdx.y; channel < channels && piece < pieces; piece += blockDim.y) {
+        const double length = min(piece_rows, rows - piece * piece_rows);
+        const double d = means[piece * channels + channel] - origin;
+        sums[0] += length * d;
+        sums[1] += squares[piece * channels + channel] + length * d * d;
+    }
+    sum_over_lanes(sums, scratch);
+    if (threadIdx.y > 0 || channel >= channels) return;
+    const double offset = sums[0] / rows, spread = sums[1] - offset * sums[0];
+    const double squared = spread < 0.0 ? 0.0 : spread;  // below zero by rounding only; NaN stays
+    const double batch_mean = origin + offset, scale = 1.0 / sqrt(squared / rows + eps);
+    running_mean[channel] = real((1.0 - momentum) * running_mean[channel] + momentum * batch_mean);
+    running_var[channel] = real((1.0 - momentum) * running_var[channel] + momentum * (squared / (rows - 1)));
+    mean[channel] = batch_mean;
+    inv_std[channel] = scale;
+    store_coefficients(coefficients, channel, channels, batch_mean, scale, gamma[channel], beta[channel]);
+}
+
+// Inference: what finish_statistics gives, from the running statistics. One thread a channel.
+extern "C" __global__ void __launch_bounds__(256) running_statistics(
+    const real* __restrict__ gamma, const real* __restrict__ beta, const real* __restrict__ running_mean,
+    const real* __restrict__ running_var, double* __restrict__ mean, double* __restrict__ inv_std,
+    real* __restrict__ coefficients, int channels, double eps) {
+    const long long item = global_index();
+    if (item >= channels) return;
+    const int channel = item;
+    mean[channel] = running_mean[channel];
+    inv_std[channel] = 1.0 / sqrt(running_var[channel] + eps);
+    store_coefficients(
+        coefficients, channel, channels, mean[channel], inv_std[channel], gamma[channel], beta[channel]);
+}
+
+extern "C" __global__ void __launch_bounds__(256) apply_statistics(
+    const real* __restrict__ x, const real* __restrict__ coefficients, real* __restrict__ y, int rows, int channels,
+    int piece_rows) {
+    const Lot lot = lot_of(rows, channels, piece_rows);
+    if (lot.count <= 0) return;
+    const bool whole = channels % 4 == 0 && is_aligned(x) && is_aligned(coefficients) && is_aligned(y);
+    const Quad<real> shift = load_quad(coefficients + lot.channel, lot.count, whole);
+    const Quad<real> scale = load_quad(coefficients + channels + lot.channel, lot.count, whole);
+    const Quad<real> offset = load_quad(coefficients + 2 * channels + lot.channel, lot.count, whole);
+    const int corner = lot.start * channels + lot.channel;
+    for (int first = threadIdx.y; first < lot.length; first = row_of(first, 4)) {
+        Quad<real> values[4];
+        load_rows(values, x + corner, first, lot, channels, whole);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            if (row_of(first, j) >= lot.length) continue;
+#pragma unroll
+            for (int k = 0; k < 4; ++k)
+                values[j].at[k] = (values[j].at[k] - shift.at[k]) * scale.at[k] + offset.at[k];
+            store_quad(y + corner + row_of(first, j) * channels, values[j], lot.count, whole);
+        }
+    }
+}
+
+// ---- backward -------------------------------------------------------------------------------------------------------
+
+// Sums over each piece, as (pieces, channels), of dy and of dy * (x - shift), where shift is the mean as a `real`.
+extern "C" __global__ void __launch_bounds__(256) piece_gradients(
+    const real* __restrict__ dy, const real* __restrict__ x, const double* __restrict__ mean, double* __restrict__ sums,
+    double* __restrict__ products, int rows, int channels, int piece_rows) {
+    __shared__ double scratch[8 * 256];
+    const Lot lot = lot_of(rows, channels, piece_rows);
+    const bool whole = channels % 4 == 0 && is_aligned(dy) && is_aligned(x);
+    const int corner = lot.start * channels + lot.channel;
+
+    Quad<real> shift = {};
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+        if (k < lot.count) shift.at[k] = real(mean[lot.channel + k]);
+    double both[8] = {};
+    for (int first = threadIdx.y; lot.count > 0 && first < lot.length; first = row_of(first, 4)) {
+        Quad<real> d[4], centred[4];
+        load_rows(d, dy + corner, first, lot, channels, whole);
+        load_rows(centred, x + corner, first, lot, channels, whole);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) centred[j].at[k] -= shift.at[k];  // beyond the piece d is zero
+            both[k] += (d[0].at[k] + d[1].at[k]) + (d[2].at[k] + d[3].at[k]);
+            both[4 + k] += (d[0].at[k] * centred[0].at[k] + d[1].at[k] * centred[1].at[k]) +
+                           (d[2].at[k] * centred[2].at[k] + d[3].at[k] * centred[3].at[k]);
+        }
+    }
+    sum_over_lanes(both, scratch);
+    if (threadIdx.y > 0) return;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        if (k >= lot.count) continue;
+        const int to = lot.start / piece_rows * channels + lot.channel + k;
+        sums[to] = both[k];
+        products[to] = both[4 + k];
+    }
+}
+
+// dgamma, dbeta, and (shift, scale, offset, slope), each (channels,), for the dx of training,
+// dy * scale + offset + (x - shift) * slope, and the one of inference, dy * scale.
+extern "C" __global__ void __launch_bounds__(256) finish_gradients(
+    const double* __restrict__ sums, const double* __restrict__ products, const real* __restrict__ gamma,
+    const double* __restrict__ mean, const double* __restrict__ inv_std, real* __restrict__ dgamma,
+    real* __restrict__ dbeta, real* __restrict__ coefficients, int rows, int channels, int pieces) {
+    __shared__ double scratch[2 * 256];
+    const int channel = blockIdx.x * blockDim.x + threadIdx.x;
+    double both[2] = {};
+#pragma unroll 4
+    for (int piece = threadIdx.y; channel < channels && piece < pieces; piece += blockDim.y) {
+        both[0] += sums[piece * channels + channel];
+        both[1] += products[piece * channels + channel];
+    }
+    sum_over_lanes(both, scratch);
+    if (threadIdx.y > 0 || channel >= channels) return;
+    const real shift = real(mean[channel]);
+    const double lost = mean[channel] - shift, total = both[0];
+    const double product = (both[1] - lost * total) * inv_std[channel], scale = gamma[channel] * inv_std[channel];
+    const double slope = -scale * inv_std[channel] * product / rows;
+    dgamma[channel] = real(product);
+    dbeta[channel] = real(total);
+    coefficients[channel] = shift;
+    coefficients[channels + channel] = real(scale);
+    coefficients[2 * channels + channel] = real(-scale * total / rows - lost * slope);
+    coefficients[3 * channels + channel] = real(slope);
+}
+
+// In inference dx does not depend on x, which is then not read.
+extern "C" __global__ void __launch_bounds__(256) apply_gradients(
+    const real* __restrict__ dy, const real* __restrict__ x, const real* __restrict__ coefficients,
+    real* __restrict__ dx, int rows, int channels, int piece_rows, int training) {
+    const Lot lot = lot_of(rows, channels, piece_rows);
+    if (lot.count <= 0) return;
+    const bool whole =
+        channels % 4 == 0 && is_aligned(dy) && is_aligned(x) && is_aligned(coefficients) && is_aligned(dx);
+    const Quad<real> shift = load_quad(coefficients + lot.channel, lot.count, whole);
+    const Quad<real> scale = load_quad(coefficients + channels + lot.channel, lot.count, whole);
+    const Quad<real> offset = load_quad(coefficients + 2 * channels + lot.channel, lot.count, whole);
+    const Quad<real> slope = load_quad(coefficients + 3 * channels + lot.channel, lot.count, whole);
+    const int corner = lot.start * channels + lot.channel;
+    for (int first = threadIdx.y; first < lot.length; first = row_of(first, 4)) {
+        Quad<real> d[4], values[4] = {};
+        load_rows(d, dy + corner, first, lot, channels, whole);
+        if (training) load_rows(values, x + corner, first, lot, channels, whole);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            if (row_of(first, j) >= lot.length) continue;
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                d[j].at[k] *= scale.at[k];
+                if (training) d[j].at[k] += offset.at[k] + (values[j].at[k] - shift.at[k]) * slope.at[k];
+            }
+            store_quad(dx + corner + row_of(first, j) * channels, d[j], lot.count, whole);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+// Dropout and its gradient; the mask is a function of (seed, stream, step, index), bit for bit that of the CPU.
+// compile: REAL=float | REAL=double
+//
+// Thread mapping: one thread a counter of the random numbers, that is four neighbouring elements, blocks of 256. Whole
+// and aligned quads are moved as vectors: 16 bytes of float32 and four mask bytes at a time.
+// Bytes an element (float32): 9 in either direction. Operations an element: forward about 25 (a quarter of a Philox
+// block), backward 1: bound by memory.
+//
+// Considered: a thread an element (four times the random numbers, or three of four words thrown away); a mask of bits
+// (an eighth of its bytes, but the mask is an output of the op, the same array as on the CPU); no mask at all, drawn
+// again by the backward pass (saves a byte of nine either way for a second Philox). Not yet timed on a GPU.
+
+// ---- kernels -------------------------------------------------------------------------------------------------------
+
+// An element is multiplied by `scale` or by zero, not chosen: a NaN must stay one.
+
+// Keeps what has a random word of at least `threshold`, times `scale`.
+extern "C" __global__ void __launch_bounds__(256)
+    dropout(const real* __restrict__ x, real* __restrict__ y, unsigned char* __restrict__ mask, int n,
+            unsigned threshold, real scale, unsigned long long seed, unsigned stream, const long long* step_pointer,
+            long long step) {
+    const long long counter = global_index(), first = 4 * counter;
+    if (first >= n) return;
+    const int count = (int)min(4LL, n - first);
+    const bool whole = count == 4 && is_aligned(x) && is_aligned(y) && is_aligned(mask);
+    Quad<real> values = load_quad(x + first, count, whole);
+    Quad<unsigned char> kept;
+    unsigned words[4];
+    counter_words(seed, stream, (unsigned)value_or(step_pointer, step), counter, words);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        kept.at[k] = words[k] >= threshold;
+        values.at[k] *= kept.at[k] ? scale : real(0);
+    }
+    store_quad(y + first, values, count, whole);
+    store_quad(mask + first, kept, count, whole);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    dropout_backward(const real* __restrict__ dy, const unsigned char* __restrict__ mask, real* __restrict__ dx, int n,
+                     real scale) {
+    const long long first = 4 * global_index();
+    if (first >= n) return;
+    const int count = (int)min(4LL, n - first);
+    const bool whole = count == 4 && is_aligned(dy) && is_aligned(mask) && is_aligned(dx);
+    Quad<real> values = load_quad(dy + first, count, whole);
+    const Quad<unsigned char> kept = load_quad(mask + first, count, whole);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) values.at[k] *= kept.at[k] ? scale : real(0);
+    store_quad(dx + first, values, count, whole);
+}

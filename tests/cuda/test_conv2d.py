@@ -1,0 +1,257 @@
+"""The CUDA convolution against the reference, on every path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+
+from gpunet import cuda
+from gpunet.ops.conv2d import conv2d, conv2d_backward, reference
+from gpunet.ops.conv2d import cuda as room
+from gpunet.ops.geometry import Conv2dGeometry
+from tests.cuda.conftest import Device
+from tests.ops.test_conv2d import arrays, cases
+from tests.support import assert_close, sum_scale
+
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+
+
+def case(x: tuple[int, ...], weight: tuple[int, ...], dtype: Any = np.float32, **options: Any) -> dict[str, Any]:
+    return {"x": x, "weight": weight, "options": options, "dtype": dtype, "seed": 1}
+
+
+def check_against_reference(device: Device, shapes: dict[str, Any]) -> None:
+    """Output and all gradients, from an `x` that is not contiguous, dweight and dbias into given arrays."""
+    x, weight, bias, dy = arrays(shapes)
+    exact_x, exact_weight, exact_bias, exact_dy = (array.astype(np.float64) for array in (x, weight, bias, dy))
+    wide = device.array(np.repeat(x, 2, axis=2)[:, :, ::2])
+    taps, options = math.prod(weight.shape[:2]), shapes["options"]
+    on_device = device.array(weight)
+
+    y = conv2d(wide, on_device, device.array(bias), **options)
+    assert y.dtype == x.dtype
+    wanted = reference.conv2d(exact_x, exact_weight, exact_bias, **options)
+    terms = taps * weight.shape[2] + 1
+    assert_close(device.host(y), wanted, terms=terms, scale=sum_scale(wanted, terms))
+
+    out = device.array(np.empty_like(weight)), device.array(np.empty_like(bias))
+    gradients = conv2d_backward(device.array(dy), wide, on_device, **options, out=out)
+    assert gradients[1] is out[0] and gradients[2] is out[1]
+    expected = reference.conv2d_backward(exact_dy, exact_x, exact_weight, **options)
+    lengths = taps * weight.shape[3], dy[..., 0].size, dy[..., 0].size
+    for actual, wanted_gradient, length in zip(gradients, expected, lengths, strict=True):
+        assert actual is not None and wanted_gradient is not None and actual.dtype == x.dtype
+        assert_close(device.host(actual), wanted_gradient, terms=length, scale=sum_scale(wanted_gradient, length))
+
+
+@contextmanager
+def forced(algorithm: str, blocks: int = 264) -> Iterator[None]:
+    """Take `algorithm` on all ways, and so many pieces as give `blocks` blocks, however short they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "_choose", lambda direction, g: algorithm)
+        patch.setattr(room, "_BLOCKS", blocks)
+        patch.setattr(room, "_PIECE_SLABS", 1)
+        yield
+
+
+@settings(max_examples=40)
+@given(shapes=cases())
+def test_against_reference(device: Device, shapes: dict[str, Any]) -> None:
+    check_against_reference(device, shapes)
+
+
+@settings(max_examples=40)
+@given(shapes=cases())
+def test_direct(device: Device, shapes: dict[str, Any]) -> None:
+    with forced("direct"):
+        check_against_reference(device, shapes)
+
+
+@pytest.mark.parametrize("blocks", [1, 12])
+@settings(max_examples=40)
+@given(shapes=cases(max_batch=9))
+def test_gemm(device: Device, blocks: int, shapes: dict[str, Any]) -> None:
+    assume(shapes["options"]["groups"] == 1)
+    with forced("gemm", blocks):
+        check_against_reference(device, shapes)
+
+
+GEMM_SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((2, 5, 5, 16), (3, 3, 16, 64), {"padding": 1}),  # vectors, whole slabs, whole tiles of columns
+    ((3, 4, 5, 20), (3, 2, 20, 68), {"padding": ((1, 2), (0, 1))}),  # vectors, slabs across taps
+    ((3, 4, 5, 7), (2, 3, 7, 70), {"padding": "same"}),  # no vectors, a second tile of columns
+    ((70, 2, 2, 8), (3, 3, 8, 6), {"padding": 1}),  # positions first: tiles of one and of two positions
+    ((3, 1, 1, 24), (3, 3, 24, 9), {"padding": 1}),  # one tap of nine
+    ((2, 7, 6, 12), (3, 3, 12, 8), {"padding": 2, "stride": (2, 3), "dilation": (3, 2)}),  # phases without taps
+    ((1, 3, 2, 4), (1, 1, 4, 8), {"stride": 5}),  # phases beyond the map
+    ((2, 4, 9, 4), (1, 5, 4, 4), {"padding": (0, 4), "stride": (1, 2)}),
+]
+
+
+@DTYPES
+@pytest.mark.parametrize("blocks", [1, 30])
+@pytest.mark.parametrize(("x", "weight", "options"), GEMM_SHAPES)
+def test_gemm_shapes(
+    device: Device, x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], blocks: int, dtype: Any
+) -> None:
+    with forced("gemm", blocks):
+        check_against_reference(device, case(x, weight, dtype, **options))
+
+
+def rounded_to_tf32(x: np.ndarray) -> np.ndarray:
+    return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
+
+
+@pytest.mark.parametrize("blocks", [1, 30])
+@pytest.mark.parametrize(("x", "weight", "options"), GEMM_SHAPES)
+def test_tf32(
+    device: Device, x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], blocks: int
+) -> None:
+    """Of factors that are TF32 numbers, the products are exact; others are rounded to such first."""
+    shapes = case(x, weight, **options)
+    on_device = [device.array(array) for array in arrays(shapes)]
+    with forced("gemm", blocks), cuda.use_precision("tf32"):
+        y = conv2d(*on_device[:3], **options)
+        dx, dweight, dbias = conv2d_backward(on_device[3], *on_device[:2], **options)
+    factors = [rounded_to_tf32(array).astype(np.float64) for array in arrays(shapes)]
+    taps, positions = math.prod(weight[:2]), y[..., 0].size
+    bias = arrays(shapes)[2].astype(np.float64)
+    wanted_y = reference.conv2d(factors[0], factors[1], bias, **options)
+    wanted = reference.conv2d_backward(factors[3], factors[0], factors[1], **options)[:2]
+    lengths = taps * weight[2] + 1, taps * weight[3], positions
+    for actual, expected, terms in zip((y, dx, dweight), (wanted_y, *wanted), lengths, strict=True):
+        assert actual is not None and expected is not None
+        assert_close(device.host(actual), expected, terms=terms, scale=sum_scale(expected, terms))
+    assert_close(device.host(dbias), arrays(shapes)[3].sum((0, 1, 2), np.float64), terms=positions)
+
+
+def test_tf32_leaves_float64_alone(device: Device) -> None:
+    with forced("gemm"), cuda.use_precision("tf32"):
+        check_against_reference(device, case((2, 3, 3, 8), (3, 3, 8, 8), np.float64, padding=1))
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("x", "weight", "options"),
+    [
+        ((9, 7, 6, 1), (3, 3, 1, 32), {"padding": 1}),
+        ((3, 9, 40, 1), (5, 4, 1, 33), {"stride": (2, 1)}),
+        ((1, 6, 6, 3), (3, 3, 3, 5), {"padding": "same", "dilation": 2}),
+        ((1, 1, 1, 2), (2, 2, 2, 3), {"padding": 1}),
+    ],
+)
+def test_few_input_channels(
+    device: Device, x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], dtype: Any
+) -> None:
+    assert room._choose("backward_weight", Conv2dGeometry.of(x, weight, **options)) == "few"
+    check_against_reference(device, case(x, weight, dtype, **options))
+
+
+@pytest.mark.parametrize("groups", [2, 8])
+def test_groups(device: Device, groups: int) -> None:
+    check_against_reference(device, case((2, 5, 4, 8), (3, 3, 8 // groups, 16), groups=groups, padding=1))
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "options", "kernels"),
+    [
+        (
+            (2, 5, 5, 32),
+            (3, 3, 32, 64),
+            {},
+            ["gemm_forward", "column_sums", "gemm_backward_x", "column_sums", "gemm_backward_weight", "column_sums"],
+        ),
+        (
+            (2, 6, 6, 1),
+            (3, 3, 1, 8),
+            {},
+            ["direct_forward_quads", "gemm_backward_x", "few_backward_weight", "column_sums"],
+        ),
+        (
+            (2, 6, 6, 6),
+            (3, 3, 2, 9),
+            {"groups": 3},
+            ["direct_forward", "direct_backward_x", "direct_backward_weight", "column_sums"],
+        ),
+        (
+            (1, 6, 6, 40),
+            (1, 1, 40, 8),
+            {"stride": (9, 9)},
+            ["gemm_forward", "direct_backward_x", "gemm_backward_weight", "column_sums"],
+        ),
+    ],
+)
+def test_the_choice(
+    device: Device,
+    launched: list[str],
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    options: dict[str, Any],
+    kernels: list[str],
+) -> None:
+    check_against_reference(device, case(x, weight, **options))
+    assert launched == kernels
+
+
+def test_long_sums(device: Device) -> None:
+    """Column sums in several pieces; values whose float32 sum, one after the other, loses its digits."""
+    dy = (1 + np.random.default_rng(0).random((700, 3, 35))).astype(np.float32)
+    expected = dy.astype(np.float64).sum((0, 1))
+    total = room.conv2d_backward_bias(device.array(dy.reshape(700, 3, 1, 35)))
+    assert_close(device.host(total), expected, terms=1, c=1)
+
+
+def test_arrays_at_any_address(device: Device) -> None:
+    """A weight within a buffer of parameters need not start where a vector may; the bits do not depend on it."""
+    x, weight, bias, dy = arrays(case((3, 4, 4, 16), (3, 3, 16, 20), padding=1))
+    results = []
+    for shift in (0, 1):
+        buffer = device.array(np.concatenate([np.zeros(shift, np.float32), weight.ravel()]))
+        gradient = device.array(np.zeros(buffer.size, np.float32))
+        on_device = device.array(x), buffer[shift:].reshape(weight.shape), device.array(bias), device.array(dy)
+        for algorithm in ("gemm", "direct"):
+            with forced(algorithm):
+                y = conv2d(*on_device[:3], padding=1)
+                out = gradient[shift:].reshape(weight.shape), None
+                gradients = conv2d_backward(on_device[3], *on_device[:2], padding=1, out=out)
+            results.append([device.host(array).tobytes() for array in (y, *gradients)])
+    assert results[0] == results[2] and results[1] == results[3]
+
+
+def test_the_same_bits_every_time(device: Device) -> None:
+    shapes = case((9, 6, 6, 8), (3, 3, 8, 40), padding=1)
+    x, weight, bias, dy = (device.array(array) for array in arrays(shapes))
+    runs = []
+    for _ in range(2):
+        results = conv2d(x, weight, bias, padding=1), *conv2d_backward(dy, x, weight, padding=1)
+        runs.append([device.host(array).tobytes() for array in results])
+    assert runs[0] == runs[1]
+
+
+def test_no_bias(device: Device) -> None:
+    shapes = case((2, 4, 4, 3), (2, 2, 3, 5))
+    x, weight, _, _ = arrays(shapes)
+    wanted = reference.conv2d(x.astype(np.float64), weight.astype(np.float64))
+    for algorithm in ("gemm", "direct"):
+        with forced(algorithm):
+            y = conv2d(device.array(x), device.array(weight))
+        assert_close(device.host(y), wanted, terms=12, scale=sum_scale(wanted, 12))
+
+
+@pytest.mark.parametrize("algorithm", ["gemm", "direct"])
+def test_values_that_are_not_finite(device: Device, algorithm: str) -> None:
+    """They reach the outputs that see them, and no other."""
+    x = np.zeros((1, 4, 4, 4), np.float32)
+    x[0, 0, 0, 0], x[0, 3, 3, 1] = np.nan, np.inf
+    with forced(algorithm):
+        y = device.host(conv2d(device.array(x), device.array(np.ones((2, 2, 4, 4), np.float32))))
+    assert np.isnan(y[0, 0, 0]).all() and np.isposinf(y[0, 2, 2]).all()
+    rest = np.ones((3, 3), bool)
+    rest[0, 0] = rest[2, 2] = False
+    np.testing.assert_array_equal(y[0][rest], 0)
