@@ -3,7 +3,7 @@
 Only ``gpunet/ops/*/cuda.py`` uses it. It does not import CuPy before a kernel is compiled for a GPU.
 """
 
-from gpunet.cuda._precision import precision, use_precision
+from gpunet.cuda._precision import PRECISIONS, precision, use_precision
 from gpunet.cuda.launcher import (
     blocks,
     compile_source,
@@ -19,6 +19,7 @@ from gpunet.cuda.runtime import Runtime, register_runtime, runtime_of
 from gpunet.cuda.sources import Kernel, Parameter, kernels, source_names, source_text, specialisations
 
 __all__ = [
+    "PRECISIONS",
     "Kernel",
     "Parameter",
     "Runtime",

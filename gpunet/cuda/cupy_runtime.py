@@ -22,16 +22,18 @@ class CupyRuntime:
     def __init__(self, index: int) -> None:
         self.device = cupy.cuda.Device(index)
 
-    def compile(self, source: str, defines: Defines) -> Any:
+    def compile(self, source: str, defines: Defines) -> _Module:
         options = ("--std=c++17", *(f"-D{name}={value}" for name, value in defines.items()))
         with self.device:
             module = cupy.RawModule(code=source_text(source), options=options)
             module.compile()
-        return module
+        return _Module(module)
 
-    def launch(self, module: Any, kernel: Kernel, grid: Dim3, block: Dim3, args: tuple[Any, ...], shared: int) -> None:
+    def launch(
+        self, module: _Module, kernel: Kernel, grid: Dim3, block: Dim3, args: tuple[Any, ...], shared: int
+    ) -> None:
         with self.device:
-            function = module.get_function(kernel.name)
+            function = module.function(kernel.name)
             if shared > _STATIC_SHARED_LIMIT and function.max_dynamic_shared_size_bytes < shared:
                 function.max_dynamic_shared_size_bytes = shared
             function(grid, block, tuple(_NULL if arg is None else arg for arg in args), shared_mem=shared)
@@ -41,6 +43,19 @@ class CupyRuntime:
 
     def synchronize(self) -> None:
         self.device.synchronize()
+
+
+class _Module:
+    """A compiled source; looking a function up in it costs as much as a launch, so that is done once."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._functions: dict[str, Any] = {}
+
+    def function(self, name: str) -> Any:
+        if name not in self._functions:
+            self._functions[name] = self._module.get_function(name)
+        return self._functions[name]
 
 
 class _Graph:

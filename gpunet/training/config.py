@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gpunet.cuda import PRECISIONS
 from gpunet.options import Options, option
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -45,6 +46,11 @@ class TrainingConfig(Options):
     early_stopping: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never", low=0)
     seed: int = option(0, "seed of initialisation, order, augmentation and dropout", low=0, high=2**32 - 1)
     dtype: str = option("float32", "precision of all arrays", choices=("float32", "float64"))
+    precision: str = option(
+        "float32",
+        "on a GPU, of the products of convolutions and linear layers in training; tf32: on tensor cores",
+        choices=PRECISIONS,
+    )
 
 
 @dataclass(frozen=True)

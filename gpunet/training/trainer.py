@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpunet import ops, optim
+from gpunet import cuda, ops, optim
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, ConfigError
 from gpunet.nn import Layer, Mode, SoftmaxCrossEntropy
@@ -164,8 +164,9 @@ class Trainer:
         try:
             for callback in self.callbacks:
                 callback.on_train_start(self)
-            while self.epoch < self.config.epochs and not self.stop:
-                self._fit_epoch()
+            with cuda.use_precision(self.config.precision):
+                while self.epoch < self.config.epochs and not self.stop:
+                    self._fit_epoch()
         finally:
             for callback in self.callbacks:
                 callback.on_train_end(self)

@@ -65,6 +65,16 @@ def test_the_loss_follows_the_cpus(device: Device, name: str, monkeypatch: pytes
     assert (np.abs(ours - exact) <= allowed).all(), (ours - exact, allowed)
 
 
+def test_tf32_is_near_and_other(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors lose 13 bits of mantissa: the losses move by about 2**-11 of their size and more as steps add up."""
+    monkeypatch.setattr(trainer, "LOOK_EVERY", 1)
+    exact, tf32 = losses(device.backend, "cnn"), losses(device.backend, "cnn", precision="tf32")
+    np.testing.assert_array_equal(losses(CPU, "cnn", precision="tf32"), losses(CPU, "cnn"))  # the CPU has none
+    difference = np.abs(tf32 - exact)
+    assert 1e-6 < difference[0] < 2e-3 * exact[0]
+    assert (difference < 0.05 * exact).all()
+
+
 def bits(trained: Trainer) -> dict[str, np.ndarray]:
     """All that a training leaves behind."""
     host = trained.backend.to_numpy
@@ -80,6 +90,7 @@ def bits(trained: Trainer) -> dict[str, np.ndarray]:
         ("cnn", {"optimizer": "sgd", "lr": 0.05, "clip_norm": 1.0, "ema_decay": 0.9}),
         ("mlp", {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "one_cycle"}),
         ("hybrid", {"optimizer": "adam", "ema_decay": 0.9}),
+        ("cnn", {"precision": "tf32"}),
     ],
 )
 def test_a_replayed_graph_has_the_bits_of_the_eager_step(device: Device, name: str, options: dict[str, Any]) -> None:

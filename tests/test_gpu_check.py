@@ -1,0 +1,64 @@
+"""``scripts/gpu_check.sh``: goes on past what fails, and writes down what it found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import gpu_check
+from bench.gpu_check import Outcome, Part, run
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(code: str, limit: int = 60) -> Part:
+    return Part("a part", (sys.executable, "-c", code), limit)
+
+
+def test_outcomes_of_a_part() -> None:
+    passed = run(python("print('5 passed'); print('{\"speed\": 3}')"), 60)
+    assert (passed.status, passed.facts, passed.tail) == ("passed", {"speed": 3}, "")
+    plain = run(python("print('== 5 passed in 1 s ==')"), 60)
+    assert (plain.status, plain.summary, plain.facts) == ("passed", "5 passed in 1 s", None)
+    failed = run(python("import sys; print('out'); sys.exit('broken')"), 60)
+    assert failed.status == "failed" and failed.tail == "out\nbroken"
+    slow = run(python("import time; print('begun', flush=True); time.sleep(60)", limit=2), 60)
+    assert slow.status == "timed out" and slow.tail == "begun" and 2 <= slow.seconds < 20
+    assert run(Part("gone", ("/no/such/program",), 9), 60).status == "failed"
+    assert run(python("print(1)"), 4).status == "left out"
+
+
+def test_the_parts_fit_the_time() -> None:
+    parts = gpu_check.parts(quick=False)
+    assert [part.name for part in parts[:3]] == ["doctor", "compile all", "GPU tests"]
+    assert {"memcheck", "racecheck", "initcheck", "synccheck"} <= {part.name for part in parts}
+    assert gpu_check.BUDGET < 600
+
+
+def test_markdown() -> None:
+    outcomes = [Outcome("timings", "passed", 2.5, facts={"conv1": "3 us"}), Outcome("tests", "failed", tail="E boom")]
+    page = gpu_check.markdown({"date": "2026-01-02", "gpu": "H100"}, outcomes)
+    assert page.startswith("# GPU check, 2026-01-02\n\n- date: 2026-01-02\n- gpu: H100\n")
+    assert "| timings | passed | 2.5 |  |" in page and "| conv1 | 3 us |" in page
+    assert "## Output of tests\n\n```\nE boom\n```" in page
+
+
+@pytest.mark.slow
+def test_without_a_gpu_every_part_is_reported(tmp_path: Path) -> None:
+    """On a machine with a GPU this starts the real thing, so it is asked for parts that fail everywhere."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable}
+    parts = ["doctor", "compile all", "timings"]
+    command = ["bash", "scripts/gpu_check.sh", "--quick", "--out", tmp_path, "--only", *parts]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    (written,) = tmp_path.glob("*.json")
+    report = json.loads(written.read_text())
+    assert [(part["name"], part["status"]) for part in report["parts"]] == [(part, "failed") for part in parts]
+    assert all("device 'cuda' is not available" in part["tail"] for part in report["parts"])
+    assert report["environment"]["numpy"] and report["environment"]["commit"]
+    assert written.with_suffix(".md").read_text().count("| failed |") == 3
