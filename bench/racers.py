@@ -1,0 +1,192 @@
+"""The contestants of the race: each runs in a process of its own and tells its rate when it is asked.
+
+    python -m bench.racers CONTESTANT CASE BATCH
+
+prints ``ready`` after a warm-up, then reads lines ``go SECONDS`` and answers each with its images per second.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+CASES = ("cnn-train", "cnn-infer", "mlp-train")
+TORCH = {f"pytorch {how} {layout}": (how, layout) for how in ("eager", "compile") for layout in ("NCHW", "NHWC")}
+MLP_IMAGES = 12_800
+"""Images of an epoch of the MLP: a whole epoch is what scikit-learn can be asked for."""
+
+Turn = Callable[[], int]
+"""Some work; returns how many images it was."""
+
+
+def contestants(case: str) -> list[str]:
+    """Who takes part in a case."""
+    return ["gpunet", *TORCH, *(["scikit-learn"] if case == "mlp-train" else [])]
+
+
+def images(count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, 28, 28, 1), np.uint8), rng.integers(0, 10, count)
+
+
+def model_of(case: str) -> Any:
+    """The default architecture, without dropout, so that all contestants do the same work."""
+    from gpunet.experiments.config import merge
+    from gpunet.models import create
+
+    kind = case.split("-")[0]
+    config = merge(kind=kind, overrides={"dropout": 0.0, "activation": "relu"})
+    return create(config.model, (28, 28, 1), 10)
+
+
+# --- gpunet -----------------------------------------------------------------------------------------------------------
+
+
+def gpunet(case: str, batch: int) -> Turn:
+    from gpunet.backend import CPU
+    from gpunet.data.loader import Loader
+    from gpunet.training import Trainer, TrainingConfig
+
+    model = model_of(case).initialize(device=CPU)
+    if case == "cnn-infer":
+        x = np.random.default_rng(0).random((batch, 28, 28, 1), np.float32)
+
+        def infer() -> int:
+            model(x)
+            return batch
+
+        return infer
+    pixels, labels = images(MLP_IMAGES if case == "mlp-train" else 8 * batch)
+    loader = Loader(pixels, labels, backend=CPU)
+    config = TrainingConfig(optimizer="adam", lr=1e-3, schedule="constant", batch_size=batch, epochs=1)
+    trainer = Trainer(model, config, train=loader, validation=loader)
+
+    def epoch() -> int:
+        return trainer._run_epoch().steps * batch  # without the validation that Trainer.fit adds
+
+    return epoch
+
+
+# --- PyTorch ----------------------------------------------------------------------------------------------------------
+
+
+def torch_model(model: Any) -> Any:
+    """A gpunet model's layers as PyTorch's."""
+    from torch import nn as torch_nn
+
+    from gpunet import nn
+
+    def convert(layer: Any) -> list[Any]:
+        if isinstance(layer, nn.Conv2d):
+            k, _, inputs, outputs = layer.weight.shape
+            return [torch_nn.Conv2d(inputs, outputs, k, padding=k // 2, bias=layer.bias is not None)]
+        if isinstance(layer, nn.BatchNorm):
+            return [torch_nn.BatchNorm2d(layer.gamma.shape[0])]
+        if isinstance(layer, nn.Linear):
+            return [torch_nn.Linear(*layer.weight.shape)]
+        if isinstance(layer, nn.ReLU):
+            return [torch_nn.ReLU()]
+        if isinstance(layer, nn.MaxPool):
+            return [torch_nn.MaxPool2d(2)]
+        if isinstance(layer, nn.GlobalAvgPool):
+            return [torch_nn.AdaptiveAvgPool2d(1), torch_nn.Flatten()]
+        if isinstance(layer, nn.Flatten):
+            return [torch_nn.Flatten()]
+        if isinstance(layer, nn.Dropout):
+            return []
+        children = [child for _, child in layer.children()]
+        if not children:
+            raise TypeError(f"no counterpart of {type(layer).__name__} in PyTorch")
+        return [converted for child in children for converted in convert(child)]
+
+    return torch_nn.Sequential(*convert(model))
+
+
+def pytorch(case: str, batch: int, how: str, layout: str) -> Turn:
+    import torch
+
+    torch.manual_seed(0)
+    model = torch_model(model_of(case))
+    memory = torch.channels_last if layout == "NHWC" else torch.contiguous_format
+    if case != "mlp-train":
+        model = model.to(memory_format=memory)
+    run = torch.compile(model) if how == "compile" else model
+    if case == "cnn-infer":
+        model.eval()
+        x = torch.rand(batch, 1, 28, 28).contiguous(memory_format=memory)
+
+        def infer() -> int:
+            with torch.inference_mode():
+                run(x)
+            return batch
+
+        return infer
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    pixels, labels = images(MLP_IMAGES if case == "mlp-train" else 8 * batch)
+    data = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255)
+    x = data.flatten(1) if case == "mlp-train" else data.contiguous(memory_format=memory)
+    y = torch.from_numpy(labels)
+
+    def epoch() -> int:
+        order = torch.randperm(len(x))
+        for start in range(0, len(x) - batch + 1, batch):
+            rows = order[start : start + batch]
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.cross_entropy(run(x[rows]), y[rows]).backward()
+            optimizer.step()
+        return len(x) // batch * batch
+
+    return epoch
+
+
+# --- scikit-learn -----------------------------------------------------------------------------------------------------
+
+
+def scikit_learn(case: str, batch: int) -> Turn:
+    from sklearn.neural_network import MLPClassifier
+
+    warnings.simplefilter("ignore")  # one epoch at a time never converges
+    pixels, labels = images(MLP_IMAGES)
+    x = (pixels.reshape(len(pixels), -1) / np.float32(255)).astype(np.float32)
+    model = MLPClassifier((128, 64), batch_size=batch, alpha=0.0, max_iter=1, warm_start=True, random_state=0)
+
+    def epoch() -> int:
+        model.fit(x, labels)
+        return len(x)
+
+    return epoch
+
+
+def make(contestant: str, case: str, batch: int) -> Turn:
+    if contestant == "gpunet":
+        return gpunet(case, batch)
+    if contestant == "scikit-learn":
+        return scikit_learn(case, batch)
+    return pytorch(case, batch, *TORCH[contestant])
+
+
+def main() -> None:
+    contestant, case, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    answers = os.fdopen(os.dup(1), "w")  # what libraries print must not come between
+    os.dup2(2, 1)
+    turn = make(contestant, case, batch)
+    for _ in range(3):
+        turn()
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        until = time.perf_counter() + float(line.split()[1])
+        started, done = time.perf_counter(), 0
+        while time.perf_counter() < until:
+            done += turn()
+        print(done / (time.perf_counter() - started), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
