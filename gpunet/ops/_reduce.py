@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpunet.ops._numba import parallel_jit, prange
+from gpunet.ops._numba import jit, parallel_jit, prange
 
 _ROWS = 512
 """Rows of one piece. A float32 piece is summed in float32, the pieces in float64."""
 
 
+@jit
+def _sum_piece(x, start, total):
+    total[:] = 0
+    for row in range(start, min(x.shape[0], start + _ROWS)):
+        for column in range(x.shape[1]):
+            total[column] += x[row, column]
+
+
 @parallel_jit
 def _partial_sums(x, partial):
-    rows, columns = x.shape
     for piece in prange(partial.shape[0]):
-        total = partial[piece]
-        total[:] = 0
-        for row in range(piece * _ROWS, min(rows, (piece + 1) * _ROWS)):
-            for column in range(columns):
-                total[column] += x[row, column]
+        _sum_piece(x, piece * _ROWS, partial[piece])
 
 
 def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Sums over the rows of a C-contiguous (M, C) matrix, as (C,) of its dtype; in `out` if given."""
     partial = np.empty((-(-x.shape[0] // _ROWS), x.shape[1]), x.dtype)
-    _partial_sums(x, partial)
+    if len(partial) == 1:  # done before another thread wakes
+        _sum_piece(x, 0, partial[0])
+    else:
+        _partial_sums(x, partial)
     total = np.empty(x.shape[1], x.dtype) if out is None else out
     total[...] = partial.sum(0, dtype=np.float64)
     return total

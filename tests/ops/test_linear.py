@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpunet.errors import ConfigError, DTypeError, ShapeError
+from gpunet.ops._numba import numba
 from gpunet.ops.linear import linear, linear_backward, reference
 from tests.support import assert_close, check_gradient, sum_scale, torch_or_skip
 
@@ -77,6 +78,25 @@ def test_reference_by_hand_and_by_differences() -> None:
     np.testing.assert_array_equal(dbias, [1, -1, 2])
     check_gradient(lambda v: reference.linear(v, weight, bias), dx, x, dy, np.random.default_rng(0))
     check_gradient(lambda v: reference.linear(x, v, bias), dweight, weight, dy, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("rows", [60, 300])
+def test_products_of_several_pieces_have_the_same_bits_on_any_number_of_threads(rows: int) -> None:
+    """The shapes above are so small that one thread does them."""
+    x, weight, bias, dy = arrays(((rows,), 784, 130), np.float32, 0)
+    exact = [array.astype(np.float64) for array in (x, weight, bias, dy)]
+    expected = [reference.linear(*exact[:3]), *reference.linear_backward(exact[3], *exact[:2])]
+    threads, results = numba.get_num_threads(), []
+    for count in (1, threads):
+        numba.set_num_threads(count)
+        try:
+            results.append([linear(x, weight, bias), *linear_backward(dy, x, weight)])
+        finally:
+            numba.set_num_threads(threads)
+    for one, many, right, terms in zip(*results, expected, (784, 130, rows, rows), strict=True):
+        assert one is not None and many is not None and right is not None
+        assert_close(one, right, terms=terms, dtype=np.float32, scale=sum_scale(right, terms))
+        np.testing.assert_array_equal(one, many)
 
 
 def test_bad_input() -> None:
