@@ -16,6 +16,7 @@ from gpunet.ops.activation import (
     tanh_backward,
 )
 from gpunet.ops.batchnorm import batch_norm, batch_norm_backward
+from gpunet.ops.batchnorm_pool import batch_norm_max_pool, batch_norm_max_pool_backward
 from gpunet.ops.conv2d import conv2d, conv2d_backward
 from gpunet.ops.cross_entropy import count_correct, log_softmax, softmax, softmax_cross_entropy
 from gpunet.ops.dropout import dropout, dropout_backward
@@ -39,6 +40,8 @@ __all__ = [
     "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_backward",
+    "batch_norm_max_pool",
+    "batch_norm_max_pool_backward",
     "conv2d",
     "conv2d_backward",
     "count_correct",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 from typing import Any
@@ -27,5 +28,24 @@ parallel_jit: Any = functools.partial(jit, parallel=True)
 Work is always cut into pieces by the shapes alone, never by the number of threads, and partial sums are added
 in a fixed order: a result has the same bits with one thread and with many.
 """
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc hand large arrays out again instead of giving them back to the system.
+
+    A step allocates the same arrays as the one before it. Fresh memory costs a page fault for every 4 KB: filling it
+    takes about three times as long as filling memory that was used before. Whoever has set malloc up is left alone.
+    """
+    if os.name != "posix" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # None with another C library
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+_keep_freed_memory()
 
 __all__ = ["jit", "numba", "parallel_jit", "prange"]

@@ -168,6 +168,57 @@ def _matrix(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
 
 
+def normalisation(
+    matrix: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`mean` and `inv_std` for the rows of `matrix`, and (shift, scale, offset): y = (x - shift) * scale + offset.
+
+    In training, the running statistics move.
+    """
+    rows, channels = matrix.shape
+    if training:
+        piece_rows = _piece_rows(channels)
+        mean, var = np.empty((2, channels))
+        means, squares = np.empty((2, -(-rows // piece_rows), channels))
+        _piece_statistics(matrix, piece_rows, means, squares)
+        _combine_statistics(means, squares, rows, piece_rows, mean, var)
+        running_mean[...] = _move_running(np.ascontiguousarray(running_mean), momentum, mean, 1.0)
+        running_var[...] = _move_running(np.ascontiguousarray(running_var), momentum, var, rows / (rows - 1))
+    else:
+        mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
+    inv_std, coefficients = np.empty(channels), np.empty((3, channels), matrix.dtype)
+    _coefficients(mean, var, eps, np.ascontiguousarray(gamma), np.ascontiguousarray(beta), inv_std, coefficients)
+    return mean, inv_std, coefficients
+
+
+def gradient_coefficients(
+    sums: np.ndarray,
+    products: np.ndarray,
+    rows: int,
+    gamma: np.ndarray,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    training: bool,
+    out: tuple[np.ndarray | None, np.ndarray | None],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(shift, scale, offset, slope): dx = dy * scale + offset + (x - shift) * slope; and `dgamma`, `dbeta`.
+
+    `sums` and `products`, (pieces, C), are those of dy and of dy * (x - shift) over pieces of the `rows` of x.
+    """
+    channels, dtype = gamma.size, gamma.dtype
+    dgamma, dbeta = (np.empty(channels, dtype) if array is None else array for array in out)
+    coefficients, gamma = np.empty((4, channels), dtype), np.ascontiguousarray(gamma)
+    _combine_gradients(sums, products, rows, (mean, inv_std), gamma, training, dgamma, dbeta, coefficients)
+    return coefficients, dgamma, dbeta
+
+
 def batch_norm(
     x: np.ndarray,
     gamma: np.ndarray,
@@ -178,21 +229,9 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    matrix, gamma, beta = _matrix(x), np.ascontiguousarray(gamma), np.ascontiguousarray(beta)
-    rows, channels = matrix.shape
-    piece_rows = _piece_rows(channels)
-    if training:
-        mean, var = np.empty((2, channels))
-        means, squares = np.empty((2, -(-rows // piece_rows), channels))
-        _piece_statistics(matrix, piece_rows, means, squares)
-        _combine_statistics(means, squares, rows, piece_rows, mean, var)
-        running_mean[...] = _move_running(np.ascontiguousarray(running_mean), momentum, mean, 1.0)
-        running_var[...] = _move_running(np.ascontiguousarray(running_var), momentum, var, rows / (rows - 1))
-    else:
-        mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
-    inv_std, coefficients, y = np.empty(channels), np.empty((3, channels), x.dtype), np.empty(x.shape, x.dtype)
-    _coefficients(mean, var, eps, gamma, beta, inv_std, coefficients)
-    _apply(matrix, piece_rows, y.reshape(matrix.shape), coefficients)
+    matrix, y = _matrix(x), np.empty(x.shape, x.dtype)
+    mean, inv_std, coefficients = normalisation(matrix, gamma, beta, running_mean, running_var, training, momentum, eps)
+    _apply(matrix, _piece_rows(matrix.shape[1]), y.reshape(matrix.shape), coefficients)
     return y, mean, inv_std
 
 
@@ -205,13 +244,11 @@ def batch_norm_backward(
     training: bool,
     out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    matrix, dmatrix, gamma = _matrix(x), _matrix(dy), np.ascontiguousarray(gamma)
+    matrix, dmatrix, dx = _matrix(x), _matrix(dy), np.empty(x.shape, x.dtype)
     rows, channels = matrix.shape
     piece_rows = _piece_rows(channels)
     sums, products = np.empty((2, -(-rows // piece_rows), channels))
-    dgamma, dbeta = (np.empty(channels, x.dtype) if array is None else array for array in out)
-    coefficients, dx = np.empty((4, channels), x.dtype), np.empty(x.shape, x.dtype)
     _piece_gradients(dmatrix, matrix, piece_rows, mean, sums, products)
-    _combine_gradients(sums, products, rows, (mean, inv_std), gamma, training, dgamma, dbeta, coefficients)
+    coefficients, dgamma, dbeta = gradient_coefficients(sums, products, rows, gamma, mean, inv_std, training, out)
     _apply_gradients(dmatrix, matrix, piece_rows, dx.reshape(matrix.shape), coefficients, training)
     return dx, dgamma, dbeta

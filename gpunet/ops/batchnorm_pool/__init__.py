@@ -1,0 +1,107 @@
+"""Batch normalisation and 2x2 max pooling of NHWC maps in one op, which never stores the normalised map."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gpunet.backend import Array
+from gpunet.errors import DTypeError
+from gpunet.ops._checks import check_float, check_number, check_out, check_shape
+from gpunet.ops._dispatch import implementation
+from gpunet.ops.geometry import Pool2dGeometry
+
+
+class BatchNormMaxPoolSaved(NamedTuple):
+    """What the backward pass needs of the forward pass besides `x`."""
+
+    mean: Array
+    """(C,), float64: what was subtracted, the batch's mean in training, else the running mean."""
+    inv_std: Array
+    """(C,), float64: 1 / sqrt(variance + eps)."""
+    argmax: Array
+    """(N, H // 2, W // 2, C), uint8: where in its window the largest normalised value is, ``2 * row + column``."""
+    training: bool
+    """Whether mean and variance are those of `x`, so that they have a gradient too."""
+
+
+def batch_norm_max_pool(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Array, BatchNormMaxPoolSaved]:
+    """:func:`gpunet.ops.batch_norm` followed by :func:`gpunet.ops.max_pool2d` with windows of 2x2 side by side.
+
+    The last row or column of an odd map is in no window, but counts in the batch's mean and variance.
+
+    Args:
+        x: (N, H, W, C), float32 or float64, H and W at least 2.
+        gamma, beta, running_mean, running_var: (C,), dtype of `x`; in training, the last two move **in place**.
+        momentum: weight of the batch in the running statistics, 0 to 1.
+        eps: added to the variance, positive.
+
+    Returns:
+        y: (N, H // 2, W // 2, C), dtype of `x`.
+        saved: for :func:`batch_norm_max_pool_backward`.
+
+    Raises:
+        ShapeError: shapes do not fit, or the map is smaller than a window.
+        DTypeError: not float32 or float64, or two dtypes.
+        ConfigError: `momentum` or `eps` is out of range.
+        DeviceError: the arrays live on different devices.
+    """
+    room = implementation(__name__, x, gamma, beta, running_mean, running_var)
+    geometry = Pool2dGeometry.of(x.shape, 2)
+    check_float(x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
+    vectors = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
+    for name, vector in vectors.items():
+        check_shape(name, vector, (geometry.channels,))
+    momentum = check_number("momentum", momentum, low=0, high=1)
+    eps = check_number("eps", eps, low=0, low_open=True)
+    y, mean, inv_std, argmax = room.batch_norm_max_pool(
+        x, gamma, beta, running_mean, running_var, bool(training), momentum, eps
+    )
+    return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, bool(training))
+
+
+def batch_norm_max_pool_backward(
+    dy: Array,
+    x: Array,
+    gamma: Array,
+    saved: BatchNormMaxPoolSaved,
+    *,
+    out: tuple[Array | None, Array | None] = (None, None),
+) -> tuple[Array, Array, Array]:
+    """Gradients of :func:`batch_norm_max_pool`; in training through the batch's statistics as well.
+
+    Args:
+        dy: gradient of y, (N, H // 2, W // 2, C).
+        x, gamma: as given to the forward pass.
+        saved: as the forward pass returned it.
+        out: C-contiguous arrays to write dgamma and dbeta into, which are then what is returned; None: new ones.
+
+    Returns:
+        (dx, dgamma, dbeta), with the shapes of x, gamma and beta and the dtype of `x`.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
+    """
+    room = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, saved.argmax, *out)
+    geometry = Pool2dGeometry.of(x.shape, 2)
+    check_float(x=x, dy=dy, gamma=gamma)
+    check_shape("dy", dy, geometry.y_shape)
+    check_shape("saved.argmax", saved.argmax, geometry.y_shape)
+    for name, vector in {"gamma": gamma, "saved.mean": saved.mean, "saved.inv_std": saved.inv_std}.items():
+        check_shape(name, vector, (geometry.channels,))
+    if saved.argmax.dtype != np.uint8:
+        raise DTypeError(f"saved.argmax must be uint8, as batch_norm_max_pool returns it, got {saved.argmax.dtype}")
+    check_out(out, ("dgamma", gamma.shape, x.dtype), ("dbeta", gamma.shape, x.dtype))
+    dx, dgamma, dbeta = room.batch_norm_max_pool_backward(dy, x, gamma, *saved, out)
+    return dx, dgamma, dbeta

@@ -1,0 +1,151 @@
+"""Batch normalisation and 2x2 max pooling on the CPU, with one pass over x behind each pass that reduces.
+
+Forward, x is normalised and pooled as it is read. Backward, dy is not zero at the maxima alone, so that x there and dy
+give the two sums; dx is what the batch's statistics pass back everywhere and, at the maxima, the scaled dy as well.
+
+All branches within the loops over channels are selections of loaded values: so they become vector instructions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops.batchnorm import cpu as batchnorm
+from gpunet.ops.geometry import Pool2dGeometry
+from gpunet.ops.pool2d import cpu as pool2d
+
+
+@parallel_jit
+def _normalise_and_pool(x: Any, coefficients: Any, y: Any, argmax: Any) -> None:
+    batch, out_height, out_width, channels = y.shape
+    for piece in prange(batch * out_height):
+        n, i = piece // out_height, piece % out_height
+        for j in range(out_width):
+            for c in range(channels):
+                shift, scale, offset = coefficients[0, c], coefficients[1, c], coefficients[2, c]
+                v0 = (x[n, 2 * i, 2 * j, c] - shift) * scale + offset
+                v1 = (x[n, 2 * i, 2 * j + 1, c] - shift) * scale + offset
+                v2 = (x[n, 2 * i + 1, 2 * j, c] - shift) * scale + offset
+                v3 = (x[n, 2 * i + 1, 2 * j + 1, c] - shift) * scale + offset
+                right = (v1 > v0) | (v1 != v1)  # NaN wins
+                upper, upper_tap = v1 if right else v0, np.uint8(1) if right else np.uint8(0)
+                right = (v3 > v2) | (v3 != v3)
+                lower, lower_tap = v3 if right else v2, np.uint8(3) if right else np.uint8(2)
+                down = (lower > upper) | (lower != lower)
+                y[n, i, j, c] = lower if down else upper
+                argmax[n, i, j, c] = lower_tap if down else upper_tap
+
+
+@parallel_jit
+def _piece_gradients(
+    dy: Any, x: Any, argmax: Any, piece_rows: int, piece_columns: int, mean: Any, sums: Any, products: Any
+) -> None:
+    """Sums over each piece of dy and of dy * (x at the maximum - shift), shift being the mean in x's dtype."""
+    batch, out_height, out_width, channels = dy.shape
+    rows, pieces_across = batch * out_height, (out_width + piece_columns - 1) // piece_columns
+    for piece in prange(sums.shape[0]):
+        down, across = piece // pieces_across, piece % pieces_across
+        shift, first, second = np.empty(channels, x.dtype), np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+        for c in range(channels):
+            shift[c] = mean[c]
+            first[c] = 0
+            second[c] = 0
+        for row in range(down * piece_rows, min(rows, (down + 1) * piece_rows)):
+            n, i = row // out_height, row % out_height
+            for j in range(across * piece_columns, min(out_width, (across + 1) * piece_columns)):
+                for c in range(channels):
+                    d, tap = dy[n, i, j, c], argmax[n, i, j, c]
+                    x0, x1 = x[n, 2 * i, 2 * j, c], x[n, 2 * i, 2 * j + 1, c]
+                    x2, x3 = x[n, 2 * i + 1, 2 * j, c], x[n, 2 * i + 1, 2 * j + 1, c]
+                    upper, lower = x1 if tap == 1 else x0, x3 if tap == 3 else x2
+                    first[c] += d
+                    second[c] += d * ((lower if tap >= 2 else upper) - shift[c])
+        for c in range(channels):
+            sums[piece, c] = first[c]
+            products[piece, c] = second[c]
+
+
+@jit
+def _dense_gradient(x: Any, n: int, row: int, column: int, coefficients: Any, dx: Any) -> None:
+    """dx where no window is."""
+    for c in range(x.shape[3]):
+        dx[n, row, column, c] = coefficients[2, c] + (x[n, row, column, c] - coefficients[0, c]) * coefficients[3, c]
+
+
+@parallel_jit
+def _apply_gradients(dy: Any, x: Any, argmax: Any, coefficients: Any, dx: Any) -> None:
+    batch, out_height, out_width, channels = dy.shape
+    _, height, width, _ = x.shape
+    zero = dx.dtype.type(0)
+    for piece in prange(batch * out_height):
+        n, i = piece // out_height, piece % out_height
+        for half in range(2):  # a row of dx after the other: the memory takes that faster than both together
+            row, left, right = 2 * i + half, np.uint8(2 * half), np.uint8(2 * half + 1)
+            for j in range(out_width):
+                for c in range(channels):
+                    shift, scale = coefficients[0, c], coefficients[1, c]
+                    offset, slope = coefficients[2, c], coefficients[3, c]
+                    d, tap = dy[n, i, j, c], argmax[n, i, j, c]
+                    d0, d1 = d if tap == left else zero, d if tap == right else zero
+                    dx[n, row, 2 * j, c] = (d0 * scale + offset) + (x[n, row, 2 * j, c] - shift) * slope
+                    dx[n, row, 2 * j + 1, c] = (d1 * scale + offset) + (x[n, row, 2 * j + 1, c] - shift) * slope
+            if width > 2 * out_width:
+                _dense_gradient(x, n, row, width - 1, coefficients, dx)
+        if height > 2 * out_height and i == out_height - 1:
+            for column in range(width):
+                _dense_gradient(x, n, height - 1, column, coefficients, dx)
+
+
+def _piece_shape(out_width: int, channels: int) -> tuple[int, int]:
+    """Rows and columns of windows that are summed together: 4 to 64 windows, so that float32 is enough."""
+    windows = min(max(2048 // channels, 4), 64)
+    return max(windows // out_width, 1), min(windows, out_width)
+
+
+def batch_norm_max_pool(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    x, y_shape = np.ascontiguousarray(x), Pool2dGeometry.of(x.shape, 2).y_shape
+    mean, inv_std, coefficients = batchnorm.normalisation(
+        x.reshape(-1, x.shape[3]), gamma, beta, running_mean, running_var, training, momentum, eps
+    )
+    y, argmax = np.empty(y_shape, x.dtype), np.empty(y_shape, np.uint8)
+    _normalise_and_pool(x, coefficients, y, argmax)
+    return y, mean, inv_std, argmax
+
+
+def batch_norm_max_pool_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    gamma: np.ndarray,
+    mean: np.ndarray,
+    inv_std: np.ndarray,
+    argmax: np.ndarray,
+    training: bool,
+    out: tuple[np.ndarray | None, np.ndarray | None],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    dy, x, argmax = np.ascontiguousarray(dy), np.ascontiguousarray(x), np.ascontiguousarray(argmax)
+    batch, out_height, out_width, channels = dy.shape
+    piece_rows, piece_columns = _piece_shape(out_width, channels)
+    pieces = -(-batch * out_height // piece_rows) * -(-out_width // piece_columns)
+    sums, products = np.empty((2, pieces, channels))
+    _piece_gradients(dy, x, argmax, piece_rows, piece_columns, mean, sums, products)
+    coefficients, dgamma, dbeta = batchnorm.gradient_coefficients(
+        sums, products, x.size // channels, gamma, mean, inv_std, training, out
+    )
+    if training:
+        dx = np.empty(x.shape, x.dtype)
+        _apply_gradients(dy, x, argmax, coefficients, dx)
+    else:  # no dense part
+        dx = pool2d.max_pool2d_backward(dy * coefficients[1], argmax, Pool2dGeometry.of(x.shape, 2))
+    return dx, dgamma, dbeta
