@@ -87,13 +87,58 @@ def test_cpu_matches_reference(case: dict[str, Any]) -> None:
     check_against_reference(case)
 
 
-@pytest.mark.parametrize("algorithm", ["positions", "im2col", "direct"])
+@pytest.mark.parametrize("algorithm", ["positions", "im2col", "rows", "direct"])
 @settings(max_examples=80)
 @given(case=cases(max_batch=70))
 def test_every_algorithm_matches_reference(algorithm: str, case: dict[str, Any]) -> None:
+    assume(algorithm != "rows" or case["options"]["groups"] == 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "_choose", lambda g, depth: algorithm)
+        patch.setattr(cpu, "_choose", lambda direction, g: algorithm)
         check_against_reference(case)
+
+
+@settings(max_examples=80)
+@given(
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 30), st.integers(1, 30)),
+    channels=st.tuples(st.integers(1, 4), st.sampled_from([1, 7, 8, 15, 16, 24, 32, 37])),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_rows_of_whole_and_broken_blocks(
+    sizes: Any, channels: Any, kernel: Any, stride: Any, dilation: Any, padding: Any, dtype: Any
+) -> None:
+    """Several tasks for an image, and output channels that fill blocks of registers or do not."""
+    x, weight = (*sizes, channels[0]), (*kernel, *channels)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": 1}
+    try:
+        Conv2dGeometry.of(x, weight, **options)
+    except ShapeError:
+        assume(False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "_choose", lambda direction, g: "rows")
+        check_against_reference({"x": x, "weight": weight, "options": options, "dtype": dtype, "seed": 2})
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "groups", "algorithms"),
+    [
+        ((128, 28, 28, 1), (3, 3, 1, 32), 1, ("rows", "rows", "rows")),
+        ((1, 28, 28, 1), (3, 3, 1, 32), 1, ("rows", "rows", "rows")),
+        ((32, 14, 14, 32), (3, 3, 32, 64), 1, ("rows", "rows", "rows")),
+        ((128, 14, 14, 32), (3, 3, 32, 64), 1, ("positions", "rows", "rows")),
+        ((128, 7, 7, 64), (3, 3, 64, 128), 1, ("positions", "positions", "im2col")),
+        ((128, 3, 3, 128), (3, 3, 128, 256), 1, ("positions", "positions", "positions")),
+        ((1, 7, 7, 64), (3, 3, 64, 128), 1, ("im2col", "im2col", "im2col")),
+        ((8, 14, 14, 32), (3, 3, 1, 32), 32, ("direct", "direct", "direct")),
+    ],
+)
+def test_choice(x: tuple[int, ...], weight: tuple[int, ...], groups: int, algorithms: tuple[str, ...]) -> None:
+    g = Conv2dGeometry.of(x, weight, padding=1, groups=groups)
+    directions = "forward", "backward_x", "backward_weight"
+    assert tuple(cpu._choose(direction, g) for direction in directions) == algorithms
 
 
 @pytest.mark.parametrize(
@@ -101,6 +146,7 @@ def test_every_algorithm_matches_reference(algorithm: str, case: dict[str, Any])
     [
         ((33, 28, 28, 1), (3, 3, 1, 32), 1),
         ((20, 14, 14, 32), (3, 3, 32, 64), 1),
+        ((17, 7, 7, 64), (3, 3, 64, 128), 1),
         ((130, 3, 3, 128), (3, 3, 128, 40), 1),
         ((65, 1, 1, 256), (3, 3, 256, 130), 1),
         ((2, 40, 40, 3), (5, 5, 3, 7), "same"),
@@ -166,10 +212,12 @@ def test_reference_gradients(case: dict[str, Any]) -> None:
     check_gradient(lambda v: reference.conv2d(x, weight, v, **options), dbias, bias, dy, rng)
 
 
-@pytest.mark.parametrize("shape", [(48, 14, 14, 8), (40, 3, 3, 40), (3, 9, 9, 4)])
-def test_bits_do_not_depend_on_threads(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("algorithm", ["positions", "im2col", "rows", "direct"])
+@pytest.mark.parametrize("shape", [(48, 14, 14, 8), (40, 3, 3, 40), (3, 28, 28, 1)])
+def test_bits_do_not_depend_on_threads(shape: tuple[int, ...], algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
+    monkeypatch.setattr(cpu, "_choose", lambda direction, g: algorithm)
     rng = np.random.default_rng(3)
     x = rng.standard_normal(shape, dtype=np.float32)
     weight = rng.standard_normal((3, 3, shape[3], 24), dtype=np.float32)
@@ -185,6 +233,14 @@ def test_bits_do_not_depend_on_threads(shape: tuple[int, ...]) -> None:
     for first, second in zip(results[0], results[-1], strict=True):
         assert first is not None and second is not None
         assert first.tobytes() == second.tobytes()
+
+
+@pytest.mark.parametrize("algorithm", ["positions", "im2col", "rows", "direct"])
+def test_no_bias_is_a_bias_of_zero(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_choose", lambda direction, g: algorithm)
+    rng = np.random.default_rng(4)
+    x, weight = rng.standard_normal((2, 5, 6, 3)), rng.standard_normal((3, 3, 3, 5))
+    np.testing.assert_array_equal(conv2d(x, weight, padding=1), conv2d(x, weight, np.zeros(5), padding=1))
 
 
 def test_needs_selects_gradients() -> None:
