@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.ops.conv2d import conv2d, conv2d_backward, cpu, reference
+from gpunet.ops.conv2d._taps import transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
 from tests.support import assert_close, check_gradient, sum_scale, torch_or_skip
 
@@ -60,7 +61,24 @@ def arrays(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     return x, weight, bias, dy
 
 
-def check_against_reference(case: dict[str, Any]) -> None:
+SUMS = ["positions", "im2col", "rows", "direct"]
+"""The algorithms that add up what the definition says, for every geometry (``rows`` without groups)."""
+
+
+def choose_always(algorithm: str, patch: pytest.MonkeyPatch) -> None:
+    """Let the CPU use `algorithm` wherever it can."""
+    as_convolution = algorithm in ("rows", "winograd")  # these have no input gradient of their own
+
+    def choose(direction: str, g: Conv2dGeometry) -> str:
+        if direction == "backward_x" and as_convolution:
+            return "convolution" if transposed(g) is not None else "im2col"
+        return algorithm
+
+    patch.setattr(cpu, "_choose", choose)
+
+
+def check_against_reference(case: dict[str, Any], amplification: float = 1.0) -> None:
+    """`amplification`: by how much the algorithm enlarges the rounding errors of a plain sum."""
     x, weight, bias, dy = arrays(case)
     wide = np.repeat(x, 2, axis=2)[:, :, ::2]  # the same values, not contiguous
     assert not wide.flags.c_contiguous or wide.shape[2] == 1 or wide.size == 1
@@ -71,12 +89,12 @@ def check_against_reference(case: dict[str, Any]) -> None:
     terms = weight.shape[0] * weight.shape[1] * weight.shape[2] + 1
     assert y.dtype == case["dtype"]
     wanted_y = reference.conv2d(exact[0], exact[1], exact[2], **case["options"])
-    assert_close(y, wanted_y, terms=terms, scale=sum_scale(wanted_y, terms))
+    assert_close(y, wanted_y, terms=terms, scale=amplification * sum_scale(wanted_y, terms))
     expected = reference.conv2d_backward(exact[3], exact[0], exact[1], **case["options"])
     lengths = weight.shape[0] * weight.shape[1] * weight.shape[3], dy[..., 0].size, dy[..., 0].size
     for actual, wanted, length in zip(gradients, expected, lengths, strict=True):
         assert actual is not None and wanted is not None and actual.dtype == case["dtype"]
-        assert_close(actual, wanted, terms=length, scale=sum_scale(wanted, length))
+        assert_close(actual, wanted, terms=length, scale=amplification * sum_scale(wanted, length))
     for array, before in zip((x, weight, dy), kept, strict=True):
         np.testing.assert_array_equal(array, before)
 
@@ -87,13 +105,13 @@ def test_cpu_matches_reference(case: dict[str, Any]) -> None:
     check_against_reference(case)
 
 
-@pytest.mark.parametrize("algorithm", ["positions", "im2col", "rows", "direct"])
+@pytest.mark.parametrize("algorithm", SUMS)
 @settings(max_examples=80)
 @given(case=cases(max_batch=70))
 def test_every_algorithm_matches_reference(algorithm: str, case: dict[str, Any]) -> None:
     assume(algorithm != "rows" or case["options"]["groups"] == 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "_choose", lambda direction, g: algorithm)
+        choose_always(algorithm, patch)
         check_against_reference(case)
 
 
@@ -118,20 +136,21 @@ def test_rows_of_whole_and_broken_blocks(
     except ShapeError:
         assume(False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "_choose", lambda direction, g: "rows")
+        choose_always("rows", patch)
         check_against_reference({"x": x, "weight": weight, "options": options, "dtype": dtype, "seed": 2})
 
 
 @pytest.mark.parametrize(
     ("x", "weight", "groups", "algorithms"),
     [
-        ((128, 28, 28, 1), (3, 3, 1, 32), 1, ("rows", "rows", "rows")),
-        ((1, 28, 28, 1), (3, 3, 1, 32), 1, ("rows", "rows", "rows")),
-        ((32, 14, 14, 32), (3, 3, 32, 64), 1, ("rows", "rows", "rows")),
-        ((128, 14, 14, 32), (3, 3, 32, 64), 1, ("positions", "rows", "rows")),
-        ((128, 7, 7, 64), (3, 3, 64, 128), 1, ("positions", "positions", "im2col")),
-        ((128, 3, 3, 128), (3, 3, 128, 256), 1, ("positions", "positions", "positions")),
-        ((1, 7, 7, 64), (3, 3, 64, 128), 1, ("im2col", "im2col", "im2col")),
+        ((128, 28, 28, 1), (3, 3, 1, 32), 1, ("rows", "convolution", "rows")),
+        ((1, 14, 14, 32), (3, 3, 32, 64), 1, ("rows", "convolution", "rows")),
+        ((128, 14, 14, 32), (3, 3, 32, 64), 1, ("winograd", "convolution", "winograd")),
+        ((128, 3, 3, 128), (3, 3, 128, 256), 1, ("winograd", "convolution", "winograd")),
+        ((1, 3, 3, 128), (3, 3, 128, 256), 1, ("rows", "convolution", "positions")),
+        ((64, 3, 3, 120), (3, 3, 120, 256), 1, ("positions", "convolution", "positions")),
+        ((8, 14, 14, 64), (3, 3, 16, 64), 4, ("im2col", "im2col", "im2col")),
+        ((64, 14, 14, 64), (3, 3, 16, 64), 4, ("positions", "positions", "im2col")),
         ((8, 14, 14, 32), (3, 3, 1, 32), 32, ("direct", "direct", "direct")),
     ],
 )
@@ -139,6 +158,36 @@ def test_choice(x: tuple[int, ...], weight: tuple[int, ...], groups: int, algori
     g = Conv2dGeometry.of(x, weight, padding=1, groups=groups)
     directions = "forward", "backward_x", "backward_weight"
     assert tuple(cpu._choose(direction, g) for direction in directions) == algorithms
+
+
+def test_choice_of_products_and_strides() -> None:
+    directions = "forward", "backward_x", "backward_weight"
+    dense = Conv2dGeometry.of((8, 14, 14, 32), (1, 1, 32, 64))
+    assert [cpu._choose(direction, dense) for direction in directions] == ["matmul"] * 3
+    strided = Conv2dGeometry.of((8, 14, 14, 32), (3, 3, 32, 64), stride=2, padding=1)
+    assert [cpu._choose(direction, strided) for direction in directions] == ["rows", "positions", "rows"]
+
+
+def test_dead_taps() -> None:
+    """Of a "same" 3x3 kernel on a 1x1 map the centre is left; a strided 1x1 map keeps the tap that meets it."""
+    g = Conv2dGeometry.of((2, 1, 1, 3), (3, 3, 3, 4), padding="same")
+    live, kept = without_dead_taps(g)
+    assert kept == (slice(1, 2), slice(1, 2)) and live.kernel == (1, 1) and live.padding == (0, 0, 0, 0)
+    whole = Conv2dGeometry.of((2, 3, 3, 3), (3, 3, 3, 4), padding="same")
+    assert without_dead_taps(whole) == (whole, (slice(0, 3), slice(0, 3)))
+    spread = Conv2dGeometry.of((1, 2, 1, 1), (3, 3, 1, 1), padding=2, dilation=2)
+    live, kept = without_dead_taps(spread)  # rows at -2, 0, 2 and -1, 1, 3; columns at -2, 0, 2 of a map of one
+    assert kept == (slice(1, 2), slice(1, 2)) and (live.out_height, live.out_width) == (2, 1)
+
+
+def test_transposed_convolution_only_where_there_is_one() -> None:
+    g = Conv2dGeometry.of((2, 6, 7, 3), (3, 2, 3, 4), padding=((2, 0), (1, 0)))
+    back = transposed(g)
+    assert back is not None and back.x_shape == g.y_shape and back.y_shape == g.x_shape
+    assert back == Conv2dGeometry.of(g.y_shape, (3, 2, 4, 3), padding=((0, 2), (0, 1)))
+    assert transposed(Conv2dGeometry.of((2, 6, 7, 3), (3, 2, 3, 4), stride=2)) is None
+    assert transposed(Conv2dGeometry.of((2, 6, 7, 3), (3, 2, 3, 4), padding=3)) is None
+    assert transposed(Conv2dGeometry.of((2, 6, 7, 4), (3, 2, 2, 4), groups=2)) is None
 
 
 @pytest.mark.parametrize(
@@ -149,6 +198,7 @@ def test_choice(x: tuple[int, ...], weight: tuple[int, ...], groups: int, algori
         ((17, 7, 7, 64), (3, 3, 64, 128), 1),
         ((130, 3, 3, 128), (3, 3, 128, 40), 1),
         ((65, 1, 1, 256), (3, 3, 256, 130), 1),
+        ((9, 4, 1, 20), (3, 3, 20, 24), 1),
         ((2, 40, 40, 3), (5, 5, 3, 7), "same"),
     ],
 )
@@ -212,12 +262,12 @@ def test_reference_gradients(case: dict[str, Any]) -> None:
     check_gradient(lambda v: reference.conv2d(x, weight, v, **options), dbias, bias, dy, rng)
 
 
-@pytest.mark.parametrize("algorithm", ["positions", "im2col", "rows", "direct"])
+@pytest.mark.parametrize("algorithm", SUMS)
 @pytest.mark.parametrize("shape", [(48, 14, 14, 8), (40, 3, 3, 40), (3, 28, 28, 1)])
 def test_bits_do_not_depend_on_threads(shape: tuple[int, ...], algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
-    monkeypatch.setattr(cpu, "_choose", lambda direction, g: algorithm)
+    choose_always(algorithm, monkeypatch)
     rng = np.random.default_rng(3)
     x = rng.standard_normal(shape, dtype=np.float32)
     weight = rng.standard_normal((3, 3, shape[3], 24), dtype=np.float32)
@@ -235,9 +285,9 @@ def test_bits_do_not_depend_on_threads(shape: tuple[int, ...], algorithm: str, m
         assert first.tobytes() == second.tobytes()
 
 
-@pytest.mark.parametrize("algorithm", ["positions", "im2col", "rows", "direct"])
+@pytest.mark.parametrize("algorithm", SUMS)
 def test_no_bias_is_a_bias_of_zero(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_choose", lambda direction, g: algorithm)
+    choose_always(algorithm, monkeypatch)
     rng = np.random.default_rng(4)
     x, weight = rng.standard_normal((2, 5, 6, 3)), rng.standard_normal((3, 3, 3, 5))
     np.testing.assert_array_equal(conv2d(x, weight, padding=1), conv2d(x, weight, np.zeros(5), padding=1))

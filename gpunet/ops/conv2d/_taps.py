@@ -1,11 +1,19 @@
-"""Which row (column) of the input each output row (column) meets at each tap of a kernel; -1 for the padding."""
+# mypy: allow-untyped-decorators, allow-untyped-defs
+# Numba kernels take no annotations: Numba infers the types.
+"""Which row (column) of the input each output row (column) meets at each tap of a kernel; -1 for the padding.
+
+What follows from that: kernels without the taps that meet nothing but padding, and the convolution that is the gradient
+of another one's input.
+"""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 
+from gpunet.ops._numba import parallel_jit, prange
 from gpunet.ops.geometry import Conv2dGeometry
 
 
@@ -29,3 +37,63 @@ def tap_tables(g: Conv2dGeometry) -> tuple[tuple[np.ndarray, np.ndarray], tuple[
     rows = _axis_taps(g.height, g.out_height, g.kernel[0], g.stride[0], top, g.dilation[0])
     columns = _axis_taps(g.width, g.out_width, g.kernel[1], g.stride[1], left, g.dilation[1])
     return (rows, columns), (_inverse_taps(rows, g.height), _inverse_taps(columns, g.width))
+
+
+@functools.lru_cache(maxsize=256)
+def without_dead_taps(g: Conv2dGeometry) -> tuple[Conv2dGeometry, tuple[slice, slice]]:
+    """The same convolution without the outer rows and columns of the kernel that only ever meet padding.
+
+    And the rows and columns of the kernel that are left. On small maps that is much: a "same" 3x3 kernel meets a 1x1
+    map at its centre alone.
+    """
+    kept, padding = [], list(g.padding)
+    for axis, taps in enumerate(tap_tables(g)[0]):
+        live = np.flatnonzero((taps >= 0).any(axis=0))
+        first, stop = (int(live[0]), int(live[-1]) + 1) if live.size else (0, 1)
+        if padding[2 * axis] < first * g.dilation[axis]:  # the first tap left would start inside the map
+            first = 0
+        padding[2 * axis] -= first * g.dilation[axis]
+        padding[2 * axis + 1] -= (g.kernel[axis] - stop) * g.dilation[axis]
+        kept.append(slice(first, stop))
+    kernel = kept[0].stop - kept[0].start, kept[1].stop - kept[1].start
+    return replace(g, kernel=kernel, padding=(padding[0], padding[1], padding[2], padding[3])), (kept[0], kept[1])
+
+
+@functools.lru_cache(maxsize=256)
+def transposed(g: Conv2dGeometry) -> Conv2dGeometry | None:
+    """The convolution of dy with :func:`turned` weights that gives dx; None at other strides than 1 and for groups."""
+    reach = [(g.kernel[axis] - 1) * g.dilation[axis] for axis in range(2)]
+    padding = reach[0] - g.padding[0], reach[0] - g.padding[1], reach[1] - g.padding[2], reach[1] - g.padding[3]
+    if g.stride != (1, 1) or g.groups != 1 or min(padding) < 0:
+        return None
+    return replace(
+        g,
+        height=g.out_height,
+        width=g.out_width,
+        in_channels=g.out_channels,
+        out_channels=g.in_channels,
+        padding=padding,
+        out_height=g.height,
+        out_width=g.width,
+    )
+
+
+@parallel_jit
+def _turn(weight, result):
+    kernel_h, kernel_w, channels, out_channels = weight.shape
+    block = 16
+    blocks = (channels + block - 1) // block
+    for task in prange(kernel_h * kernel_w * blocks):
+        tap, first = task // blocks, task % blocks * block
+        p, q = tap // kernel_w, tap % kernel_w
+        for o in range(out_channels):
+            for c in range(first, min(first + block, channels)):
+                result[kernel_h - 1 - p, kernel_w - 1 - q, o, c] = weight[p, q, c, o]
+
+
+def turned(weight: np.ndarray) -> np.ndarray:
+    """The weights of the convolution that gives dx: rows and columns in reverse, channels exchanged."""
+    kernel_h, kernel_w, channels, out_channels = weight.shape
+    result = np.empty((kernel_h, kernel_w, out_channels, channels), weight.dtype)
+    _turn(weight, result)
+    return result

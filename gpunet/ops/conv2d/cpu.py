@@ -1,35 +1,36 @@
-"""Convolution on the CPU. Four ways to compute it, chosen from the shapes alone by :func:`_choose`:
+"""Convolution on the CPU. Six ways to compute it, chosen from the shapes alone by :func:`_choose`:
 
+``matmul``
+    A 1x1 kernel: one matrix product.
+``winograd``
+    Fewer multiplications for 3x3 kernels at stride 1, in exchange for transforms of the maps and the weights.
 ``rows``
-    Sums in registers over input rows in the L1 cache. Best where the weights are few, as in the first layers.
+    Sums in registers over input rows in the L1 cache. The fastest of those that add up what the definition says.
 ``positions``
-    One matrix product over the images for each output position and tap. Best for batches of small maps of many
-    channels.
+    One matrix product over the images for each output position and tap; taps on the padding are skipped exactly.
 ``im2col``
-    Matrix products over tiles of patches. Best for small batches, and for the weights of large maps.
+    Matrix products over tiles of patches.
 ``direct``
     Plain loops, for groups of so few channels that a call of BLAS would cost more than its work.
 
-The last three are driven by the tables of :mod:`gpunet.ops.conv2d._taps`: there, the gradient of the input is the same
-computation with the roles of the maps exchanged, the tables inverted and the weights transposed.
+At stride 1 the gradient of the input is the convolution of dy with the weights turned round. Elsewhere it is one of
+the last three, which are driven by the tables of :mod:`gpunet.ops.conv2d._taps`: with the roles of the maps exchanged,
+the tables inverted and the weights transposed.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from gpunet.ops._blas import gemm_address
+from gpunet.ops._blas import gemm_address, matmul
 from gpunet.ops._reduce import column_sums
-from gpunet.ops.conv2d import _direct, _im2col, _positions, _rows
+from gpunet.ops.conv2d import _direct, _im2col, _positions, _rows, _winograd
 from gpunet.ops.conv2d._sums import add_pieces
-from gpunet.ops.conv2d._taps import tap_tables
+from gpunet.ops.conv2d._taps import tap_tables, transposed, turned, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
 
-_FEW_WEIGHTS, _MANY_WEIGHTS = 2**13, 2**15
-_SMALL_MAP, _LARGE_MAP, _LARGE_BATCH = 25, 128, 64
-"""``rows`` is chosen for _FEW_WEIGHTS weights on maps of _SMALL_MAP output positions, and for _MANY_WEIGHTS on maps of
-_LARGE_MAP: there it was the fastest at batches of 1 to 512 (measured on Zen 3). Only the forward pass of many weights
-and a _LARGE_BATCH was faster by ``positions``."""
+_SMALL_MAP, _SMALL_BATCH, _FEW_WEIGHTS = 12, 16, 2**13
+"""Up to so many output positions ``positions`` is faster than ``rows``, unless there are few images (or weights)."""
 _TILE_BYTES = 192 * 1024
 """An im2col tile: well inside the L2 cache of any x86-64 core of the last ten years, with room for the weights."""
 _PIECES = 16
@@ -37,26 +38,24 @@ _PIECES = 16
 
 
 def _choose(direction: str, g: Conv2dGeometry) -> str:
-    """The algorithm of ``"forward"``, ``"backward_x"`` or ``"backward_weight"``."""
+    """The algorithm of ``"forward"``, ``"backward_x"`` or ``"backward_weight"``; the limits were measured on Zen 3."""
     inner, outer = g.weight_shape[2], g.out_channels // g.groups
     if g.groups > 1 and inner * outer <= 64:
         return "direct"
-    positions = g.out_height * g.out_width
-    large = positions >= _LARGE_MAP and not (direction == "forward" and g.batch >= _LARGE_BATCH)
-    few = _MANY_WEIGHTS if large else _FEW_WEIGHTS
-    if g.groups == 1 and positions >= _SMALL_MAP and g.kernel[0] * g.kernel[1] * inner * outer <= few:
-        return "rows"
-    # What each product of ``positions`` adds up, or for the weights the rows that it has.
-    depth = {"forward": _run(g) * inner, "backward_x": outer, "backward_weight": inner}[direction]
-    if g.batch < 16 or depth < 32:
-        return "im2col"
-    # Large maps: long im2col products. Small maps: few positions, and padding taps that are worth skipping.
-    return "im2col" if direction == "backward_weight" and positions > 16 else "positions"
-
-
-def _run(g: Conv2dGeometry) -> int:
-    """Taps that lie side by side in the map and in the weights."""
-    return g.kernel[1] if g.dilation[1] == 1 and g.groups == 1 else 1
+    if g.kernel == g.stride == (1, 1) and g.groups == 1 and not any(g.padding):
+        return "matmul"
+    if direction == "backward_x" and transposed(g) is not None:
+        return "convolution"
+    if _winograd.applies(g) and _winograd.saves(g):
+        return "winograd"
+    if g.groups > 1:
+        return "positions" if direction != "backward_weight" and g.batch >= 2 * _SMALL_BATCH else "im2col"
+    if direction == "backward_x":
+        return "positions" if g.batch >= _SMALL_BATCH // 2 else "im2col"
+    large_map = g.out_height * g.out_width > _SMALL_MAP
+    weights = g.kernel[0] * g.kernel[1] * inner * outer
+    few = g.batch < _SMALL_BATCH if direction == "forward" else weights <= _FEW_WEIGHTS
+    return "rows" if large_map or few else "positions"
 
 
 def _image_block(g: Conv2dGeometry, out_height: int) -> int:
@@ -70,34 +69,49 @@ def _tile_rows(out_rows: int, out_width: int, depth: int, itemsize: int) -> int:
 
 def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2dGeometry) -> np.ndarray:
     """The forward pass of :func:`gpunet.ops.conv2d.conv2d`."""
-    x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight)
+    g, (rows, columns) = without_dead_taps(g)
+    x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight[rows, columns])
     bias = np.empty(0, x.dtype) if bias is None else np.ascontiguousarray(bias)
-    taps_y, taps_x = tap_tables(g)[0]
     y = np.empty(g.y_shape, x.dtype)
-    algorithm = _choose("forward", g)
-    if algorithm == "rows":
-        _rows.convolution(x, weight, bias, g, y)
-    elif algorithm == "direct":
-        _direct.convolution(x, weight, 0, bias, taps_y, taps_x, g.groups, y)
-    elif algorithm == "positions":
-        block = _image_block(g, g.out_height)
-        _positions.convolution(gemm_address(x.dtype), x, weight, 0, bias, taps_y, taps_x, g.groups, block, y)
-    else:
-        depth = g.kernel[0] * g.kernel[1] * g.weight_shape[2]
-        rows = _tile_rows(g.batch * g.out_height, g.out_width, depth, x.itemsize)
-        _im2col.convolution(gemm_address(x.dtype), x, weight, bias, taps_y, taps_x, g.groups, rows, y)
+    _convolve(x, weight, bias, g, y)
     return y
+
+
+def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeometry, y: np.ndarray) -> None:
+    algorithm = _choose("forward", g)
+    if algorithm == "matmul":
+        matmul(x.reshape(-1, g.in_channels), weight[0, 0], out=y.reshape(-1, g.out_channels))
+        if bias.size:
+            y += bias
+    elif algorithm == "winograd":
+        _winograd.convolution(x, weight, bias, g, y)
+    elif algorithm == "rows":
+        _rows.convolution(x, weight, bias, g, y)
+    else:
+        taps_y, taps_x = tap_tables(g)[0]
+        if algorithm == "direct":
+            _direct.convolution(x, weight, 0, bias, taps_y, taps_x, g.groups, y)
+        elif algorithm == "positions":
+            block = _image_block(g, g.out_height)
+            _positions.convolution(gemm_address(x.dtype), x, weight, 0, bias, taps_y, taps_x, g.groups, block, y)
+        else:
+            depth = g.kernel[0] * g.kernel[1] * g.weight_shape[2]
+            rows = _tile_rows(g.batch * g.out_height, g.out_width, depth, x.itemsize)
+            _im2col.convolution(gemm_address(x.dtype), x, weight, bias, taps_y, taps_x, g.groups, rows, y)
 
 
 def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> np.ndarray:
     """The gradient of the input."""
-    dy, weight = np.ascontiguousarray(dy), np.ascontiguousarray(weight)
+    g, (kernel_rows, kernel_columns) = without_dead_taps(g)
+    dy, weight = np.ascontiguousarray(dy), np.ascontiguousarray(weight[kernel_rows, kernel_columns])
     no_bias = np.empty(0, dy.dtype)
-    taps_y, taps_x = tap_tables(g)[1]
     dx = np.empty(g.x_shape, dy.dtype)
-    algorithm = _choose("backward_x", g)
-    if algorithm == "rows":
-        _rows.input_gradient(dy, weight, g, dx)
+    algorithm, as_convolution = _choose("backward_x", g), transposed(g)
+    taps_y, taps_x = tap_tables(g)[1]
+    if algorithm == "matmul":
+        matmul(dy.reshape(-1, g.out_channels), weight[0, 0], trans_b=True, out=dx.reshape(-1, g.in_channels))
+    elif algorithm == "convolution" and as_convolution is not None:
+        _convolve(dy, turned(weight), no_bias, as_convolution, dx)
     elif algorithm == "direct":
         _direct.convolution(dy, weight, 1, no_bias, taps_y, taps_x, g.groups, dx)
     elif algorithm == "positions":
@@ -106,10 +120,10 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
     else:
         outer = g.out_channels // g.groups
         split = weight.reshape(*g.kernel, g.weight_shape[2], g.groups, outer)
-        transposed = np.ascontiguousarray(split.transpose(0, 1, 4, 3, 2)).reshape(*g.kernel, outer, g.in_channels)
+        across = np.ascontiguousarray(split.transpose(0, 1, 4, 3, 2)).reshape(*g.kernel, outer, g.in_channels)
         depth = g.kernel[0] * g.kernel[1] * outer
         rows = _tile_rows(g.batch * g.height, g.width, depth, dy.itemsize)
-        _im2col.convolution(gemm_address(dy.dtype), dy, transposed, no_bias, taps_y, taps_x, g.groups, rows, dx)
+        _im2col.convolution(gemm_address(dy.dtype), dy, across, no_bias, taps_y, taps_x, g.groups, rows, dx)
     return dx
 
 
@@ -118,10 +132,27 @@ def conv2d_backward_weight(
 ) -> np.ndarray:
     """The gradient of the weights, in `out` if given."""
     dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
-    taps_y, taps_x = tap_tables(g)[0]
     dweight = np.empty(g.weight_shape, x.dtype) if out is None else out
+    live, (kernel_rows, kernel_columns) = without_dead_taps(g)
+    if live.kernel == g.kernel:
+        _weight_gradient(x, dy, g, dweight)
+    else:
+        part = np.empty(live.weight_shape, x.dtype)
+        _weight_gradient(x, dy, live, part)
+        dweight[...] = 0
+        dweight[kernel_rows, kernel_columns] = part
+    return dweight
+
+
+def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     algorithm = _choose("backward_weight", g)
-    if algorithm == "rows":
+    taps_y, taps_x = tap_tables(g)[0]
+    if algorithm == "matmul":
+        flat_x, flat_dy = x.reshape(-1, g.in_channels), dy.reshape(-1, g.out_channels)
+        matmul(flat_x, flat_dy, trans_a=True, out=dweight[0, 0])
+    elif algorithm == "winograd":
+        _winograd.weight_gradient(x, dy, g, dweight)
+    elif algorithm == "rows":
         _rows.weight_gradient(x, dy, g, dweight)
     elif algorithm == "direct":
         _direct.weight_gradient(x, dy, taps_y, taps_x, g.groups, dweight)
@@ -135,7 +166,6 @@ def conv2d_backward_weight(
         partial = np.empty((pieces, depth, g.out_channels), x.dtype)
         _im2col.partial_weight_gradients(gemm_address(x.dtype), x, dy, taps_y, taps_x, g.groups, rows, partial)
         add_pieces(partial.reshape(pieces, -1), dweight.reshape(-1))
-    return dweight
 
 
 def conv2d_backward_bias(dy: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -1,0 +1,105 @@
+"""The vector code: products of constants and outer products, against NumPy; and with narrower and wider vectors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpunet.ops._numba import jit
+from gpunet.ops._simd import BLOCK_BYTES, VECTOR_BYTES, add_outer_products, two_sided_product
+from gpunet.ops.conv2d import reference
+from tests.support import assert_close
+
+MATRIX = [[0.0, 1.0, -1.0], [0.5, 0.0, 3.0]]
+product = two_sided_product(MATRIX)
+
+
+@jit
+def _add(values, rows, offsets, vectors, step, start, result):  # type: ignore[no-untyped-def]
+    add_outer_products(
+        *(values, (rows[0], rows[1], rows[2]), offsets),
+        *(vectors, 0, step),
+        *(start, 0, step),
+        *(result, 0, step),
+    )
+
+
+@jit
+def _product(source, at, places, target, to, target_places, length):  # type: ignore[no-untyped-def]
+    product(source, at, places, target, to, target_places, length)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_outer_products(dtype: type) -> None:
+    rng, block = np.random.default_rng(0), BLOCK_BYTES // np.dtype(dtype).itemsize
+    values, vectors = rng.standard_normal(100).astype(dtype), rng.standard_normal((7, block)).astype(dtype)
+    start, result = rng.standard_normal((3, block)).astype(dtype), np.full((3, block), np.nan, dtype)
+    rows, offsets = np.array([0, 13, 40]), np.array([5, 1, 0, 9, 59, 3, 3])
+    _add(values, rows, offsets, vectors.reshape(-1), block, start.reshape(-1), result.reshape(-1))
+    wanted = start.astype(np.float64) + values.astype(np.float64)[rows[:, None] + offsets] @ vectors.astype(np.float64)
+    assert_close(result, wanted, terms=8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_two_sided_product(dtype: type) -> None:
+    rng, length = np.random.default_rng(1), 2 * VECTOR_BYTES // np.dtype(dtype).itemsize
+    entries = rng.standard_normal((12, length)).astype(dtype)
+    source = np.concatenate([np.full(3, np.nan, dtype), entries.reshape(-1)])
+    where = np.array([[3, 0, -1], [5, 11, 2], [-1, 4, 9]])  # -1: zeros
+    x = np.where(where[:, :, None] >= 0, entries[where], 0).astype(np.float64)
+    target = np.full(1 + 4 * length, 7, dtype)
+    target_where = np.array([2, 0, -1, 3])  # -1: not stored
+    _product(
+        *(source, 3, np.where(where < 0, -1, where * length).reshape(-1)),
+        *(target, 1, np.where(target_where < 0, -1, target_where * length)),
+        length,
+    )
+    m = np.array(MATRIX)
+    y = np.einsum("ik,klc,jl->ijc", m, x, m).reshape(4, length)
+    stored = target[1:].reshape(4, length)
+    assert target[0] == 7 and (stored[1] == 7).all()
+    for k, place in enumerate(target_where):
+        if place >= 0:
+            assert_close(stored[place], y[k], terms=9, scale=float(np.abs(y).max()) * 4)
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_other_processors(width: int, tmp_path: Path) -> None:
+    """Convolutions compiled for vectors of 128 and of 512 bits agree with the reference.
+
+    Code for 512 bits does not run everywhere, so there LLVM is told of the width alone and makes two vectors of each.
+    """
+    program = (
+        "import sys, numpy as np, gpunet.ops._simd as simd\n"
+        f"assert {width} == 64 or simd.VECTOR_BYTES == {width}, simd.VECTOR_BYTES\n"
+        f"simd.VECTOR_BYTES, simd.BLOCK_BYTES = {width}, {2 * width}\n"
+        "from gpunet.ops import conv2d, conv2d_backward\n"
+        "x, w, dy = np.load(sys.argv[1]).values()\n"
+        "dx, dw, _ = conv2d_backward(dy, x, w, padding=1, needs=('x', 'weight'))\n"
+        "np.savez(sys.argv[2], conv2d(x, w, padding=1), dx, dw, conv2d(x[:1], w, padding=1))\n"
+    )
+    rng = np.random.default_rng(0)
+    x, w, dy = (
+        rng.standard_normal((22, 7, 7, 32)),
+        rng.standard_normal((3, 3, 32, 64)),
+        rng.standard_normal((22, 7, 7, 64)),
+    )
+    single = [array.astype(np.float32) for array in (x, w, dy)]
+    np.savez(tmp_path / "in.npz", *single)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(Path.cwd())}
+    if width == 16:
+        environment |= {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    files = [str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    subprocess.run([sys.executable, "-c", program, *files], env=environment, check=True)
+    x, w, dy = (array.astype(np.float64) for array in single)
+    dx, dw, _ = reference.conv2d_backward(dy, x, w, padding=1)
+    wanted = [reference.conv2d(x, w, padding=1), dx, dw, reference.conv2d(x[:1], w, padding=1)]
+    with np.load(files[1]) as found:
+        for name, exact in zip(found.files, wanted, strict=True):
+            assert exact is not None and np.isfinite(found[name]).all()
+            assert np.linalg.norm(found[name] - exact) <= 5e-6 * np.linalg.norm(exact)
