@@ -108,7 +108,7 @@ def backend_of(*arrays: Array | None) -> Backend:
         backend = _backend_of_type(array)
         if found is None:
             found = backend
-        elif backend != found:
+        elif backend is not found and backend != found:
             raise DeviceError(
                 f"arrays of one operation live on different devices: {found.device} and {backend.device}; "
                 "move them with Backend.asarray(...) first"
@@ -119,6 +119,8 @@ def backend_of(*arrays: Array | None) -> Backend:
 
 
 def _backend_of_type(array: Any) -> Backend:
+    if type(array) is np.ndarray:
+        return CPU
     for array_type in type(array).__mro__:
         if array_type in _array_types:
             return _array_types[array_type](array)

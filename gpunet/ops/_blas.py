@@ -15,8 +15,6 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import get_cython_function_address, intrinsic
 
-from gpunet.ops._numba import jit, parallel_jit, prange
-
 _ROUTINES = {np.dtype(np.float32): "sgemm", np.dtype(np.float64): "dgemm"}
 
 
@@ -114,61 +112,3 @@ def gemm(
         return context.get_dummy_value()
 
     return signature, codegen
-
-
-_PIECE_ROWS, _PIECE_PRODUCTS = 64, 2**21
-"""What a piece of a product has at least: waking a thread takes as long as about a million multiply-adds, and BLAS
-packs the whole right factor again for each piece."""
-
-
-@jit
-def _matmul_rows(address, a, trans_a, b, trans_b, c, start, stop):
-    """Rows start ... stop - 1 of the product."""
-    n = c.shape[1]
-    k = a.shape[0] if trans_a else a.shape[1]
-    itemsize = c.itemsize
-    gemm(
-        address,
-        trans_a,
-        trans_b,
-        stop - start,
-        n,
-        k,
-        a.ctypes.data + (start if trans_a else start * a.shape[1]) * itemsize,
-        a.shape[1],
-        b.ctypes.data,
-        b.shape[1],
-        c.dtype.type(0),
-        c.ctypes.data + start * n * itemsize,
-        n,
-    )
-
-
-@parallel_jit
-def _matmul(address, a, trans_a, b, trans_b, c, pieces):
-    rows = c.shape[0]
-    for piece in prange(pieces):
-        start, stop = piece * rows // pieces, (piece + 1) * rows // pieces
-        _matmul_rows(address, a, trans_a, b, trans_b, c, start, stop)
-
-
-def matmul(
-    a: np.ndarray, b: np.ndarray, *, trans_a: bool = False, trans_b: bool = False, out: np.ndarray | None = None
-) -> np.ndarray:
-    """op(A) @ op(B) of two C-contiguous matrices of one dtype, in parallel over blocks of rows of the result.
-
-    It is written to `out`, a C-contiguous matrix, if that is given.
-    """
-    rows, inner = (a.shape[1], a.shape[0]) if trans_a else a.shape
-    if out is None:
-        out = np.empty((rows, b.shape[0] if trans_b else b.shape[1]), a.dtype)
-    if not (out.size and inner):
-        out[...] = 0
-        return out
-    pieces = min(-(-rows // _PIECE_ROWS), out.size * inner // _PIECE_PRODUCTS)
-    operands = gemm_address(a.dtype), a, int(trans_a), b, int(trans_b), out
-    if pieces <= 1:
-        _matmul_rows(*operands, 0, rows)
-    else:
-        _matmul(*operands, pieces)
-    return out

@@ -12,6 +12,7 @@ from gpunet.backend import Array
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 
 FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_FLOATS = frozenset(FLOAT_DTYPES)
 
 
 def check_rank(name: str, array: Array, rank: int, layout: str) -> None:
@@ -29,6 +30,9 @@ def check_shape(name: str, array: Array, shape: Sequence[int]) -> None:
 def check_float(**arrays: Array | None) -> None:
     """Raise DTypeError unless all arrays that are not None share one dtype, float32 or float64."""
     first: tuple[str, Any] | None = None
+    dtypes = {getattr(array, "dtype", None) for array in arrays.values() if array is not None}
+    if len(dtypes) == 1 and dtypes <= _FLOATS:
+        return
     for name, array in arrays.items():
         if array is None:
             continue
@@ -59,6 +63,8 @@ def check_number(
     high_open: bool = False,
 ) -> float:
     """`value` as a float, or ConfigError unless it is a finite number within the bounds."""
+    if type(value) is float and low < value < high:
+        return value
     bounds = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
         raise ConfigError(f"{name} must be a number in {bounds}, got {value!r}")

@@ -9,8 +9,9 @@ from typing import Any
 
 if "OMP_WAIT_POLICY" not in os.environ:
     # How often an OpenMP thread that waits looks again before it sleeps. GNU's default spins for milliseconds, which
-    # makes training many times slower as soon as another process wants the cores. Read when the library is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # makes training many times slower as soon as another process wants the cores. This is some tenths of a millisecond:
+    # from one kernel of a step to the next. Read when the library is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import numba
 import numba.core.config

@@ -11,13 +11,15 @@ on the width of the vectors.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils, config, types
 from numba.extending import intrinsic
+
+from gpunet.ops._numba import jit
 
 
 def _vector_bytes() -> int:
@@ -205,6 +207,10 @@ def two_sided_product(matrix: Sequence[Sequence[float]]) -> Any:
     return product
 
 
-def machine() -> str:
-    """What the vector code was made for, in words."""
-    return f"{platform.machine()}, vectors of {VECTOR_BYTES * 8} bits"
+@jit
+def multiples(count: int, step: int) -> np.ndarray:
+    """0, step, 2 step, ...: in a function of its own, where Numba does not make a parallel loop of it."""
+    result = np.empty(count, np.intp)
+    for k in range(count):
+        result[k] = k * step
+    return result

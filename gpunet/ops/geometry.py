@@ -149,6 +149,20 @@ class Conv2dGeometry:
             ShapeError: ranks or channels do not match, or the kernel is larger than the padded map.
             ConfigError: an option is out of range.
         """
+        if type(stride) is type(dilation) is type(groups) is int and type(padding) in (int, str):
+            return cls._of_numbers(tuple(x_shape), tuple(weight_shape), stride, padding, dilation, groups)
+        return cls._checked(x_shape, weight_shape, stride, padding, dilation, groups)
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def _of_numbers(cls, *arguments: Any) -> Conv2dGeometry:
+        """The usual call, remembered: checking the options again would take longer than a small layer."""
+        return cls._checked(*arguments)
+
+    @classmethod
+    def _checked(
+        cls, x_shape: Sequence[int], weight_shape: Sequence[int], stride: Any, padding: Any, dilation: Any, groups: Any
+    ) -> Conv2dGeometry:
         return cls._of(
             tuple(x_shape),
             tuple(weight_shape),
@@ -241,6 +255,20 @@ class Pool2dGeometry:
             ShapeError: the rank is not 4, or the window is larger than the padded map.
             ConfigError: an option is out of range, or the padding exceeds half of the window.
         """
+        if type(kernel_size) is type(padding) is type(dilation) is int and stride is None:
+            return cls._of_numbers(tuple(x_shape), kernel_size, padding, dilation, bool(ceil_mode))
+        return cls._checked(x_shape, kernel_size, stride, padding, dilation, ceil_mode)
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def _of_numbers(cls, x_shape: Any, kernel: int, padding: int, dilation: int, ceil_mode: bool) -> Pool2dGeometry:
+        """The usual call, remembered."""
+        return cls._checked(x_shape, kernel, None, padding, dilation, ceil_mode)
+
+    @classmethod
+    def _checked(
+        cls, x_shape: Sequence[int], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+    ) -> Pool2dGeometry:
         kernel = pair("kernel_size", kernel_size)
         return cls._of(
             tuple(x_shape),

@@ -90,6 +90,12 @@ def _whole_blocks(matrix: np.ndarray) -> np.ndarray:
 
 
 @jit
+def _zeros(size, like):
+    """In a function of its own, where Numba does not make a parallel loop of it."""
+    return np.zeros(size, like.dtype)
+
+
+@jit
 def _copy_rows(x, n, first, layout, buffer):
     """The rows of the map x[n] from `first`, which may be negative, into `buffer`, whose margins are zero."""
     height, length = x.shape[1], x.shape[2]
@@ -114,7 +120,7 @@ def _convolution(x, weight, bias, layout, term_count, cuts, y):
     flat_y, padded, block = y.reshape(-1), bias.size, BLOCK_BYTES // y.itemsize
     parts, blocks = (out_height + layout.task_rows - 1) // layout.task_rows, padded // block
     for task in prange(batch * parts * cuts):
-        buffer = np.zeros(layout.height * layout.width, x.dtype)
+        buffer = _zeros(layout.height * layout.width, x)
         side = np.empty(_POSITION_ROWS * block, x.dtype)  # for what does not fit into y
         part, cut = task // cuts, task % cuts
         n, first = part // parts, part % parts * layout.task_rows
@@ -151,7 +157,7 @@ def _partial_weight_gradients(x, dy, layout, partial):
     tasks = (out_height + layout.task_rows - 1) // layout.task_rows
     pieces = partial.shape[0]
     for piece in prange(pieces):
-        buffer = np.zeros(layout.height * layout.width, x.dtype)
+        buffer = _zeros(layout.height * layout.width, x)
         for task in range(piece * batch * tasks // pieces, (piece + 1) * batch * tasks // pieces):
             n, first = task // tasks, task % tasks * layout.task_rows
             _copy_rows(x, n, first * layout.stride - layout.top, layout, buffer)

@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._simd import BLOCK_BYTES, VECTOR_BYTES, add_outer_products, two_sided_product
+from gpunet.ops._simd import BLOCK_BYTES, VECTOR_BYTES, add_outer_products, multiples, two_sided_product
 from gpunet.ops.conv2d._cook_toom import Matrix, minimal_filter, transposed
-from gpunet.ops.conv2d._sums import add_bias
 from gpunet.ops.geometry import Conv2dGeometry
 
 _TILES = 24
@@ -127,7 +126,7 @@ def _transformed_weights(m, weight, result):
     _, _, channels, out_channels = weight.shape
     panels, points, _, block = result.shape
     flat_weight, flat_result = weight.reshape(-1), result.reshape(-1)
-    taps, places = np.arange(9) * channels * out_channels, np.arange(points) * channels * block
+    taps, places = multiples(9, channels * out_channels), multiples(points, channels * block)
     for c in prange(channels):
         for panel in range(panels):
             at, to = c * out_channels + panel * block, (panel * points * channels + c) * block
@@ -135,16 +134,15 @@ def _transformed_weights(m, weight, result):
 
 
 @parallel_jit
-def _convolution(x, weights, bias, tiling, y):
-    """y = convolution of x with the transformed weights, plus bias, (C_out,) or empty."""
+def _convolution(x, weights, tiling, nothing, y):
+    """y = convolution of x with the transformed weights; `nothing` is a row of zeros."""
     batch, channels = x.shape[0], x.shape[3]
     panels, points, _, block = weights.shape
     m, tiles = tiling.m, tiling.inputs.shape[0]
     flat_x, flat_weights, flat_y = x.reshape(-1), weights.reshape(-1), y.reshape(-1)
     x_image, y_image = x.size // batch, y.size // batch
     total = batch * tiles
-    depth, places = np.arange(channels), np.arange(points) * block
-    input_places, nothing = np.arange(points) * (_TILES * channels), np.zeros(block, x.dtype)
+    depth, places, input_places = multiples(channels, 1), multiples(points, block), multiples(points, _TILES * channels)
     for task in prange((total + _TILES - 1) // _TILES):
         values, products = np.empty(points * _TILES * channels, x.dtype), np.empty(_TILES * points * block, x.dtype)
         first = task * _TILES
@@ -169,14 +167,11 @@ def _convolution(x, weights, bias, tiling, y):
                 n, tile = (first + k) // tiles, (first + k) % tiles
                 to = n * y_image + panel * block
                 _transform_outputs(m, products, k * points * block, places, flat_y, to, tiling.outputs[tile], block)
-    for n in prange(batch if bias.size else 0):
-        for i in range(y.shape[1]):
-            add_bias(y, n, i, bias)
 
 
 @parallel_jit
 def _weight_gradient(x, dy, tiling, at_points, dweight):
-    """dweight; `at_points`, (points, C_in, C_out), is overwritten with the gradient of the transformed weights."""
+    """dweight; `at_points`, (points, C_in, C_out) of zeros, becomes the gradient of the transformed weights."""
     batch, channels, out_channels = x.shape[0], x.shape[3], dy.shape[3]
     points, m, tiles = at_points.shape[0], tiling.m, tiling.inputs.shape[0]
     lanes, block = VECTOR_BYTES // x.itemsize, BLOCK_BYTES // x.itemsize
@@ -184,9 +179,7 @@ def _weight_gradient(x, dy, tiling, at_points, dweight):
     x_image, dy_image = x.size // batch, dy.size // batch
     total, panels = batch * tiles, out_channels // block
     values, factors = np.empty(points * channels * _CHUNK, x.dtype), np.empty(points * out_channels * _CHUNK, x.dtype)
-    value_places, factor_places = np.arange(points) * (channels * _CHUNK), np.arange(points) * (out_channels * _CHUNK)
-    for point in prange(points):
-        at_points[point] = 0
+    value_places, factor_places = multiples(points, channels * _CHUNK), multiples(points, out_channels * _CHUNK)
     for first in range(0, total, _CHUNK):
         count = min(_CHUNK, total - first)
         for k in prange(count):
@@ -197,7 +190,7 @@ def _weight_gradient(x, dy, tiling, at_points, dweight):
             for o in range(0, out_channels, block):  # [point, o // block, k, o % block]
                 at, to = n * dy_image + o, o * _CHUNK + k * block
                 _transform_output_gradients(m, flat_dy, at, tiling.outputs[tile], factors, to, factor_places, block)
-        depth = np.arange(count) * lanes
+        depth = multiples(count, lanes)
         for task in prange(points * panels):
             point, panel = task // panels, task % panels
             factor = (point * out_channels + panel * block) * _CHUNK
@@ -211,7 +204,7 @@ def _weight_gradient(x, dy, tiling, at_points, dweight):
                     *(flat_sums, total_at, out_channels),
                 )
     size = channels * out_channels
-    places, taps = np.arange(points) * size, np.arange(9) * size
+    places, taps = multiples(points, size), multiples(9, size)
     for c in prange(channels):
         at = c * out_channels
         _transform_tap_gradients(m, flat_sums, at, places, flat_dweight, at, taps, out_channels)
@@ -239,12 +232,14 @@ def convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGe
     m, block = tile_size(g.out_height, g.out_width), BLOCK_BYTES // x.itemsize
     weights = np.empty((g.out_channels // block, (m + 2) ** 2, g.in_channels, block), x.dtype)
     _transformed_weights(m, weight, weights)
-    _convolution(x, weights, bias, _tiling(m, g), y)
+    _convolution(x, weights, _tiling(m, g), np.zeros(block, x.dtype), y)
+    if bias.size:
+        y += bias
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     """The gradient of the weights, in `dweight`."""
     m = tile_size(g.out_height, g.out_width)
     tiling = _tiling(m, g)
-    at_points = np.empty(((m + 2) ** 2, g.in_channels, g.out_channels), x.dtype)
+    at_points = np.zeros(((m + 2) ** 2, g.in_channels, g.out_channels), x.dtype)
     _weight_gradient(x, dy, tiling, at_points, dweight)

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpunet.ops._blas import gemm_address, matmul
+from gpunet.ops._blas import gemm_address
+from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
 from gpunet.ops.conv2d import _direct, _im2col, _positions, _rows, _winograd
 from gpunet.ops.conv2d._sums import add_pieces

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpunet.ops._blas import matmul
+from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
 
 

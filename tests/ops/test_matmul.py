@@ -1,0 +1,65 @@
+"""Matrix products of whole arrays, by each of the three ways, against NumPy in float64."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpunet.ops import _matmul
+from gpunet.ops._matmul import matmul
+from tests.support import assert_close, sum_scale
+
+
+@settings(max_examples=200)
+@given(
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 50), st.sampled_from([1, 3, 10, 16, 32, 48, 64])),
+    trans_a=st.booleans(),
+    trans_b=st.booleans(),
+    into=st.booleans(),
+    pieces=st.sampled_from([1, 2**40]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_matches_numpy(
+    sizes: tuple[int, int, int], trans_a: bool, trans_b: bool, into: bool, pieces: int, dtype: type
+) -> None:
+    rows, inner, columns = sizes
+    rng = np.random.default_rng(rows * inner + columns)
+    a, b = rng.standard_normal((rows, inner)).astype(dtype), rng.standard_normal((inner, columns)).astype(dtype)
+    left = np.ascontiguousarray(a.T) if trans_a else a
+    right = np.ascontiguousarray(b.T) if trans_b else b
+    out = np.full((rows, columns), np.nan, dtype) if into else None
+    with pytest.MonkeyPatch.context() as patch:
+        if pieces == 1:  # cut even the smallest products
+            patch.setattr(_matmul, "_PIECE_PRODUCTS", 1)
+            patch.setattr(_matmul, "_BLAS_PIECE_PRODUCTS", 1)
+            patch.setattr(_matmul, "_BLAS_PIECE_ROWS", 8)
+        c = matmul(left, right, trans_a=trans_a, trans_b=trans_b, out=out)
+    assert c.dtype == dtype and (out is None or c is out)
+    wanted = a.astype(np.float64) @ b.astype(np.float64)
+    assert_close(c, wanted, terms=inner, scale=sum_scale(wanted, inner))
+
+
+@pytest.mark.parametrize("shape", [(128, 784, 128), (784, 128, 64), (1, 256, 512), (200, 300, 1024)])
+def test_bits_do_not_depend_on_threads(shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal(shape[:2], np.float32), rng.standard_normal(shape[1:], np.float32)
+    threads, found = numba.get_num_threads(), []
+    for count in (1, threads):
+        numba.set_num_threads(count)
+        try:
+            found.append(matmul(a, b).tobytes())
+        finally:
+            numba.set_num_threads(threads)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_nothing_to_add_up_and_nan(rows: int) -> None:
+    assert (matmul(np.ones((rows, 0)), np.ones((0, 16))) == 0).all()
+    a = np.ones((rows, 4))
+    a[0, 2] = np.nan
+    c = matmul(a, np.zeros((4, 16)))
+    assert np.isnan(c[0]).all() and (c[1:] == 0).all()
