@@ -1,9 +1,8 @@
-"""What the benchmarks share: shapes of the network, contestants, and facts about the machine beside each timing."""
+"""What the benchmarks share: shapes of the network, the batch, and the contest of the implementations."""
 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ NETWORK = {
 }
 """Input channels, output channels and map size of the five convolutions of the default CNN."""
 
-BATCH = 32
+BATCH = 4
 """Images of a benchmark's batch. Small, so that the benchmarks double as tests; see ``--bench-batch``."""
 
 
@@ -36,22 +35,17 @@ def batch(request: pytest.FixtureRequest) -> int:
     return size
 
 
+@pytest.fixture(scope="session")
+def contestants() -> Any:
+    from bench.contest import Contest  # not before the environment above is set
+
+    return Contest()
+
+
 @pytest.fixture
-def measure(benchmark: Any) -> Callable[..., Any]:
-    """``measure(function, flops=..., bytes_moved=...)``: time it, note rates and the machine, return its result."""
-
-    def run(function: Callable[[], Any], *, flops: int = 0, bytes_moved: int = 0) -> Any:
-        result = benchmark(function)
-        benchmark.extra_info.update(machine=platform.processor() or platform.machine(), cores=os.cpu_count())
-        if benchmark.stats is not None:  # not with --benchmark-disable
-            seconds = benchmark.stats.stats.median
-            if flops:
-                benchmark.extra_info["gflop_per_s"] = round(flops / seconds / 1e9, 1)
-            if bytes_moved:
-                benchmark.extra_info["gbyte_per_s"] = round(bytes_moved / seconds / 1e9, 1)
-        return result
-
-    return run
+def contest(contestants: Any, benchmark: Any) -> Callable[..., None]:
+    """``contest(problem, implementation)``: check and time one implementation, see :mod:`bench.contest`."""
+    return lambda problem, implementation: contestants.run(problem, implementation, benchmark)
 
 
 @pytest.fixture
