@@ -18,6 +18,7 @@ MALLOC = {
 }
 """Memory that is freed stays with the process. PyTorch gains most from it, so it is given to all."""
 
+_THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "torch", "cupy-cuda12x", "cupy-cuda13x")
 
 
@@ -26,19 +27,23 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pinned(threads: int) -> dict[str, str]:
-    """The environment of a process that is measured: `threads` threads for every library, the same malloc for all."""
-    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, str(threads)), **MALLOC}
+def threads() -> int:
+    """How many threads this process works with: as it was told by :func:`pinned`, else one for each core."""
+    return int(os.environ.get(_THREADS[0]) or available_cores())
 
 
-def environment(threads: int | None = None) -> dict[str, Any]:
+def pinned(count: int) -> dict[str, str]:
+    """The environment of a process that is measured: `count` threads for every library."""
+    return {**os.environ, **dict.fromkeys(_THREADS, str(count))}
+
+
+def environment(count: int | None = None) -> dict[str, Any]:
     """``machine``, ``versions`` and ``commit``, as they stand at the head of every result file."""
-    return {"machine": machine(threads), "versions": versions(), "commit": commit()}
+    return {"machine": machine(count), "versions": versions(), "commit": commit()}
 
 
-def machine(threads: int | None = None) -> dict[str, Any]:
-    """CPU, cores, threads, memory and GPUs."""
+def machine(count: int | None = None) -> dict[str, Any]:
+    """CPU, cores, threads (`count` of them), memory and GPUs."""
     from gpunet.backend import cuda_status
     from gpunet.cli.doctor import _cpu
 
@@ -47,7 +52,7 @@ def machine(threads: int | None = None) -> dict[str, Any]:
         "cpu": cpu["name"],
         "features": cpu["features"],
         "cores": cpu["cores"],
-        "threads": threads or cpu["cores"],
+        "threads": count or threads(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "gpus": list(cuda_status().devices),
@@ -89,8 +94,12 @@ def where(facts: Mapping[str, Any]) -> str:
     cpu = facts["machine"]
     features = f" ({', '.join(cpu['features'])})" if cpu.get("features") else ""
     gpus = f", {', '.join(cpu['gpus'])}" if cpu.get("gpus") else ", no GPU"
-    plural = "" if cpu["threads"] == 1 else "s"
-    return f"{cpu['cpu']}{features}, {cpu['cores']} cores, {cpu['threads']} thread{plural}, {cpu['memory_gb']} GB{gpus}"
+    cores = "1 core" if cpu["cores"] == 1 else f"{cpu['cores']} cores"
+    return f"{cpu['cpu']}{features}, {cores}, {threads_in_words(cpu)}, {cpu['memory_gb']} GB{gpus}"
+
+
+def threads_in_words(machine: Mapping[str, Any]) -> str:
+    return "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
 
 
 def which(facts: Mapping[str, Any]) -> str:

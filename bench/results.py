@@ -6,6 +6,7 @@ The JSON holds kind, date (UTC), machine, versions, commit and ``results``, a li
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,14 @@ def report(kind: str, results: Sequence[Mapping[str, Any]], *, threads: int | No
     return {"kind": kind, "date": date, **machine.environment(threads), **facts, "results": list(results)}
 
 
+def save_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--save [FOLDER]``: None without it."""
+    parser.add_argument(
+        "--save", type=Path, nargs="?", const=RESULTS, metavar="FOLDER",
+        help="write a dated result, JSON and Markdown (default: bench/results)",
+    )  # fmt: skip
+
+
 def save(found: Report, table: str, folder: Path = RESULTS) -> Path:
     """Write `found` as ``<kind>-<date>.json`` and `table` as a page beside it; returns the JSON file's path.
 
@@ -45,6 +54,15 @@ def save(found: Report, table: str, folder: Path = RESULTS) -> Path:
     write_text_atomic(path, json.dumps(found, indent=1) + "\n")
     write_text_atomic(path.with_suffix(".md"), page(found, table))
     return path
+
+
+def finish(kind: str, found: Sequence[Mapping[str, Any]], table: str, args: argparse.Namespace) -> None:
+    """Print the table of a program's results and write what its ``--json`` and ``--save`` ask for."""
+    print(table)
+    if args.json:
+        write_text_atomic(args.json, json.dumps(list(found), indent=1) + "\n")
+    if args.save:
+        print(f"written: {save(report(kind, found, threads=args.threads), table, args.save)}")
 
 
 def page(found: Report, table: str) -> str:
@@ -64,7 +82,7 @@ def day(found: Report) -> str:
 
 
 def load(path: Path) -> Report:
-    """A result file.
+    """A result file, with its name as ``file``.
 
     Raises:
         DataError: it is missing or is no result file.
@@ -76,7 +94,7 @@ def load(path: Path) -> Report:
     needed = {"kind", "date", "machine", "versions", "commit", "results"}
     if not isinstance(found, dict) or not needed <= set(found) or found["kind"] not in TITLES:
         raise DataError(f"{path} is no result file: expected an object with {', '.join(sorted(needed))}")
-    return found
+    return {**found, "file": path.name}
 
 
 def newest(kind: str, files: Sequence[Path] | None = None) -> Report | None:

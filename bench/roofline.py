@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.machine import available_cores
+from bench.machine import threads
 from gpunet.backend import CPU, Backend, get_backend
 
 
@@ -39,7 +39,8 @@ class Roofline(NamedTuple):
 def measure(backend: Backend = CPU, *, size: int = 2048, megabytes: int = 256, seconds: float = 1.0) -> Roofline:
     """Best rates in `seconds` each: the product of two size x size matrices, and a copy of `megabytes`.
 
-    The copy's bytes are read and written. It is done by all cores: a single one cannot use all of the memory's bandwidth.
+    Both use as many threads as the benchmarks: a single one cannot use all of the memory's bandwidth. The copy's bytes
+    count twice, as they are read and written.
     """
     xp = backend.xp
     a, b, product = (xp.ones((size, size), np.float32) for _ in range(3))
@@ -52,7 +53,7 @@ def measure(backend: Backend = CPU, *, size: int = 2048, megabytes: int = 256, s
 def _copier(backend: Backend, source: Any, target: Any) -> Callable[[], object]:
     if backend.asynchronous:
         return lambda: backend.xp.copyto(target, source)
-    parts = list(zip(*(np.array_split(array, available_cores()) for array in (target, source)), strict=True))
+    parts = list(zip(*(np.array_split(array, threads()) for array in (target, source)), strict=True))
     pool = ThreadPoolExecutor(len(parts))  # NumPy copies without the interpreter's lock
 
     def copy() -> None:

@@ -1,4 +1,4 @@
-"""Results as tables: of ops, of a comparison of two runs, of whole steps, and of times and memory."""
+"""Results as tables."""
 
 from __future__ import annotations
 
@@ -116,55 +116,3 @@ def ops(results: Iterable[Result]) -> str:
         for row in table
     ]  # fmt: skip
     return markdown(header, lines, left=3)
-
-
-def race(results: Iterable[Result]) -> str:
-    """The table of a ``race`` file."""
-    header = ["case", "batch", "peer", "ratio", "lowest to highest", "gpunet images/s", "peer images/s"]
-    lines = [
-        [
-            one["case"], str(one["batch"]), one["peer"], ratio(one["ratio"]),
-            f"{ratio(one['low'])} to {ratio(one['high'])}", f"{one['ours_per_s']:,.0f}", f"{one['peer_per_s']:,.0f}",
-        ]
-        for one in results
-    ]  # fmt: skip
-    return markdown(header, lines, left=3)
-
-
-def start_up(results: Iterable[Result]) -> str:
-    """The table of a ``start-up`` file."""
-    header = ["model", "contestant", "kernel cache", "seconds", "lowest to highest", "runs"]
-    lines = [
-        [
-            one["model"], one["contestant"], one["cache"], f"{one['seconds']:.1f}",
-            f"{one['low']:.1f} to {one['high']:.1f}", str(one["runs"]),
-        ]
-        for one in results
-    ]  # fmt: skip
-    return markdown(header, lines, left=3)
-
-
-def memory(results: Iterable[Result]) -> str:
-    """The table of a ``memory`` file."""
-    header = ["case", "batch", "contestant", "peak MB", "before the first step", "steps"]
-    lines = [
-        [
-            one["case"], str(one["batch"]), one["contestant"], f"{one['peak_mb']:,.0f}", f"{one['before_mb']:,.0f}",
-            str(one["steps"]),
-        ]
-        for one in results
-    ]  # fmt: skip
-    return markdown(header, lines, left=1)
-
-
-def fastest_peers(results: Sequence[Result]) -> list[Result]:
-    """Of a ``race`` file, for each case and batch: the best configuration of PyTorch, and every other library."""
-    best: dict[tuple[str, int, str], Result] = {}
-    for one in results:
-        key = one["case"], one["batch"], one["peer"].split()[0]
-        if key not in best or one["ratio"] < best[key]["ratio"]:
-            best[key] = one
-    return list(best.values())
-
-
-TABLES = {"bench": ops, "race": race, "start-up": start_up, "memory": memory}
