@@ -39,7 +39,8 @@ def run(batch: int = BATCH, threads: int | None = None, select: str = "", limits
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "benchmarks.json"
         command = [
-            sys.executable, "-m", "pytest", "bench", "-q", "-p", "no:cacheprovider", "--benchmark-enable",
+            sys.executable, "-m", "pytest", "bench", "-q", "-p", "no:cacheprovider",
+                "-W", "default:Not saving anything", "--benchmark-enable",
             "--benchmark-only", "--benchmark-quiet", f"--benchmark-json={raw}", f"--bench-batch={batch}", *limits,
         ]  # fmt: skip
         command += ["-k", select] if select else []
