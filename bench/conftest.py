@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-# Before an OpenMP library is loaded: contestants in one process must not spin against each other.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+from bench.machine import SPIN
+
+# Contestants in one process must not spin against each other. Read when a library is loaded, so `make bench` sets it
+# for the whole process; this is for those who start pytest themselves.
+for name, value in SPIN.items():
+    os.environ.setdefault(name, value)
 
 NETWORK = {
     "conv1-1x32@28": (1, 32, 28),
