@@ -30,6 +30,8 @@ ON_GPU = ("cupy", "rawkernel")
 BURST = 0.01
 """Seconds of one side of a pair: long enough for the clock, short enough that both sides see the same machine."""
 PAIRS = 7
+PAIRS_LIMIT = 1.0
+"""Seconds of all pairs; where these do not suffice there are fewer, but at least three."""
 CALLS_A_ROUND = 20
 """On a GPU, so many calls are timed with one synchronisation, which would else be most of the time."""
 REFERENCE_LIMIT = 0.1
@@ -117,7 +119,9 @@ def on_host(results: Any) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(one.get() if hasattr(one, "get") else one) for one in results)
 
 
-def paired_ratios(ours: Call, theirs: Call, pairs: int = PAIRS, burst: float = BURST) -> list[float]:
+def paired_ratios(
+    ours: Call, theirs: Call, pairs: int = PAIRS, burst: float = BURST, limit: float = PAIRS_LIMIT
+) -> list[float]:
     """Their time divided by ours, once a pair: both work for about `burst` seconds, one directly after the other.
 
     The order changes from pair to pair, and one call before each burst, which does not count, wakes the threads and
@@ -125,9 +129,11 @@ def paired_ratios(ours: Call, theirs: Call, pairs: int = PAIRS, burst: float = B
     cancel out, which they do not when one is timed after all of the other.
     """
     sides = (ours, theirs)
-    counts = [max(1, int(burst / max(_seconds(side, 1), 1e-9))) for side in sides]
+    once = [max(_seconds(side, 1), 1e-9) for side in sides]
+    counts = [max(1, int(burst / seconds)) for seconds in once]
+    one_pair = sum((count + 1) * seconds for count, seconds in zip(counts, once, strict=True))
     ratios = []
-    for pair in range(pairs):
+    for pair in range(max(3, min(pairs, int(limit / one_pair)))):
         taken = [0.0, 0.0]
         for side in (0, 1) if pair % 2 else (1, 0):
             sides[side]()

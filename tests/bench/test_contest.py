@@ -90,7 +90,7 @@ class Clock:
 def test_ratios_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     ours, theirs = clock.call("ours", 0.25), clock.call("theirs", 0.75)
-    assert contest.paired_ratios(ours, theirs, pairs=4, burst=0.5) == [3.0] * 4
+    assert contest.paired_ratios(ours, theirs, pairs=4, burst=0.5, limit=100) == [3.0] * 4
     # One call each to find how many a burst holds: 2 of ours, one of theirs. Then one more before each burst.
     ours_first, theirs_first = ["ours"] * 3, ["theirs"] * 2
     assert clock.order == ["ours", "theirs", *(theirs_first + ours_first + ours_first + theirs_first) * 2]
@@ -108,6 +108,13 @@ def test_a_machine_that_changes_moves_no_ratio(monkeypatch: pytest.MonkeyPatch) 
     # Calls 1 and 2 find the counts; each pair then is four calls.
     ratios = contest.paired_ratios(ours, clock.call("theirs", 2.0), pairs=3, burst=0.1)
     assert ratios == [2.0] * 3 and clock.slow == 4
+
+
+def test_slow_pairs_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    ours, theirs = clock.call("ours", 0.25), clock.call("theirs", 0.75)
+    # A pair takes 2 + 1 calls of ours and 1 + 1 of theirs: 2.25 s.
+    assert [len(contest.paired_ratios(ours, theirs, 7, 0.5, limit)) for limit in (1.0, 11.3, 99.0)] == [3, 5, 7]
 
 
 def test_rates_by_hand() -> None:
