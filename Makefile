@@ -8,14 +8,15 @@ comma := ,
 DEV := $(VENV)/.dev$(if $(EXTRAS),-$(EXTRAS))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test lint bench clean
+.PHONY: help train test lint bench bench-compare clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   environment, data, a quickly trained CNN with its figures"
 	@echo "make test    environment, all tests that this machine can run"
 	@echo "make lint    ruff, mypy, import-linter"
-	@echo "make bench   timings of the kernels (pytest-benchmark)"
+	@echo "make bench   times every op beside its peers; one table, and a dated result in bench/results"
+	@echo "make bench-compare   the same against the last committed result, as ratios"
 	@echo "make clean   remove the environment and caches, not the runs"
 	@echo "EXTRAS=peers make test   also compares with PyTorch"
 
@@ -32,7 +33,10 @@ lint: $(DEV)
 	$(BIN)/lint-imports
 
 bench: $(DEV)
-	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only $(PYTEST_ARGS)
+	$(BIN)/python -m bench.suite $(BENCH_ARGS)
+
+bench-compare: $(DEV)
+	$(BIN)/python -m bench.compare $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,17 +1,20 @@
-"""What the benchmarks share: shapes of the network, contestants, and facts about the machine beside each timing."""
+"""What the benchmarks share: shapes of the network, the batch, and the contest of the implementations."""
 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-# Before an OpenMP library is loaded: contestants in one process must not spin against each other.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+from bench.machine import SPIN
+
+# Contestants in one process must not spin against each other. Read when a library is loaded, so `make bench` sets it
+# for the whole process; this is for those who start pytest themselves.
+for name, value in SPIN.items():
+    os.environ.setdefault(name, value)
 
 NETWORK = {
     "conv1-1x32@28": (1, 32, 28),
@@ -22,7 +25,7 @@ NETWORK = {
 }
 """Input channels, output channels and map size of the five convolutions of the default CNN."""
 
-BATCH = 32
+BATCH = 4
 """Images of a benchmark's batch. Small, so that the benchmarks double as tests; see ``--bench-batch``."""
 
 
@@ -36,22 +39,17 @@ def batch(request: pytest.FixtureRequest) -> int:
     return size
 
 
+@pytest.fixture(scope="session")
+def contestants() -> Any:
+    from bench.contest import Contest  # not before the environment above is set
+
+    return Contest()
+
+
 @pytest.fixture
-def measure(benchmark: Any) -> Callable[..., Any]:
-    """``measure(function, flops=..., bytes_moved=...)``: time it, note rates and the machine, return its result."""
-
-    def run(function: Callable[[], Any], *, flops: int = 0, bytes_moved: int = 0) -> Any:
-        result = benchmark(function)
-        benchmark.extra_info.update(machine=platform.processor() or platform.machine(), cores=os.cpu_count())
-        if benchmark.stats is not None:  # not with --benchmark-disable
-            seconds = benchmark.stats.stats.median
-            if flops:
-                benchmark.extra_info["gflop_per_s"] = round(flops / seconds / 1e9, 1)
-            if bytes_moved:
-                benchmark.extra_info["gbyte_per_s"] = round(bytes_moved / seconds / 1e9, 1)
-        return result
-
-    return run
+def contest(contestants: Any, benchmark: Any) -> Callable[..., None]:
+    """``contest(problem, implementation)``: check and time one implementation, see :mod:`bench.contest`."""
+    return lambda problem, implementation: contestants.run(problem, implementation, benchmark)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Whole training steps, epochs and inference against PyTorch and scikit-learn, on the CPU.
 
-    python -m bench.race [--cases cnn-train ...] [--rounds 7] [--seconds 2] [--json FILE]
+    python -m bench.race [--cases cnn-train ...] [--rounds 7] [--seconds 2] [--json FILE] [--save]
 
 Every contestant is a process of its own with the same number of threads. They are warmed up, then take turns: in each
 round each works for some seconds while the others sleep, and the ratio of two contestants is that of their rates in the
@@ -19,15 +19,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench import results as result_files
+from bench.machine import MALLOC, available_cores, pinned
 from bench.racers import CASES, contestants
 
 BATCHES = {"cnn-train": (128, 512), "cnn-infer": (1, 1000), "mlp-train": (128,)}
-MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
-"""Memory that is freed stays with the process. PyTorch gains most from it, so it is given to all."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +45,13 @@ class Racer:
 
     def __init__(self, contestant: str, case: str, batch: int, threads: int) -> None:
         self.name = contestant
-        pinned = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.racers", contestant, case, str(batch)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if not os.environ.get("RACE_DEBUG") else None,
             text=True,
-            env={**os.environ, **pinned, **MALLOC},
+            env={**pinned(threads), **MALLOC},
         )
 
     def ready(self) -> bool:
@@ -125,8 +120,9 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--json", type=Path, help="write the results there, a list of objects")
+    result_files.save_option(parser)
     args = parser.parse_args()
     results: list[Result] = []
     for case in args.cases:
@@ -136,6 +132,9 @@ def main() -> None:
             results += found
             if args.json:
                 args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    if args.save:
+        found = result_files.report("race", [asdict(result) for result in results], threads=args.threads)
+        print(f"written: {result_files.save(found, table(results), args.save)}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,10 @@ def images(count: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 256, (count, 28, 28, 1), np.uint8), rng.integers(0, 10, count)
 
 
+def images_of_a_turn(case: str, batch: int) -> int:
+    return MLP_IMAGES if case == "mlp-train" else 8 * batch
+
+
 def model_of(case: str) -> Any:
     """The default architecture, without dropout, so that all contestants do the same work."""
     from gpunet.experiments.config import merge
@@ -48,7 +52,7 @@ def model_of(case: str) -> Any:
 # --- gpunet -----------------------------------------------------------------------------------------------------------
 
 
-def gpunet(case: str, batch: int) -> Turn:
+def gpunet(case: str, batch: int, count: int | None = None) -> Turn:
     from gpunet.backend import CPU
     from gpunet.data.loader import Loader
     from gpunet.training import Trainer, TrainingConfig
@@ -62,7 +66,7 @@ def gpunet(case: str, batch: int) -> Turn:
             return batch
 
         return infer
-    pixels, labels = images(MLP_IMAGES if case == "mlp-train" else 8 * batch)
+    pixels, labels = images(count or images_of_a_turn(case, batch))
     loader = Loader(pixels, labels, backend=CPU)
     config = TrainingConfig(optimizer="adam", lr=1e-3, schedule="constant", batch_size=batch, epochs=1)
     trainer = Trainer(model, config, train=loader, validation=loader)
@@ -108,7 +112,7 @@ def torch_model(model: Any) -> Any:
     return torch_nn.Sequential(*convert(model))
 
 
-def pytorch(case: str, batch: int, how: str, layout: str) -> Turn:
+def pytorch(case: str, batch: int, how: str, layout: str, count: int | None = None) -> Turn:
     import torch
 
     torch.manual_seed(0)
@@ -129,7 +133,7 @@ def pytorch(case: str, batch: int, how: str, layout: str) -> Turn:
         return infer
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    pixels, labels = images(MLP_IMAGES if case == "mlp-train" else 8 * batch)
+    pixels, labels = images(count or images_of_a_turn(case, batch))
     data = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(255)
     x = data.flatten(1) if case == "mlp-train" else data.contiguous(memory_format=memory)
     y = torch.from_numpy(labels)
@@ -149,11 +153,11 @@ def pytorch(case: str, batch: int, how: str, layout: str) -> Turn:
 # --- scikit-learn -----------------------------------------------------------------------------------------------------
 
 
-def scikit_learn(case: str, batch: int) -> Turn:
+def scikit_learn(case: str, batch: int, count: int | None = None) -> Turn:
     from sklearn.neural_network import MLPClassifier
 
     warnings.simplefilter("ignore")  # one epoch at a time never converges
-    pixels, labels = images(MLP_IMAGES)
+    pixels, labels = images(count or images_of_a_turn(case, batch))
     x = (pixels.reshape(len(pixels), -1) / np.float32(255)).astype(np.float32)
     model = MLPClassifier((128, 64), batch_size=batch, alpha=0.0, max_iter=1, warm_start=True, random_state=0)
 
@@ -164,12 +168,13 @@ def scikit_learn(case: str, batch: int) -> Turn:
     return epoch
 
 
-def make(contestant: str, case: str, batch: int) -> Turn:
+def make(contestant: str, case: str, batch: int, count: int | None = None) -> Turn:
+    """A contestant's turn: training on `count` images, or on as many as the race takes."""
     if contestant == "gpunet":
-        return gpunet(case, batch)
+        return gpunet(case, batch, count)
     if contestant == "scikit-learn":
-        return scikit_learn(case, batch)
-    return pytorch(case, batch, *TORCH[contestant])
+        return scikit_learn(case, batch, count)
+    return pytorch(case, batch, *TORCH[contestant], count)
 
 
 def main() -> None:

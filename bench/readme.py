@@ -1,0 +1,166 @@
+"""The speed tables of README.md, generated from the newest result files in ``bench/results/``.
+
+python -m bench.readme            writes them between the two comments in README.md
+python -m bench.readme --check    says whether they are what the committed files give; exit code 1 if not
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import machine, results
+from bench.conftest import NETWORK
+from bench.table import Row, markdown, ratio, rows
+from gpunet.errors import DataError
+from gpunet.files import write_text_atomic
+
+README = machine.ROOT / "README.md"
+BEGIN = "<!-- speed: begin; written by python -m bench.readme, not by hand -->"
+END = "<!-- speed: end -->"
+
+NOTHING = "Nothing has been measured on a quiet machine yet: `EXTRAS=peers make bench` does it on yours.\n"
+WORK = {"cnn-train": "CNN, training", "cnn-infer": "CNN, inference", "mlp-train": "MLP, training"}
+DIRECTIONS = {"forward": "forward", "dx": "input gradient", "dweight": "weight gradient"}
+
+
+def speed(files: Sequence[Path] | None = None) -> str:
+    """The text between the two comments: for each kind of result, the newest of `files` (default: all there are)."""
+    parts = {"race": whole_steps, "bench": single_ops, "start-up": first_steps, "memory": peak_memory}
+    found = {kind: results.newest(kind, files) for kind in parts}
+    texts = [part(found[kind]) for kind, part in parts.items() if found[kind] is not None]
+    return "\n".join(texts) or NOTHING
+
+
+def source(found: results.Report) -> str:
+    """Where and with what a table was measured."""
+    return (
+        f"Measured on {results.day(found)} on {machine.where(found)}; {machine.which(found)} "
+        f"(`bench/results/{found['file']}`).\n"
+    )
+
+
+def whole_steps(found: results.Report) -> str:
+    """Each case against the best configuration of each library."""
+    best: dict[tuple[str, int, str], Any] = {}
+    for one in found["results"]:
+        key = one["case"], one["batch"], one["peer"].split()[0]
+        if key not in best or one["ratio"] < best[key]["ratio"]:
+            best[key] = one
+    lines = [
+        [
+            WORK[one["case"]], str(one["batch"]), one["peer"], ratio(one["ratio"]),
+            f"{ratio(one['low'])} to {ratio(one['high'])}", f"{one['ours_per_s']:,.0f}", f"{one['peer_per_s']:,.0f}",
+        ]
+        for one in best.values()
+    ]  # fmt: skip
+    header = ["whole steps", "batch", "against", "ratio", "lowest to highest", "gpunet images/s", "theirs"]
+    text = (
+        "Whole steps, against the fastest configuration of each library; the ratio is gpunet's speed divided by "
+        "theirs, so that below 1 gpunet is slower:\n"
+    )
+    return "\n".join([text, markdown(header, lines, left=3), "", source(found)])
+
+
+def single_ops(found: results.Report) -> str:
+    """The network's convolutions against PyTorch, and all ops in short."""
+    batch = max(one["batch"] for one in found["results"])
+    parts = []
+    by_layer: dict[str, dict[str, Row]] = {}
+    for row in rows(found["results"], "pytorch"):
+        if row.op == "conv2d" and row.shape in NETWORK and row.ratio is not None and row.device == "cpu":
+            by_layer.setdefault(row.shape, {})[row.direction] = row
+    if by_layer:
+        lines = [
+            [_layer(shape), *(ratio(of[direction].ratio) if direction in of else "" for direction in DIRECTIONS)]
+            for shape, of in by_layer.items()
+        ]
+        parts += [
+            f"Convolutions of the CNN, batches of {batch}: PyTorch's time (its better layout) divided by gpunet's, so "
+            "that below 1 gpunet is slower:\n",
+            markdown(["layer", *DIRECTIONS.values()], lines),
+            "",
+        ]
+    compared = [row for row in rows(found["results"]) if row.ratio is not None]
+    if compared:
+        slower = sum(row.ratio < 1 for row in compared if row.ratio is not None)
+        parts += [
+            f"All ops against the fastest of the others (NumPy, PyTorch, scikit-learn) in each of {len(compared)} "
+            f"cases, in {slower} of which gpunet is slower:\n",
+            _summary(compared),
+            "",
+        ]
+    return "\n".join([*parts, source(found)])
+
+
+def _layer(shape: str) -> str:
+    channels, filters, size = NETWORK[shape]
+    return f"{shape.split('-')[0]}, {channels} to {filters} channels, {size} x {size}"
+
+
+def _summary(compared: Sequence[Row]) -> str:
+    lines = []
+    for op in dict.fromkeys(row.op for row in compared):
+        cases = sorted((row for row in compared if row.op == op), key=lambda row: row.ratio or 0.0)
+        middle = statistics.median(row.ratio for row in cases if row.ratio is not None)
+        slower = sum(row.ratio < 1 for row in cases if row.ratio is not None)
+        worst, best = (f"{ratio(row.ratio)} ({row.shape} {row.direction})" for row in (cases[0], cases[-1]))
+        lines.append([op, str(len(cases)), str(slower), ratio(middle), worst, best])
+    return markdown(["op", "cases", "slower in", "median ratio", "worst", "best"], lines)
+
+
+def first_steps(found: results.Report) -> str:
+    """Seconds from the start of a process to the end of its first training step."""
+    lines = [
+        [WORK[one["case"]], one["contestant"], one["cache"] or "none", f"{one['seconds']:.1f}"]
+        for one in found["results"]
+    ]
+    text = "Seconds from the start of a process to the end of its first training step:\n"
+    header = ["model", "library", "kernel cache", "seconds"]
+    return "\n".join([text, markdown(header, lines, left=3), "", source(found)])
+
+
+def peak_memory(found: results.Report) -> str:
+    """Peak resident memory of training."""
+    lines = [
+        [WORK[one["case"]], str(one["batch"]), one["contestant"], f"{one['peak_mb']:,.0f}"] for one in found["results"]
+    ]
+    text = "Peak resident memory of a process that trains:\n"
+    return "\n".join([text, markdown(["model", "batch", "library", "MB"], lines, left=3), "", source(found)])
+
+
+def filled(page: str, part: str) -> str:
+    """`page` with `part` between the two comments.
+
+    Raises:
+        DataError: the comments are not there, once each and in order.
+    """
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise DataError(f"the page must hold the two comments {BEGIN!r} and {END!r}, once each and in this order")
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{part}\n{END}{rest.split(END)[1]}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.readme")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
+    args = parser.parse_args(argv)
+    page = README.read_text(encoding="utf-8")
+    wanted = filled(page, speed(results.committed() if args.check else None))
+    if args.check:
+        if wanted != page:
+            print(f"{README.name} is not what the result files give: run python -m bench.readme", file=sys.stderr)
+        return int(wanted != page)
+    write_text_atomic(README, wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DataError as error:
+        sys.exit(str(error))

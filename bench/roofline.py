@@ -1,0 +1,86 @@
+"""What a device can do at most: arithmetic in a large product, memory in a large copy (Williams et al. 2009).
+
+    python -m bench.roofline [--device cpu]
+
+An op that must do F operations and move B bytes takes at least ``max(F / peak, B / bandwidth)``. Its share of the
+roofline is that time divided by its own. Arrays that stay in the caches are moved faster than the memory's bandwidth,
+so that small ops can come out above 100 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.machine import threads
+from gpunet.backend import CPU, Backend, get_backend
+
+
+class Roofline(NamedTuple):
+    """Peak rates of a device in float32."""
+
+    gflop_per_s: float
+    gbyte_per_s: float
+
+    def seconds(self, flops: float, bytes_moved: float) -> float:
+        """The least time of an op."""
+        return max(flops / self.gflop_per_s, bytes_moved / self.gbyte_per_s) / 1e9
+
+    def bound(self, flops: float, bytes_moved: float) -> str:
+        """What limits it: ``arithmetic`` or ``memory``."""
+        return "arithmetic" if flops / self.gflop_per_s >= bytes_moved / self.gbyte_per_s else "memory"
+
+
+def measure(backend: Backend = CPU, *, size: int = 2048, megabytes: int = 256, seconds: float = 1.0) -> Roofline:
+    """Best rates in `seconds` each: the product of two size x size matrices, and a copy of `megabytes`.
+
+    Both use as many threads as the benchmarks: a single one cannot use all of the memory's bandwidth. The copy's bytes
+    count twice, as they are read and written.
+    """
+    xp = backend.xp
+    a, b, product = (xp.ones((size, size), np.float32) for _ in range(3))
+    source, target = (xp.ones(megabytes * 250_000, np.float32) for _ in range(2))
+    flops, moved = 2 * size**3, 2 * source.nbytes
+    copying = _best(backend, _copier(backend, source, target), seconds)
+    return Roofline(flops / _best(backend, lambda: xp.matmul(a, b, out=product), seconds) / 1e9, moved / copying / 1e9)
+
+
+def _copier(backend: Backend, source: Any, target: Any) -> Callable[[], object]:
+    if backend.asynchronous:
+        return lambda: backend.xp.copyto(target, source)
+    parts = list(zip(*(np.array_split(array, threads()) for array in (target, source)), strict=True))
+    pool = ThreadPoolExecutor(len(parts))  # NumPy copies without the interpreter's lock
+
+    def copy() -> None:
+        list(pool.map(lambda part: np.copyto(*part), parts))
+
+    return copy
+
+
+def _best(backend: Backend, function: Callable[[], object], seconds: float) -> float:
+    times: list[float] = []
+    function()
+    backend.synchronize()
+    until = time.perf_counter() + seconds
+    while not times or time.perf_counter() < until:
+        started = time.perf_counter()
+        function()
+        backend.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.roofline")
+    parser.add_argument("--device", default="cpu")
+    found = measure(get_backend(parser.parse_args().device))
+    print(f"{found.gflop_per_s:.0f} GFLOP/s in a large product, {found.gbyte_per_s:.1f} GB/s in a large copy")
+
+
+if __name__ == "__main__":
+    main()

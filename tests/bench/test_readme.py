@@ -1,0 +1,83 @@
+"""README's speed tables are what the committed result files give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import readme, results
+from gpunet.errors import DataError
+from tests.bench import samples
+
+
+def test_the_readme_is_generated() -> None:
+    page = readme.README.read_text(encoding="utf-8")
+    wanted = readme.filled(page, readme.speed(results.committed()))
+    assert page == wanted, "run python -m bench.readme and commit README.md with the result files"
+
+
+def test_before_anything_was_measured() -> None:
+    assert readme.speed([]) == readme.NOTHING
+
+
+def test_the_newest_file_of_each_kind(tmp_path: Path) -> None:
+    race = [
+        {"case": "cnn-train", "batch": 128, "peer": peer, "ratio": ratio, "low": 0.5, "high": 3.0, "ours_per_s": 4321.0,
+         "peer_per_s": 2000.0}
+        for peer, ratio in (("pytorch eager NCHW", 2.5), ("pytorch compile NHWC", 0.95), ("scikit-learn", 7.0))
+    ]  # fmt: skip
+    start = [
+        {"case": "mlp-train", "batch": 128, "contestant": "gpunet", "cache": cache, "seconds": seconds, "low": 1.0,
+         "high": 20.0, "runs": 2}
+        for cache, seconds in (("cold", 15.96), ("", 1.53))
+    ]  # fmt: skip
+    memory = [
+        {"case": "cnn-train", "batch": 512, "contestant": "gpunet", "peak_mb": 1234.4, "before_mb": 1, "steps": 8}
+    ]
+    found = {"bench": samples.ops(), "race": race, "start-up": start, "memory": memory}
+    files = [samples.write(tmp_path, samples.report(kind, of)) for kind, of in found.items()]
+    files.append(samples.write(tmp_path, samples.report("race", [], "2025-01-01T00:00:00Z")))  # an older one
+    text = readme.speed(files)
+    rows = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in text.splitlines() if line[:1] == "|"}
+    assert rows >= {
+        ("CNN, training", "128", "pytorch compile NHWC", "0.95", "0.50 to 3.00", "4,321", "2,000"),
+        ("CNN, training", "128", "scikit-learn", "7.00", "0.50 to 3.00", "4,321", "2,000"),
+        ("conv1, 1 to 32 channels, 28 x 28", "2.50", "", ""),
+        ("conv2, 32 to 64 channels, 14 x 14", "0.75", "", ""),
+        ("conv2d", "2", "1", "1.62", "0.75 (conv2-32x64@14 forward)", "2.50 (conv1-1x32@28 forward)"),
+        ("relu", "1", "0", "1.25", "1.25 (8 forward)", "1.25 (8 forward)"),
+        ("MLP, training", "gpunet", "cold", "16.0"),
+        ("MLP, training", "gpunet", "none", "1.5"),
+        ("CNN, training", "512", "gpunet", "1,234"),
+    }
+    assert not any("pytorch eager NCHW" in row for row in rows)
+    assert "in each of 3 cases, in 1 of which gpunet is slower:" in text
+    place = "Measured on 2026-01-02 on Some CPU (AVX2), 2 cores, 2 threads, 8.0 GB, no GPU; python 3.12.1, numpy 2.4.0;"
+    assert text.count(place) == 4 and "(`bench/results/race-2026-01-02.json`)" in text
+
+
+def test_filling() -> None:
+    page = f"above\n{readme.BEGIN}\nold\n{readme.END}\nbelow\n"
+    filled = readme.filled(page, "new\n")
+    assert filled == f"above\n{readme.BEGIN}\n\nnew\n\n{readme.END}\nbelow\n"
+    assert readme.filled(filled, "new\n") == filled
+
+
+@pytest.mark.parametrize("page", ["", readme.BEGIN, f"{readme.END}{readme.BEGIN}", f"{readme.BEGIN}{readme.END}" * 2])
+def test_without_the_comments(page: str) -> None:
+    with pytest.raises(DataError, match="must hold the two comments"):
+        readme.filled(page, "")
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"{readme.BEGIN}{readme.END}")
+    monkeypatch.setattr(readme, "README", page)
+    monkeypatch.setattr(results, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "committed", list)
+    assert readme.main(["--check"]) == 1
+    assert "run python -m bench.readme" in capsys.readouterr().err
+    assert readme.main([]) == 0 and readme.NOTHING in page.read_text()
+    assert readme.main(["--check"]) == 0
