@@ -21,8 +21,9 @@ MALLOC = {
 SPIN = {"GOMP_SPINCOUNT": "1000", "OPENBLAS_THREAD_TIMEOUT": "14"}
 """How long threads without work look for more before they sleep: some microseconds (2^14 cycles for OpenBLAS).
 
-By default OpenBLAS's spin for 2^26 cycles and more, GNU's OpenMP threads for milliseconds, and whoever is measured next
-has to share the cores with them.
+For implementations that take turns within a process: by default OpenBLAS's spin for 2^26 cycles and more, GNU's OpenMP
+threads for milliseconds, and whoever is measured next has to share the cores with them. Contestants with a process of
+their own keep their defaults.
 """
 
 _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -40,8 +41,8 @@ def threads() -> int:
 
 
 def pinned(count: int) -> dict[str, str]:
-    """The environment of a process that is measured: `count` threads for every library, which soon sleep."""
-    return {**SPIN, **os.environ, **dict.fromkeys(_THREADS, str(count))}
+    """The environment of a process that is measured: `count` threads for every library."""
+    return {**os.environ, **dict.fromkeys(_THREADS, str(count))}
 
 
 def environment(count: int | None = None) -> dict[str, Any]:

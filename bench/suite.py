@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import results, table
-from bench.machine import MALLOC, ROOT, available_cores, pinned
+from bench.machine import MALLOC, ROOT, SPIN, available_cores, pinned
 from gpunet.errors import DataError
 
 BATCH = 128
@@ -44,7 +44,7 @@ def run(batch: int = BATCH, threads: int | None = None, select: str = "", limits
             "--benchmark-only", "--benchmark-quiet", f"--benchmark-json={raw}", f"--bench-batch={batch}", *limits,
         ]  # fmt: skip
         command += ["-k", select] if select else []
-        done = subprocess.run(command, cwd=ROOT, env={**pinned(threads), **MALLOC}, check=False)
+        done = subprocess.run(command, cwd=ROOT, env={**SPIN, **pinned(threads), **MALLOC}, check=False)
         if done.returncode != 0 or not raw.exists():
             raise DataError(f"the benchmarks ended with exit code {done.returncode}; nothing was written")
         found = json.loads(raw.read_text(encoding="utf-8"))["benchmarks"]
