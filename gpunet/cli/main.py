@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a model",
     "evaluate": "measure a trained model",
     "predict": "classify image files",
+    "sweep": "run the trainings that a file declares, and compare them",
     "doctor": "check the installation, the device and the data set",
     "warmup": "compile all kernels ahead",
     "data": "fetch, verify or find the Fashion-MNIST files",
