@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from gpunet.files import write_text_atomic
 from gpunet.models import Hybrid, HybridConfig, create
 from gpunet.nn import summary
 from gpunet.report.run_figures import draw_run
-from gpunet.training import Callback, Progress, Trainer, fit_hybrid
+from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
 from gpunet.training.checkpoint import prefixed, save_checkpoint
 from gpunet.training.evaluation import evaluate as evaluate_model
 from gpunet.training.history import Record
+from gpunet.training.tensorboard import require_tensorboardx
 from gpunet.training.trainer import BEST, architecture
 
 __all__ = ["EvaluationResult", "Prediction", "RunResult", "evaluate", "predict", "train"]
@@ -63,16 +65,25 @@ class RunResult:
 
 
 def train(
-    config: RunConfig, *, run_dir: Path, device: str | None = None, resume: bool = False, progress: bool = True
+    config: RunConfig,
+    *,
+    run_dir: Path,
+    device: str | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    tensorboard: bool = False,
 ) -> RunResult:
     """Train what `config` describes into the folder `run_dir`, and test it.
 
     The folder gets ``config.toml``, ``environment.json``, ``split.npz``, ``metrics.jsonl``, ``checkpoint.safetensors``
     (best by validation), ``last.safetensors``, ``summary.txt``, ``result.json`` and the figures. With `resume`, a
-    stopped run is continued to the same bits as if it had not been stopped.
+    stopped run is continued to the same bits as if it had not been stopped. With `tensorboard`, there are also
+    TensorBoard's events (of a hybrid, in the folder of each stage).
 
     Raises: GpunetError and its kinds; see :mod:`gpunet.errors`.
     """
+    if tensorboard:
+        require_tensorboardx()  # before the data are read
     backend = get_backend(device)
     data = prepare(config.data)
     toml = to_toml(config)
@@ -90,7 +101,8 @@ def train(
         weights = backend.asarray(data.class_weights(), dtype)
 
     def callbacks(stage: str = "") -> list[Callback]:
-        return [Progress(title=stage)] if progress else []
+        shown: list[Callback] = [Progress(title=stage)] if progress else []
+        return [*shown, TensorBoard()] if tensorboard else shown
 
     records: list[Record]
     if isinstance(config.model, HybridConfig):
@@ -145,7 +157,12 @@ def train(
         seed=seed,
         parameters=model.parameter_count,
     )
-    facts = {**asdict(result), "run_dir": str(run_dir), "test_accuracy": result.test_accuracy}
+    facts = {
+        **asdict(result),
+        "run_dir": str(run_dir),
+        "test_accuracy": result.test_accuracy,
+        "peak_memory_bytes": _peak_memory(),
+    }
     write_text_atomic(run_dir / RESULT, json.dumps(facts, indent=2) + "\n")
     draw_run(run_dir, model, records, data.test, test.probabilities, data.scaling)
     return result
@@ -175,6 +192,16 @@ def _environment(backend: Backend, data: RunData) -> dict[str, Any]:
         "split_sha256": data.split.digest(),
         "images": {name: len(data.part(name)) for name in ("train", "validation", "test")},
     }
+
+
+def _peak_memory() -> int | None:
+    """The largest part of the host's memory that this process has had so far, in bytes; None where it is not known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _own_version() -> str:
