@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,11 +30,12 @@ from gpunet.files import write_bytes_atomic, write_text_atomic
 from gpunet.models import CNN, MLP, Hybrid, HybridConfig, create
 from gpunet.nn import summary
 from gpunet.report.run_figures import draw_run
-from gpunet.training import Callback, Progress, Trainer, fit_hybrid
+from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
 from gpunet.training.checkpoint import prefixed, save_checkpoint
 from gpunet.training.evaluation import evaluate as evaluate_model
 from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
+from gpunet.training.tensorboard import require_tensorboardx
 from gpunet.training.trainer import BEST, architecture
 
 __all__ = ["EvaluationResult", "Fit", "Prediction", "RunResult", "evaluate", "fit", "predict", "train"]
@@ -93,17 +95,30 @@ class Fit:
 
 
 def train(
-    config: RunConfig, *, run_dir: Path, device: str | None = None, resume: bool = False, progress: bool = True
+    config: RunConfig,
+    *,
+    run_dir: Path,
+    device: str | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    tensorboard: bool = False,
 ) -> RunResult:
     """Train what `config` describes into the folder `run_dir`, and test it.
 
     The folder gets what :func:`fit` writes, ``result.json``, ``test_predictions.npz`` (uint16 (n,): labels,
     predictions and, where there are any, tta_predictions) and the figures. With `resume`, a stopped run is continued
-    to the same bits as if it had not been stopped.
+    to the same bits as if it had not been stopped. With `tensorboard`, there are also TensorBoard's events (of a
+    hybrid, in the folder of each stage).
 
     Raises: GpunetError and its kinds; see :mod:`gpunet.errors`.
     """
-    callbacks = (lambda stage: [Progress(title=stage)]) if progress else (lambda stage: [])
+    if tensorboard:
+        require_tensorboardx()  # before the data are read
+
+    def callbacks(stage: str) -> list[Callback]:
+        shown: list[Callback] = [Progress(title=stage)] if progress else []
+        return [*shown, TensorBoard()] if tensorboard else shown
+
     found = fit(config, run_dir=run_dir, device=device, resume=resume, callbacks=callbacks)
     records, data = found.records, found.data
     loader = found.loader("test")
@@ -134,7 +149,12 @@ def train(
             else None
         ),
     )
-    facts = {**asdict(result), "run_dir": str(run_dir), "test_accuracy": result.test_accuracy}
+    facts = {
+        **asdict(result),
+        "run_dir": str(run_dir),
+        "test_accuracy": result.test_accuracy,
+        "peak_memory_bytes": _peak_memory(),
+    }
     write_text_atomic(run_dir / RESULT, json.dumps(facts, indent=2) + "\n")
     draw_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
     return result
@@ -263,6 +283,16 @@ def _environment(backend: Backend, data: RunData) -> dict[str, Any]:
         "split_sha256": data.split.digest(),
         "images": {name: len(data.part(name)) for name in ("train", "validation", "test")},
     }
+
+
+def _peak_memory() -> int | None:
+    """The largest part of the host's memory that this process has had so far, in bytes; None where it is not known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _own_version() -> str:
