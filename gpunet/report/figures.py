@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from gpunet.errors import DataError, ShapeError
 from gpunet.report.canvas import BLUE, GREEN, ORANGE, PathLike, Sheet, page
 from gpunet.report.charts import draw_curves, draw_map, draw_rate
 from gpunet.report.selection import channels_that_vary, strongest_filters, surest_mistakes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _MOST_MAPS = 8
 _MOST_MISTAKES = 24
@@ -83,33 +86,41 @@ def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: PathL
         ShapeError: `matrix` is not square, or has not a row for each class name.
         OutputError: `path` cannot be written.
     """
+    side = min(3.2 + 0.56 * len(_square(matrix, class_names)), 18.0)
+    with page(path, side + 0.8, side) as figure:
+        draw_confusion(figure.subplots(), matrix, class_names)
+
+
+def draw_confusion(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -> None:
+    """:func:`confusion_matrix` on given axes.
+
+    Raises:
+        ShapeError: as there.
+    """
+    from matplotlib.colors import PowerNorm
+
     counts = _square(matrix, class_names).astype(np.float64)
     classes, total = len(counts), counts.sum()
     support = counts.sum(axis=1, keepdims=True)
     percent = np.divide(100 * counts, support, out=np.full_like(counts, np.nan), where=support > 0)
-    side = min(3.2 + 0.56 * classes, 18.0)
-    with page(path, side + 0.8, side) as figure:
-        from matplotlib.colors import PowerNorm
-
-        axes = figure.subplots()
-        # The square root of the scale, so that the few confusions are seen beside the many hits.
-        image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
-        bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
-        bar.set_label("% of the true class")
-        accuracy = f"accuracy {100 * np.trace(counts) / total:.2f} % of " if total else ""
-        axes.set_title(f"Confusion matrix: {accuracy}{int(total):,} images")
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        if classes <= _MOST_NAMED:
-            sizes = support[:, 0].astype(int)
-            axes.set_xticks(range(classes), class_names, rotation=45, ha="right", rotation_mode="anchor")
-            axes.set_yticks(range(classes), [f"{name} ({n})" for name, n in zip(class_names, sizes, strict=True)])
-        if classes <= _MOST_NUMBERED:
-            for row, column in np.argwhere(counts):
-                value = percent[row, column]
-                text = f"{value:.0f}" if value >= 99.95 else f"{value:.1f}"
-                colour = "white" if value > 40 else "black"
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    # The square root of the scale, so that the few confusions are seen beside the many hits.
+    image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
+    bar.set_label("% of the true class")
+    accuracy = f"accuracy {100 * np.trace(counts) / total:.2f} % of " if total else ""
+    axes.set_title(f"Confusion matrix: {accuracy}{int(total):,} images")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if classes <= _MOST_NAMED:
+        sizes = support[:, 0].astype(int)
+        axes.set_xticks(range(classes), class_names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(classes), [f"{name} ({n})" for name, n in zip(class_names, sizes, strict=True)])
+    if classes <= _MOST_NUMBERED:
+        for row, column in np.argwhere(counts):
+            value = percent[row, column]
+            text = f"{value:.0f}" if value >= 99.95 else f"{value:.1f}"
+            colour = "white" if value > 40 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
 
 
 def per_class_metrics(matrix: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
@@ -120,27 +131,37 @@ def per_class_metrics(matrix: np.ndarray, class_names: Sequence[str], path: Path
     Raises: as :func:`confusion_matrix`.
     """
     _square(matrix, class_names)
-    rows = sorted(per_class_table(matrix), key=lambda row: (row.f1, -row.label))[:_MOST_BARS]  # drawn upwards
-    which = "each class" if len(rows) == len(class_names) else f"the {len(rows)} worst of {len(class_names)} classes"
-    with page(path, 8.5, 1.2 + 0.62 * len(rows)) as figure:
+    with page(path, 8.5, 1.2 + 0.62 * min(len(class_names), _MOST_BARS)) as figure:
         axes = figure.subplots()
-        height = 0.27
-        measures = (("F1", BLUE, -1), ("recall", ORANGE, 0), ("precision", GREEN, 1))
-        for name, colour, place in measures:
-            values = [100 * getattr(row, name.lower()) for row in rows]
-            positions = [position + height * place for position in range(len(rows))]
-            bars = axes.barh(positions, values, height * 0.94, color=colour, label=name)
-            axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
-        axes.set_yticks(range(len(rows)), [f"{class_names[row.label]} ({row.support})" for row in rows])
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlim(0, 106)
-        axes.set_xticks(range(0, 101, 10))
-        axes.set_xlabel("%")
-        axes.set_title(f"Precision, recall and F1 of {which} (number of images)")
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
+        draw_class_metrics(axes, matrix, class_names)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3)
+
+
+def draw_class_metrics(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -> None:
+    """:func:`per_class_metrics` on given axes, without the legend.
+
+    Raises:
+        ShapeError: as there.
+    """
+    _square(matrix, class_names)
+    rows = sorted(per_class_table(matrix), key=lambda row: (row.f1, -row.label))[:_MOST_BARS]  # drawn upwards
+    which = "each class" if len(rows) == len(class_names) else f"the {len(rows)} worst of {len(class_names)} classes"
+    height = 0.27
+    measures = (("F1", BLUE, -1), ("recall", ORANGE, 0), ("precision", GREEN, 1))
+    for name, colour, place in measures:
+        values = [100 * getattr(row, name.lower()) for row in rows]
+        positions = [position + height * place for position in range(len(rows))]
+        bars = axes.barh(positions, values, height * 0.94, color=colour, label=name)
+        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+    axes.set_yticks(range(len(rows)), [f"{class_names[row.label]} ({row.support})" for row in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlim(0, 106)
+    axes.set_xticks(range(0, 101, 10))
+    axes.set_xlabel("%")
+    axes.set_title(f"Precision, recall and F1 of {which} (number of images)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
 
 
 def first_layer_filters(weight: np.ndarray, path: PathLike, image_shape: tuple[int, int, int] | None = None) -> None:

@@ -40,6 +40,7 @@ class Evaluation:
     total: int = 4
     confusion: list[list[int]] = field(default_factory=lambda: [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
     class_names: tuple[str, ...] = CLASS_NAMES
+    tta_correct: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ class FakeRun(ModuleType):
         )
         return RunResult(config.kind, run_dir, **self.result)
 
-    def evaluate(self, path: Path, *, data: str | None, split: str, device: str | None, figures: bool) -> Evaluation:
-        self._call("evaluate", path=path, data=data, split=split, device=device, figures=figures)
+    def evaluate(
+        self, path: Path, *, data: str | None, split: str, device: str | None, figures: bool, tta: bool
+    ) -> Evaluation:
+        self._call("evaluate", path=path, data=data, split=split, device=device, figures=figures, tta=tta)
         return Evaluation(split, **self.result)
 
     def predict(self, path: Path, images: list[Path], *, device: str | None, invert: str) -> list[Prediction]:
