@@ -72,7 +72,7 @@ def analyse(
     Writes ``features.csv``, ``feature_probes.png`` and ``feature_maps_of_layers.png`` into `out`, by default `path`.
 
     Args:
-        layers: names such as ``block2``; by default all blocks and, unless it is the last block flattened, ``features``.
+        layers: names such as ``block2``; by default all blocks, and ``features`` if that is not the last one flattened.
 
     Raises:
         CheckpointError: no usable model. ConfigError: it is an MLP, or has no such layer. DataError: no usable data.

@@ -128,8 +128,8 @@ def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Seq
         axes.scatter(x, y, s=9, c=colours, marker=marker, linewidths=0, alpha=0.55, rasterized=raster)
     present = np.unique(labels)[:_MOST_NAMED]
     centres = np.array([np.median(plane[labels == label], axis=0) for label in present])
-    page_size = axes.figure.get_size_inches()  # type: ignore[union-attr]
-    room = np.ptp(plane, axis=0) * (1.04, 0.245) / page_size  # a name takes about so many inches
+    size = axes.figure.get_size_inches() * axes.get_position().size  # type: ignore[union-attr]
+    room = np.ptp(plane, axis=0) * (0.81, 0.19) / size  # a name takes about so many inches
     for label, centre in zip(present, _apart(centres, room), strict=True):
         colour = TEN[label % len(TEN)]
         box = {"boxstyle": "round,pad=0.2", "facecolor": WHITE, "edgecolor": colour, "linewidth": 2}

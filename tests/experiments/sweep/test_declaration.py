@@ -13,7 +13,7 @@ from gpunet.experiments.sweep.declaration import Axis, Range, Sweep, label_of, l
 from gpunet.experiments.sweep.search import search_of
 from gpunet.models import create
 from gpunet.training.config import TrainingConfig
-from tests.experiments.sweep.conftest import Declare
+from tests.experiments.conftest import Declare
 
 DECLARED = sorted((Path(__file__).parents[3] / "scripts" / "experiments").glob("*.toml"))
 

@@ -21,7 +21,7 @@ from gpunet.experiments.sweep import Sweep, load_sweep, run_sweep
 from gpunet.experiments.sweep import run as sweep_run
 from gpunet.experiments.sweep.pool import Pool
 from gpunet.experiments.sweep.table import TIMING
-from tests.experiments.sweep.conftest import Declare
+from tests.experiments.conftest import Declare
 
 ROOT = Path(__file__).parents[3]
 AXES = (
