@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a model",
     "evaluate": "measure a trained model",
     "predict": "classify image files",
+    "report": "write an HTML page on a run, or compare several",
     "doctor": "check the installation, the device and the data set",
     "warmup": "compile all kernels ahead",
     "data": "fetch, verify or find the Fashion-MNIST files",

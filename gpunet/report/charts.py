@@ -177,6 +177,7 @@ def _finish_epochs(axes: Axes, history: History) -> None:
             axes.axvline(epochs[row] - 0.5, color=GREY, linewidth=0.8)
             axes.text(epochs[row] - 0.3, 1.0, stage, transform=axes.get_xaxis_transform(), va="top", fontsize=7)
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator: Any = axes.xaxis.get_major_locator()
+    locator.set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
