@@ -17,9 +17,10 @@ pytestmark = pytest.mark.usefixtures("fake_run")
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "give a command: train, evaluate, predict, doctor, warmup, data"),
+        ("", "give a command: train, evaluate, predict, report, doctor, warmup, data"),
         ("-q", "give a command"),
-        ("trian", "unknown command 'trian': expected train, evaluate, predict, doctor, warmup, data (did you mean"),
+        ("trian", "unknown command 'trian': expected train, evaluate, predict, report, doctor, warmup, data (did you "
+         "mean"),
         ("--verbos", "unknown option --verbos of gpunet (did you mean '--verbose'?)"),
         ("-x", "unrecognized arguments: -x"),
         ("train", "which model? give mlp, cnn, hybrid"),
@@ -77,6 +78,12 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("predict --run none x.png", "there is no run folder or checkpoint none"),
         ("predict --run . --top 0 x.png", "--top must be at least 1"),
         ("predict --run . --invert maybe x.png", "--invert must be one of auto, always, never; got 'maybe'"),
+        ("report", "the following arguments are required: RUN"),
+        ("report none", "there is no run folder or checkpoint none"),
+        ("report . none", "there is no run folder or checkpoint none"),
+        ("report . --split train", "--split must be one of validation, test; got 'train'"),
+        ("report . . --tsne", "--tsne belongs to the report of one run, but several are given"),
+        ("report . --output x", "unknown option --output of gpunet report (did you mean '--out'?)"),
         ("doctor --threads 2", "unknown option --threads of gpunet doctor"),
         ("doctor now", "unrecognized arguments: now"),
         ("data", "give an action: gpunet data fetch, verify or path"),
