@@ -67,6 +67,9 @@ import gpunet
 assert pathlib.Path(gpunet.__file__).is_relative_to(sys.prefix), gpunet.__file__
 assert (pathlib.Path(gpunet.__file__).parent / "kernels" / "README.md").exists()
 assert (pathlib.Path(gpunet.__file__).parent / "py.typed").exists()
+from gpunet.report.html import render
+assert "<html" in render("comparison.html", runs=[], options=[], curves=[], legend=[], pairs=[], split="test",
+                         warnings=[], version="", made="")
 """
 
 

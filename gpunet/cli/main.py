@@ -26,6 +26,7 @@ COMMANDS = {
     "features": "compare the features of a CNN's layers",
     "gallery": "draw all sweeps, and write what they say",
     "reproduce": "make the published numbers again",
+    "report": "write an HTML page on a run, or compare several",
     "doctor": "check the installation, the device and the data set",
     "warmup": "compile all kernels ahead",
     "data": "fetch, verify or find the Fashion-MNIST files",

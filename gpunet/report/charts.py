@@ -58,6 +58,7 @@ def draw_rate(axes: Axes, history: History) -> None:
 def draw_durations(axes: Axes, history: History) -> None:
     """The seconds of each epoch, validation included."""
     axes.bar(_epochs(history), _column(history, "seconds"), color=BLUE, width=0.8)
+    axes.margins(y=0.15)  # room for the names of stages
     axes.set_title("Seconds per epoch")
     _finish_epochs(axes, history)
     axes.grid(axis="x", visible=False)
@@ -83,7 +84,7 @@ def draw_reliability(axes: Axes, found: Calibration) -> None:
     centres = width * (np.arange(bins) + 0.5)
     filled = found.counts > 0
     accuracy, confidence = 100 * found.accuracy[filled], 100 * found.confidence[filled]
-    axes.bar(centres[filled], accuracy, width * 0.94, color=BLUE, label="accuracy")
+    axes.bar(centres[filled], accuracy, width * 0.94, color=BLUE)
     axes.bar(
         centres[filled],
         confidence - accuracy,
@@ -93,14 +94,12 @@ def draw_reliability(axes: Axes, found: Calibration) -> None:
         edgecolor=VERMILLION,
         hatch="////",
         linewidth=0.8,
-        label="gap to the mean confidence",
     )
     axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.set_xlabel("confidence (%)")
     axes.set_title("Accuracy (%) over confidence")
-    axes.legend(loc="upper left")
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
 
@@ -177,6 +176,7 @@ def _finish_epochs(axes: Axes, history: History) -> None:
             axes.axvline(epochs[row] - 0.5, color=GREY, linewidth=0.8)
             axes.text(epochs[row] - 0.3, 1.0, stage, transform=axes.get_xaxis_transform(), va="top", fontsize=7)
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    locator: Any = axes.xaxis.get_major_locator()
+    locator.set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)

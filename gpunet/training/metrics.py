@@ -128,7 +128,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
 
     def mean(values: np.ndarray) -> np.ndarray:
         sums = np.bincount(which, weights=values, minlength=bins)
-        return np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0)
+        return np.asarray(np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0))
 
     return Calibration(counts, mean(right.astype(np.float64)), mean(confidence))
 

@@ -63,12 +63,21 @@ class FakeRun(ModuleType):
         self.result: dict[str, Any] = {}
         """Fields of the result that differ from the usual."""
 
-    def train(self, config: Any, *, run_dir: Path, device: str | None, resume: bool, progress: bool) -> RunResult:
+    def train(
+        self, config: Any, *, run_dir: Path, device: str | None, resume: bool, progress: bool, tensorboard: bool
+    ) -> RunResult:
         existed = run_dir.is_dir()
         if self.writes_files:
             (run_dir / "config.toml").write_text(to_toml(config), encoding="utf-8")
         self._call(
-            "train", config=config, run_dir=run_dir, device=device, resume=resume, progress=progress, existed=existed
+            "train",
+            config=config,
+            run_dir=run_dir,
+            device=device,
+            resume=resume,
+            progress=progress,
+            tensorboard=tensorboard,
+            existed=existed,
         )
         return RunResult(config.kind, run_dir, **self.result)
 

@@ -17,10 +17,11 @@ pytestmark = pytest.mark.usefixtures("fake_run")
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "give a command: train, evaluate, predict, sweep, features, gallery, reproduce, doctor, warmup, data"),
+        ("", "give a command: train, evaluate, predict, sweep, features, gallery, reproduce, report, doctor, warmup, "
+         "data"),
         ("-q", "give a command"),
         ("trian", "unknown command 'trian': expected train, evaluate, predict, sweep, features, gallery, reproduce, "
-         "doctor, warmup, data (did you mean"),
+         "report, doctor, warmup, data (did you mean"),
         ("--verbos", "unknown option --verbos of gpunet (did you mean '--verbose'?)"),
         ("-x", "unrecognized arguments: -x"),
         ("train", "which model? give mlp, cnn, hybrid"),
@@ -87,6 +88,12 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("reproduce", "the following arguments are required: {mlp,cnn,hybrid}"),
         ("reproduce cn", "the model must be one of mlp, cnn, hybrid; got 'cn' (did you mean 'cnn'?)"),
         ("reproduce mlp --seeds 0", "--seeds must be at least 1"),
+        ("report", "the following arguments are required: RUN"),
+        ("report none", "there is no run folder or checkpoint none"),
+        ("report . none", "there is no run folder or checkpoint none"),
+        ("report . --split train", "--split must be one of validation, test; got 'train'"),
+        ("report . . --tsne", "--tsne belongs to the report of one run, but several are given"),
+        ("report . --output x", "unknown option --output of gpunet report (did you mean '--out'?)"),
         ("doctor --threads 2", "unknown option --threads of gpunet doctor"),
         ("doctor now", "unrecognized arguments: now"),
         ("data", "give an action: gpunet data fetch, verify or path"),
