@@ -43,7 +43,7 @@ def test_import_takes_less_than_three_tenths_of_a_second() -> None:
 def test_packages_are_listed() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "gpunet").rglob("__init__.py")}
-    assert listed == found | {"gpunet.kernels"}
+    assert listed == found | {"gpunet.kernels", "gpunet.results"}
 
 
 def test_imports_point_downwards() -> None:
@@ -67,6 +67,9 @@ import gpunet
 assert pathlib.Path(gpunet.__file__).is_relative_to(sys.prefix), gpunet.__file__
 assert (pathlib.Path(gpunet.__file__).parent / "kernels" / "README.md").exists()
 assert (pathlib.Path(gpunet.__file__).parent / "py.typed").exists()
+from gpunet.report.html import render
+assert "<html" in render("comparison.html", runs=[], options=[], curves=[], legend=[], pairs=[], split="test",
+                         warnings=[], version="", made="")
 """
 
 

@@ -8,12 +8,12 @@ import logging
 import os
 import platform
 import sys
-from pathlib import Path
 from typing import Any
 
 from gpunet.cli.console import logger, print_json
 from gpunet.cli.parser import Parser, common_options, device_option, json_option
 from gpunet.errors import GpunetError
+from gpunet.machine import cpu_name
 
 _FEATURES = {"avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512", "neon": "NEON", "sve": "SVE"}
 """The names LLVM gives to the CPU features that decide the speed, and their usual names."""
@@ -72,19 +72,10 @@ def _cpu() -> dict[str, Any]:
 
     found = llvm.get_host_cpu_features()
     return {
-        "name": _cpu_name() or llvm.get_host_cpu_name(),
+        "name": cpu_name() or llvm.get_hostcpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "features": [name for feature, name in _FEATURES.items() if found.get(feature)],
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _numpy() -> dict[str, Any]:

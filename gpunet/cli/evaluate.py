@@ -13,7 +13,7 @@ SPLITS = ("test", "validation", "train")
 
 def add_arguments(parser: Parser) -> None:
     """Add the command's arguments to its parser."""
-    parser.set_defaults(run=run, json=False, figures=False, data=None, split="test")
+    parser.set_defaults(run=run, json=False, figures=False, tta=False, data=None, split="test")
     parser.add_argument("path", metavar="RUN_DIR_OR_CHECKPOINT", help="run folder or checkpoint")
     parser.add_argument("--data", metavar="PATH", help="data set (default: the one the model was trained with)")
     parser.add_argument(
@@ -21,6 +21,9 @@ def add_arguments(parser: Parser) -> None:
         metavar=f"{{{','.join(SPLITS)}}}",
         type=choice("--split", SPLITS),
         help="which images (default: test)",
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="also with the probabilities of each image and its mirror image averaged"
     )
     parser.add_argument("--figures", action="store_true", help="draw figures into the run folder")
     json_option(parser)
@@ -34,10 +37,12 @@ def run(args: argparse.Namespace) -> None:
     device = prepare(args)
     from gpunet.experiments.run import evaluate
 
-    found = evaluate(path, data=args.data, split=args.split, device=device, figures=args.figures)
+    found = evaluate(path, data=args.data, split=args.split, device=device, figures=args.figures, tta=args.tta)
     if not args.json:
         print(f"{found.split} loss {found.loss:.4f}")
         print(accuracy_line(found.split, found.correct, found.total))
+        if found.tta_correct is not None:
+            print("with mirror images: " + accuracy_line(found.split, found.tta_correct, found.total))
         return
     from gpunet import __version__
     from gpunet.training.metrics import wilson_interval
@@ -51,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
             "loss": found.loss,
             "correct": found.correct,
             "total": found.total,
+            "tta_accuracy": None if found.tta_correct is None else found.tta_correct / found.total,
             "class_names": list(found.class_names),
             "confusion": found.confusion,
             "version": __version__,

@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
         "Train a model. The model's own options follow its name: gpunet train cnn --help shows them. "
         "An option on the command line wins over the file, the file over the preset."
     )
-    parser.set_defaults(run=run, json=False, kind=None, **dict.fromkeys((*_FRESH, "resume")))
+    parser.set_defaults(run=run, json=False, kind=None, tensorboard=False, **dict.fromkeys((*_FRESH, "resume")))
     parser.explain_unknown = _explain_misplaced
     _add_run_options(parser)
     add_flag(parser, TrainingConfig, "epochs", "the preset's; with --resume, the run's")
@@ -69,6 +69,12 @@ def _add_run_options(parser: Parser) -> None:
     )
     group.add_argument("--name", metavar="N", help="start of the run folder's name (default: the model)")
     group.add_argument("--runs-dir", metavar="DIR", help="where run folders are made (default: runs)")
+    group.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write TensorBoard's events into the run folder; with --resume, of the epochs before as well "
+        "(needs pip install 'gpunet[tensorboard]')",
+    )
     json_option(group)
     compute_options(parser)
     common_options(parser)
@@ -89,7 +95,12 @@ def run(args: argparse.Namespace) -> None:
         run_dir = new_run_dir(Path(args.runs_dir if args.runs_dir is not None else "runs"), name)
     try:
         result = train(
-            config, run_dir=run_dir, device=device, resume=args.resume is not None, progress=args.verbosity >= 0
+            config,
+            run_dir=run_dir,
+            device=device,
+            resume=args.resume is not None,
+            progress=args.verbosity >= 0,
+            tensorboard=args.tensorboard,
         )
     except KeyboardInterrupt:
         if (run_dir / "config.toml").is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,12 @@ from gpunet import ops
 from gpunet.backend import Array, Backend
 from gpunet.errors import ConfigError, DataError
 from gpunet.ops import random
+
+_FIRST_FLIP = 2**32 - 1  # a step of the stream of orders that no epoch has
+
+
+def _mirror(images: Array) -> Array:
+    return images[:, :, ::-1].copy()
 
 
 class Loader:
@@ -22,6 +29,9 @@ class Loader:
         backend: the device.
         scale, offset: a batch is pixel * scale + offset (for uint8 images), broadcastable to (H, W, C).
         flip, shift, cutout: augmentation of training batches; see :func:`gpunet.ops.gather_batch`.
+        alternate_flip: mirror each training image in every second epoch (K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on
+            a Single GPU", arXiv:2404.00498, 2024), so that two epochs in a row show both forms of it. It takes the
+            memory of the images a second time.
         dtype: of the batches, float32 or float64.
 
     Raises:
@@ -38,19 +48,26 @@ class Loader:
         scale: np.ndarray | None = None,
         offset: np.ndarray | None = None,
         flip: bool = False,
+        alternate_flip: bool = False,
         shift: int = 0,
         cutout: int = 0,
         dtype: Any = "float32",
     ) -> None:
         if len(images) == 0 or len(images) != len(labels):
             raise DataError(f"expected as many labels as images and at least one, got {len(labels)} and {len(images)}")
-        if images.dtype != np.uint8 and (flip or shift or cutout):
-            raise ConfigError("flip, shift and cutout need images, not features: leave them out")
+        if images.dtype != np.uint8 and (flip or alternate_flip or shift or cutout):
+            raise ConfigError("flip, alternate_flip, shift and cutout need images, not features: leave them out")
+        if flip and alternate_flip:
+            raise ConfigError("flip and alternate_flip exclude each other: give one of them")
         self.backend = backend
         self.size = len(images)
         self.input_shape: tuple[int, ...] = tuple(images.shape[1:])
-        self.images = backend.asarray(images)
-        self.labels = backend.asarray(labels, np.int32)
+        # Of alternating images the mirrored ones lie behind the others: which one is shown is a matter of the order.
+        self.alternate_flip = alternate_flip
+        if alternate_flip:
+            images, labels = np.concatenate([images, _mirror(images)]), np.concatenate([labels, labels])
+        self._images = backend.asarray(images)
+        self._labels = backend.asarray(labels, np.int32)
         self._scaling: dict[str, Any] = {
             "scale": None if scale is None else backend.asarray(scale, dtype),
             "offset": None if offset is None else backend.asarray(offset, dtype),
@@ -60,9 +77,35 @@ class Loader:
         self._in_order = backend.asarray(np.arange(self.size, dtype=np.int64))
         self._order = self._in_order.copy()
 
+    @property
+    def images(self) -> Array:
+        """The images, or features, on the device."""
+        return self._images[: self.size]
+
+    @property
+    def labels(self) -> Array:
+        """The labels, int32, on the device."""
+        return self._labels[: self.size]
+
+    def mirrored(self) -> Loader:
+        """A loader of the mirrored images, without augmentation.
+
+        Raises:
+            ConfigError: these are features.
+        """
+        if self.images.dtype != np.uint8:
+            raise ConfigError("only images can be mirrored, not features")
+        mirrored = copy.copy(self)
+        mirrored._images, mirrored._labels = _mirror(self.images), self.labels
+        mirrored._augmentation, mirrored.alternate_flip = {}, False
+        return mirrored
+
     def shuffle(self, seed: int, epoch: int) -> None:
         """Put the training batches into the order of `epoch`: a function of `seed` and `epoch` alone."""
         order = random.Stream(seed, random.SHUFFLE, epoch).permutation(self.size)
+        if self.alternate_flip:
+            mirrored_first = random.Stream(seed, random.SHUFFLE, _FIRST_FLIP).permutation(self.size) & 1
+            order = order + self.size * (mirrored_first[order] ^ (epoch & 1))
         self._order[...] = self.backend.asarray(order)  # in place: a captured step knows this array
 
     def training_batch(self, start: Any, size: int, *, seed: int, step: Any) -> tuple[Array, Array]:
@@ -71,8 +114,8 @@ class Loader:
         `start` and `step` are ints or one-element arrays on the device.
         """
         return ops.gather_batch(
-            self.images,
-            self.labels,
+            self._images,
+            self._labels,
             self._order,
             start=start,
             size=size,
@@ -86,8 +129,8 @@ class Loader:
         """All images in their own order, not augmented, `size` at a time; the last batch may be smaller."""
         for start in range(0, self.size, size):
             yield ops.gather_batch(
-                self.images,
-                self.labels,
+                self._images,
+                self._labels,
                 self._in_order,
                 start=start,
                 size=min(size, self.size - start),

@@ -60,6 +60,27 @@ def split(dataset: Dataset, fraction: float, seed: int) -> Split:
     return Split(dataset.take(train_indices), dataset.take(validation_indices), train_indices, validation_indices)
 
 
+def subset(parts: Split, images: int) -> Split:
+    """`parts` with only so many training images, of each class its share, chosen at random; the same validation part.
+
+    The choice depends on the labels and `images` alone: every seed learns from the same ones.
+
+    Raises:
+        ConfigError: there are not so many training images, or fewer are wanted than there are classes.
+    """
+    n = len(parts.train)
+    if not parts.train.classes <= images <= n:
+        raise ConfigError(
+            f"train_images must lie between the number of classes, {parts.train.classes}, and that of the images that "
+            f"are not held out, {n}; got {images}"
+        )
+    if images == n:
+        return parts
+    kept = split(parts.train, images / n, seed=0)
+    indices = parts.train_indices[kept.validation_indices]
+    return Split(kept.validation, parts.validation, indices, parts.validation_indices)
+
+
 def _shares(counts: list[int], total: int) -> list[int]:
     """`total` split in proportion to `counts` by the largest remainder, ties to the lower class; see :func:`split`."""
     n = sum(counts)

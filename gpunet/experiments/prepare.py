@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from gpunet.backend import Backend
 from gpunet.data import DataConfig, Dataset, Split, load, split
 from gpunet.data.loader import Loader
 from gpunet.data.scaling import Scaling, scaling_of
+from gpunet.data.split import subset
 from gpunet.files import write_bytes_atomic
 
 
@@ -50,7 +52,7 @@ def loader_of(
     """`dataset` on the device."""
     options: dict[str, Any] = {}
     if augmentation is not None:
-        options = {"flip": augmentation.flip, "shift": augmentation.shift, "cutout": augmentation.cutout}
+        options = {name: getattr(augmentation, name) for name in ("flip", "alternate_flip", "shift", "cutout")}
     return Loader(
         dataset.images,
         dataset.labels,
@@ -67,8 +69,12 @@ def prepare(config: DataConfig) -> RunData:
 
     Raises:
         DataError: the data are missing, damaged or not usable.
-        ConfigError: they cannot be split as `config` says.
+        ConfigError: they cannot be split as `config` says, or have too few images for it.
     """
     whole, test = load(config.data)
     parts = split(whole, config.validation_fraction, config.split_seed)
+    if config.refit:
+        parts = dataclasses.replace(parts, train=whole, train_indices=np.arange(len(whole)))
+    if config.train_images:
+        parts = subset(parts, config.train_images)
     return RunData(parts, test, scaling_of(parts.train.images, config.standardize))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backend import Backend, get_backend
+from gpunet.data.loader import Loader
 from gpunet.errors import ConfigError, OutputError
 from gpunet.experiments.config import RunConfig, to_toml
 from gpunet.experiments.prepare import RunData, prepare
@@ -22,19 +26,21 @@ from gpunet.experiments.saved import (
     predict,
     scaling_tensors,
 )
-from gpunet.files import write_text_atomic
-from gpunet.models import Hybrid, HybridConfig, create
+from gpunet.files import write_bytes_atomic, write_text_atomic
+from gpunet.models import CNN, MLP, Hybrid, HybridConfig, create
 from gpunet.nn import summary
 from gpunet.report.run_figures import draw_run
-from gpunet.training import Callback, Progress, Trainer, fit_hybrid
+from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
 from gpunet.training.checkpoint import prefixed, save_checkpoint
 from gpunet.training.evaluation import evaluate as evaluate_model
+from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
+from gpunet.training.tensorboard import require_tensorboardx
 from gpunet.training.trainer import BEST, architecture
 
-__all__ = ["EvaluationResult", "Prediction", "RunResult", "evaluate", "predict", "train"]
+__all__ = ["EvaluationResult", "Fit", "Prediction", "RunResult", "evaluate", "fit", "predict", "train"]
 
-RESULT = "result.json"
+RESULT, PREDICTIONS = "result.json", "test_predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -56,25 +62,127 @@ class RunResult:
     device: str
     seed: int
     parameters: int
+    tta_correct: int | None = None
+    """With the probabilities of each image and its mirror image averaged; None unless trained on mirrored images."""
 
     @property
     def test_accuracy(self) -> float:
         return self.test_correct / self.test_total
 
+    @property
+    def tta_accuracy(self) -> float | None:
+        return None if self.tta_correct is None else self.tta_correct / self.test_total
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained model and its data; no test image has been looked at."""
+
+    config: RunConfig
+    model: MLP | CNN | Hybrid
+    records: list[Record]
+    """Of all epochs, of all stages of a hybrid."""
+    validation_accuracy: float
+    """Of the weights that the model has; those of `chosen`."""
+    chosen: Record
+    """The record of the epoch that these weights are of."""
+    data: RunData
+    backend: Backend
+
+    def loader(self, part: str) -> Loader:
+        """The images of `part`, not augmented, on the device."""
+        return self.data.loader(part, self.backend, self.config.training.dtype)
+
 
 def train(
-    config: RunConfig, *, run_dir: Path, device: str | None = None, resume: bool = False, progress: bool = True
+    config: RunConfig,
+    *,
+    run_dir: Path,
+    device: str | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    tensorboard: bool = False,
 ) -> RunResult:
     """Train what `config` describes into the folder `run_dir`, and test it.
 
-    The folder gets ``config.toml``, ``environment.json``, ``split.npz``, ``metrics.jsonl``, ``checkpoint.safetensors``
-    (best by validation), ``last.safetensors``, ``summary.txt``, ``result.json`` and the figures. With `resume`, a
-    stopped run is continued to the same bits as if it had not been stopped.
+    The folder gets what :func:`fit` writes, ``result.json``, ``test_predictions.npz`` (uint16 (n,): labels,
+    predictions and, where there are any, tta_predictions) and the figures. With `resume`, a stopped run is continued
+    to the same bits as if it had not been stopped. With `tensorboard`, there are also TensorBoard's events (of a
+    hybrid, in the folder of each stage).
 
     Raises: GpunetError and its kinds; see :mod:`gpunet.errors`.
     """
+    if tensorboard:
+        require_tensorboardx()  # before the data are read
+
+    def callbacks(stage: str) -> list[Callback]:
+        shown: list[Callback] = [Progress(title=stage)] if progress else []
+        return [*shown, TensorBoard()] if tensorboard else shown
+
+    found = fit(config, run_dir=run_dir, device=device, resume=resume, callbacks=callbacks)
+    records, data = found.records, found.data
+    loader = found.loader("test")
+    test = evaluate_model(found.model, loader, keep_probabilities=True)
+    assert test.probabilities is not None
+    predictions = {"labels": data.test.labels, "predictions": test.probabilities.argmax(1)}
+    if config.data.mirrors:
+        predictions["tta_predictions"] = with_mirror_images(found.model, loader, test.probabilities).argmax(1)
+    _save_predictions(run_dir / PREDICTIONS, predictions)
+    # of a hybrid, the stage that sees images from first to last; other models have no stages
+    speeds = [record["images_per_second"] for record in records if record.get("stage", "cnn") == "cnn"]
+    result = RunResult(
+        kind=config.kind,
+        run_dir=run_dir,
+        test_correct=test.correct,
+        test_total=test.total,
+        test_loss=test.loss,
+        validation_accuracy=found.validation_accuracy,
+        epochs=len(records),
+        seconds=seconds_of(records),
+        images_per_second=float(np.median(speeds)),
+        device=found.backend.device,
+        seed=config.training.seed,
+        parameters=found.model.parameter_count,
+        tta_correct=(
+            int((predictions["tta_predictions"] == data.test.labels).sum())
+            if "tta_predictions" in predictions
+            else None
+        ),
+    )
+    facts = {
+        **asdict(result),
+        "run_dir": str(run_dir),
+        "test_accuracy": result.test_accuracy,
+        "peak_memory_bytes": _peak_memory(),
+    }
+    write_text_atomic(run_dir / RESULT, json.dumps(facts, indent=2) + "\n")
+    draw_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
+    return result
+
+
+def fit(
+    config: RunConfig,
+    *,
+    run_dir: Path,
+    device: str | None = None,
+    resume: bool = False,
+    callbacks: Callable[[str], Sequence[Callback]] = lambda stage: (),
+    data: RunData | None = None,
+) -> Fit:
+    """Train what `config` describes into the folder `run_dir`; the test images are not looked at.
+
+    The folder gets ``config.toml``, ``environment.json``, ``split.npz``, ``metrics.jsonl``, ``checkpoint.safetensors``
+    (best by validation), ``last.safetensors`` and ``summary.txt``.
+
+    Args:
+        callbacks: makes those of a stage of a hybrid; for other models it is called with ``""``.
+        data: what :func:`prepare` made of ``config.data``, if that has been done already.
+
+    Raises: as :func:`train`.
+    """
+    _check_refit(config)
     backend = get_backend(device)
-    data = prepare(config.data)
+    data = data or prepare(config.data)
     toml = to_toml(config)
     model = create(config.model, data.split.train.image_shape, data.split.train.classes)
     dtype, seed = config.training.dtype, config.training.seed
@@ -89,13 +197,10 @@ def train(
     if config.training.class_weights == "balanced":
         weights = backend.asarray(data.class_weights(), dtype)
 
-    def callbacks(stage: str = "") -> list[Callback]:
-        return [Progress(title=stage)] if progress else []
-
     records: list[Record]
     if isinstance(config.model, HybridConfig):
         assert config.hybrid is not None
-        fit = fit_hybrid(
+        hybrid = fit_hybrid(
             config.model,
             config.training,
             config.hybrid,
@@ -108,8 +213,9 @@ def train(
             tensors=tensors,
             resume=resume,
         )
-        model, records, best = fit.hybrid, fit.records, fit.validation_accuracy
-        _save_hybrid(run_dir, fit.hybrid, {**facts, "validation_accuracy": best, "from_stage": fit.stage}, tensors)
+        model, records, best = hybrid.hybrid, hybrid.records, hybrid.validation_accuracy
+        chosen = next(row for row in records if (row["stage"], row["epoch"]) == (hybrid.stage, hybrid.epoch))
+        _save_hybrid(run_dir, model, {**facts, "validation_accuracy": best, "from_stage": hybrid.stage}, tensors)
         write_text_atomic(run_dir / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
     else:
         model.initialize(seed, device=backend, dtype=dtype)
@@ -118,7 +224,7 @@ def train(
             config.training,
             **loaders,
             run_dir=run_dir,
-            callbacks=callbacks(),
+            callbacks=callbacks(""),
             class_weights=weights,
             metadata=facts,
             tensors=tensors,
@@ -126,29 +232,31 @@ def train(
         if resume:
             trainer.resume()
         records, best = trainer.fit().records, trainer.best_accuracy
+        chosen = records[trainer.best_epoch - 1]
+    return Fit(config, model, records, best, chosen, data, backend)
 
-    test = evaluate_model(model, data.loader("test", backend, dtype), keep_probabilities=True)
-    assert test.probabilities is not None
-    # of a hybrid, the stage that sees images from first to last; other models have no stages
-    speeds = [record["images_per_second"] for record in records if record.get("stage", "cnn") == "cnn"]
-    result = RunResult(
-        kind=config.kind,
-        run_dir=run_dir,
-        test_correct=test.correct,
-        test_total=test.total,
-        test_loss=test.loss,
-        validation_accuracy=best,
-        epochs=len(records),
-        seconds=round(sum(record["seconds"] for record in records), 1),
-        images_per_second=float(np.median(speeds)),
-        device=backend.device,
-        seed=seed,
-        parameters=model.parameter_count,
-    )
-    facts = {**asdict(result), "run_dir": str(run_dir), "test_accuracy": result.test_accuracy}
-    write_text_atomic(run_dir / RESULT, json.dumps(facts, indent=2) + "\n")
-    draw_run(run_dir, model, records, data.test, test.probabilities, data.scaling)
-    return result
+
+def seconds_of(records: Sequence[Record]) -> float:
+    """The time of all epochs, validation included."""
+    return round(sum(float(record["seconds"]) for record in records), 1)
+
+
+def _check_refit(config: RunConfig) -> None:
+    if not config.data.refit:
+        return
+    training = config.training
+    if training.keep != "last":
+        raise ConfigError("refit leaves no images to choose the epoch by: give --keep last with it")
+    if training.schedule == "plateau" or training.early_stopping:
+        raise ConfigError(
+            "refit leaves no images for schedule plateau and early_stopping to look at: take another schedule, and 0"
+        )
+
+
+def _save_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: labels.astype(np.uint16) for name, labels in predictions.items()})  # type: ignore[arg-type]
+    write_bytes_atomic(path, buffer.getvalue())
 
 
 def _start_folder(run_dir: Path, toml: str, backend: Backend, data: RunData, table: str) -> None:
@@ -175,6 +283,16 @@ def _environment(backend: Backend, data: RunData) -> dict[str, Any]:
         "split_sha256": data.split.digest(),
         "images": {name: len(data.part(name)) for name in ("train", "validation", "test")},
     }
+
+
+def _peak_memory() -> int | None:
+    """The largest part of the host's memory that this process has had so far, in bytes; None where it is not known."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _own_version() -> str:

@@ -21,7 +21,7 @@ from gpunet.report.figures import feature_map as draw_feature_map
 from gpunet.report.run_figures import draw_evaluation
 from gpunet.training.checkpoint import load_checkpoint, prefixed, under
 from gpunet.training.evaluation import evaluate as evaluate_model
-from gpunet.training.evaluation import extract
+from gpunet.training.evaluation import extract, with_mirror_images
 from gpunet.training.metrics import confusion_matrix
 from gpunet.training.trainer import BEST
 
@@ -50,6 +50,8 @@ class EvaluationResult:
     confusion: list[list[int]]
     """Row: true class; column: predicted class."""
     class_names: tuple[str, ...]
+    tta_correct: int | None = None
+    """With the probabilities of each image and its mirror image averaged, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +111,44 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
     return SavedModel(model, config, input_shape, names, scaling, backend, facts)
 
 
+def load_class_names(path: Path) -> tuple[str, ...]:
+    """The names of the classes of the model in a run folder or a checkpoint file.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    file = path / BEST if path.is_dir() else path
+    _, facts = load_checkpoint(file)
+    try:
+        return tuple(facts["class_names"])
+    except KeyError:
+        raise CheckpointError(f"{file} does not name the classes of its model") from None
+
+
 def evaluate(
-    path: Path, *, data: str | None = None, split: str = "test", device: str | None = None, figures: bool = False
+    path: Path,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    device: str | None = None,
+    figures: bool = False,
+    tta: bool = False,
 ) -> EvaluationResult:
     """Evaluate the model at `path` on the part `split` of its data set, or of the data set `data`.
 
-    `figures` draws the confusion matrix, the metrics of each class and the mistakes into the run folder.
+    `figures` draws the confusion matrix, the metrics of each class and the mistakes into the run folder. `tta` counts
+    the right predictions a second time, from the probabilities of each image and its mirror image averaged.
 
     Raises:
+        ConfigError: `tta` for a model that was not trained on mirrored images, which it would ruin.
         CheckpointError: no usable model. DataError: no usable data, or images of another shape or other classes.
     """
     saved = load_model(path, device)
     options = saved.config.data
+    if tta and not options.mirrors:
+        raise ConfigError(
+            f"{path} was not trained on mirrored images (--flip), so it cannot judge them: leave out --tta"
+        )
     if data is None or split != "test":
         run_data = prepare(options if data is None else dataclasses.replace(options, data=data))
         dataset = run_data.part(split)
@@ -137,7 +165,13 @@ def evaluate(
     if figures:
         draw_evaluation(path if path.is_dir() else path.parent, dataset, found.probabilities, prefix=f"{split}_")
     matrix = confusion_matrix(dataset.labels, found.probabilities.argmax(1), dataset.classes)
-    return EvaluationResult(split, found.loss, found.correct, found.total, matrix.tolist(), saved.class_names)
+    tta_correct = None
+    if tta:
+        predictions = with_mirror_images(saved.model, loader, found.probabilities).argmax(1)
+        tta_correct = int((predictions == dataset.labels).sum())
+    return EvaluationResult(
+        split, found.loss, found.correct, found.total, matrix.tolist(), saved.class_names, tta_correct
+    )
 
 
 def feature_map(path: Path, *, device: str | None = None, split: str = "test") -> Path:

@@ -1,11 +1,14 @@
-"""What all figures share: their look, and a page that is written whole or not at all."""
+"""What all figures share: their look, a page that is written whole or not at all, a drawing inside an HTML page."""
 
 from __future__ import annotations
 
 import contextlib
+import html
+import io
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +23,7 @@ PathLike = str | os.PathLike[str]
 
 # Okabe & Ito, "Color Universal Design" (2008).
 BLUE, ORANGE, GREEN, VERMILLION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+WHITE = "#ffffff"
 
 # M. Petroff, "Accessible Color Sequences for Data Visualization" (2021), ten colours.
 TEN = (
@@ -37,20 +41,72 @@ TEN = (
 
 DPI = 150
 
+# The reader's own settings must not change the pictures; names of classes are no formulas.
+_SETTINGS: dict[str, Any] = {"text.parse_math": False, "font.size": 9}
+
+_INK = "#010101"
+_INKS = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+_VARIABLES = {
+    _INK: "currentColor",
+    WHITE: "var(--paper)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--orange)",
+    GREEN: "var(--green)",
+    VERMILLION: "var(--vermillion)",
+    GREY: "var(--grey)",
+    **{colour: f"var(--series-{place})" for place, colour in enumerate(TEN)},
+}
+"""What the colours of a drawing become in HTML: variables of its style sheet, which knows light and dark."""
+
 
 @contextlib.contextmanager
 def page(path: PathLike, width: float, height: float) -> Iterator[Figure]:
     """A figure of `width` x `height` inches to draw on, which is then saved as a PNG file at `path`."""
-    from matplotlib import style
     from matplotlib.figure import Figure
 
-    # The reader's own settings must not change the pictures; names of classes are no formulas.
-    settings: list[str | dict[str, Any]] = ["default", {"text.parse_math": False, "font.size": 9}]
-    with atomic_write(path) as temporary, style.context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+    with atomic_write(path) as temporary, _look({}):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def drawing(draw: Callable[[Figure], None], width: float, height: float, *, name: str, description: str) -> str:
+    """What `draw` puts on a figure of `width` x `height` inches, as an ``<svg>`` element to stand inside HTML.
+
+    It has no background, its text is text, its colours are variables of the page's style sheet, and it is as wide as
+    the page lets it be.
+
+    name: different for each drawing on a page, a start for its ids. description: for those who cannot see it.
+    """
+    from matplotlib.figure import Figure
+
+    buffer = io.StringIO()
+    with _look({"svg.fonttype": "none", "svg.hashsalt": name, "legend.frameon": False, **dict.fromkeys(_INKS, _INK)}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, dpi=DPI, metadata=nothing)
+    text = buffer.getvalue()
+    text = re.sub(
+        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL
+    )
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
+    colours = {colour.lower(): variable for colour, variable in _VARIABLES.items()}
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: colours.get(found[0], found[0]), text)
+    box = re.search(r'viewBox="([^"]*)"', text)
+    assert box is not None
+    label = html.escape(description)
+    return f'<svg viewBox="{box[1]}" role="img" aria-label="{label}">{text[text.index(">") + 1 :]}'
+
+
+@contextlib.contextmanager
+def _look(settings: dict[str, Any]) -> Iterator[None]:
+    from matplotlib import style
+
+    with style.context(["default", _SETTINGS, settings]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
 
 
 class Sheet:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpunet.data.dataset import Dataset
 from gpunet.data.scaling import Scaling
+from gpunet.errors import ConfigError
 from gpunet.nn import Conv2d, ConvBlock, Layer, Linear, Mode, Sequential
 from gpunet.report import figures
 from gpunet.training.metrics import confusion_matrix
@@ -38,10 +39,8 @@ def draw_run(
     """All figures of a run: learning curves, those of :func:`draw_evaluation`, filters, and a CNN's feature maps."""
     figures.learning_curves(records, folder / "learning_curves.png")
     draw_evaluation(folder, test, probabilities)
-    weight = _first_weight(model)
-    if weight is not None:
-        figures.first_layer_filters(weight, folder / "first_layer_filters.png", image_shape=test.image_shape)
-    maps = _feature_maps(model, test.images[:1], scaling)
+    figures.first_layer_filters(first_weight(model), folder / "first_layer_filters.png", image_shape=test.image_shape)
+    maps = block_maps(model, test.images[:1], scaling)
     if maps:
         figures.feature_maps(maps, test.images[0], folder / "feature_maps.png")
 
@@ -51,15 +50,15 @@ def _host(model: Layer, array: Any) -> np.ndarray:
     return model.flat.backend.to_numpy(array)
 
 
-def _first_weight(model: Sequential) -> np.ndarray | None:
+def first_weight(model: Sequential) -> np.ndarray:
     """The first layer's weight: HWIO of a convolution, (in, out) of a linear layer."""
     for _, layer in model.named_layers():
         if isinstance(layer, (Conv2d, Linear)):
             return _host(model, layer.weight.value)
-    return None
+    raise ConfigError("the model has no layer with a weight")
 
 
-def _feature_maps(model: Sequential, image: np.ndarray, scaling: Scaling) -> list[tuple[str, np.ndarray]]:
+def block_maps(model: Sequential, image: np.ndarray, scaling: Scaling) -> list[tuple[str, np.ndarray]]:
     """The output (H, W, C) of each block for one image (1, H, W, C)."""
     assert model.flat is not None
     x = model.flat.backend.asarray(image * scaling.scale + scaling.offset, model.flat.dtype)

@@ -7,6 +7,7 @@ from gpunet.training.evaluation import Evaluation, evaluate
 from gpunet.training.history import History
 from gpunet.training.hybrid import HybridFit, fit_hybrid
 from gpunet.training.progress import Progress
+from gpunet.training.tensorboard import TensorBoard
 from gpunet.training.trainer import Trainer
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "HybridFit",
     "HybridTrainingConfig",
     "Progress",
+    "TensorBoard",
     "Trainer",
     "TrainingConfig",
     "evaluate",

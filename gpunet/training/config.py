@@ -44,6 +44,11 @@ class TrainingConfig(Options):
         high_open=True,
     )
     early_stopping: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never", low=0)
+    keep: str = option(
+        "best",
+        "the weights that a training ends with: of the epoch of the best validation accuracy, or of the last one",
+        choices=("best", "last"),
+    )
     seed: int = option(0, "seed of initialisation, order, augmentation and dropout", low=0, high=2**32 - 1)
     dtype: str = option("float32", "precision of all arrays", choices=("float32", "float64"))
     precision: str = option(

@@ -54,6 +54,20 @@ def evaluate(
     return Evaluation(loss / loader.size, correct, loader.size, np.concatenate(kept) if kept else None)
 
 
+def with_mirror_images(model: Layer, loader: Loader, probabilities: np.ndarray) -> np.ndarray:
+    """Class probabilities, (n, classes), averaged over each image and its mirror image (test-time augmentation).
+
+    Meant for a model that was trained with mirrored images; another one gets worse by it.
+
+    Args:
+        model, loader: as :func:`evaluate`; of images.
+        probabilities: those of the images as they are, (n, classes), from :func:`evaluate`.
+    """
+    mirrored = evaluate(model, loader.mirrored(), keep_probabilities=True).probabilities
+    assert mirrored is not None
+    return np.asarray((probabilities + mirrored) / 2)
+
+
 def extract(model: Callable[[Array], Array], loader: Loader) -> np.ndarray:
     """The outputs of `model` (a function of a batch) over all of `loader`, on the host."""
     return np.concatenate([loader.backend.to_numpy(model(x)) for x, _ in loader.batches(EVALUATION_BATCH)])

@@ -23,6 +23,11 @@ logger = logging.getLogger("gpunet")
 STAGES = ("cnn", "classifier", "joint")
 
 
+def stage_folder(stage: str) -> str:
+    """Where in a run folder the files of `stage` are."""
+    return f"stages/{STAGES.index(stage) + 1}-{stage}"
+
+
 @dataclasses.dataclass(frozen=True)
 class HybridFit:
     """The trained hybrid, and how each stage went."""
@@ -34,6 +39,8 @@ class HybridFit:
     """Of the hybrid as it is returned."""
     stage: str
     """The stage whose weights it has: ``joint``, or ``classifier`` where training together did not help."""
+    epoch: int
+    """The epoch of that stage, from 1."""
 
 
 def fit_hybrid(
@@ -57,7 +64,7 @@ def fit_hybrid(
     2. ``classifier``: the MLP on the features of the best CNN, taken once from the images as they are (frozen
        features, no augmentation), for ``classifier_epochs`` at ``classifier_lr``.
     3. ``joint``: both together on the (augmented) images, for ``joint_epochs`` at ``joint_lr``. Its weights are kept
-       only if they classify the validation images better than those of the second stage.
+       only if they classify the validation images better than those of the second stage, or with ``keep = "last"``.
 
     Args:
         config, training, stages: the architecture and how to train.
@@ -73,7 +80,7 @@ def fit_hybrid(
     records: list[Record] = []
 
     def run(stage: str, model: Layer, how: TrainingConfig, data: tuple[Loader, Loader]) -> Trainer:
-        folder = None if run_dir is None else run_dir / "stages" / f"{STAGES.index(stage) + 1}-{stage}"
+        folder = None if run_dir is None else run_dir / stage_folder(stage)
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -108,16 +115,18 @@ def fit_hybrid(
     ]
     hybrid.classifier.initialize(seed, device=backend, dtype=dtype)
     how = dataclasses.replace(training, epochs=stages.classifier_epochs, lr=stages.classifier_lr)
-    best, stage = run("classifier", hybrid.classifier, how, (features[0], features[1])).best_accuracy, "classifier"
+    trainer = run("classifier", hybrid.classifier, how, (features[0], features[1]))
+    best, stage, epoch = trainer.best_accuracy, "classifier", trainer.best_epoch
 
     hybrid.initialize(seed, device=backend, dtype=dtype)  # keeps all values: the hybrid's arrays are one again
     if stages.joint_epochs:
         assert hybrid.flat is not None
         before = hybrid.flat.state_dict()
         how = dataclasses.replace(training, epochs=stages.joint_epochs, lr=stages.joint_lr)
-        joint = run("joint", hybrid, how, (train, validation)).best_accuracy
-        if joint > best:
-            best, stage = joint, "joint"
+        trainer = run("joint", hybrid, how, (train, validation))
+        joint = trainer.best_accuracy
+        if joint > best or training.keep == "last":
+            best, stage, epoch = joint, "joint", trainer.best_epoch
         else:
             hybrid.flat.load_state_dict(before)
             logger.info(
@@ -125,4 +134,4 @@ def fit_hybrid(
                 100 * joint,
                 100 * best,
             )
-    return HybridFit(hybrid, records, best, stage)
+    return HybridFit(hybrid, records, best, stage, epoch)

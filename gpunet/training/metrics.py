@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
+
+import numpy as np
 
 from gpunet.backend import Array, backend_of
 from gpunet.errors import ConfigError, ShapeError
@@ -68,3 +71,101 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int) -> Array:
             )
     cells = labels.astype(xp.int64) * classes + predictions.astype(xp.int64)
     return xp.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far a classifier's confidences are from its accuracy, in bins of equal width over (0, 1].
+
+    The arrays are of one length, the number of bins M; bin m holds the images with confidence in (m/M, (m + 1)/M].
+    """
+
+    counts: np.ndarray
+    """Images in each bin, int64."""
+    accuracy: np.ndarray
+    """Share of right predictions in each bin, float64; NaN where it is empty."""
+    confidence: np.ndarray
+    """Mean confidence in each bin, float64; NaN where it is empty."""
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the sum over the bins of n_m / n * abs(accuracy_m - confidence_m)."""
+        filled = self.counts > 0
+        gaps = np.abs(self.accuracy[filled] - self.confidence[filled])
+        return float((self.counts[filled] * gaps).sum() / self.counts.sum())
+
+
+def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> Calibration:
+    """Confidence, the largest probability of an image, against accuracy.
+
+    M. P. Naeini, G. F. Cooper and M. Hauskrecht, Obtaining well calibrated probabilities using Bayesian binning, AAAI
+    2015; for networks, with 15 bins: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, On calibration of modern neural
+    networks, ICML 2017.
+
+    Args:
+        labels: the true classes, shape (N,), N >= 1.
+        probabilities: of each class, shape (N, C), on the host.
+        bins: the number of bins.
+
+    Raises:
+        ShapeError: the arrays do not belong together, or there are no images.
+        ConfigError: `bins` is less than 1, or a probability is not between 0 and 1.
+    """
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
+        raise ShapeError(
+            "expected labels (N,) and probabilities (N, C) of at least one image, got shapes "
+            f"{labels.shape} and {probabilities.shape}"
+        )
+    if bins < 1:
+        raise ConfigError(f"bins must be at least 1, got {bins}")
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    # the sum of a softmax in float32 may exceed 1 by rounding
+    if not (probabilities.min() >= 0 and confidence.max() <= 1 + 1e-5):
+        raise ConfigError("probabilities must lie between 0 and 1")
+    right = probabilities.argmax(axis=1) == labels
+    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    counts = np.bincount(which, minlength=bins)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        sums = np.bincount(which, weights=values, minlength=bins)
+        return np.asarray(np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0))
+
+    return Calibration(counts, mean(right.astype(np.float64)), mean(confidence))
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two classifiers on the same images."""
+
+    only_first: int
+    """Images that only the first classifies rightly."""
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> PairedComparison:
+    """McNemar's exact test of whether two classifiers have the same accuracy on the same images.
+
+    Only the images count that one of them gets right and the other wrong; were the classifiers equally good, each of
+    the two would win such an image with probability 1/2. Two-sided, by the binomial distribution.
+
+    Q. McNemar, Note on the sampling error of the difference between correlated proportions or percentages,
+    Psychometrika 12 (1947).
+
+    Args:
+        first_right, second_right: whether each image is classified rightly, bool (N,), in the same order.
+
+    Raises:
+        ShapeError: the arrays are not one-dimensional and of the same length.
+    """
+    if first_right.ndim != 1 or first_right.shape != second_right.shape:
+        raise ShapeError(
+            f"expected two arrays of the same shape (N,), got {first_right.shape} and {second_right.shape}"
+        )
+    from scipy.stats import binomtest
+
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
+    discordant = only_first + only_second
+    p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return PairedComparison(only_first, only_second, p_value)

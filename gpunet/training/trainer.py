@@ -30,7 +30,8 @@ from gpunet.training.history import History, Record
 from gpunet.training.state import EpochTotals, StepState
 
 BEST, LAST = "checkpoint.safetensors", "last.safetensors"
-"""In a run folder: the model of the best validation accuracy, and all that is needed to go on after the last epoch."""
+"""In a run folder: the model of the best validation accuracy (of the last epoch, with ``keep = "last"``), and all that
+is needed to go on after the last epoch."""
 
 
 LOOK_EVERY = 50
@@ -152,7 +153,7 @@ class Trainer:
     # --- the training -----------------------------------------------------------------------------------------------
 
     def fit(self) -> History:
-        """Train up to ``config.epochs`` epochs, then put the weights of the best validation accuracy into the model.
+        """Train up to ``config.epochs`` epochs, then put the weights that ``config.keep`` names into the model.
 
         Returns:
             the history of all epochs, those before a resume included.
@@ -182,7 +183,8 @@ class Trainer:
         images = self.steps_per_epoch * self.batch_size
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
             validation = evaluate(self.model, self.validation)
-            weights = self.flat.state_dict() if validation.accuracy > self.best_accuracy else None
+            better = validation.accuracy > self.best_accuracy or self.config.keep == "last"
+            weights = self.flat.state_dict() if better else None
         if not math.isfinite(validation.loss):
             raise diverged(self, self.steps_per_epoch - 1)
         self.epoch += 1
@@ -282,7 +284,7 @@ class Trainer:
         return [callback for callback in self.callbacks if callback.state()]
 
     def restore_best(self) -> None:
-        """Put the weights of the best validation accuracy into the model."""
+        """Put the weights of the best validation accuracy (with ``keep = "last"``, the last ones) into the model."""
         if self._best:
             self.flat.load_state_dict(self._best)
 

@@ -40,6 +40,7 @@ class Evaluation:
     total: int = 4
     confusion: list[list[int]] = field(default_factory=lambda: [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
     class_names: tuple[str, ...] = CLASS_NAMES
+    tta_correct: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,28 @@ class FakeRun(ModuleType):
         self.result: dict[str, Any] = {}
         """Fields of the result that differ from the usual."""
 
-    def train(self, config: Any, *, run_dir: Path, device: str | None, resume: bool, progress: bool) -> RunResult:
+    def train(
+        self, config: Any, *, run_dir: Path, device: str | None, resume: bool, progress: bool, tensorboard: bool
+    ) -> RunResult:
         existed = run_dir.is_dir()
         if self.writes_files:
             (run_dir / "config.toml").write_text(to_toml(config), encoding="utf-8")
         self._call(
-            "train", config=config, run_dir=run_dir, device=device, resume=resume, progress=progress, existed=existed
+            "train",
+            config=config,
+            run_dir=run_dir,
+            device=device,
+            resume=resume,
+            progress=progress,
+            tensorboard=tensorboard,
+            existed=existed,
         )
         return RunResult(config.kind, run_dir, **self.result)
 
-    def evaluate(self, path: Path, *, data: str | None, split: str, device: str | None, figures: bool) -> Evaluation:
-        self._call("evaluate", path=path, data=data, split=split, device=device, figures=figures)
+    def evaluate(
+        self, path: Path, *, data: str | None, split: str, device: str | None, figures: bool, tta: bool
+    ) -> Evaluation:
+        self._call("evaluate", path=path, data=data, split=split, device=device, figures=figures, tta=tta)
         return Evaluation(split, **self.result)
 
     def predict(self, path: Path, images: list[Path], *, device: str | None, invert: str) -> list[Prediction]:

@@ -21,14 +21,14 @@ def test_evaluate(gpunet_command: Command, fake_run: FakeRun) -> None:
         "test loss 0.5000",
         f"test accuracy 75.00 % (95 % interval {100 * interval.low:.2f}-{100 * interval.high:.2f})",
     ]
-    call = {"path": Path(), "data": None, "split": "test", "device": None, "figures": False}
+    call = {"path": Path(), "data": None, "split": "test", "device": None, "figures": False, "tta": False}
     assert fake_run.calls == [("evaluate", call)]
 
 
 def test_evaluate_options(gpunet_command: Command, fake_run: FakeRun) -> None:
     words = ["evaluate", ".", "--data", "folder", "--split", "validation", "--device", "cpu", "--figures"]
     assert gpunet_command(*words).out.startswith("validation loss")
-    call = {"path": Path(), "data": "folder", "split": "validation", "device": "cpu", "figures": True}
+    call = {"path": Path(), "data": "folder", "split": "validation", "device": "cpu", "figures": True, "tta": False}
     assert fake_run.calls == [("evaluate", call)]
 
 

@@ -143,6 +143,12 @@ def test_quiet(gpunet_command: Command, fake_run: FakeRun, words: tuple[str, ...
     assert fake_run.calls[0][1]["progress"] is False
 
 
+def test_tensorboard(gpunet_command: Command, fake_run: FakeRun) -> None:
+    gpunet_command("train", "--tensorboard", "mlp")
+    gpunet_command("train", "mlp")
+    assert [call["tensorboard"] for _, call in fake_run.calls] == [True, False]
+
+
 def started_run(**overrides: Any) -> tuple[Path, RunConfig]:
     """A run folder that looks as if it had been interrupted."""
     config = merge("cnn", overrides={"epochs": 5, "lr": 0.125, **overrides})
@@ -159,6 +165,7 @@ def test_resume(gpunet_command: Command, fake_run: FakeRun, words: tuple[str, ..
     assert outcome.code == 0
     assert fake_run.calls[0][1] == {
         "config": config, "run_dir": run_dir, "device": "cpu", "resume": True, "progress": True, "existed": True,
+        "tensorboard": False,
     }  # fmt: skip
     assert json.loads(outcome.out)["run_dir"] == str(run_dir)
 

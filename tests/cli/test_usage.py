@@ -17,9 +17,11 @@ pytestmark = pytest.mark.usefixtures("fake_run")
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "give a command: train, evaluate, predict, doctor, warmup, data"),
+        ("", "give a command: train, evaluate, predict, sweep, features, gallery, reproduce, report, doctor, warmup, "
+         "data"),
         ("-q", "give a command"),
-        ("trian", "unknown command 'trian': expected train, evaluate, predict, doctor, warmup, data (did you mean"),
+        ("trian", "unknown command 'trian': expected train, evaluate, predict, sweep, features, gallery, reproduce, "
+         "report, doctor, warmup, data (did you mean"),
         ("--verbos", "unknown option --verbos of gpunet (did you mean '--verbose'?)"),
         ("-x", "unrecognized arguments: -x"),
         ("train", "which model? give mlp, cnn, hybrid"),
@@ -51,7 +53,8 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("train cnn --filters 8 x", "--filters must be a whole number, got 'x'"),
         ("train cnn --optimizer adm", "--optimizer must be one of sgd, adam, adamw; got 'adm' (did you mean 'adam'?)"),
         ("train cnn --flip yes", "unrecognized arguments: yes"),
-        ("train cnn --preset quik", "--preset must be one of default, quick, seed; got 'quik' (did you mean 'quick'?)"),
+        ("train cnn --preset quik", "--preset must be one of default, quick, seed, best; got 'quik' (did you mean "
+         "'quick'?)"),
         ("train cnn --config none.toml", "cannot read the configuration none.toml: No such file or directory"),
         ("train cnn --config .", "cannot read the configuration .: Is a directory"),
         ("train cnn --name a/b", "--name must be up to 100 letters, digits and ._+=- and start with a letter or digit, "
@@ -77,6 +80,20 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("predict --run none x.png", "there is no run folder or checkpoint none"),
         ("predict --run . --top 0 x.png", "--top must be at least 1"),
         ("predict --run . --invert maybe x.png", "--invert must be one of auto, always, never; got 'maybe'"),
+        ("sweep", "the following arguments are required: FILE"),
+        ("sweep none.toml", "cannot read the configuration none.toml: No such file or directory"),
+        ("sweep x.toml --workers 0", "--workers must be at least 1"),
+        ("features none", "there is no run folder or checkpoint none"),
+        ("gallery --hybrid none", "there is no run folder or checkpoint none"),
+        ("reproduce", "the following arguments are required: {mlp,cnn,hybrid}"),
+        ("reproduce cn", "the model must be one of mlp, cnn, hybrid; got 'cn' (did you mean 'cnn'?)"),
+        ("reproduce mlp --seeds 0", "--seeds must be at least 1"),
+        ("report", "the following arguments are required: RUN"),
+        ("report none", "there is no run folder or checkpoint none"),
+        ("report . none", "there is no run folder or checkpoint none"),
+        ("report . --split train", "--split must be one of validation, test; got 'train'"),
+        ("report . . --tsne", "--tsne belongs to the report of one run, but several are given"),
+        ("report . --output x", "unknown option --output of gpunet report (did you mean '--out'?)"),
         ("doctor --threads 2", "unknown option --threads of gpunet doctor"),
         ("doctor now", "unrecognized arguments: now"),
         ("data", "give an action: gpunet data fetch, verify or path"),

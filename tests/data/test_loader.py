@@ -79,3 +79,49 @@ def test_bad_input() -> None:
         Loader(images[:0], labels[:0], backend=CPU)
     with pytest.raises(ConfigError, match="need images, not features"):
         Loader(images.astype(np.float32), labels, backend=CPU, flip=True)
+
+
+def test_alternating_flips_show_both_forms_in_two_epochs() -> None:
+    images, labels = numbered(12)
+    images[:, :, 0] = 200  # the left column
+    loader = Loader(images, labels, backend=CPU, alternate_flip=True)
+    assert len(loader.images) == len(loader.labels) == loader.size == 12
+
+    def mirrored(epoch: int) -> np.ndarray:
+        loader.shuffle(5, epoch)
+        x, y = loader.training_batch(0, 12, seed=5, step=0)
+        assert sorted(y) == list(range(12))
+        left, right = (x[:, 0, column, 0] > 0.5 for column in (0, 4))
+        assert (left ^ right).all()
+        found = np.empty(12, bool)
+        found[y] = right
+        return found
+
+    first = mirrored(0)
+    assert first.sum() == 6, "half of them, whichever"
+    np.testing.assert_array_equal(mirrored(1), ~first)
+    np.testing.assert_array_equal(mirrored(2), first)
+    ((x, _),) = loader.batches(20)
+    assert (x[:, 0, 0, 0] > 0.5).all() and len(x) == 12, "evaluation is not augmented"
+
+
+def test_mirrored_images() -> None:
+    images = np.arange(2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 3, 1)
+    scale = np.arange(1, 7, dtype=np.float32).reshape(2, 3, 1)
+    offset = np.zeros_like(scale)
+    loader = Loader(images, np.arange(2), backend=CPU, scale=scale, offset=offset, flip=True, shift=1)
+    ((x, y),) = loader.mirrored().batches(2)
+    np.testing.assert_array_equal(x, images[:, :, ::-1] * scale)  # mirrored first, then each place's own scale
+    np.testing.assert_array_equal(y, [0, 1])
+    ((x, _),) = loader.batches(2)
+    np.testing.assert_array_equal(x, images * scale)
+
+
+def test_what_cannot_be_mirrored() -> None:
+    features, labels = np.zeros((3, 4), np.float32), np.zeros(3, int)
+    with pytest.raises(ConfigError, match="only images can be mirrored, not features"):
+        Loader(features, labels, backend=CPU).mirrored()
+    with pytest.raises(ConfigError, match="alternate_flip, shift and cutout need images"):
+        Loader(features, labels, backend=CPU, alternate_flip=True)
+    with pytest.raises(ConfigError, match="flip and alternate_flip exclude each other"):
+        Loader(*numbered(3), backend=CPU, flip=True, alternate_flip=True)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpunet.data import Dataset, split
+from gpunet.data.split import subset
 from gpunet.errors import ConfigError
 from gpunet.ops.random import SPLIT, Stream
 
@@ -125,3 +126,24 @@ def test_fraction_that_leaves_a_part_empty() -> None:
 def test_no_class_is_lost() -> None:
     with pytest.raises(ConfigError, match=r"holding out 9 of 10 images would leave a class without training images"):
         split(dataset_of([0] * 2 + [1] * 8), 0.9, 0)
+
+
+def test_subset_has_of_each_class_its_share() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(4, dtype=np.int32), (400, 200, 200, 200)))
+    whole = dataset_of(labels)
+    parts = split(whole, 0.2, 3)
+    found = subset(parts, 80)
+    assert np.bincount(found.train.labels).tolist() == [32, 16, 16, 16]
+    assert set(found.train_indices) <= set(parts.train_indices)
+    np.testing.assert_array_equal(found.train.images, whole.images[found.train_indices])
+    np.testing.assert_array_equal(found.train.labels, whole.labels[found.train_indices])
+    np.testing.assert_array_equal(found.validation_indices, parts.validation_indices)
+    np.testing.assert_array_equal(subset(parts, 80).train_indices, found.train_indices)
+    assert subset(parts, 800) is parts
+
+
+@pytest.mark.parametrize("images", [3, 801])
+def test_subset_out_of_range(images: int) -> None:
+    parts = split(dataset_of(np.arange(1000) % 4), 0.2, 0)
+    with pytest.raises(ConfigError, match=f"train_images must lie between .* 4, and .* 800; got {images}"):
+        subset(parts, images)

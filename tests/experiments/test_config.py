@@ -155,7 +155,7 @@ def test_bad_file(kind: str | None, toml: dict[str, Any], message: str) -> None:
     ("arguments", "message"),
     [
         (("cn",), "unknown model 'cn': expected mlp, cnn, hybrid (did you mean 'cnn'?)"),
-        (("cnn", "quik"), "unknown preset 'quik': expected default, quick, seed (did you mean 'quick'?)"),
+        (("cnn", "quik"), "unknown preset 'quik': expected default, quick, seed, best (did you mean 'quick'?)"),
         (("cnn", None, None, {"epohcs": 1}), "unknown option 'epohcs' (did you mean 'epochs'?)"),
         (
             ("cnn", None, None, {"joint_epochs": 1}),

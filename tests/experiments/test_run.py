@@ -254,3 +254,52 @@ def test_evaluation_of_other_data(data: Path, tmp_path: Path, capsys: pytest.Cap
     assert evaluate(run_dir, data=str(data)) == evaluate(run_dir)
     with pytest.raises(DataError, match="does not exist"):
         evaluate(run_dir, data="nowhere.npz")
+
+
+def test_mirror_images_are_counted_apart(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = Path(train("mlp", data, tmp_path, capsys)["run_dir"])
+    facts = json.loads((run_dir / "result.json").read_text())
+    assert facts["tta_correct"] is None
+    with np.load(run_dir / "test_predictions.npz") as arrays, np.load(data) as source:
+        assert sorted(arrays) == ["labels", "predictions"]
+        np.testing.assert_array_equal(arrays["labels"], source["y_test"])
+        assert (arrays["labels"] == arrays["predictions"]).sum() == facts["test_correct"]
+    assert gpunet("evaluate", run_dir, "--tta", "-q") == 2
+    assert "was not trained on mirrored images (--flip)" in capsys.readouterr().err
+
+    for option in ("--flip", "--alternate-flip"):
+        run_dir = Path(train("mlp", data, tmp_path, capsys, option)["run_dir"])
+        facts = json.loads((run_dir / "result.json").read_text())
+        with np.load(run_dir / "test_predictions.npz") as arrays:
+            assert (arrays["labels"] == arrays["tta_predictions"]).sum() == facts["tta_correct"]
+            assert (arrays["predictions"] != arrays["tta_predictions"]).any(), "on these corners a mirror image tells"
+        assert gpunet("evaluate", run_dir, "--tta", "-q", "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["tta_accuracy"] == facts["tta_correct"] / 40 and found["correct"] == facts["test_correct"]
+        assert gpunet("evaluate", run_dir, "--tta", "-q") == 0
+        assert "with mirror images: test accuracy " in capsys.readouterr().out
+
+
+def test_refit_learns_from_all_training_images(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train("mlp", data, tmp_path, capsys, "--refit", "--keep", "last")
+    run_dir = Path(result["run_dir"])
+    with np.load(run_dir / "split.npz") as parts:
+        assert parts["train"].tolist() == list(range(120)) and len(parts["validation"]) == 24
+    last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert result["val_accuracy"] == last["validation_accuracy"] and last["step"] == 3 * (120 // 16)
+    for words, message in (
+        (("--refit",), "refit leaves no images to choose the epoch by: give --keep last"),
+        (("--refit", "--keep", "last", "--schedule", "plateau"), "refit leaves no images for schedule plateau"),
+        (("--refit", "--keep", "last", "--early-stopping", "2"), "refit leaves no images for schedule plateau"),
+    ):
+        assert (
+            gpunet("train", "mlp", "--data", data, "--device", "cpu", "--runs-dir", tmp_path / "no", "-q", *words) == 2
+        )
+        assert message in capsys.readouterr().err
+    assert not list((tmp_path / "no").iterdir())
+
+
+def test_a_subset_of_the_training_images(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = Path(train("mlp", data, tmp_path, capsys, "--train-images", "48")["run_dir"])
+    images = json.loads((run_dir / "environment.json").read_text())["images"]
+    assert images == {"train": 48, "validation": 24, "test": 40}

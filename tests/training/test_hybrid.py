@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,18 @@ def test_maps_can_be_features() -> None:
     found = fit_hybrid(config, TRAINING, stages, **loaders(), classes=4)
     x = CPU.asarray(np.zeros((2, 8, 8, 1), np.float32))
     assert found.hybrid(x).shape == (2, 4)
+
+
+def test_the_last_weights_where_those_are_wanted() -> None:
+    how = dataclasses.replace(TRAINING, keep="last")
+    stages = HybridTrainingConfig(classifier_epochs=8, classifier_lr=0.03, joint_epochs=2, joint_lr=1e3)
+    found = fit_hybrid(CONFIG, how, stages, **loaders(), classes=4)
+    last = found.records[-1]
+    assert (found.stage, found.epoch) == ("joint", 2) and found.validation_accuracy == last["validation_accuracy"]
+    assert last["validation_accuracy"] < found.records[-3]["validation_accuracy"], "that rate can only do harm"
+
+
+def test_the_epoch_of_the_weights() -> None:
+    found = fit()
+    row = next(row for row in found.records if (row["stage"], row["epoch"]) == (found.stage, found.epoch))
+    assert row["validation_accuracy"] == found.validation_accuracy

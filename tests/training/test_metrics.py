@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -10,7 +12,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.training.metrics import confusion_matrix, wilson_interval
+from gpunet.training.metrics import calibration, confusion_matrix, mcnemar, wilson_interval
 
 
 def test_wilson_interval_by_hand() -> None:
@@ -96,3 +98,65 @@ def test_confusion_matrix_refuses_labels_out_of_range(wrong: int) -> None:
 def test_confusion_matrix_refuses_floats() -> None:
     with pytest.raises(ConfigError, match="predictions must be integers, got float64"):
         confusion_matrix(np.array([0]), np.array([0.0]), 2)
+
+
+def test_calibration_by_hand() -> None:
+    # four bins: 0.25 and 0.5 are the upper, not the lower ends of theirs
+    probabilities = np.array([[0.25, 0.25, 0.25, 0.25], [0.5, 0.3, 0.2, 0], [0.1, 0.4, 0.3, 0.2], [0, 0, 1, 0]])
+    found = calibration(np.array([0, 1, 1, 2]), probabilities, bins=4)
+    assert found.counts.tolist() == [1, 2, 0, 1]
+    np.testing.assert_array_equal(found.accuracy, [1, 0.5, np.nan, 1])
+    np.testing.assert_allclose(found.confidence, [0.25, 0.45, np.nan, 1], rtol=1e-15)
+    # 1/4 |1 - 0.25| + 2/4 |0.5 - 0.45| + 1/4 |1 - 1|
+    assert found.error == pytest.approx(0.1875 + 0.025, rel=1e-12)
+
+
+def test_a_calibrated_classifier_has_no_error() -> None:
+    # sure by 0.75, and right in three of four cases
+    found = calibration(np.array([0, 0, 0, 1]), np.tile([0.75, 0.25], (4, 1)), bins=10)
+    assert found.error == 0
+
+
+@pytest.mark.parametrize("bins", [1, 15, 40])
+def test_calibration_error_image_by_image(bins: int) -> None:
+    rng = np.random.default_rng(bins)
+    scores = rng.gamma(0.5, size=(500, 6)).astype(np.float32)
+    probabilities = scores / scores.sum(axis=1, keepdims=True)
+    labels = rng.integers(0, 6, 500)
+    groups: dict[int, list[tuple[bool, float]]] = {}
+    for label, row in zip(labels.tolist(), probabilities.tolist(), strict=True):
+        inside = next(m for m in range(bins) if max(row) <= (m + 1) / bins or m == bins - 1)
+        groups.setdefault(inside, []).append((row.index(max(row)) == label, max(row)))
+    expected = sum(
+        len(group) / 500 * abs(sum(right for right, _ in group) - sum(sure for _, sure in group)) / len(group)
+        for group in groups.values()
+    )
+    assert calibration(labels, probabilities, bins).error == pytest.approx(expected, rel=1e-9)
+
+
+def test_calibration_refuses_what_does_not_fit() -> None:
+    good = np.array([[0.5, 0.5]])
+    for labels, probabilities in ((np.zeros(2, int), good), (np.zeros(0, int), good[:0]), (np.zeros(1, int), good[0])):
+        with pytest.raises(ShapeError, match=r"expected labels \(N,\) and probabilities \(N, C\)"):
+            calibration(labels, probabilities)
+    with pytest.raises(ConfigError, match="bins must be at least 1, got 0"):
+        calibration(np.zeros(1, int), good, 0)
+    for wrong in (-0.1, 1.5, math.nan):
+        with pytest.raises(ConfigError, match="probabilities must lie between 0 and 1"):
+            calibration(np.zeros(1, int), np.array([[0.5, wrong]]))
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (5, 0), (3, 9), (9, 3), (7, 7), (60, 35)])
+def test_mcnemar_by_the_binomial_distribution(only_first: int, only_second: int) -> None:
+    first = np.array([True] * only_first + [False] * only_second + [True, False, True])
+    second = np.array([False] * only_first + [True] * only_second + [True, False, True])
+    found = mcnemar(first, second)
+    n = only_first + only_second
+    tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
+    assert (found.only_first, found.only_second) == (only_first, only_second)
+    assert found.p_value == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+
+
+def test_mcnemar_refuses_other_shapes() -> None:
+    with pytest.raises(ShapeError, match=r"two arrays of the same shape \(N,\), got \(2,\) and \(3,\)"):
+        mcnemar(np.ones(2, bool), np.ones(3, bool))

@@ -14,6 +14,7 @@ from gpunet.errors import CheckpointError, ConfigError, DivergedError, OutputErr
 from gpunet.models import CNN
 from gpunet.training import Callback, EarlyStopping, Trainer, TrainingConfig, evaluate, load_checkpoint
 from gpunet.training.checkpoint import under
+from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
 from gpunet.training.trainer import BEST, LAST
 from tests.support import assert_close, torch_or_skip
@@ -286,3 +287,44 @@ def test_small_data_sets_make_one_batch() -> None:
     trainer = make_trainer(batch_size=1000, epochs=1)
     assert trainer.batch_size == 200 and trainer.steps_per_epoch == 1
     trainer.fit()
+
+
+def test_the_last_weights_where_those_are_wanted(tmp_path: Path) -> None:
+    class Spoil(Callback):
+        """Remembers the weights of each epoch, and starts the last one from zero."""
+
+        def __init__(self) -> None:
+            self.weights: list[np.ndarray] = []
+
+        def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
+            if epoch == 4:
+                trainer.flat.values[...] = 0
+
+        def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+            self.weights.append(trainer.flat.values.copy())
+
+    for keep in ("best", "last"):
+        (tmp_path / keep).mkdir()
+        spoil = Spoil()
+        trainer = make_trainer(tmp_path / keep, (spoil,), keep=keep, epochs=4)
+        accuracies = trainer.fit().column("validation_accuracy")
+        best = int(np.argmax(accuracies))
+        assert best < 3, "the last epoch was spoilt"
+        chosen = best if keep == "best" else 3
+        np.testing.assert_array_equal(trainer.flat.values, spoil.weights[chosen])
+        assert trainer.best_epoch == chosen + 1 and trainer.best_accuracy == accuracies[chosen]
+        assert load_checkpoint(tmp_path / keep / BEST)[1]["epoch"] == chosen + 1
+
+
+def test_probabilities_averaged_over_mirror_images() -> None:
+    trainer = make_trainer()
+    model, loader = trainer.model, trainer.validation
+    plain = evaluate(model, loader, keep_probabilities=True).probabilities
+    assert plain is not None
+    x = images(100, 2)[0] / np.float32(255)
+    logits = np.concatenate([model.forward(x[i : i + 1, :, ::-1].astype(np.float32), nn.Mode())[0] for i in range(100)])
+    mirrored = np.exp(logits.astype(np.float64))
+    mirrored /= mirrored.sum(1, keepdims=True)
+    assert np.abs(plain - mirrored).max() > 1e-3, "the images are not symmetric"
+    # each logit is a sum of at most 72 products; the softmax adds a few roundings
+    assert_close(with_mirror_images(model, loader, plain), (plain + mirrored) / 2, terms=72, dtype=np.float32)

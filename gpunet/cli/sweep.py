@@ -1,0 +1,126 @@
+"""``gpunet sweep``: the trainings that a file declares, compared by the validation images."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpunet.cli.console import logger, print_json
+from gpunet.cli.parser import Parser, common_options, compute_options, json_option, number
+from gpunet.experiments.sweep.declaration import Sweep, load_sweep
+
+if TYPE_CHECKING:
+    from gpunet.experiments.sweep.run import SweepResult
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.description = (
+        "Run a sweep: the trainings that a TOML file declares, see scripts/experiments/. They are compared by the "
+        "validation images. Stopped at any moment, the same command goes on."
+    )
+    parser.set_defaults(
+        run=run, json=False, out=None, workers=1, keep_checkpoints=False, retry_failed=False, dry_run=False
+    )
+    parser.add_argument("file", metavar="FILE", help="declaration of the sweep")
+    parser.add_argument("--out", metavar="DIR", help="folder of the results (default: sweeps/ and the file's name)")
+    parser.add_argument(
+        "--workers", metavar="N", type=number("--workers", 1, 1024), help="trainings at the same time (default: 1)"
+    )
+    parser.add_argument("--keep-checkpoints", action="store_true", help="keep the weights of all trials")
+    parser.add_argument("--retry-failed", action="store_true", help="train again what failed")
+    parser.add_argument("--dry-run", action="store_true", help="list the trials, and train nothing")
+    json_option(parser)
+    compute_options(parser)
+    common_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the sweep, and print what each value of each axis came to."""
+    sweep = load_sweep(Path(args.file))
+    if args.dry_run:
+        _list(sweep)
+        return
+    from gpunet import __version__
+    from gpunet.backend import get_backend
+
+    folder = Path(args.out if args.out is not None else Path("sweeps") / sweep.name)
+    device = getattr(args, "device", None)
+    logger.info("gpunet %s on %s", __version__, get_backend(device).device)
+    from gpunet.experiments.sweep.run import run_sweep
+
+    try:
+        result = run_sweep(
+            sweep,
+            folder,
+            workers=args.workers,
+            threads=getattr(args, "threads", None),
+            device=device,
+            keep_checkpoints=args.keep_checkpoints,
+            retry_failed=args.retry_failed,
+            progress=args.verbosity >= 0,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("what is finished is kept; continue with the same command") from None
+    _report(result, as_json=args.json)
+
+
+def _list(sweep: Sweep) -> None:
+    from gpunet.experiments.sweep.search import FixedSearch, search_of
+
+    search = search_of(sweep)
+    if not isinstance(search, FixedSearch):
+        print(f"{sweep.options.points} points with {len(sweep.options.seeds)} seeds each, chosen while it runs")
+        return
+    trials = [trial for point in search.points for trial in sweep.trials(point)]
+    for place, trial in enumerate(trials, start=1):
+        values = "  ".join(f"{axis}: {value}" for axis, value in trial.point.labels.items())
+        what = trial.error or f"{trial.epochs} epochs"
+        print(f"{place:>{int(math.log10(len(trials))) + 1}}  {values}  seed {trial.seed}  {what}")
+
+
+def _report(result: SweepResult, *, as_json: bool) -> None:
+    from gpunet.experiments.sweep.summary import effects, point_accuracy
+
+    failed = sum(not row.outcome.ok for row in result.rows)
+    if as_json:
+        from gpunet import __version__
+
+        print_json(
+            {
+                "sweep": result.sweep.name,
+                "folder": str(result.folder),
+                "table": str(result.table),
+                "trials": len(result.rows),
+                "failed": failed,
+                "best": result.best[0].values if result.best else None,
+                "best_validation_accuracy": point_accuracy(result.best) if result.best else None,
+                "test": result.test,
+                "version": __version__,
+            }
+        )
+        return
+    if result.sweep.options.search == "grid":
+        for axis in result.sweep.axes:
+            print(f"{axis.name}: validation accuracy, mean and standard deviation over the seeds")
+            width = max(len(choice.label) for choice in axis.choices)
+            for effect in effects(result.rows, axis.name):
+                mean = "failed" if effect.mean is None else f"{100 * effect.mean:.2f} %"
+                std = "" if effect.std is None else f" +- {100 * effect.std:.2f}"
+                lost = f", {effect.failed} failed" if effect.failed and effect.mean is not None else ""
+                print(f"  {effect.value:<{width}}  {mean}{std}  ({effect.seeds} seeds{lost})")
+    if result.best:
+        values = ", ".join(f"{axis} {value}" for axis, value in result.best[0].values.items())
+        print(f"best: {values}: {100 * point_accuracy(result.best):.2f} %")
+    if result.test is not None:
+        low, high = result.test["interval"]
+        print(
+            f"test accuracy of the best {100 * result.test['mean']:.2f} % "
+            f"(95 % interval {100 * low:.2f}-{100 * high:.2f})"
+        )
+    if failed:
+        print(f"{failed} of {len(result.rows)} trials failed: the table says why")
+    print(f"table: {os.fspath(result.table)}")

@@ -1,0 +1,244 @@
+"""What the layers of a trained CNN know: probes and maps of their features, on the validation images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet.backend import Backend
+from gpunet.data import Dataset
+from gpunet.data.loader import Loader
+from gpunet.errors import ConfigError, DataError
+from gpunet.experiments.prepare import loader_of, prepare
+from gpunet.experiments.saved import SavedModel, load_model
+from gpunet.files import write_text_atomic
+from gpunet.models import CNN, MLP, Hybrid
+from gpunet.nn import Flatten, Mode, Sequential
+from gpunet.report.feature_figures import LayerMap, layer_maps, probe_chart
+from gpunet.report.figures import principal_plane
+from gpunet.training import Trainer, TrainingConfig
+from gpunet.training.evaluation import extract
+
+logger = logging.getLogger("gpunet")
+
+PROBES = ("kNN", "logistic regression", "linear SVM", "MLP")
+NEIGHBOURS = 5
+COMPONENTS = 50
+"""Principal components that kNN and t-SNE are given; distances in thousands of dimensions are slow and say less."""
+MLP_HIDDEN, MLP_EPOCHS = (128, 64), 20
+
+TABLE, MAPS, CHART = "features.csv", "feature_maps_of_layers.png", "feature_probes.png"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A classifier on the features of a layer."""
+
+    layer: str
+    features: int
+    probe: str
+    train_images: int
+    validation_images: int
+    validation_accuracy: float
+    seconds: float
+
+
+def analyse(
+    path: Path,
+    *,
+    layers: Sequence[str] | None = None,
+    out: Path | None = None,
+    device: str | None = None,
+    train_images: int = 6000,
+    map_images: int = 2000,
+    seed: int = 0,
+) -> list[Probe]:
+    """Train probes on the features of the CNN in the run folder `path`, and map its images.
+
+    Probes are kNN (5 neighbours, on 50 principal components), logistic regression and linear SVM (scikit-learn, on
+    standardised features), and the MLP 128-64 that is the hybrid's head. They learn from `train_images` of the training
+    images (of each class its share) and are measured on all validation images; the test images are not looked at. The
+    maps, principal components and t-SNE, are of `map_images` validation images.
+
+    Writes ``features.csv``, ``feature_probes.png`` and ``feature_maps_of_layers.png`` into `out`, by default `path`.
+
+    Args:
+        layers: names such as ``block2``; by default all blocks, and ``features`` if that is not the last one flattened.
+
+    Raises:
+        CheckpointError: no usable model. ConfigError: it is an MLP, or has no such layer. DataError: no usable data.
+        OutputError: a file cannot be written.
+    """
+    saved = load_model(path, device)
+    cnn = _cnn(saved, path)
+    names = list(layers) if layers else _default_layers(cnn)
+    parts = [_until(cnn, name) for name in names]  # before anything takes long
+    data = prepare(saved.config.data)
+    train = _subset(data.split.train, train_images, seed)
+    validation = data.split.validation
+    shown = _subset(validation, map_images, seed)
+    probes: list[Probe] = []
+    maps: list[LayerMap] = []
+    for name, part in zip(names, parts, strict=True):
+        features = [_features(part, dataset, saved) for dataset in (train, validation)]
+        probes += _probes(name, features, (train.labels, validation.labels), saved, seed)
+        maps.append(_map(name, _features(part, shown, saved), seed))
+    folder = out or (path if path.is_dir() else path.parent)
+    _write(probes, folder / TABLE)
+    by_probe = [(probe, [row.validation_accuracy for row in probes if row.probe == probe]) for probe in PROBES]
+    probe_chart(names, by_probe, folder / CHART)
+    layer_maps(maps, shown.labels, shown.class_names, folder / MAPS)
+    return probes
+
+
+def _cnn(saved: SavedModel, path: Path) -> Sequential:
+    model = saved.model
+    if isinstance(model, Hybrid):
+        return model.extractor
+    if isinstance(model, CNN):
+        return model
+    raise ConfigError(f"{path} holds an {type(model).__name__}: the features of a CNN or of a hybrid are analysed")
+
+
+def _default_layers(cnn: Sequential) -> list[str]:
+    """All blocks, and what comes of the last one where that is more than its flattened output."""
+    more = [name for name, layer in cnn.layers.items() if name == "features" and not isinstance(layer, Flatten)]
+    return [name for name in cnn.layers if name.startswith("block")] + more
+
+
+def _until(cnn: Sequential, name: str) -> Sequential:
+    names = list(cnn.layers)
+    if name not in names:
+        raise ConfigError(f"there is no layer {name!r}: expected one of {', '.join(names)}")
+    return Sequential([(layer, cnn.layers[layer]) for layer in names[: names.index(name) + 1]])
+
+
+def _subset(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """`count` of the images, of each class its share; all of them if there are not more."""
+    if count >= len(dataset):
+        return dataset
+    from sklearn.model_selection import train_test_split
+
+    classes = len(np.unique(dataset.labels))
+    if count < classes:
+        raise ConfigError(f"{count} images are too few for {classes} classes")
+    chosen, _ = train_test_split(np.arange(len(dataset)), train_size=count, stratify=dataset.labels, random_state=seed)
+    return dataset.take(np.sort(chosen))
+
+
+def _features(part: Sequential, dataset: Dataset, saved: SavedModel) -> np.ndarray:
+    """(n, F) float32: the outputs of `part`, flattened, in inference mode."""
+    loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
+    found = extract(lambda x: part.forward(x, Mode())[0].reshape(x.shape[0], -1), loader)
+    if not np.isfinite(found).all():
+        raise DataError("a feature is NaN or infinite, so the features cannot be analysed")
+    return found
+
+
+def _probes(
+    layer: str, features: Sequence[np.ndarray], labels: tuple[np.ndarray, np.ndarray], saved: SavedModel, seed: int
+) -> list[Probe]:
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(features[0])
+    train, validation = (scaler.transform(part) for part in features)
+    rows = []
+    for probe in PROBES:
+        logger.info("%s: %s on %d features", layer, probe, train.shape[1])
+        started = time.perf_counter()
+        accuracy = _accuracy(probe, train, labels[0], validation, labels[1], saved, seed)
+        seconds = round(time.perf_counter() - started, 1)
+        rows.append(Probe(layer, train.shape[1], probe, len(train), len(validation), accuracy, seconds))
+    return rows
+
+
+def _accuracy(
+    probe: str,
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    saved: SavedModel,
+    seed: int,
+) -> float:
+    if probe == "MLP":
+        return _mlp(train, train_labels, validation, validation_labels, saved.backend, len(saved.class_names), seed)
+    classifier = _classifier(probe, train.shape, seed)
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        # A probe that has not quite converged is a probe still; its accuracy is what is asked for.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        classifier.fit(train, train_labels)
+    return float(classifier.score(validation, validation_labels))
+
+
+def _classifier(probe: str, shape: tuple[int, ...], seed: int) -> Any:
+    from sklearn.decomposition import PCA
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
+    make: dict[str, Callable[[], Any]] = {
+        "kNN": lambda: make_pipeline(
+            PCA(
+                min(COMPONENTS, *shape),
+                svd_solver="full" if min(shape) <= COMPONENTS else "randomized",
+                random_state=seed,
+            ),
+            KNeighborsClassifier(NEIGHBOURS),
+        ),
+        "logistic regression": lambda: LogisticRegression(C=0.01, max_iter=200),
+        "linear SVM": lambda: LinearSVC(C=1e-3, random_state=seed),
+    }
+    return make[probe]()
+
+
+def _mlp(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+    backend: Backend,
+    classes: int,
+    seed: int,
+) -> float:
+    """Our own MLP after its last epoch: choosing the epoch by the images it is measured on would favour it."""
+    learnt = Loader(train.astype(np.float32), train_labels, backend=backend)
+    measured = Loader(validation.astype(np.float32), validation_labels, backend=backend)
+    model = MLP((train.shape[1], *MLP_HIDDEN, classes), dropout=0.2).initialize(seed, device=backend)
+    config = TrainingConfig(epochs=MLP_EPOCHS, lr=1e-3, weight_decay=0.05, keep="last", seed=seed)
+    trainer = Trainer(model, config, train=learnt, validation=measured)
+    return float(trainer.fit().records[-1]["validation_accuracy"])
+
+
+def _map(layer: str, features: np.ndarray, seed: int) -> LayerMap:
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    points = features.astype(np.float64)
+    plane, shares = principal_plane(points)
+    count = min(COMPONENTS, *points.shape)
+    reduced = PCA(count, svd_solver="full" if min(points.shape) <= COMPONENTS else "randomized", random_state=seed)
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    return LayerMap(layer, plane, shares, tsne.fit_transform(reduced.fit_transform(points)))
+
+
+def _write(probes: Sequence[Probe], path: Path) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = list(Probe.__dataclass_fields__)
+    writer.writerow(names)
+    writer.writerows([getattr(probe, name) for name in names] for probe in probes)
+    write_text_atomic(path, buffer.getvalue())

@@ -1,0 +1,213 @@
+"""Reports of saved runs: each model is loaded and evaluated, and what its folder records is gathered."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gpunet.data import DataConfig, find
+from gpunet.data.dataset import FASHION_MNIST
+from gpunet.data.loader import Loader
+from gpunet.errors import CheckpointError, DataError
+from gpunet.experiments.config import merge, to_dict
+from gpunet.experiments.prepare import RunData, loader_of, prepare
+from gpunet.experiments.saved import SavedModel, load_model
+from gpunet.files import atomic_write
+from gpunet.nn import summary
+from gpunet.report.comparison import comparison
+from gpunet.report.facts import RunFacts, SplitResult
+from gpunet.report.run_report import run_report
+from gpunet.training.evaluation import evaluate
+from gpunet.training.history import Record
+from gpunet.training.trainer import BEST
+
+logger = logging.getLogger("gpunet")
+
+REPORT, COMPARISON = "report.html", "comparison.html"
+SPLITS = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a page was written, and how many of the images each run classified rightly on the way."""
+
+    path: Path
+    split: str
+    runs: dict[str, tuple[int, int] | None]
+    """Run folder: right predictions and images; None where the model could not be evaluated."""
+
+
+def report(
+    run_dir: Path,
+    *,
+    out: Path | None = None,
+    split: str = "validation",
+    data: str | None = None,
+    device: str | None = None,
+    tsne: bool = False,
+) -> Report:
+    """Write the report of the run in `run_dir`, one HTML file, by default its ``report.html``.
+
+    The model is evaluated on the part `split` of its data set. The test accuracy that the run recorded at its end is
+    shown as it is; the test images are evaluated only for `split` ``test``.
+
+    data: where the data set lies now, if not where it was in training. tsne: add a map of the features by t-SNE.
+
+    Raises:
+        CheckpointError: `run_dir` holds no usable run. DataError: its data set is not there, or is another one.
+        OutputError: the page cannot be written.
+    """
+    target = out if out is not None else run_dir / REPORT
+    facts, saved = _read_run(run_dir, device)
+    with atomic_write(target) as temporary:  # before the evaluation, so that a wrong name is found out now
+        run_data = _data_of(run_dir, saved, facts, data)
+        result, loader = _evaluate(saved, run_data, split)
+        layers = summary(saved.model, saved.input_shape)
+        page = run_report(facts, result, saved.model, saved.scaling, loader, layers=layers, tsne=tsne)
+        temporary.write_text(page, encoding="utf-8")
+    return Report(target, split, {str(run_dir): (result.correct, result.total)})
+
+
+def compare(
+    run_dirs: Sequence[Path],
+    *,
+    out: Path | None = None,
+    split: str = "validation",
+    data: str | None = None,
+    device: str | None = None,
+) -> Report:
+    """Write a page that compares runs, by default ``comparison.html`` in the current folder.
+
+    All arguments are as for :func:`report`. A run whose data set is not there is compared by what it recorded, and the
+    page says so.
+
+    Raises:
+        CheckpointError: a folder holds no usable run, or is given twice.
+        OutputError: the page cannot be written.
+    """
+    target = out if out is not None else Path(COMPARISON)
+    for place, run_dir in enumerate(run_dirs):
+        if run_dir.resolve() in [other.resolve() for other in run_dirs[:place]]:
+            raise CheckpointError(f"the run {run_dir} is given twice")
+    for run_dir in run_dirs:  # all before the first is evaluated
+        _read_run(run_dir, device)
+    prepared: dict[DataConfig, RunData] = {}
+    runs: list[tuple[RunFacts, SplitResult | None]] = []
+    warnings = []
+    with atomic_write(target) as temporary:
+        for run_dir in run_dirs:
+            facts, saved = _read_run(run_dir, device)
+            logger.info("evaluating %s", run_dir)
+            result = None
+            try:
+                result, _ = _evaluate(saved, _data_of(run_dir, saved, facts, data, prepared), split)
+            except DataError as error:
+                warnings.append(f"{facts.name} is compared by what it recorded, without McNemar's test: {error}")
+                logger.warning("%s", warnings[-1])
+            runs.append((facts, result))
+        temporary.write_text(comparison(runs, split=split, warnings=warnings), encoding="utf-8")
+    found = {
+        str(run_dir): None if result is None else (result.correct, result.total)
+        for run_dir, (_, result) in zip(run_dirs, runs, strict=True)
+    }
+    return Report(target, split, found)
+
+
+def _read_run(run_dir: Path, device: str | None) -> tuple[RunFacts, SavedModel]:
+    if not run_dir.is_dir():
+        raise CheckpointError(f"{run_dir} is not a run folder: a report needs the folder that gpunet train made")
+    if not (run_dir / BEST).is_file():
+        hint = f"; finish it with gpunet train --resume {run_dir}" if (run_dir / "config.toml").is_file() else ""
+        raise CheckpointError(f"{run_dir} holds no trained model: there is no {BEST}{hint}")
+    saved = load_model(run_dir, device)
+    best = saved.facts.get("validation_accuracy")
+    stage, epoch = saved.facts.get("from_stage"), saved.facts.get("epoch")
+    facts = RunFacts(
+        folder=run_dir,
+        kind=saved.config.kind,
+        config=to_dict(saved.config),
+        defaults=to_dict(merge(saved.config.kind)),
+        history=_history(run_dir / "metrics.jsonl"),
+        result=_json(run_dir / "result.json"),
+        environment=_json(run_dir / "environment.json"),
+        parameters=saved.model.parameter_count,
+        best_validation=None if best is None else float(best),
+        chosen=f"weights of the stage {stage}" if stage else f"weights of epoch {epoch}",
+    )
+    return facts, saved
+
+
+def _history(path: Path) -> list[Record]:
+    """The records of the finished epochs; a last line that was cut off is of one that is not finished."""
+    if not path.is_file():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as one line of JSON for each epoch: {error}") from error
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return found
+
+
+def _data_of(
+    run_dir: Path,
+    saved: SavedModel,
+    facts: RunFacts,
+    data: str | None,
+    prepared: dict[DataConfig, RunData] | None = None,
+) -> RunData:
+    """The data set of the run, read and split as in its training."""
+    config = saved.config.data if data is None else replace(saved.config.data, data=data)
+    if config.data == FASHION_MNIST:
+        if find() is None:
+            raise DataError(
+                f"the run {run_dir} was trained on Fashion-MNIST, which is not on this machine: get it with "
+                "gpunet data fetch, or say where it is with --data"
+            )
+    elif not Path(config.data).expanduser().exists():
+        raise DataError(
+            f"the data set {config.data} of the run {run_dir} is not there (paths are relative to the current folder): "
+            "say where it is with --data"
+        )
+    known = prepared if prepared is not None else {}
+    # what does not change the images is left out, so that runs share them
+    key = DataConfig(data=config.data, validation_fraction=config.validation_fraction, split_seed=config.split_seed)
+    if key not in known:
+        known[key] = prepare(key)
+    found = known[key]
+    shape, classes = found.test.image_shape, found.test.classes
+    if shape != saved.input_shape or classes != len(saved.class_names):
+        raise DataError(
+            f"the model in {run_dir} takes images {saved.input_shape} of {len(saved.class_names)} classes, the data "
+            f"set {config.data} has {shape} of {classes}"
+        )
+    recorded = (facts.environment or {}).get("split_sha256")
+    if recorded not in (None, found.split.digest()):
+        raise DataError(
+            f"the data set {config.data} is not the one that the run {run_dir} was trained on: it splits otherwise "
+            "into training and validation images; say with --data where that one is"
+        )
+    return found
+
+
+def _evaluate(saved: SavedModel, data: RunData, split: str) -> tuple[SplitResult, Loader]:
+    dataset = data.part(split)
+    loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
+    found = evaluate(saved.model, loader, keep_probabilities=True)
+    assert found.probabilities is not None
+    return SplitResult(split, dataset, found.loss, found.probabilities), loader

@@ -1,0 +1,267 @@
+"""The published numbers, made again: a preset over its seeds, the test images looked at once at the end of each run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet.backend import cuda_status, get_backend
+from gpunet.errors import CheckpointError, ConfigError
+from gpunet.experiments.config import RunConfig, merge, to_toml
+from gpunet.experiments.published import ROOT, Published, load_published
+from gpunet.experiments.run import PREDICTIONS, RESULT, train
+from gpunet.machine import cpu_name
+from gpunet.training.metrics import PairedComparison, mcnemar, wilson_interval
+
+SEEDS = {"mlp": 5, "cnn": 3, "hybrid": 3}
+"""Seeds of a model that is not published yet."""
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """A finished run."""
+
+    seed: int
+    run_dir: Path
+    correct: int
+    tta_correct: int | None
+    total: int
+    validation_accuracy: float
+    parameters: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The runs of a preset, one a seed."""
+
+    kind: str
+    preset: str
+    refit: bool
+    runs: list[SeedResult]
+    device: str
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(run.accuracy for run in self.runs)
+
+    @property
+    def std(self) -> float | None:
+        """With n - 1; None for a single seed."""
+        return _std([run.accuracy for run in self.runs])
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the mean, on the number of test images: more seeds do not make more images."""
+        total = self.runs[0].total
+        return wilson_interval(round(self.mean * total), total)
+
+    @property
+    def tta(self) -> list[float]:
+        """The accuracies with mirror images; none unless trained on them."""
+        return [run.tta_correct / run.total for run in self.runs if run.tta_correct is not None]
+
+    def publish(self, before: Published | None) -> Published:
+        """As an entry of the published results; a refit is added to the entry `before`.
+
+        Raises:
+            ConfigError: a refit whose preset is not the published one.
+        """
+        tta_mean = statistics.fmean(self.tta) if self.tta else None
+        if self.refit:
+            if before is None or before.preset != self.preset:
+                raise ConfigError(f"publish the preset {self.preset} of the {self.kind} before its refit")
+            return replace(
+                before,
+                refit_mean=self.mean,
+                refit_std=self.std,
+                refit_seeds=len(self.runs),
+                refit_tta_mean=tta_mean,
+            )
+        entry = Published(
+            mean=self.mean,
+            std=self.std,
+            seeds=len(self.runs),
+            interval=self.interval,
+            tta_mean=tta_mean,
+            preset=self.preset,
+            parameters=self.runs[0].parameters,
+            commit=commit(),
+            device=self.device,
+            tta_std=_std(self.tta),
+        )
+        if before is None or before.preset != self.preset:
+            return entry
+        kept = ("refit_mean", "refit_std", "refit_seeds", "refit_tta_mean")
+        return replace(entry, **{name: getattr(before, name) for name in kept})
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether found results are those that the published ones let expect."""
+
+    low: float
+    high: float
+    """Where the mean of the found seeds lies with 95 % probability, by the published mean and spread."""
+    inside: bool
+
+
+def reproduce(
+    kind: str,
+    *,
+    preset: str | None = None,
+    seeds: int | None = None,
+    refit: bool = False,
+    folder: Path = Path("runs") / "reproduce",
+    device: str | None = None,
+    progress: bool = True,
+) -> Reproduction:
+    """Train `preset` of the model `kind` with the seeds 0 to `seeds` - 1.
+
+    What `folder` holds of it is not trained again. Each run has a folder named after its settings. A stopped one goes
+    on, and a finished one, whose test images have been looked at, is only read.
+
+    Args:
+        preset, seeds: by default the published ones; of a model that is not published, ``best`` and :data:`SEEDS`.
+        refit: learn from the validation images as well, and take the last epoch.
+
+    Raises: as :func:`gpunet.experiments.run.train`, and CheckpointError if a finished run cannot be read.
+    """
+    published = load_published().get(kind)
+    preset = preset or (published.preset if published else "best")
+    count = seeds or (published.seeds if published else SEEDS[kind])
+    configs = [config_of(kind, preset, seed, refit=refit) for seed in range(count)]
+    runs = []
+    for config in configs:
+        run_dir = run_dir_of(config, preset, folder)
+        if not (run_dir / RESULT).exists():
+            train(config, run_dir=run_dir, device=device, resume=run_dir.exists(), progress=progress)
+        runs.append(read_run(run_dir))
+    return Reproduction(kind, preset, refit, runs, device_name(device))
+
+
+def config_of(kind: str, preset: str, seed: int, *, refit: bool = False) -> RunConfig:
+    """The configuration of one seed of a preset.
+
+    Raises:
+        ConfigError: no such preset or model.
+    """
+    more: dict[str, Any] = {"refit": True, "keep": "last"} if refit else {}
+    return merge(kind, preset, overrides={"seed": seed, **more})
+
+
+def run_dir_of(config: RunConfig, preset: str, folder: Path) -> Path:
+    """Where the run of `config` is kept: named after its settings, so that a changed preset is trained again."""
+    digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:8]
+    refit = "-refit" if config.data.refit else ""
+    return folder / f"{config.kind}-{preset}{refit}-seed{config.training.seed}-{digest}"
+
+
+def read_run(run_dir: Path) -> SeedResult:
+    """The result of the finished run in `run_dir`.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = run_dir / RESULT
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return SeedResult(
+            facts["seed"],
+            run_dir,
+            facts["test_correct"],
+            facts["tta_correct"],
+            facts["test_total"],
+            facts["validation_accuracy"],
+            facts["parameters"],
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"cannot read the result {path}: {error}; remove the folder to train again") from error
+
+
+def agreement(expected: Published, found: Reproduction) -> Agreement | None:
+    """Whether the found mean lies where the published one lets expect it; None where no spread is published.
+
+    The 95 % prediction interval of the mean of m further values from n values of a normal distribution with mean x and
+    standard deviation s: x +- t(0.975, n - 1) * s * sqrt(1/n + 1/m) (Hahn & Meeker, "Statistical Intervals", 1991,
+    section 4.7). The same machine gives the same bits, hence no difference at all.
+    """
+    mean, std = (expected.refit_mean, expected.refit_std) if found.refit else (expected.mean, expected.std)
+    count = expected.refit_seeds if found.refit else expected.seeds
+    if mean is None or std is None or count is None:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, count - 1)) * std * math.sqrt(1 / count + 1 / len(found.runs))
+    low, high = mean - half, mean + half
+    rounding = 1e-12  # of the mean of fractions
+    return Agreement(low, high, low - rounding <= found.mean <= high + rounding)
+
+
+def compare_with_cnn(hybrid: Reproduction, folder: Path, preset: str | None = None) -> dict[int, PairedComparison]:
+    """McNemar's test of the CNN (first) against the hybrid (second) for each seed whose CNN is finished in `folder`.
+
+    preset: of the CNN; by default the published one, else ``best``.
+
+    Raises:
+        CheckpointError: the predictions of a finished run cannot be read.
+    """
+    published = load_published().get("cnn")
+    preset = preset or (published.preset if published else "best")
+    found = {}
+    for run in hybrid.runs:
+        cnn = run_dir_of(config_of("cnn", preset, run.seed, refit=hybrid.refit), preset, folder)
+        if (cnn / RESULT).exists():
+            found[run.seed] = mcnemar(_right(cnn), _right(run.run_dir))
+    return found
+
+
+def _right(run_dir: Path) -> np.ndarray:
+    path = run_dir / PREDICTIONS
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays["labels"] == arrays["predictions"])
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"cannot read the predictions {path}: {error}") from error
+
+
+def _std(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this is, with ``-dirty`` behind it if files were changed; None if it is none."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+        except OSError:  # there is no git
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    found = git("rev-parse", "HEAD") if (ROOT / ".git").exists() else None
+    if not found:
+        return None
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", "gpunet", "kernels")
+    return f"{found}-dirty" if changes else found
+
+
+def device_name(device: str | None = None) -> str:
+    """The name of the GPU, or of the CPU, that `device` is."""
+    name = get_backend(device).device
+    if name != "cpu":
+        return cuda_status().devices[int(name.partition(":")[2])]
+    return cpu_name() or platform.machine()

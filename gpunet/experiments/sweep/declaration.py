@@ -1,0 +1,301 @@
+"""A sweep as its TOML file declares it: what stays as it is, what varies, and how the points are chosen.
+
+::
+
+    [sweep]
+    question = "Which activation suits the MLP?"
+    seeds = [0, 1, 2]            # each point is trained with each of them
+
+    [base]                       # kind, preset, and any options of a run by name
+    kind = "mlp"
+    preset = "default"
+    epochs = 20
+
+    [axes]
+    activation = ["relu", "gelu", "tanh"]      # an option and its values, or
+    schedule = [                               # a name, and the settings that belong together
+        { name = "constant", schedule = "constant", lr = 1e-3 },
+        { name = "one cycle", schedule = "one_cycle" },
+    ]
+
+``search = "grid"`` (the default) trains every combination; ``"random"`` and ``"optuna"`` choose ``points`` of them, and
+an axis may then be a range as well: ``lr = { low = 1e-3, high = 1e-1, log = true }``.
+
+The objective is the validation accuracy. With ``evaluate_test = true`` the point of the best mean is, after the end of
+the sweep, measured on the test images once; nothing else of a sweep looks at them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpunet.errors import ConfigError
+from gpunet.experiments.config import RunConfig, load_toml, merge, section_of, sections, to_dict, to_toml
+from gpunet.options import Options, check_option, did_you_mean, option, option_fields, option_type
+
+SEARCHES = ("grid", "random", "optuna")
+_OWN = ("kind", "preset")
+_TABLE_COLUMNS = ("trial", "status", "validation_accuracy", "validation_loss", "chosen_epoch", "stage", "parameters")
+
+
+@dataclass(frozen=True)
+class SweepOptions(Options):
+    """The section ``[sweep]``."""
+
+    question: str = option("", "what the sweep is to answer, in a sentence")
+    search: str = option("grid", "how the points are chosen", choices=SEARCHES)
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds with which each point is trained", low=0, high=2**32 - 1)
+    points: int = option(20, "random, optuna: number of points", low=1)
+    batch: int = option(4, "optuna: points that are chosen at a time, knowing the results of all before them", low=1)
+    search_seed: int = option(0, "random, optuna: seed of the choice of the points", low=0, high=2**32 - 1)
+    evaluate_test: bool = option(False, "measure the chosen point on the test images, once, after the end")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value of an axis: what tables call it, and the settings that it stands for."""
+
+    label: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; evenly on a logarithmic scale if `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Something that varies: either `choices`, or the values of the option `name` in `range`."""
+
+    name: str
+    choices: tuple[Choice, ...] = ()
+    range: Range | None = None
+
+    def choice(self, value: Any) -> Choice:
+        """`value` of the option that the axis is called after."""
+        return Choice(label_of(value), {self.name: value})
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of every axis."""
+
+    choices: Mapping[str, Choice]
+    """By the name of the axis."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {axis: choice.label for axis, choice in self.choices.items()}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: a point and a seed."""
+
+    point: Point
+    seed: int
+    config: RunConfig | None
+    """None if the settings do not fit each other; `error` then says why."""
+    error: str = ""
+
+    @property
+    def digest(self) -> str:
+        """A name made from all settings: equal ones are one training."""
+        if self.config is None:
+            return ""
+        return hashlib.sha256(to_toml(self.config).encode()).hexdigest()[:12]
+
+    @property
+    def cnn_digest(self) -> str:
+        """The same of the CNN of a hybrid alone, which several hybrids may have in common; empty for other models."""
+        if self.config is None or self.config.hybrid is None:
+            return ""
+        document = to_dict(self.config)
+        model = {name: value for name, value in document["model"].items() if name not in _CLASSIFIER_OPTIONS}
+        text = repr([sorted(model.items()), document["data"], document["training"]])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs at most, of all stages of a hybrid together."""
+        if self.config is None:
+            return 0
+        hybrid = self.config.hybrid
+        return self.config.training.epochs + (hybrid.classifier_epochs + hybrid.joint_epochs if hybrid else 0)
+
+
+_CLASSIFIER_OPTIONS = ("feature_layer", "classifier_hidden", "classifier_activation", "classifier_dropout")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A declared sweep."""
+
+    name: str
+    kind: str
+    preset: str
+    settings: Mapping[str, Any]
+    """Of the base: option and value, on top of the preset."""
+    axes: tuple[Axis, ...]
+    options: SweepOptions = field(default_factory=SweepOptions)
+    text: str = ""
+    """The file."""
+
+    def base(self) -> RunConfig:
+        """The configuration that the points vary."""
+        return merge(self.kind, self.preset, overrides=self.settings)
+
+    def trials(self, point: Point) -> list[Trial]:
+        """The trainings of `point`, one a seed."""
+        settings = {**self.settings}
+        for choice in point.choices.values():
+            settings.update(choice.settings)
+        made = []
+        for seed in self.options.seeds:
+            try:
+                made.append(Trial(point, seed, merge(self.kind, self.preset, overrides={**settings, "seed": seed})))
+            except ConfigError as error:
+                made.append(Trial(point, seed, None, str(error)))
+        return made
+
+
+def load_sweep(path: Path) -> Sweep:
+    """The sweep in the TOML file at `path`, named after the file.
+
+    Raises:
+        ConfigError: not readable, not TOML, or something in it is unknown, misplaced, of a wrong type or out of bounds.
+    """
+    path = Path(path)
+    document = load_toml(path)
+    sweep = parse(document, path.stem, source=str(path))
+    return Sweep(**{**vars(sweep), "text": path.read_text(encoding="utf-8")})
+
+
+def parse(document: Mapping[str, Any], name: str, *, source: str = "sweep") -> Sweep:
+    """The sweep that `document`, the content of a file, declares.
+
+    Raises: as :func:`load_sweep`.
+    """
+    known = ("sweep", "base", "axes")
+    for section, table in document.items():
+        if section not in known:
+            hint = did_you_mean(section, known)
+            raise ConfigError(f"{source}: unknown section or key {section!r}: expected [sweep], [base], [axes]{hint}")
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{source}: {section} must be a table, [{section}], got {section} = {table!r}")
+    options = _options(document.get("sweep", {}), source)
+    kind, preset, settings = _base(document.get("base", {}), source)
+    axes = tuple(_axis(axis, values, kind, options, source) for axis, values in document.get("axes", {}).items())
+    if not axes:
+        raise ConfigError(f"{source}: nothing varies: give at least one option and its values in [axes]")
+    _check_overlap(axes, source)
+    sweep = Sweep(name, kind, preset, settings, axes, options)
+    sweep.base()  # finds an unknown model or preset
+    return sweep
+
+
+def label_of(value: Any) -> str:
+    """What tables call a value."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return "-".join(map(label_of, value)) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _options(table: Mapping[str, Any], source: str) -> SweepOptions:
+    known = option_fields(SweepOptions)
+    values = {}
+    for name, value in table.items():
+        if name not in known:
+            raise ConfigError(f"{source}: [sweep] has no option {name!r}{did_you_mean(name, known)}")
+        values[name] = check_option(SweepOptions, name, value, f"{source}: [sweep] {name}")
+    options = SweepOptions(**values)
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        raise ConfigError(f"{source}: [sweep] seeds must be different and at least one, got {list(options.seeds)}")
+    return options
+
+
+def _base(table: Mapping[str, Any], source: str) -> tuple[str, str, dict[str, Any]]:
+    kind, preset = table.get("kind"), table.get("preset", "default")
+    if not isinstance(kind, str) or not isinstance(preset, str):
+        raise ConfigError(f'{source}: [base] must name the model, such as kind = "mlp", and may name a preset')
+    sections(kind)
+    settings = {name: value for name, value in table.items() if name not in _OWN}
+    return kind, preset, {name: _checked(name, value, kind, f"{source}: [base]") for name, value in settings.items()}
+
+
+def _checked(name: str, value: Any, kind: str, where: str) -> Any:
+    """`value` of the option `name`, or ConfigError."""
+    if name == "seed":
+        raise ConfigError(f"{where} cannot set the seed: give seeds = [...] in [sweep]")
+    section = section_of(name, kind)
+    if section is None:
+        known = [option for owner in sections(kind).values() for option in option_fields(owner)]
+        raise ConfigError(f"{where} has no option {name!r} of the model {kind}{did_you_mean(name, known)}")
+    return check_option(sections(kind)[section], name, value, f"{where} {name}")
+
+
+def _axis(name: str, values: Any, kind: str, options: SweepOptions, source: str) -> Axis:
+    where = f"{source}: [axes] {name}"
+    if name == "seed":
+        raise ConfigError(f"{where}: the seeds are an axis already: give seeds = [...] in [sweep]")
+    if name in _TABLE_COLUMNS:
+        raise ConfigError(f"{where}: this is a column of every table; give the axis another name")
+    if isinstance(values, Mapping):
+        return Axis(name, range=_range(name, values, kind, options, where))
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"{where} must be a list of values, got {values!r}")
+    if any(isinstance(value, Mapping) for value in values):
+        choices = tuple(_named(value, kind, where) for value in values)
+    else:
+        choices = tuple(Axis(name).choice(_checked(name, value, kind, f"{source}: [axes]")) for value in values)
+    labels = [choice.label for choice in choices]
+    if len(set(labels)) < len(labels):
+        raise ConfigError(f"{where} has a value twice: {', '.join(labels)}")
+    return Axis(name, choices)
+
+
+def _named(value: Any, kind: str, where: str) -> Choice:
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or not value["name"]:
+        raise ConfigError(f"{where}: each of these must be a table with a name and settings, got {value!r}")
+    settings = {option: _checked(option, entry, kind, where) for option, entry in value.items() if option != "name"}
+    return Choice(value["name"], settings)
+
+
+def _range(name: str, table: Mapping[str, Any], kind: str, options: SweepOptions, where: str) -> Range:
+    if options.search == "grid":
+        raise ConfigError(f'{where}: a range needs search = "random" or "optuna"; a grid needs a list of values')
+    if set(table) - {"low", "high", "log"} or not {"low", "high"} <= set(table):
+        raise ConfigError(f"{where}: a range has low, high and optionally log, got {', '.join(table)}")
+    low, high = (_checked(name, table[bound], kind, where) for bound in ("low", "high"))
+    section = section_of(name, kind)
+    assert section is not None
+    base = option_type(sections(kind)[section], name)
+    if base.many or base.base not in (int, float):
+        raise ConfigError(f"{where}: only the values of a number can be a range")
+    log = table.get("log", False)
+    if not isinstance(log, bool) or not low < high or (log and low <= 0):
+        raise ConfigError(f"{where}: expected low < high, and 0 < low with log = true; got {dict(table)!r}")
+    return Range(low, high, log, base.base is int)
+
+
+def _check_overlap(axes: tuple[Axis, ...], source: str) -> None:
+    """Each option belongs to one axis: a later one would hide what an earlier one varies."""
+    owners: dict[str, str] = {}
+    for axis in axes:
+        names = {name for choice in axis.choices for name in choice.settings} or {axis.name}
+        for name in names:
+            if name in owners:
+                raise ConfigError(f"{source}: the axes {owners[name]} and {axis.name} both set {name}")
+            owners[name] = axis.name

@@ -1,0 +1,51 @@
+"""Which pictures show a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpunet.experiments.sweep.declaration import Axis, Sweep
+from gpunet.experiments.sweep.summary import effects
+from gpunet.experiments.sweep.table import Row
+from gpunet.report.sweep_figures import Panel, Scatter
+
+
+def panels_of(sweep: Sweep, rows: Sequence[Row]) -> list[Panel | Scatter]:
+    """The panels of `sweep`: of one or two axes a single one with all accuracies, of more a panel of each main effect.
+
+    A number that was drawn from a range is shown as points over it. Without a finished trial there are none.
+    """
+    if not any(row.outcome.ok for row in rows):
+        return []
+    title = sweep.options.question or sweep.name
+    listed = [axis for axis in sweep.axes if axis.range is None]
+    if sweep.options.search == "grid" and len(listed) <= 2:
+        return [_crossed(title, listed, rows)]
+    panels: list[Panel | Scatter] = [_effect(f"{title}\n{axis.name}", axis, rows) for axis in listed]
+    panels += [_scatter(f"{title}\n{axis.name}", axis, rows) for axis in sweep.axes if axis.range is not None]
+    return panels
+
+
+def _crossed(title: str, axes: Sequence[Axis], rows: Sequence[Row]) -> Panel:
+    """The axis of more values from top to bottom, that of fewer in colours."""
+    main, *others = sorted(axes, key=lambda axis: -len(axis.choices))
+    series = []
+    for colour in others[0].choices if others else (None,):
+        groups = []
+        for choice in main.choices:
+            wanted = {main.name: choice.label} | ({others[0].name: colour.label} if colour else {})
+            own = [row for row in rows if wanted.items() <= row.values.items()]
+            groups.append([row.outcome.validation_accuracy or 0.0 for row in own if row.outcome.ok])
+        series.append((f"{others[0].name}: {colour.label}" if colour else "", groups))
+    return Panel(title, [f"{main.name}: {choice.label}" for choice in main.choices], series)
+
+
+def _effect(title: str, axis: Axis, rows: Sequence[Row]) -> Panel:
+    found = effects(rows, axis.name)
+    return Panel(title, [effect.value for effect in found], [("", [list(effect.by_seed.values()) for effect in found])])
+
+
+def _scatter(title: str, axis: Axis, rows: Sequence[Row]) -> Scatter:
+    assert axis.range is not None
+    points = [(float(row.values[axis.name]), row.outcome.validation_accuracy or 0.0) for row in rows if row.outcome.ok]
+    return Scatter(title, axis.name, points, axis.range.log)

@@ -1,0 +1,311 @@
+"""Running a sweep: every trial once, on the workers of one machine, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from gpunet import errors
+from gpunet.errors import ConfigError, OutputError
+from gpunet.experiments.config import to_toml
+from gpunet.experiments.saved import evaluate
+from gpunet.experiments.sweep.declaration import Point, Sweep, Trial
+from gpunet.experiments.sweep.pool import Event, Pool
+from gpunet.experiments.sweep.progress import SweepProgress
+from gpunet.experiments.sweep.search import search_of
+from gpunet.experiments.sweep.summary import best_point, point_accuracy
+from gpunet.experiments.sweep.table import FAILED, Outcome, Row, write_table
+from gpunet.experiments.sweep.trial import OUTCOME, clear_temporaries, drop_checkpoints, read_outcome, write_outcome
+from gpunet.files import write_text_atomic
+from gpunet.training.metrics import wilson_interval
+from gpunet.training.trainer import BEST
+
+TABLE, DECLARATION, TEST = "table.csv", "sweep.toml", "test.json"
+
+_LOCK_PATIENCE = 10.0
+"""Seconds in which the workers of a killed sweep must have ended."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep came to."""
+
+    sweep: Sweep
+    folder: Path
+    rows: list[Row]
+    best: list[Row]
+    """Of the point of the highest mean validation accuracy, one a seed; empty if no point has all its seeds."""
+    test: dict[str, Any] | None
+    """The chosen point on the test images, where the declaration asks for it."""
+
+    @property
+    def table(self) -> Path:
+        return self.folder / TABLE
+
+
+def run_sweep(
+    sweep: Sweep,
+    folder: Path,
+    *,
+    workers: int = 1,
+    threads: int | None = None,
+    device: str | None = None,
+    keep_checkpoints: bool = False,
+    retry_failed: bool = False,
+    progress: bool = True,
+) -> SweepResult:
+    """Run all trials of `sweep` that `folder` does not hold yet, and write their table.
+
+    `folder` gets ``table.csv``, a copy of the declaration, and under ``trials/`` a run folder for each trial, named
+    after its settings. A trial that was finished there is not repeated, one that was stopped goes on from its last
+    epoch: however often a sweep is stopped, its table is the same but for the columns of times. Trials whose settings
+    are still the same are kept when the file changes.
+
+    Args:
+        workers: processes that train at the same time; they share out the threads.
+        threads: of all workers together; by default one a core.
+        device: of all workers.
+        keep_checkpoints: leave the weights in the folders of the trials.
+        retry_failed: train again what failed, for a reason that may have gone.
+        progress: tell on stderr how far it is.
+
+    Raises:
+        ConfigError: more workers than threads, or the search needs a package that is not installed.
+        OutputError: another sweep is at work in `folder`, or it cannot be written to.
+        DataError, DeviceError: as a training; what is finished stays.
+    """
+    threads = threads or len(os.sched_getaffinity(0))
+    if not 1 <= workers <= threads:
+        raise ConfigError(f"{workers} workers cannot share {threads} threads: give 1 to {threads} workers")
+    search = search_of(sweep)
+    with _locked(folder) as lock, SweepProgress(quiet=not progress) as shown:
+        clear_temporaries(folder)
+        write_text_atomic(folder / DECLARATION, sweep.text)
+        run = _Run(sweep, folder, shown, device=device, keep=keep_checkpoints, retry_failed=retry_failed)
+        values: list[float | None] = []
+        while points := search.more(values):
+            groups = run.enter(points)
+            if run.jobs:
+                with Pool(min(workers, len(run.jobs)), threads // workers, log=folder, lock=lock) as pool:
+                    run.train(pool)
+            values += [_objective([run.rows[number] for number in group]) for group in groups]
+        run.write()
+        rows = [run.rows[number] for number in sorted(run.rows)]
+        best = best_point(rows)
+        test = _test(run, best) if sweep.options.evaluate_test and best else None
+        run.clean()
+    return SweepResult(sweep, folder, rows, best, test)
+
+
+@dataclass(eq=False)
+class _Job:
+    """A training to be done; it fills more than one row where a search chose a point twice."""
+
+    trial: Trial
+    folder: Path
+    rows: list[int]
+
+
+class _Run:
+    """The state of a running sweep: the rows that are known, and the trainings that are to be done."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        folder: Path,
+        progress: SweepProgress,
+        *,
+        device: str | None,
+        keep: bool,
+        retry_failed: bool,
+    ) -> None:
+        self.sweep, self.folder, self.progress = sweep, folder, progress
+        self.device, self.keep, self.retry_failed = device, keep, retry_failed
+        self.rows: dict[int, Row] = {}
+        self.trials: list[Trial] = []
+        self.jobs: list[_Job] = []
+
+    def trial_folder(self, trial: Trial) -> Path:
+        return self.folder / "trials" / trial.digest
+
+    def enter(self, points: list[Point]) -> list[list[int]]:
+        """Take up `points`; the rows of each. What is finished already is filled in, the rest becomes jobs."""
+        groups = [self.sweep.trials(point) for point in points]
+        first = len(self.trials) + 1
+        new = [trial for group in groups for trial in group]
+        self.trials += new
+        for trial in new:
+            self.progress.add(trial.epochs)
+        jobs: dict[str, _Job] = {}
+        for number, trial in enumerate(new, start=first):
+            if trial.config is None:
+                self._fill(number, Outcome(FAILED, error=trial.error), before=True)
+                continue
+            outcome = read_outcome(self.trial_folder(trial))
+            if outcome is not None and (outcome.ok or not self.retry_failed):
+                self._fill(number, outcome, before=True)
+                continue
+            job = jobs.setdefault(trial.digest, _Job(trial, self.trial_folder(trial), []))
+            job.rows.append(number)
+        self.jobs = list(jobs.values())
+        self.write()
+        ends = [sum(map(len, groups[: place + 1])) for place in range(len(groups))]
+        return [list(range(first + end - len(group), first + end)) for group, end in zip(groups, ends, strict=True)]
+
+    def train(self, pool: Pool) -> None:
+        """Do all jobs on the workers of `pool`."""
+        while self.jobs or any(worker.job for worker in pool.workers):
+            self._hand_out(pool)
+            event = pool.event(timeout=1.0)
+            if event is None:
+                self.progress.show()
+            else:
+                self._take(event, pool)
+
+    def _hand_out(self, pool: Pool) -> None:
+        for worker in pool.idle():
+            busy = {other.job.trial.cnn_digest for other in pool.workers if other.job} - {""}
+            # Hybrids that have their CNN in common wait until one of them has trained it.
+            waiting = (job for job in self.jobs if job.trial.cnn_digest not in busy or self._shared(job.trial).exists())
+            job = next(waiting, None)
+            if job is None:
+                return
+            assert job.trial.config is not None
+            self.jobs.remove(job)
+            shared = self._shared(job.trial) if job.trial.cnn_digest else None
+            if self.retry_failed:
+                (job.folder / OUTCOME).unlink(missing_ok=True)
+            order = {
+                "config": to_toml(job.trial.config),
+                "folder": str(job.folder),
+                "device": self.device,
+                "shared_cnn": str(shared) if shared else None,
+            }
+            pool.start(worker, job, order)
+
+    def _take(self, event: Event, pool: Pool) -> None:
+        job: _Job | None = event.worker.job
+        if event.name == "ready":
+            event.worker.ready = True
+        elif event.name == "epoch" and job is not None:
+            self.progress.epoch(job.rows[0])
+        elif event.name == "done" and job is not None:
+            outcome = read_outcome(job.folder)
+            assert outcome is not None
+            self._finish(job, outcome)
+            event.worker.job = None
+        elif event.name == "fatal":
+            raise getattr(errors, event.facts["kind"])(event.facts["message"])
+        elif event.name == "gone":
+            if job is None:
+                raise OutputError(
+                    f"{event.facts['reason']}; {self.folder}/worker-{event.worker.number}.log may say why"
+                )
+            outcome = Outcome(FAILED, error=event.facts["reason"])
+            write_outcome(job.folder, outcome)
+            self._finish(job, outcome)
+            pool.replace(event.worker)
+
+    def _finish(self, job: _Job, outcome: Outcome) -> None:
+        if not self.keep:
+            drop_checkpoints(job.folder, keep_best=self.sweep.options.evaluate_test)
+        for number in job.rows:
+            self._fill(number, outcome)
+        self.write()
+
+    def _fill(self, number: int, outcome: Outcome, *, before: bool = False) -> None:
+        trial = self.trials[number - 1]
+        self.rows[number] = Row(number, trial.point.labels, trial.seed, outcome)
+        self.progress.over(self.rows[number], trial.epochs, before=before)
+
+    def _shared(self, trial: Trial) -> Path:
+        return self.folder / "shared" / trial.cnn_digest
+
+    def write(self) -> None:
+        """Write the rows that are known so far."""
+        axes = [axis.name for axis in self.sweep.axes]
+        write_table(self.folder / TABLE, axes, [self.rows[number] for number in sorted(self.rows)])
+
+    def clean(self) -> None:
+        """Remove what no resumed sweep needs any more."""
+        if not self.keep:
+            for path in (self.folder / "trials").glob("*"):
+                drop_checkpoints(path)
+        shutil.rmtree(self.folder / "shared", ignore_errors=True)
+        for path in self.folder.glob("worker-*.log"):
+            if not path.stat().st_size:
+                path.unlink()
+
+
+def _objective(rows: list[Row]) -> float | None:
+    """What a search is told of a point: the mean over its seeds, None if one failed."""
+    return point_accuracy(rows) if all(row.outcome.ok for row in rows) else None
+
+
+def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
+    """The chosen point on the test images: read from the file if that was done before, else measured and written."""
+    path = run.folder / TEST
+    folders = [run.trial_folder(run.trials[row.trial - 1]) for row in best]
+    names = [folder.name for folder in folders]
+    if path.exists():
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if known.get("trials") == names:
+            return known
+    missing = [str(folder) for folder in folders if not (folder / BEST).exists()]
+    if missing:
+        raise ConfigError(
+            f"the weights of the chosen point were not kept: remove {', '.join(missing)} and run the sweep again"
+        )
+    found = [evaluate(folder, device=run.device) for folder in folders]
+    mean = statistics.fmean(result.correct / result.total for result in found)
+    total = found[0].total
+    facts = {
+        "values": best[0].values,
+        "trials": names,
+        "seeds": [row.seed for row in best],
+        "correct": [result.correct for result in found],
+        "total": total,
+        "mean": mean,
+        "std": statistics.stdev(result.correct / total for result in found) if len(found) > 1 else None,
+        "interval": list(wilson_interval(round(mean * total), total)),
+    }
+    write_text_atomic(path, json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[IO[str]]:
+    """The folder of a sweep, made if it is not there, for one sweep at a time.
+
+    The lock is the file's, and the workers have the file open as well: after a kill it is free when all of them ended.
+
+    Raises:
+        OutputError: the folder cannot be made, or another sweep has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    with file:
+        limit = time.monotonic() + _LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > limit:
+                    raise OutputError(
+                        f"another sweep is at work in {folder}: wait for it, or give another --out"
+                    ) from None
+                time.sleep(0.1)
+        yield file

@@ -1,0 +1,83 @@
+"""What a sweep says: mean and spread over the seeds of each value of each axis."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpunet.experiments.sweep.table import Row
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The validation accuracy at one value of one axis, as fractions."""
+
+    axis: str
+    value: str
+    by_seed: dict[int, float]
+    """For each seed, the mean over all trials with this value, whatever the other axes are."""
+    failed: int
+    """Trials with this value that could not be trained; they are not in the means."""
+
+    @property
+    def seeds(self) -> int:
+        return len(self.by_seed)
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds; None if every trial failed."""
+        return statistics.fmean(self.by_seed.values()) if self.by_seed else None
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over the seeds, divided by n - 1; None for less than two."""
+        return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
+
+
+def effects(rows: Sequence[Row], axis: str) -> list[Effect]:
+    """The effect of each value of `axis`, in the order in which the table has them.
+
+    With several axes these are main effects: the others are averaged over. Where a trial failed, the same points are
+    left out for all values of the axis, so that means over different points are not compared; a value that failed
+    everywhere has no mean.
+    """
+    values = list(dict.fromkeys(row.values[axis] for row in rows))
+    everywhere_failed = {
+        value for value in values if not any(row.outcome.ok for row in rows if row.values[axis] == value)
+    }
+    incomplete = {
+        _others(row, axis) for row in rows if not row.outcome.ok and row.values[axis] not in everywhere_failed
+    }
+    found = []
+    for value in values:
+        own = [row for row in rows if row.values[axis] == value]
+        groups: dict[int, list[float]] = {}
+        for row in own:
+            accuracy = row.outcome.validation_accuracy
+            if row.outcome.ok and accuracy is not None and _others(row, axis) not in incomplete:
+                groups.setdefault(row.seed, []).append(accuracy)
+        means = {seed: statistics.fmean(group) for seed, group in sorted(groups.items())}
+        found.append(Effect(axis, value, means, sum(not row.outcome.ok for row in own)))
+    return found
+
+
+def _others(row: Row, axis: str) -> tuple[object, ...]:
+    return (row.seed, *(value for name, value in row.values.items() if name != axis))
+
+
+def best_point(rows: Sequence[Row]) -> list[Row]:
+    """The rows, one a seed, of the point of the highest mean validation accuracy; none if no point has all its seeds.
+
+    Of equal ones, the first.
+    """
+    points: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        points.setdefault(tuple(row.values.values()), []).append(row)
+    complete = [group for group in points.values() if all(row.outcome.ok for row in group)]
+    return max(complete, key=point_accuracy, default=[])
+
+
+def point_accuracy(rows: Sequence[Row]) -> float:
+    """The mean validation accuracy of the rows of a point that was trained with all its seeds."""
+    return statistics.fmean(row.outcome.validation_accuracy or 0.0 for row in rows)

@@ -1,0 +1,109 @@
+"""The table of a sweep: one row a trial, in the order of the declaration; what was measured in time comes last."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gpunet.errors import DataError
+from gpunet.files import write_text_atomic
+
+OK, FAILED = "ok", "failed"
+TIMING = ("seconds", "images_per_second")
+"""The columns that differ from one run of a sweep to the next."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial. Accuracy and loss are of the validation images, at the chosen epoch."""
+
+    status: str
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+    chosen_epoch: int | None = None
+    stage: str = ""
+    """Of a hybrid, the stage whose weights were chosen."""
+    epochs: int | None = None
+    parameters: int | None = None
+    error: str = ""
+    seconds: float | None = None
+    images_per_second: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.status == OK
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table."""
+
+    trial: int
+    """From 1, in the order of the declaration."""
+    values: dict[str, str]
+    """What the trial has on each axis."""
+    seed: int
+    outcome: Outcome
+
+
+_OUTCOME = [field.name for field in fields(Outcome)]
+_WHOLE = ("chosen_epoch", "epochs", "parameters")
+_TEXT = ("status", "stage", "error")
+
+
+def write_table(path: Path, axes: Sequence[str], rows: Sequence[Row]) -> None:
+    """Write `rows` as a CSV file: trial, the axes, seed, and the fields of :class:`Outcome`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["trial", *axes, "seed", *_OUTCOME])
+    for row in rows:
+        outcome = [getattr(row.outcome, name) for name in _OUTCOME]
+        writer.writerow([row.trial, *(row.values[axis] for axis in axes), row.seed, *map(_cell, outcome)])
+    write_text_atomic(path, buffer.getvalue())
+
+
+def read_table(path: Path) -> tuple[list[str], list[Row]]:
+    """(names of the axes, rows) of a table that :func:`write_table` wrote.
+
+    Raises:
+        DataError: it cannot be read or is no such table.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            header, *lines = list(csv.reader(file)) or [[]]
+        axes = header[1 : len(header) - len(_OUTCOME) - 1]
+        if header != ["trial", *axes, "seed", *_OUTCOME]:
+            raise DataError(f"{path} is not the table of a sweep: its first line is {', '.join(header) or 'missing'}")
+        return axes, [_row(dict(zip(header, line, strict=True)), axes) for line in lines]
+    except OSError as error:
+        raise DataError(f"cannot read the table {path}: {error.strerror or error}") from error
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path} is not the table of a sweep: {error}") from error
+
+
+def _row(cells: dict[str, str], axes: Sequence[str]) -> Row:
+    outcome: dict[str, Any] = {}
+    for name in _OUTCOME:
+        text = cells[name]
+        if name in _TEXT:
+            outcome[name] = text
+        elif text:
+            outcome[name] = int(text) if name in _WHOLE else float(text)
+    return Row(int(cells["trial"]), {axis: cells[axis] for axis in axes}, int(cells["seed"]), Outcome(**outcome))
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, str):
+        return " ".join(value.split())
+    return repr(value)

@@ -1,0 +1,181 @@
+"""One trial: a training in a run folder of its own, whose outcome is a file that is written last."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpunet.errors import CheckpointError, DataError, DeviceError, GpunetError, OutputError
+from gpunet.experiments.config import RunConfig
+from gpunet.experiments.prepare import RunData
+from gpunet.experiments.run import Fit, fit, seconds_of
+from gpunet.experiments.sweep.table import FAILED, OK, Outcome
+from gpunet.files import write_text_atomic
+from gpunet.training.callbacks import Callback
+from gpunet.training.hybrid import stage_folder
+from gpunet.training.trainer import BEST, LAST
+
+if TYPE_CHECKING:
+    from gpunet.training.history import Record
+    from gpunet.training.trainer import Trainer
+
+OUTCOME = "trial.json"
+
+FATAL = (DataError, DeviceError, OutputError)
+"""Errors that no other trial would escape: they end the sweep, and the trial counts as not done."""
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """The outcome of the trial in `folder`; None if it is not finished.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = folder / OUTCOME
+    try:
+        return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as the outcome of a trial: {error}; remove it to train again") from None
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Record the end of the trial in `folder`.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    write_text_atomic(folder / OUTCOME, json.dumps(asdict(outcome), indent=2) + "\n")
+
+
+def drop_checkpoints(folder: Path, *, keep_best: bool = False) -> None:
+    """Remove what takes much room and is needed by nobody who reads the table: weights, and the record of the split."""
+    for path in folder.glob("**/*.safetensors"):
+        if not (keep_best and path == folder / BEST):
+            path.unlink(missing_ok=True)
+    (folder / "split.npz").unlink(missing_ok=True)
+
+
+def run_trial(
+    config: RunConfig,
+    folder: Path,
+    *,
+    device: str | None,
+    data: RunData,
+    shared_cnn: Path | None = None,
+    on_epoch: Callable[[Record], None] = lambda record: None,
+) -> Outcome:
+    """Train what `config` describes in `folder`, or go on with it, and record the outcome.
+
+    A training that fails is an outcome, too: it diverged, or its settings do not fit each other or the data.
+
+    Args:
+        shared_cnn: of a hybrid, a folder that holds its trained CNN or will hold it: another trial's of the same sweep
+            that differs in nothing but what comes after the CNN. A trial that finds it has the same bits as if it had
+            trained the CNN itself.
+
+    Raises: an error of :data:`FATAL`.
+    """
+    callbacks: list[Callback] = [_Reporter(on_epoch)]
+
+    def of_stage(stage: str) -> list[Callback]:
+        return [*callbacks, _Share(shared_cnn)] if stage == "cnn" and shared_cnn is not None else callbacks
+
+    def attempt() -> Outcome:
+        if shared_cnn is not None and (shared_cnn / LAST).exists():
+            _copy_folder(shared_cnn, folder / stage_folder("cnn"))
+        return outcome_of(fit(config, run_dir=folder, device=device, resume=True, callbacks=of_stage, data=data))
+
+    try:
+        try:
+            outcome = attempt()
+        except CheckpointError:  # of an older version, or damaged: the trial starts again
+            shutil.rmtree(folder, ignore_errors=True)
+            outcome = attempt()
+    except FATAL:
+        raise
+    except GpunetError as error:
+        outcome = Outcome(FAILED, error=str(error))
+    except OSError as error:
+        raise OutputError(f"cannot read or write in {folder}: {error.strerror or error}") from error
+    except MemoryError:
+        outcome = Outcome(FAILED, error="out of memory")
+    except Exception as error:
+        outcome = Outcome(FAILED, error=f"unexpected {type(error).__name__}: {error}")
+    write_outcome(folder, outcome)
+    return outcome
+
+
+def outcome_of(found: Fit) -> Outcome:
+    """The row of a trained model."""
+    speeds = [record["images_per_second"] for record in found.records if record.get("stage", "cnn") == "cnn"]
+    return Outcome(
+        OK,
+        validation_accuracy=found.validation_accuracy,
+        validation_loss=found.chosen["validation_loss"],
+        chosen_epoch=found.chosen["epoch"],
+        stage=found.chosen.get("stage", ""),
+        epochs=len(found.records),
+        parameters=found.model.parameter_count,
+        seconds=seconds_of(found.records),
+        images_per_second=float(np.median(speeds)),
+    )
+
+
+class _Reporter(Callback):
+    """Tells of each epoch."""
+
+    def __init__(self, tell: Callable[[Record], None]) -> None:
+        self.tell = tell
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        self.tell(record)
+
+
+class _Share(Callback):
+    """Puts a finished training into a folder where other trials find it."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        finished = trainer.epoch >= trainer.config.epochs or trainer.stop
+        if finished and trainer.run_dir is not None:
+            _copy_folder(trainer.run_dir, self.target)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """A copy of the folder `source` as `target`, whole or not at all; an existing one is left as it is."""
+    if target.exists():
+        return
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, temporary)
+        temporary.replace(target)  # fails if another trial was faster, which does as well
+    except OSError as error:
+        if not target.exists():
+            raise OutputError(f"cannot copy {source} to {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Remove what a killed sweep left half copied."""
+    for path in folder.glob("**/.*.tmp*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+"""A worker of a sweep: a process that trains one trial after another, as its parent tells it.
+
+Lines of JSON go both ways: orders come on stdin, and on stdout go ``{"event": "ready" | "epoch" | "done" | "fatal"}``.
+The end of stdin is the end of the parent, however it ended: the worker then stops at once, in the middle of a step, and
+what it leaves behind is resumed later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any, TextIO
+
+from gpunet.errors import GpunetError
+from gpunet.experiments.config import from_toml
+from gpunet.experiments.prepare import RunData, prepare
+from gpunet.experiments.sweep.trial import run_trial
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    # What libraries print must not get between the events.
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(orders,), daemon=True).start()
+    _tell(events, event="ready")
+    data: tuple[Any, RunData] | None = None
+    while True:
+        order = orders.get()
+        try:
+            config = from_toml(order["config"])
+            if data is None or data[0] != config.data:
+                data = config.data, prepare(config.data)
+            outcome = run_trial(
+                config,
+                Path(order["folder"]),
+                device=order["device"],
+                data=data[1],
+                shared_cnn=Path(order["shared_cnn"]) if order["shared_cnn"] else None,
+                on_epoch=lambda record: _tell(events, event="epoch", epoch=record["epoch"]),
+            )
+            _tell(events, event="done", status=outcome.status)
+        except GpunetError as error:
+            _tell(events, event="fatal", message=str(error), kind=type(error).__name__)
+
+
+def _read(orders: queue.SimpleQueue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        orders.put(json.loads(line))
+    os._exit(0)
+
+
+def _tell(events: TextIO, **event: Any) -> None:
+    try:
+        print(json.dumps(event), file=events, flush=True)
+    except BrokenPipeError:  # the parent has ended, which the end of stdin would say in a moment
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Charts drawn on given axes, for the PNG figures of a run as well as for the drawings inside a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpunet.report.canvas import BLUE, GREEN, GREY, ORANGE, TEN, VERMILLION, WHITE
+from gpunet.training.metrics import Calibration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+History = Sequence[Mapping[str, Any]]
+"""Rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (shares of 1), lr and seconds.
+
+A value that is missing or None leaves a gap. Rows with a stage (the hybrid's) are counted on from stage to stage."""
+
+_MARKERS = "os^Dv"
+_LINES = ("-", "--", ":", "-.")
+_MOST_NAMED = 60  # classes whose names fit into a map
+_RASTER = 500  # points from which on a picture of them is smaller than their list
+
+
+def draw_curves(axes: Axes, history: History, quantity: str) -> None:
+    """The ``loss`` or the ``accuracy`` (in percent) of both parts; the best validation accuracy's epoch is marked."""
+    numbers = _epochs(history)
+    factor = 100 if quantity == "accuracy" else 1
+    for part, colour, line, marker in (("train", BLUE, "--", "s"), ("validation", VERMILLION, "-", "o")):
+        values = factor * _column(history, f"{part}_{quantity}")
+        axes.plot(numbers, values, line, color=colour, label=part, **_markers(numbers, marker))
+    accuracy = _column(history, "validation_accuracy")
+    if np.isfinite(accuracy).any():
+        best = int(np.nanargmax(accuracy))
+        label = f"best: {100 * accuracy[best]:.2f} % (epoch {numbers[best]:g})" if quantity == "accuracy" else None
+        axes.axvline(numbers[best], color=GREY, linestyle=":", label=label)
+    if quantity == "accuracy":
+        axes.set_title("Accuracy (%)")
+        axes.legend(loc="lower right")
+    else:
+        axes.set_title(quantity.capitalize())
+        axes.legend()
+    _finish_epochs(axes, history)
+
+
+def draw_rate(axes: Axes, history: History) -> None:
+    """The learning rate after each epoch."""
+    numbers = _epochs(history)
+    axes.plot(numbers, _column(history, "lr"), color=GREEN, **_markers(numbers, "D"))
+    axes.set_title("Learning rate")
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
+    _finish_epochs(axes, history)
+
+
+def draw_durations(axes: Axes, history: History) -> None:
+    """The seconds of each epoch, validation included."""
+    axes.bar(_epochs(history), _column(history, "seconds"), color=BLUE, width=0.8)
+    axes.margins(y=0.15)  # room for the names of stages
+    axes.set_title("Seconds per epoch")
+    _finish_epochs(axes, history)
+    axes.grid(axis="x", visible=False)
+
+
+def draw_compared(axes: Axes, runs: Sequence[tuple[str, History]], quantity: str) -> None:
+    """``train_loss``, ``validation_loss`` or ``validation_accuracy`` of several runs, (name, history)."""
+    factor = 100 if quantity.endswith("accuracy") else 1
+    for place, (name, history) in enumerate(runs):
+        numbers = _epochs(history)
+        line = _LINES[place // len(TEN) % len(_LINES)]
+        options = {"color": TEN[place % len(TEN)], "label": name, **_markers(numbers, _MARKERS[place % len(_MARKERS)])}
+        axes.plot(numbers, factor * _column(history, quantity), line, **options)
+    part, _, what = quantity.partition("_")
+    axes.set_title(f"{part.capitalize()} {what}{' (%)' if factor == 100 else ''}")
+    _finish_epochs(axes, ())
+
+
+def draw_reliability(axes: Axes, found: Calibration) -> None:
+    """Accuracy over confidence in each bin, in percent: what lies below the diagonal is too sure."""
+    bins = len(found.counts)
+    width = 100 / bins
+    centres = width * (np.arange(bins) + 0.5)
+    filled = found.counts > 0
+    accuracy, confidence = 100 * found.accuracy[filled], 100 * found.confidence[filled]
+    axes.bar(centres[filled], accuracy, width * 0.94, color=BLUE)
+    axes.bar(
+        centres[filled],
+        confidence - accuracy,
+        width * 0.94,
+        bottom=accuracy,
+        color="none",
+        edgecolor=VERMILLION,
+        hatch="////",
+        linewidth=0.8,
+    )
+    axes.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("confidence (%)")
+    axes.set_title("Accuracy (%) over confidence")
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def draw_confidences(axes: Axes, found: Calibration) -> None:
+    """The share of the images in each bin of confidence, in percent."""
+    bins = len(found.counts)
+    width = 100 / bins
+    axes.bar(width * (np.arange(bins) + 0.5), 100 * found.counts / found.counts.sum(), width * 0.94, color=ORANGE)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("confidence (%)")
+    axes.set_title("Images (%) of each confidence")
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Images as points (n, 2), a colour and a marker a class, each class's name near the median of its points."""
+    # By marker and in the order of the data set, not class upon class, which would hide the first ones.
+    for number, marker in enumerate(_MARKERS):
+        chosen = labels % len(_MARKERS) == number
+        x, y = plane[chosen].T
+        colours = [TEN[label % len(TEN)] for label in labels[chosen]]
+        raster = len(plane) > _RASTER
+        axes.scatter(x, y, s=9, c=colours, marker=marker, linewidths=0, alpha=0.55, rasterized=raster)
+    present = np.unique(labels)[:_MOST_NAMED]
+    centres = np.array([np.median(plane[labels == label], axis=0) for label in present])
+    size = axes.figure.get_size_inches() * axes.get_position().size  # type: ignore[union-attr]
+    room = np.ptp(plane, axis=0) * (0.81, 0.19) / size  # a name takes about so many inches
+    for label, centre in zip(present, _apart(centres, room), strict=True):
+        colour = TEN[label % len(TEN)]
+        box = {"boxstyle": "round,pad=0.2", "facecolor": WHITE, "edgecolor": colour, "linewidth": 2}
+        axes.text(centre[0], centre[1], class_names[label], ha="center", va="center", fontsize=9, bbox=box)
+    axes.grid(alpha=0.3)
+
+
+def _apart(centres: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """The places (n, 2) of labels of the size `room`, moved upwards where they would cover one another."""
+    width, height = room
+    placed: list[np.ndarray] = []
+    moved = centres.copy()
+    for index in np.argsort(centres[:, 1], kind="stable"):
+        place = moved[index]
+        for other in placed:  # from the lowest to the highest
+            if abs(place[0] - other[0]) < width and place[1] < other[1] + height:
+                place[1] = other[1] + height
+        placed.append(place)
+        placed.sort(key=lambda other: float(other[1]))
+    return moved
+
+
+def _epochs(history: History) -> np.ndarray:
+    if any(row.get("stage") for row in history):
+        return np.arange(1.0, len(history) + 1)
+    return _column(history, "epoch")
+
+
+def _column(history: History, name: str) -> np.ndarray:
+    values = [row.get(name) for row in history]
+    return np.array([math.nan if value is None else value for value in values], np.float64)
+
+
+def _markers(epochs: np.ndarray, marker: str) -> dict[str, Any]:
+    """Marked points while they can be told apart."""
+    return {"marker": marker, "markersize": 3.5} if len(epochs) <= 40 else {}
+
+
+def _finish_epochs(axes: Axes, history: History) -> None:
+    """The axis of the epochs; where a stage begins, a line with its name."""
+    stages = [row.get("stage") for row in history]
+    epochs = _epochs(history)
+    for row, stage in enumerate(stages):
+        if stage and (row == 0 or stage != stages[row - 1]):
+            axes.axvline(epochs[row] - 0.5, color=GREY, linewidth=0.8)
+            axes.text(epochs[row] - 0.3, 1.0, stage, transform=axes.get_xaxis_transform(), va="top", fontsize=7)
+    axes.set_xlabel("epoch")
+    locator: Any = axes.xaxis.get_major_locator()
+    locator.set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)

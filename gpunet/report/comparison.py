@@ -1,0 +1,118 @@
+"""The comparison of several runs, an HTML page that holds all it shows."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpunet.report.canvas import drawing
+from gpunet.report.charts import draw_compared
+from gpunet.report.facts import RunFacts, SplitResult
+from gpunet.report.html import interval, render
+from gpunet.report.run_report import MODEL_NAMES
+from gpunet.training.metrics import mcnemar
+
+_QUANTITIES = ("validation_accuracy", "validation_loss", "train_loss")
+
+
+def comparison(runs: Sequence[tuple[RunFacts, SplitResult | None]], *, split: str, warnings: Sequence[str] = ()) -> str:
+    """The page that compares runs: a table, their curves, and McNemar's test for each pair.
+
+    Args:
+        runs: what each folder says, and what its model makes of its `split`; None where that is not known.
+        split: ``validation`` or ``test``.
+        warnings: sentences for the top of the page.
+    """
+    from markupsafe import Markup
+
+    from gpunet import __version__
+
+    names = _names([facts for facts, _ in runs])
+    drawn = [(name, facts.history) for name, (facts, _) in zip(names, runs, strict=True) if facts.history]
+    curves = [
+        Markup(
+            drawing(
+                lambda figure, quantity=quantity: draw_compared(figure.subplots(), drawn, quantity),  # type: ignore[misc]
+                3.7,
+                2.6,
+                name=quantity.replace("_", "-"),
+                description=f"{quantity.replace('_', ' ').capitalize()} of each epoch of the runs",
+            )
+        )
+        for quantity in (_QUANTITIES if drawn else ())
+    ]
+    rows = [_row(name, facts, result) for name, (facts, result) in zip(names, runs, strict=True)]
+    return render(
+        "comparison.html",
+        runs=rows,
+        options=differing_options([facts for facts, _ in runs]),
+        curves=curves,
+        legend=[name for name, _ in drawn],
+        pairs=_pairs(names, [result for _, result in runs]),
+        split=split,
+        warnings=warnings,
+        version=__version__,
+        made=time.strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def differing_options(runs: Sequence[RunFacts]) -> list[str]:
+    """The names of the options that are not the same in all runs; one that a model does not have differs."""
+    options = [facts.options for facts in runs]
+    names = dict.fromkeys(name for found in options for name in found if name != "kind")
+    return [name for name in names if any(found.get(name) != options[0].get(name) for found in options)]
+
+
+def _names(runs: Sequence[RunFacts]) -> list[str]:
+    """The folders' names, or their paths where two have one name."""
+    names = [facts.name for facts in runs]
+    return [str(facts.folder) if names.count(facts.name) > 1 else facts.name for facts in runs]
+
+
+def _row(name: str, facts: RunFacts, result: SplitResult | None) -> dict[str, Any]:
+    recorded = facts.result or {}
+    accuracies: dict[str, dict[str, Any] | None] = {"validation": None, "test": None}
+    if facts.best_validation is not None:
+        accuracies["validation"] = {"share": facts.best_validation, "interval": None}
+    if recorded:
+        accuracies["test"] = _accuracy(recorded["test_correct"], recorded["test_total"])
+    if result is not None:
+        accuracies[result.split] = _accuracy(result.correct, result.total)
+    return {
+        "name": name,
+        "model": MODEL_NAMES[facts.kind],
+        "parameters": facts.parameters,
+        **accuracies,
+        "loss": None if result is None else result.loss,
+        "epochs": len(facts.history),
+        "seconds": facts.seconds,
+        "options": facts.options,
+    }
+
+
+def _accuracy(correct: int, total: int) -> dict[str, Any]:
+    return {"share": correct / total, "interval": interval(correct, total)}
+
+
+def _pairs(names: Sequence[str], results: Sequence[SplitResult | None]) -> list[dict[str, Any]]:
+    """McNemar's test of each pair of runs that saw the same images."""
+    known = [(name, result) for name, result in zip(names, results, strict=True) if result is not None]
+    pairs = []
+    for (first, one), (second, other) in itertools.combinations(known, 2):
+        if same_images(one, other):
+            test = mcnemar(one.right, other.right)
+            difference = (test.only_first - test.only_second) / one.total
+            pairs.append({"first": first, "second": second, "difference": difference, **vars(test)})
+    return pairs
+
+
+def same_images(one: SplitResult, other: SplitResult) -> bool:
+    """Whether two results are of the same images in the same order."""
+    first, second = one.dataset, other.dataset
+    return first is second or (
+        np.array_equal(first.labels, second.labels) and np.array_equal(first.images, second.images)
+    )

@@ -1,0 +1,92 @@
+"""What is known of a run: what its folder says, and what its model makes of a part of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet.data.dataset import Dataset
+from gpunet.training.history import Record
+from gpunet.training.metrics import confusion_matrix
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run folder's own record."""
+
+    folder: Path
+    kind: str
+    config: Mapping[str, Mapping[str, Any]]
+    """Section, option, value."""
+    defaults: Mapping[str, Mapping[str, Any]]
+    """The same for the preset ``default``."""
+    history: list[Record]
+    """One record for each finished epoch; of a hybrid, with its ``stage``."""
+    result: Mapping[str, Any] | None
+    """``result.json``; None while the run is not finished."""
+    environment: Mapping[str, Any] | None
+    """``environment.json``; None where there is none."""
+    parameters: int
+    best_validation: float | None
+    """The validation accuracy, a share, that was recorded with the saved weights."""
+    chosen: str
+    """Which weights are saved, such as ``the best: epoch 18``."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def seconds(self) -> float:
+        """Time of all epochs, validation included."""
+        return sum(float(record["seconds"]) for record in self.history)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options by name, which are unique over the sections."""
+        return {name: value for section in self.config.values() for name, value in section.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class SplitResult:
+    """A model's predictions for a part of its data set."""
+
+    split: str
+    """``validation`` or ``test``."""
+    dataset: Dataset
+    loss: float
+    probabilities: np.ndarray
+    """(n, classes)."""
+
+    @cached_property
+    def predictions(self) -> np.ndarray:
+        """The likeliest class of each image, (n,)."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """Whether each prediction is right, bool (n,)."""
+        return np.asarray(self.predictions == self.dataset.labels)
+
+    @property
+    def correct(self) -> int:
+        return int(self.right.sum())
+
+    @property
+    def total(self) -> int:
+        return len(self.right)
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """How often each true class (row) was taken for each (column)."""
+        found: np.ndarray = confusion_matrix(self.dataset.labels, self.predictions, self.dataset.classes)
+        return found

@@ -1,0 +1,66 @@
+"""Figures of the features of a network's layers: maps of the images, and how well simple classifiers use them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpunet.report.canvas import TEN, PathLike, page
+from gpunet.report.charts import draw_map
+
+_MARKERS = "osD^vP"
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """Images as points in two planes, by the features of one layer."""
+
+    layer: str
+    pca: np.ndarray
+    """(n, 2)."""
+    shares: np.ndarray
+    """(2,): shares of the variance that the two directions of `pca` have."""
+    tsne: np.ndarray
+    """(n, 2)."""
+
+
+def layer_maps(maps: Sequence[LayerMap], labels: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
+    """A row a layer: its features by principal components, and by t-SNE.
+
+    Raises:
+        OutputError: `path` cannot be written.
+    """
+    with page(path, 13, 5.6 * len(maps)) as figure:
+        grid = figure.subplots(len(maps), 2, squeeze=False)
+        for (left, right), found in zip(grid, maps, strict=True):
+            draw_map(left, found.pca, labels, class_names)
+            draw_map(right, found.tsne, labels, class_names)
+            left.set_title(f"{found.layer}: principal components")
+            left.set_xlabel(f"first ({100 * found.shares[0]:.1f} % of the variance)")
+            left.set_ylabel(f"second ({100 * found.shares[1]:.1f} %)")
+            right.set_title(f"{found.layer}: t-SNE")
+            right.set_xticks([])
+            right.set_yticks([])
+
+
+def probe_chart(layers: Sequence[str], probes: Sequence[tuple[str, Sequence[float]]], path: PathLike) -> None:
+    """Validation accuracy of each probe, (name, fraction for each layer), over the layers.
+
+    Raises:
+        OutputError: `path` cannot be written.
+    """
+    with page(path, 7.5, 4.2) as figure:
+        axes = figure.subplots()
+        for number, (name, accuracies) in enumerate(probes):
+            colour, marker = TEN[number % len(TEN)], _MARKERS[number % len(_MARKERS)]
+            axes.plot(
+                range(len(layers)), [100 * value for value in accuracies], marker=marker, color=colour, label=name
+            )
+        axes.set_xticks(range(len(layers)), layers)
+        axes.set_ylabel("validation accuracy (%)")
+        axes.set_title("Classifiers on the features of each layer")
+        axes.legend()
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)

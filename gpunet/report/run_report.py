@@ -1,0 +1,304 @@
+"""The report of one run, an HTML page that holds all it shows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpunet.data.loader import Loader
+from gpunet.data.scaling import Scaling
+from gpunet.nn import Mode, Sequential
+from gpunet.report.canvas import drawing
+from gpunet.report.charts import (
+    draw_confidences,
+    draw_curves,
+    draw_durations,
+    draw_map,
+    draw_rate,
+    draw_reliability,
+)
+from gpunet.report.facts import RunFacts, SplitResult
+from gpunet.report.figures import per_class_table, principal_plane
+from gpunet.report.html import render
+from gpunet.report.pictures import coloured_uri, filter_uri, picture_uri
+from gpunet.report.run_figures import block_maps, first_weight
+from gpunet.report.selection import channels_that_vary, strongest_filters, surest_mistakes
+from gpunet.training.evaluation import EVALUATION_BATCH
+from gpunet.training.metrics import calibration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MODEL_NAMES = {"mlp": "MLP", "cnn": "CNN", "hybrid": "hybrid"}
+
+_MOST_NUMBERED = 25  # classes whose confusions are written out
+_MOST_CONFUSIONS = 12
+_MOST_MISTAKES = 24
+_MOST_POINTS = 5000
+_MOST_TSNE_POINTS = 2000
+_MOST_FEATURE_VALUES = 2**25  # float64: 256 MiB
+_TSNE_INPUTS = 50
+
+
+def run_report(
+    facts: RunFacts,
+    result: SplitResult,
+    model: Sequential,
+    scaling: Scaling,
+    loader: Loader,
+    *,
+    layers: str,
+    tsne: bool = False,
+) -> str:
+    """The page of one run.
+
+    Args:
+        facts: what the run folder says.
+        result: what `model` makes of a part of the data; the page's figures are of it.
+        model: with its trained weights; its last layer is linear.
+        scaling: from pixels to the model's inputs.
+        loader: the images of `result` on the model's device.
+        layers: the table of the model's layers.
+        tsne: add a map of the features by t-SNE, which takes a while.
+    """
+    from markupsafe import Markup
+
+    def chart(
+        name: str, description: str, draw: Any, *arguments: Any, width: float = 3.7, height: float = 2.6
+    ) -> Markup:
+        def on(figure: Figure) -> None:
+            draw(figure.subplots(), *arguments)
+
+        return Markup(drawing(on, width, height, name=name, description=description))
+
+    history = facts.history
+    curves = []
+    if history:
+        curves = [
+            chart("loss", "Loss of each epoch", draw_curves, history, "loss"),
+            chart("accuracy", "Accuracy of each epoch", draw_curves, history, "accuracy"),
+            chart("rate", "Learning rate of each epoch", draw_rate, history),
+        ]
+    found = calibration(result.dataset.labels, result.probabilities)
+    calibration_charts = [
+        chart("reliability", "Accuracy over confidence", draw_reliability, found),
+        chart("confidences", "Share of the images of each confidence", draw_confidences, found),
+    ]
+    features, chosen = _features(model, loader)
+    maps = [
+        (
+            chart(name, f"Map of the features, {name}", draw_map, plane, labels, names, width=4.6, height=4.0),
+            caption,
+        )
+        for name, plane, labels, names, caption in _feature_planes(features, chosen, result, tsne)
+    ]
+    matrix = result.matrix
+    rows = per_class_table(matrix)
+    environment = facts.environment or {}
+    return render(
+        "run.html",
+        facts=facts,
+        result=result,
+        **_headline(facts),
+        curves=curves,
+        class_names=result.dataset.class_names,
+        **_confusion(result),
+        classes=[{**row._asdict(), "name": result.dataset.class_names[row.label]} for row in rows],
+        macro=[float(np.mean([getattr(row, measure) for row in rows])) for measure in ("precision", "recall", "f1")],
+        calibration=found,
+        calibration_charts=calibration_charts,
+        mean_confidence=float(result.probabilities.max(axis=1).mean(dtype=np.float64)),
+        label_smoothing=facts.options.get("label_smoothing"),
+        mistakes=_mistakes(result),
+        feature_count=features.shape[1],
+        shown_images=len(features),
+        feature_charts=[{"svg": svg, "caption": caption} for svg, caption in maps],
+        filters=_filters(model, result.dataset.image_shape),
+        maps=_maps(model, result.dataset.images[:1], scaling),
+        example=_image(result, 0),
+        duration_chart=chart("seconds", "Seconds of each epoch", draw_durations, history) if history else "",
+        median_seconds=median(row["seconds"] for row in history) if history else 0.0,
+        staged=any(row.get("stage") for row in history),
+        peak_memory=(facts.result or {}).get("peak_memory_bytes"),
+        configuration=_configuration(facts),
+        layers=layers,
+        environment=[(name, _shown(value)) for name, value in environment.items()],
+    )
+
+
+def _headline(facts: RunFacts) -> dict[str, Any]:
+    from gpunet import __version__
+
+    options = facts.options
+    planned = sum(options.get(name, 0) for name in ("epochs", "classifier_epochs", "joint_epochs"))
+    speed = (facts.result or {}).get("images_per_second")
+    data = str(options["data"])
+    return {
+        "model_name": MODEL_NAMES[facts.kind],
+        "data_name": "Fashion-MNIST" if data == "fashion-mnist" else data,
+        "device": (facts.result or facts.environment or {}).get("device"),
+        "planned_epochs": planned,
+        "chosen": facts.chosen,
+        "speed": f"{speed:,.0f} images/s" if speed else "",
+        "version": __version__,
+        "made": time.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def _confusion(result: SplitResult) -> dict[str, Any]:
+    names, counts = result.dataset.class_names, result.matrix
+    support = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, support, out=np.zeros(counts.shape), where=support > 0)
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS]
+    pairs = [divmod(int(place), len(names)) for place in order if wrong.flat[place]]
+    confusions = [
+        {"true": names[i], "predicted": names[j], "images": int(counts[i, j]), "share": float(shares[i, j])}
+        for i, j in pairs
+    ]
+    if len(names) > _MOST_NUMBERED:
+        picture = coloured_uri(np.sqrt(shares), "Blues", 0, 1)
+        return {"matrix": None, "matrix_picture": picture, "confusions": confusions}
+
+    def cell(i: int, j: int) -> dict[str, Any]:
+        strength = round(100 * math.sqrt(shares[i, j]), 1)
+        classes = ["hit"] if i == j else []
+        return {
+            "images": int(counts[i, j]),
+            "strength": strength,
+            "classes": " ".join([*classes, "strong"] if strength > 60 else classes),
+            "title": f"{names[i]} taken for {names[j]}: {100 * shares[i, j]:.1f} %",
+        }
+
+    matrix = [{"name": name, "cells": [cell(i, j) for j in range(len(names))]} for i, name in enumerate(names)]
+    return {"matrix": matrix, "confusions": confusions}
+
+
+def _image(result: SplitResult, index: int) -> dict[str, Any]:
+    names, label, prediction = result.dataset.class_names, result.dataset.labels[index], result.predictions[index]
+    return {
+        "index": index,
+        "uri": picture_uri(result.dataset.images[index]),
+        "true": names[label],
+        "predicted": names[prediction],
+        "confidence": float(result.probabilities[index, prediction]),
+        "share": float(result.probabilities[index, label]),
+    }
+
+
+def _mistakes(result: SplitResult) -> list[dict[str, Any]]:
+    confidence = result.probabilities.max(axis=1)
+    order = surest_mistakes(result.dataset.labels, result.predictions, confidence)[:_MOST_MISTAKES]
+    return [_image(result, int(index)) for index in order]
+
+
+def _filters(model: Sequential, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    found = strongest_filters(first_weight(model), image_shape)
+    height, width, channels = found.weight.shape[:3]
+    return {
+        "count": found.count,
+        "limit": found.limit,
+        "colour": channels == 3,
+        "large": max(height, width) > 7,
+        "pictures": [
+            {"index": int(index), "uri": filter_uri(found.weight[..., index], found.limit)} for index in found.order
+        ],
+    }
+
+
+def _maps(model: Sequential, image: np.ndarray, scaling: Scaling) -> list[dict[str, Any]]:
+    blocks = []
+    for name, values in block_maps(model, image, scaling):
+        array = values.astype(np.float64)
+        height, width, channels = array.shape
+        low, high = float(array.min()), float(array.max())
+        order = channels_that_vary(array)
+        blocks.append(
+            {
+                "name": name,
+                "shape": f"{height} x {width}, {channels} {'channel' if channels == 1 else 'channels'}",
+                "channels": [
+                    {"index": int(index), "uri": coloured_uri(array[..., index], "viridis", low, high)}
+                    for index in order
+                ],
+            }
+        )
+    return blocks
+
+
+def penultimate(model: Sequential) -> Sequential:
+    """`model` without its last layer; the layers are shared, not copied."""
+    *kept, (name, last) = model.layers.items()
+    return Sequential([*kept, (name, penultimate(last))] if isinstance(last, Sequential) else kept)
+
+
+def _features(model: Sequential, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
+    """The inputs (n, F) of the last layer, in inference mode, and which images (n,) they are of: evenly spread ones."""
+    body = penultimate(model)
+    width = math.prod(body.output_shape(loader.input_shape))
+    most = min(loader.size, _MOST_POINTS, max(2, _MOST_FEATURE_VALUES // width))
+    chosen = np.unique(np.linspace(0, loader.size - 1, most).astype(np.int64))
+    kept, start = [], 0
+    for x, _ in loader.batches(EVALUATION_BATCH):
+        inside = chosen[(chosen >= start) & (chosen < start + len(x))] - start
+        if len(inside):
+            output = loader.backend.to_numpy(body.forward(x, Mode())[0])
+            kept.append(output.reshape(len(output), -1)[inside])
+        start += len(x)
+    return np.concatenate(kept).astype(np.float64), chosen
+
+
+def _feature_planes(
+    features: np.ndarray, chosen: np.ndarray, result: SplitResult, tsne: bool
+) -> list[tuple[str, np.ndarray, np.ndarray, Sequence[str], str]]:
+    """Name, points (n, 2), labels (n,), class names and caption of each map."""
+    labels, names = result.dataset.labels[chosen], result.dataset.class_names
+    plane, shares = principal_plane(features)
+    text = " and ".join(f"{100 * share:.1f} %" for share in shares)
+    planes: list[tuple[str, np.ndarray, np.ndarray, Sequence[str], str]]
+    planes = [("pca", plane, labels, names, f"The first two principal components, {text} of the variance.")]
+    if tsne:
+        some = np.unique(np.linspace(0, len(features) - 1, min(len(features), _MOST_TSNE_POINTS)).astype(np.int64))
+        caption = (
+            f"t-SNE of {len(some):,} images (van der Maaten and Hinton 2008): near points are alike; distances between "
+            "groups and their sizes say nothing."
+        )
+        planes.append(("tsne", _tsne(features[some]), labels[some], names, caption))
+    return planes
+
+
+def _tsne(features: np.ndarray) -> np.ndarray:
+    """`features` (n, F), n >= 2, in a plane, (n, 2)."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    n, width = features.shape
+    if min(n, width) > _TSNE_INPUTS:
+        features = PCA(_TSNE_INPUTS, random_state=0).fit_transform(features)
+    start = "pca" if min(n, width) >= 2 and np.ptp(features, axis=0).any() else "random"
+    points: np.ndarray = TSNE(perplexity=min(30.0, (n - 1) / 3), init=start, random_state=0).fit_transform(features)
+    return points
+
+
+def _configuration(facts: RunFacts) -> list[tuple[str, list[dict[str, Any]]]]:
+    sections = []
+    for section, options in facts.config.items():
+        defaults = facts.defaults[section]
+        rows = [
+            {"name": name, "value": value, "default": defaults[name], "changed": value != defaults[name]}
+            for name, value in options.items()
+        ]
+        sections.append((section, rows))
+    return sections
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(entry)}" for name, entry in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,128 @@
+"""TensorBoard's event files: the scalars of each epoch and the configuration of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpunet.errors import ConfigError, OutputError
+from gpunet.training.callbacks import Callback
+
+if TYPE_CHECKING:
+    from gpunet.training.history import Record
+    from gpunet.training.trainer import Trainer
+
+FOLDER = "tensorboard"
+"""In a run folder: the event files."""
+
+_TAGS = {
+    "train_loss": "loss/train",
+    "validation_loss": "loss/validation",
+    "train_accuracy": "accuracy/train",
+    "validation_accuracy": "accuracy/validation",
+    "lr": "learning_rate",
+    "seconds": "time/seconds",
+    "images_per_second": "time/images_per_second",
+}
+"""The entries of an epoch's record that are written, and what TensorBoard calls them."""
+
+
+class TensorBoard(Callback):
+    """Writes an event file that TensorBoard shows: the record of each epoch, whose number is the step.
+
+    A resumed run begins a new file with the epochs before the resume and then removes the old one, which may hold an
+    epoch that was cut off: so there is each epoch once.
+
+    Args:
+        folder: where the event file goes; by default ``tensorboard`` in the trainer's run folder.
+
+    Raises:
+        ConfigError: tensorboardX is not installed; or, when the training starts, there is neither a `folder` nor a
+            run folder.
+        OutputError: the file cannot be written.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        require_tensorboardx()
+        self.folder = folder
+        self._writer: Any = None
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.summary import text
+
+        folder = self.folder
+        if folder is None:
+            if trainer.run_dir is None:
+                raise ConfigError("TensorBoard needs a folder for its events: give it one, or the trainer a run_dir")
+            folder = trainer.run_dir / FOLDER
+        with _output(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            old = sorted(folder.glob("events.out.tfevents.*"))
+            # Not SummaryWriter: its thread would die of a full disk in silence, and then stop the training.
+            self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+            self._write(text("configuration", _configuration(trainer)), 0, time.time())
+            # As if the epochs before had ended just now: pauses between stop and resume are left out.
+            left = sum(record["seconds"] for record in trainer.history.records)
+            for record in trainer.history.records:
+                left -= record["seconds"]
+                self._write_record(record, time.time() - left)
+            self._writer.flush()
+            for file in old:
+                file.unlink()
+
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+        with _output(self.folder or trainer.run_dir):
+            self._write_record(record, time.time())
+            self._writer.flush()
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            with _output(self.folder or trainer.run_dir):
+                writer.close()
+
+    def _write_record(self, record: Record, moment: float) -> None:
+        from tensorboardX.summary import scalar
+
+        for name, tag in _TAGS.items():
+            if record.get(name) is not None:
+                self._write(scalar(tag, record[name]), record["epoch"], moment)
+
+    def _write(self, summary: Any, step: int, moment: float) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(summary=summary, step=step, wall_time=moment))
+
+
+def require_tensorboardx() -> None:
+    """Make sure that event files can be written.
+
+    Raises:
+        ConfigError: tensorboardX is not installed.
+    """
+    try:
+        import tensorboardX  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"TensorBoard's events need tensorboardX, which cannot be imported ({error}): pip install "
+            "'gpunet[tensorboard]'"
+        ) from error
+
+
+def _configuration(trainer: Trainer) -> str:
+    """The run's TOML, or the options of the trainer where it has no more, as Markdown."""
+    options = vars(trainer.config)
+    text = trainer.metadata.get("config") or "\n".join(f"{name} = {value!r}" for name, value in options.items())
+    return f"```toml\n{text}\n```"
+
+
+@contextlib.contextmanager
+def _output(folder: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write TensorBoard's events into {folder}: {error.strerror or error}") from error

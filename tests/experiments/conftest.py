@@ -1,0 +1,84 @@
+"""Trained runs to report on, one of each model, with class names that are no HTML; and a small sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpunet.experiments.config import merge
+from gpunet.experiments.run import train
+from gpunet.experiments.sweep import Sweep, load_sweep
+
+CLASS_NAMES = ("left <b>", "right & up", "</script>")
+
+_COMMON: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.005, "optimizer": "adam", "flip": False, "shift": 0}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": (6,), "standardize": "none"},
+    "cnn": {"filters": (4, 9)},
+    "hybrid": {"filters": (4, 9), "classifier_hidden": (5,), "classifier_epochs": 1, "joint_epochs": 1},
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A data set and the folders of the runs on it, by model."""
+
+    data: Path
+    folders: dict[str, Path]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """240 + 60 grey pictures 10 x 12 of three classes that overlap, and a run of each model."""
+    folder = tmp_path_factory.mktemp("trained")
+    rng = np.random.default_rng(3)
+    labels = rng.permutation(np.arange(300) % 3)
+    images = rng.integers(0, 160, (300, 10, 12, 1))
+    for image, label in zip(images, labels, strict=True):
+        image[:, 4 * label : 4 * label + 4] += 28
+    x, y = images.astype(np.uint8), labels
+    data = folder / "stripes.npz"
+    np.savez(data, x_train=x[:240], y_train=y[:240], x_test=x[240:], y_test=y[240:], class_names=np.array(CLASS_NAMES))
+    folders = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpunet.experiments.run.draw_run", lambda *arguments: None)  # takes longer than the training
+        for kind, options in _OPTIONS.items():
+            folders[kind] = folder / "runs" / f"{kind}-1"
+            config = merge(kind, overrides={**_COMMON, **options, "data": str(data)})
+            train(config, run_dir=folders[kind], device="cpu", progress=False)
+    return Trained(data, folders)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures 8 x 8 of three brightnesses, one class each."""
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 3
+    x = (rng.integers(0, 90, (240, 8, 8)) + 20 * y[:, None, None]).astype(np.uint8)
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, x_train=x[:180], y_train=y[:180], x_test=x[180:], y_test=y[180:])
+    return path
+
+
+Declare = Callable[..., Sweep]
+
+
+@pytest.fixture
+def declare(tmp_path: Path, data: Path) -> Declare:
+    """``declare(axes, sweep="...", base="...")``: a sweep of small MLPs, from a file."""
+
+    def make(axes: str, sweep: str = "", base: str = "", *, name: str = "tiny") -> Sweep:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(
+            f'[sweep]\nseeds = [0, 1]\n{sweep}\n[base]\nkind = "mlp"\npreset = "seed"\nhidden = [6]\nepochs = 2\n'
+            f'batch_size = 16\ndata = "{data}"\n{base}\n[axes]\n{axes}\n',
+            encoding="utf-8",
+        )
+        return load_sweep(path)
+
+    return make

@@ -1,0 +1,178 @@
+"""The gallery and its conclusions, from tables whose numbers are known."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from gpunet.cli.main import main
+from gpunet.errors import CheckpointError, DataError
+from gpunet.experiments.conclusions import reference_label, section
+from gpunet.experiments.gallery import make_gallery
+from gpunet.experiments.sweep import Row, Sweep, load_sweep, write_table
+from gpunet.experiments.sweep.table import FAILED, OK, Outcome
+from gpunet.training import save_checkpoint
+
+DECLARATION = """
+[sweep]
+question = "Which activation?"
+seeds = [0, 1]
+[base]
+kind = "mlp"
+preset = "seed"
+[axes]
+activation = ["tanh", "relu", "gelu"]
+"""
+ACCURACIES = {"tanh": (0.80, 0.82), "relu": (0.84, 0.86), "gelu": (0.90, 0.91)}
+
+
+def rows_of(sweep: Sweep, accuracies: dict[str, tuple[float | None, ...]]) -> list[Row]:
+    (axis,) = sweep.axes
+    rows: list[Row] = []
+    for value, seeds in accuracies.items():
+        for seed, accuracy in enumerate(seeds):
+            outcome = Outcome(FAILED, error="no") if accuracy is None else Outcome(OK, accuracy, 0.5, 1, "", 2, 3)
+            rows.append(Row(len(rows) + 1, {axis.name: value}, seed, outcome))
+    return rows
+
+
+@pytest.fixture
+def declared(tmp_path: Path) -> Path:
+    folder = tmp_path / "declared"
+    folder.mkdir()
+    (folder / "mlp_activations.toml").write_text(DECLARATION)
+    (folder / "cnn_pooling.toml").write_text(
+        DECLARATION.replace("mlp", "cnn").replace('activation = ["tanh", "relu", "gelu"]', 'pooling = ["max", "none"]')
+    )
+    return folder
+
+
+@pytest.fixture
+def sweep(declared: Path) -> Sweep:
+    return load_sweep(declared / "mlp_activations.toml")
+
+
+def test_conclusions_in_words(sweep: Sweep) -> None:
+    lines = section(sweep, rows_of(sweep, ACCURACIES))
+    assert lines[0] == "### Which activation?"
+    assert "preset seed, 20 epochs, all training images, 2 seeds" in lines[2]
+    assert lines[4:9] == [
+        "| activation | mean (%) | spread | seeds | difference (points) |",
+        "|---|---|---|---|---|",
+        "| tanh | 81.00 | 1.41 | 2 | -4.00 |",
+        "| relu | 85.00 | 1.41 | 2 | reference |",
+        "| gelu | 90.50 | 0.71 | 2 | +5.50 |",
+    ]
+    # standard error sqrt(0.0002 / 2 + 0.00005 / 2) = 0.0112; 5.5 points are more than twice that
+    assert lines[10] == (
+        "Best: activation **gelu**, 90.50 %, 5.50 points more than the reference, relu; spreads 0.71 and 1.41 over "
+        "2 seeds: a clear difference."
+    )
+
+
+def test_conclusions_are_careful(sweep: Sweep) -> None:
+    near = section(sweep, rows_of(sweep, {"tanh": (0.80, 0.82), "relu": (0.84, 0.86), "gelu": (0.83, 0.89)}))[-1]
+    # standard error sqrt(0.0018 / 2 + 0.0002 / 2) = 0.0316 against a difference of 0.01
+    assert near.endswith("than the reference, relu; spreads 4.24 and 1.41 over 2 seeds: no clear difference.")
+    assert "gelu**, 86.00 %, 1.00 points more" in near
+    best = section(sweep, rows_of(sweep, {"tanh": (0.80, 0.82), "relu": (0.94, 0.96), "gelu": (0.83, 0.89)}))[-1]
+    assert "activation **relu**, 95.00 %, 9.00 points more than the next best, gelu" in best
+    one = section(sweep, rows_of(sweep, {"relu": (0.8,), "gelu": (0.9,)}))
+    assert (
+        one[-1].endswith("with one seed, its spread is not known.")
+        and "4 of its 6 trials have not been run yet." in one
+    )
+    lost = section(sweep, rows_of(sweep, {"tanh": (None, None), "relu": (0.8, None), "gelu": (0.9, 0.9)}))
+    assert "| tanh | failed | | | |" in lost and "| relu (1 failed) | 80.00 |  | 1 | reference |" in lost
+    # where relu failed, gelu does without the same seed
+    assert lost[-1].endswith("its spread is not known. It could not be trained with activation tanh.")
+    assert "| gelu | 90.00 |  | 1 | +10.00 |" in lost
+    nothing = section(sweep, rows_of(sweep, {"relu": (None, None)}))[-1]
+    assert nothing == "It could not be trained with activation relu."
+
+
+def test_reference_is_the_base(sweep: Sweep) -> None:
+    assert reference_label(sweep, sweep.axes[0]) == "relu", "of the preset seed"
+
+
+def test_gallery(declared: Path, sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "sweeps" / "mlp_activations", tmp_path / "out"
+    folder.mkdir(parents=True)
+    write_table(folder / "table.csv", ["activation"], rows_of(sweep, ACCURACIES))
+    (folder / "sweep.toml").write_text("# an older comment\n" + DECLARATION)
+    words = ["gallery", "--declared", str(declared), "--sweeps", str(tmp_path / "sweeps"), "--out", str(out)]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert "the sweep cnn_pooling has not been run: gpunet sweep" in captured.err
+    names = {
+        "mlp_activations.csv",
+        "mlp_activations.png",
+        "mlp_experiments.png",
+        "mlp_experiments.csv",
+        "conclusions.md",
+    }
+    assert {path.name for path in out.iterdir()} == names == {Path(line).name for line in captured.out.split()}
+    assert (out / "mlp_activations.csv").read_bytes() == (folder / "table.csv").read_bytes()
+    assert "## MLP" in (out / "conclusions.md").read_text() and "## CNN" not in (out / "conclusions.md").read_text()
+    with (out / "mlp_experiments.csv").open(newline="") as file:
+        gelu = list(csv.DictReader(file))[2]
+    assert gelu == {
+        "sweep": "mlp_activations", "axis": "activation", "value": "gelu", "seeds": "2", "mean": "0.905000",
+        "std": "0.007071", "difference": "0.055000", "failed": "0",
+    }  # fmt: skip
+
+    # again from what it wrote, where there are no sweeps
+    before = {name: (out / name).read_bytes() for name in names}
+    (folder / "table.csv").unlink()
+    assert main([*words, "--json", "-q"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["sweeps"] == ["mlp_activations"] and facts["missing"] == ["cnn_pooling"]
+    assert {name: (out / name).read_bytes() for name in names} == before
+
+
+def test_tables_that_do_not_belong(declared: Path, sweep: Sweep, tmp_path: Path) -> None:
+    folder, out = tmp_path / "sweeps" / "mlp_activations", tmp_path / "out"
+    folder.mkdir(parents=True)
+    write_table(folder / "table.csv", ["activation"], rows_of(sweep, ACCURACIES))
+    (folder / "sweep.toml").write_text(DECLARATION.replace('"gelu"', '"gelu_tanh"'))
+    with pytest.raises(DataError, match="is of another version of the sweep mlp_activations: run gpunet sweep again"):
+        make_gallery(declared, tmp_path / "sweeps", out)
+    (folder / "table.csv").unlink()
+    write_table(out / "mlp_activations.csv", ["dropout"], [])
+    with pytest.raises(DataError, match="varies dropout, but the sweep mlp_activations activation"):
+        make_gallery(declared, tmp_path / "sweeps", out)
+    with pytest.raises(DataError, match="there is no declared sweep in"):
+        make_gallery(tmp_path, tmp_path / "sweeps", out)
+
+
+def test_confusion_of_the_hybrid(declared: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.integers(0, 3, (2, 100))
+    run_dir, out = tmp_path / "run", tmp_path / "out"
+    run_dir.mkdir()
+    with pytest.raises(CheckpointError, match="is not the folder of a finished run"):
+        make_gallery(declared, tmp_path / "none", out, hybrid=run_dir)
+    np.savez(
+        run_dir / "test_predictions.npz", labels=labels.astype(np.uint16), predictions=predictions.astype(np.uint16)
+    )
+    save_checkpoint(run_dir / "checkpoint.safetensors", {"x": np.zeros(1)}, {"class_names": ["a", "b", "c"]})
+    make_gallery(declared, tmp_path / "none", out, hybrid=run_dir)
+    expected = confusion_matrix(labels, predictions)
+    with (out / "hybrid_confusion.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["true \\ predicted", "a", "b", "c"]
+    assert [[int(cell) for cell in row[1:]] for row in rows] == expected.tolist()
+    with (out / "hybrid_per_class.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    measures = precision_recall_fscore_support(labels, predictions)
+    for name, values in zip(("precision", "recall", "f1", "images"), measures, strict=True):
+        np.testing.assert_allclose([float(row[name]) for row in table], values, atol=5e-7)
+    assert (out / "hybrid_experiments.png").exists()
+    (out / "hybrid_confusion.csv").write_text("x,a,b\na,1,2\n")
+    with pytest.raises(DataError, match="is not a confusion matrix"):
+        make_gallery(declared, tmp_path / "none", out)
