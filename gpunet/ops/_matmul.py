@@ -35,11 +35,11 @@ def _add_rows(a, b, c):
 
 
 @jit
-def _register_rows(a, row_step, offsets, b, nothing, c, first, stop):
-    """Rows first ... stop - 1 of the product; `a` and `b` are flat, `nothing` a block of zeros."""
+def _register_rows(a, row_step, offsets, b, bias, block, c, first, stop):
+    """Rows first ... stop - 1 of the product plus bias; `a` and `b` are flat, `block` is the size of a row of sums."""
     rows, columns = c.shape
     flat = c.reshape(-1)
-    for j in range(0, columns, nothing.size):
+    for j in range(0, columns, block):
         for start in range(first, stop, _TILE_ROWS):
             i = min(start, rows - _TILE_ROWS)  # the last ones overlap
             at = i * row_step
@@ -48,15 +48,15 @@ def _register_rows(a, row_step, offsets, b, nothing, c, first, stop):
                 *(at + 3 * row_step, at + 4 * row_step, at + 5 * row_step),
             )
             to = i * columns + j
-            add_outer_products(*(a, tile, offsets), *(b, j, columns), *(nothing, 0, 0), *(flat, to, columns))
+            add_outer_products(*(a, tile, offsets), *(b, j, columns), *(bias, j, 0), *(flat, to, columns))
 
 
 @parallel_jit
-def _register_pieces(a, row_step, offsets, b, nothing, c, pieces):
+def _register_pieces(a, row_step, offsets, b, bias, block, c, pieces):
     tiles = (c.shape[0] + _TILE_ROWS - 1) // _TILE_ROWS
     for piece in prange(pieces):
         first, stop = piece * tiles // pieces * _TILE_ROWS, (piece + 1) * tiles // pieces * _TILE_ROWS
-        _register_rows(a, row_step, offsets, b, nothing, c, first, stop)
+        _register_rows(a, row_step, offsets, b, bias, block, c, first, stop)
 
 
 @jit
@@ -91,28 +91,36 @@ def _blas_pieces(address, a, trans_a, b, trans_b, c, pieces):
 
 
 def matmul(
-    a: np.ndarray, b: np.ndarray, *, trans_a: bool = False, trans_b: bool = False, out: np.ndarray | None = None
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    trans_a: bool = False,
+    trans_b: bool = False,
+    bias: np.ndarray | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """op(A) @ op(B) of two C-contiguous matrices of one dtype, in parallel over blocks of rows of the result.
+    """op(A) @ op(B) of two C-contiguous matrices of one dtype, plus `bias` in each row, in parallel over rows.
 
     It is written to `out`, a C-contiguous matrix, if that is given.
     """
     rows, inner = (a.shape[1], a.shape[0]) if trans_a else a.shape
     if out is None:
         out = np.empty((rows, b.shape[0] if trans_b else b.shape[1]), a.dtype)
-    if not (out.size and inner):
-        out[...] = 0
-    elif rows <= _FEW_ROWS and not trans_a and not trans_b:
-        _add_rows(a, b, out)
-    elif _in_registers(rows, b, trans_b):
+    if _in_registers(rows, b, trans_b):
         row_step, step = (1, rows) if trans_a else (inner, 1)
-        nothing = np.zeros(BLOCK_BYTES // a.itemsize, a.dtype)
-        operands = a.reshape(-1), row_step, multiples(inner, step), b.reshape(-1), nothing, out
+        start = np.zeros(out.shape[1], a.dtype) if bias is None else np.ascontiguousarray(bias)
+        block = BLOCK_BYTES // a.itemsize
+        operands = a.reshape(-1), row_step, multiples(inner, step), b.reshape(-1), start, block, out
         pieces = min(_PIECES, out.size * inner // _PIECE_PRODUCTS)
         if pieces <= 1:
             _register_rows(*operands, 0, rows)
         else:
             _register_pieces(*operands, pieces)
+        return out
+    if not (out.size and inner):
+        out[...] = 0
+    elif rows <= _FEW_ROWS and not trans_a and not trans_b:
+        _add_rows(a, b, out)
     else:
         by_blas = gemm_address(a.dtype), a, int(trans_a), b, int(trans_b), out
         pieces = min(-(-rows // _BLAS_PIECE_ROWS), out.size * inner // _BLAS_PIECE_PRODUCTS)
@@ -120,6 +128,8 @@ def matmul(
             _blas_rows(*by_blas, 0, rows)
         else:
             _blas_pieces(*by_blas, pieces)
+    if bias is not None:
+        out += bias
     return out
 
 

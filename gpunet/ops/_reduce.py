@@ -26,11 +26,11 @@ def _partial_sums(x, partial):
 
 def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Sums over the rows of a C-contiguous (M, C) matrix, as (C,) of its dtype; in `out` if given."""
-    partial = np.empty((-(-x.shape[0] // _ROWS), x.shape[1]), x.dtype)
-    if len(partial) == 1:  # done before another thread wakes
-        _sum_piece(x, 0, partial[0])
-    else:
-        _partial_sums(x, partial)
     total = np.empty(x.shape[1], x.dtype) if out is None else out
-    total[...] = partial.sum(0, dtype=np.float64)
+    if x.shape[0] <= _ROWS:  # done before another thread wakes
+        _sum_piece(x, 0, total)
+    else:
+        partial = np.empty((-(-x.shape[0] // _ROWS), x.shape[1]), x.dtype)
+        _partial_sums(x, partial)
+        total[...] = partial.sum(0, dtype=np.float64)
     return total

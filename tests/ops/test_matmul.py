@@ -19,11 +19,12 @@ from tests.support import assert_close, sum_scale
     trans_a=st.booleans(),
     trans_b=st.booleans(),
     into=st.booleans(),
+    with_bias=st.booleans(),
     pieces=st.sampled_from([1, 2**40]),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
 def test_matches_numpy(
-    sizes: tuple[int, int, int], trans_a: bool, trans_b: bool, into: bool, pieces: int, dtype: type
+    sizes: tuple[int, int, int], trans_a: bool, trans_b: bool, into: bool, with_bias: bool, pieces: int, dtype: type
 ) -> None:
     rows, inner, columns = sizes
     rng = np.random.default_rng(rows * inner + columns)
@@ -31,15 +32,16 @@ def test_matches_numpy(
     left = np.ascontiguousarray(a.T) if trans_a else a
     right = np.ascontiguousarray(b.T) if trans_b else b
     out = np.full((rows, columns), np.nan, dtype) if into else None
+    bias = rng.standard_normal(columns).astype(dtype) if with_bias else None
     with pytest.MonkeyPatch.context() as patch:
         if pieces == 1:  # cut even the smallest products
             patch.setattr(_matmul, "_PIECE_PRODUCTS", 1)
             patch.setattr(_matmul, "_BLAS_PIECE_PRODUCTS", 1)
             patch.setattr(_matmul, "_BLAS_PIECE_ROWS", 8)
-        c = matmul(left, right, trans_a=trans_a, trans_b=trans_b, out=out)
+        c = matmul(left, right, trans_a=trans_a, trans_b=trans_b, bias=bias, out=out)
     assert c.dtype == dtype and (out is None or c is out)
-    wanted = a.astype(np.float64) @ b.astype(np.float64)
-    assert_close(c, wanted, terms=inner, scale=sum_scale(wanted, inner))
+    wanted = a.astype(np.float64) @ b.astype(np.float64) + (0 if bias is None else bias.astype(np.float64))
+    assert_close(c, wanted, terms=inner + 1, scale=sum_scale(wanted, inner))
 
 
 @pytest.mark.parametrize("shape", [(128, 784, 128), (784, 128, 64), (1, 256, 512), (200, 300, 1024)])

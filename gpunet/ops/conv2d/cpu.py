@@ -81,9 +81,8 @@ def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2d
 def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeometry, y: np.ndarray) -> None:
     algorithm = _choose("forward", g)
     if algorithm == "matmul":
-        matmul(x.reshape(-1, g.in_channels), weight[0, 0], out=y.reshape(-1, g.out_channels))
-        if bias.size:
-            y += bias
+        rows = x.reshape(-1, g.in_channels)
+        matmul(rows, weight[0, 0], bias=bias if bias.size else None, out=y.reshape(-1, g.out_channels))
     elif algorithm == "winograd":
         _winograd.convolution(x, weight, bias, g, y)
     elif algorithm == "rows":
@@ -97,8 +96,8 @@ def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeom
             _positions.convolution(gemm_address(x.dtype), x, weight, 0, bias, taps_y, taps_x, g.groups, block, y)
         else:
             depth = g.kernel[0] * g.kernel[1] * g.weight_shape[2]
-            rows = _tile_rows(g.batch * g.out_height, g.out_width, depth, x.itemsize)
-            _im2col.convolution(gemm_address(x.dtype), x, weight, bias, taps_y, taps_x, g.groups, rows, y)
+            tile_rows = _tile_rows(g.batch * g.out_height, g.out_width, depth, x.itemsize)
+            _im2col.convolution(gemm_address(x.dtype), x, weight, bias, taps_y, taps_x, g.groups, tile_rows, y)
 
 
 def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> np.ndarray:

@@ -112,9 +112,17 @@ def _count_correct(logits, labels):
     return count
 
 
+@jit
+def _all_within(labels, classes):
+    within = True
+    for label in labels:
+        within &= 0 <= label < classes
+    return within
+
+
 def _checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if wrong.size:
+    if not _all_within(labels, classes):
+        wrong = np.flatnonzero((labels < 0) | (labels >= classes))
         raise DataError(
             f"labels must be in [0, {classes}) for {classes} classes, got {labels[wrong[0]]} at index {wrong[0]}"
             + (f" and {wrong.size - 1} more out of range" if wrong.size > 1 else "")

@@ -120,14 +120,22 @@ def gather_batch(
     return x, y
 
 
+@jit
+def _all_within(rows: Any, n: int) -> Any:
+    within = True
+    for row in rows:
+        within &= 0 <= row < n
+    return within
+
+
 def _rows(order: np.ndarray, start: Any, size: int, n: int) -> np.ndarray:
     if not isinstance(start, int):
         start = int(start.item())
         if not 0 <= start <= len(order) - size:
             raise ConfigError(f"start must be between 0 and {len(order) - size}, got {start}")
     rows = order[start : start + size].astype(np.int64)
-    low, high = rows.min(), rows.max()
-    if low < 0 or high >= n:
+    if not _all_within(rows, n):
+        low, high = rows.min(), rows.max()
         raise ConfigError(f"order must hold numbers in [0, {n}), got {low if low < 0 else high}")
     return rows
 

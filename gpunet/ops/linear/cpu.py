@@ -12,9 +12,7 @@ from gpunet.ops._reduce import column_sums
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    y = matmul(rows, np.ascontiguousarray(weight))
-    if bias is not None:
-        y += bias
+    y = matmul(rows, np.ascontiguousarray(weight), bias=bias)
     return y.reshape(*x.shape[:-1], weight.shape[1])
 
 
