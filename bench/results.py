@@ -1,7 +1,7 @@
 """Result files: a dated JSON file and a Markdown page of the same name in ``bench/results/``.
 
 The JSON holds kind, date (UTC), machine, versions, commit and ``results``, a list of objects. Kinds are ``bench``
-(ops), ``race`` (whole steps), ``start-up`` and ``memory``.
+(ops), ``race`` (whole steps), ``start-up``, ``memory`` and ``conv-training``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ TITLES = {
     "race": "Whole steps",
     "start-up": "Start to the end of the first training step",
     "memory": "Peak memory of training",
+    "conv-training": "Trainings with each algorithm of convolution",
 }
 
 Report = dict[str, Any]

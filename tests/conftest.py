@@ -16,15 +16,22 @@ os.environ.pop("GPUNET_DEVICE", None)
 
 # Before any OpenMP library is loaded, PyTorch's too: several pools that spin while they wait starve each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: two threads each show what threads do
+    os.environ.setdefault("NUMBA_NUM_THREADS", "2")
 
 REQUIRE_GPU = "GPUNET_REQUIRE_GPU"
 """Set this environment variable where there must be a GPU: then its tests fail instead of being skipped."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of a GPU where there is none, with the reason."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests of a GPU where there is none, with the reason; keep together what processes must not share out."""
     from gpunet.backend import cuda_status
 
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            # Files keep what they have set up. Those of the emulator are one: the last of them judges all launches.
+            emulated = item.path.parent.name == "cuda" and not item.get_closest_marker("slow")
+            item.add_marker(pytest.mark.xdist_group("emulator" if emulated else item.path.as_posix()))
     if not any(item.get_closest_marker("gpu") for item in items) or os.environ.get(REQUIRE_GPU):
         return
     problem = cuda_status().problem

@@ -1,4 +1,4 @@
-"""Convolution on the CPU. Six ways to compute it, chosen from the shapes alone by :func:`_choose`:
+"""Convolution on the CPU. The ways to compute it, chosen from the shapes alone by :func:`_choose`:
 
 ``matmul``
     A 1x1 kernel: one matrix product.
@@ -11,27 +11,33 @@
 ``im2col``
     Matrix products over tiles of patches.
 ``direct``
-    Plain loops, for groups of so few channels that a call of BLAS would cost more than its work.
+    Plain loops, for groups of so few channels that any call would cost more than its work.
+``groups``
+    Larger groups: each is a convolution of its own, on copies of its channels.
 
-At stride 1 the gradient of the input is the convolution of dy with the weights turned round. Elsewhere it is one of
-the last three, which are driven by the tables of :mod:`gpunet.ops.conv2d._taps`: with the roles of the maps exchanged,
-the tables inverted and the weights transposed.
+The gradient of the input at stride 1 is a ``convolution``, that of dy with the weights turned round. Of few channels it
+is the product ``col2im``, added up where the patches came from. Elsewhere it is ``positions``, ``im2col`` or ``direct``,
+which are driven by the tables of :mod:`gpunet.ops.conv2d._taps`: with the roles of the maps exchanged, the tables
+inverted and the weights transposed.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
 from gpunet.ops._blas import gemm_address
 from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
-from gpunet.ops.conv2d import _direct, _im2col, _positions, _rows, _winograd
+from gpunet.ops.conv2d import _col2im, _direct, _im2col, _positions, _rows, _winograd
 from gpunet.ops.conv2d._sums import add_pieces
 from gpunet.ops.conv2d._taps import tap_tables, transposed, turned, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
 
 _SMALL_MAP, _SMALL_BATCH, _FEW_WEIGHTS = 12, 16, 2**13
 """Up to so many output positions ``positions`` is faster than ``rows``, unless there are few images (or weights)."""
+_FEW_CHANNELS = 4
 _TILE_BYTES = 192 * 1024
 """An im2col tile: well inside the L2 cache of any x86-64 core of the last ten years, with room for the weights."""
 _PIECES = 16
@@ -41,16 +47,16 @@ _PIECES = 16
 def _choose(direction: str, g: Conv2dGeometry) -> str:
     """The algorithm of ``"forward"``, ``"backward_x"`` or ``"backward_weight"``; the limits were measured on Zen 3."""
     inner, outer = g.weight_shape[2], g.out_channels // g.groups
-    if g.groups > 1 and inner * outer <= 64:
-        return "direct"
+    if g.groups > 1:
+        return "direct" if inner * outer <= 64 else "groups"
     if g.kernel == g.stride == (1, 1) and g.groups == 1 and not any(g.padding):
         return "matmul"
+    if direction == "backward_x" and inner <= _FEW_CHANNELS:
+        return "col2im"
     if direction == "backward_x" and transposed(g) is not None:
         return "convolution"
     if _winograd.applies(g) and _winograd.saves(g):
         return "winograd"
-    if g.groups > 1:
-        return "positions" if direction != "backward_weight" and g.batch >= 2 * _SMALL_BATCH else "im2col"
     if direction == "backward_x":
         return "positions" if g.batch >= _SMALL_BATCH // 2 else "im2col"
     large_map = g.out_height * g.out_width > _SMALL_MAP
@@ -78,9 +84,28 @@ def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2d
     return y
 
 
+def _group(g: Conv2dGeometry) -> Conv2dGeometry:
+    """One of the groups of a convolution, as a convolution."""
+    return replace(g, in_channels=g.in_channels // g.groups, out_channels=g.out_channels // g.groups, groups=1)
+
+
+def _channels(g: Conv2dGeometry, group: int) -> tuple[slice, slice]:
+    """The input and the output channels of a group."""
+    inner, outer = g.in_channels // g.groups, g.out_channels // g.groups
+    return slice(group * inner, (group + 1) * inner), slice(group * outer, (group + 1) * outer)
+
+
 def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeometry, y: np.ndarray) -> None:
     algorithm = _choose("forward", g)
-    if algorithm == "matmul":
+    if algorithm == "groups":
+        own = _group(g)
+        for group in range(g.groups):
+            inner, outer = _channels(g, group)
+            part = np.empty(own.y_shape, x.dtype)
+            own_x, own_weight = np.ascontiguousarray(x[..., inner]), np.ascontiguousarray(weight[..., outer])
+            _convolve(own_x, own_weight, bias[outer] if bias.size else bias, own, part)
+            y[..., outer] = part
+    elif algorithm == "matmul":
         rows = x.reshape(-1, g.in_channels)
         matmul(rows, weight[0, 0], bias=bias if bias.size else None, out=y.reshape(-1, g.out_channels))
     elif algorithm == "winograd":
@@ -108,8 +133,14 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
     dx = np.empty(g.x_shape, dy.dtype)
     algorithm, as_convolution = _choose("backward_x", g), transposed(g)
     taps_y, taps_x = tap_tables(g)[1]
-    if algorithm == "matmul":
+    if algorithm == "groups":
+        for group in range(g.groups):
+            inner, outer = _channels(g, group)
+            dx[..., inner] = conv2d_backward_x(dy[..., outer], weight[..., outer], _group(g))
+    elif algorithm == "matmul":
         matmul(dy.reshape(-1, g.out_channels), weight[0, 0], trans_b=True, out=dx.reshape(-1, g.in_channels))
+    elif algorithm == "col2im":
+        _col2im.input_gradient(dy, weight, g, dx)
     elif algorithm == "convolution" and as_convolution is not None:
         _convolve(dy, turned(weight), no_bias, as_convolution, dx)
     elif algorithm == "direct":
@@ -147,7 +178,14 @@ def conv2d_backward_weight(
 def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     algorithm = _choose("backward_weight", g)
     taps_y, taps_x = tap_tables(g)[0]
-    if algorithm == "matmul":
+    if algorithm == "groups":
+        own = _group(g)
+        for group in range(g.groups):
+            inner, outer = _channels(g, group)
+            part = np.empty(own.weight_shape, x.dtype)
+            _weight_gradient(np.ascontiguousarray(x[..., inner]), np.ascontiguousarray(dy[..., outer]), own, part)
+            dweight[..., outer] = part
+    elif algorithm == "matmul":
         flat_x, flat_dy = x.reshape(-1, g.in_channels), dy.reshape(-1, g.out_channels)
         matmul(flat_x, flat_dy, trans_a=True, out=dweight[0, 0])
     elif algorithm == "winograd":

@@ -59,6 +59,17 @@ def _scale(pixels: Any, x: Any, scale: Any, offset: Any) -> None:
         x[i] = x.dtype.type(pixels[i]) * scale[i] + offset[i]
 
 
+_SMALL_BATCH = 2**17
+"""Pixels that are scaled before another thread wakes."""
+
+
+@jit
+def _gather_plain(images: Any, rows: Any, x: Any, scale: Any, offset: Any) -> None:
+    """As :func:`_gather` on one thread, without augmentation."""
+    for r in range(rows.size):
+        _scale(images[rows[r]].reshape(-1), x[r].reshape(-1), scale, offset)
+
+
 @parallel_jit
 def _gather(
     images: Any, rows: Any, x: Any, scale: Any, offset: Any, channels: int, augmentation: Any, seed: Any, step: Any
@@ -106,17 +117,14 @@ def gather_batch(
         images, rows = images[rows], np.arange(size)
     shape = images.shape[1:]
     x = np.empty((size, *shape), dtype)
-    _gather(
-        images.reshape(len(images), shape[0], -1),
-        rows,
-        x.reshape(size, shape[0], -1),
-        _full(dtype.type(1 / 255) if scale is None else scale, shape, dtype),
-        _full(dtype.type(0) if offset is None else offset, shape, dtype),
-        shape[2],
-        (flip, shift, cutout),
-        np.uint64(seed),
-        np.uint32(step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF),
-    )
+    pixels, batch = images.reshape(len(images), shape[0], -1), x.reshape(size, shape[0], -1)
+    scale = _full(dtype.type(1 / 255) if scale is None else scale, shape, dtype)
+    offset = _full(dtype.type(0) if offset is None else offset, shape, dtype)
+    if not (flip or shift or cutout) and x.size <= _SMALL_BATCH:
+        _gather_plain(pixels, rows, batch, scale, offset)
+        return x, y
+    number = np.uint32(step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF)
+    _gather(pixels, rows, batch, scale, offset, shape[2], (flip, shift, cutout), np.uint64(seed), number)
     return x, y
 
 
