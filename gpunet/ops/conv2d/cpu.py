@@ -16,9 +16,9 @@
     Larger groups: each is a convolution of its own, on copies of its channels.
 
 The gradient of the input at stride 1 is a ``convolution``, that of dy with the weights turned round. Of few channels it
-is the product ``col2im``, added up where the patches came from. Elsewhere it is ``positions``, ``im2col`` or ``direct``,
-which are driven by the tables of :mod:`gpunet.ops.conv2d._taps`: with the roles of the maps exchanged, the tables
-inverted and the weights transposed.
+is the product ``col2im``, added up where the patches came from. Elsewhere it is ``positions``, ``im2col`` or
+``direct``, which are driven by the tables of :mod:`gpunet.ops.conv2d._taps`: with the roles of the maps exchanged, the
+tables inverted and the weights transposed.
 """
 
 from __future__ import annotations
@@ -100,11 +100,11 @@ def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeom
     if algorithm == "groups":
         own = _group(g)
         for group in range(g.groups):
-            inner, outer = _channels(g, group)
+            inputs, outputs = _channels(g, group)
             part = np.empty(own.y_shape, x.dtype)
-            own_x, own_weight = np.ascontiguousarray(x[..., inner]), np.ascontiguousarray(weight[..., outer])
-            _convolve(own_x, own_weight, bias[outer] if bias.size else bias, own, part)
-            y[..., outer] = part
+            own_x, own_weight = np.ascontiguousarray(x[..., inputs]), np.ascontiguousarray(weight[..., outputs])
+            _convolve(own_x, own_weight, bias[outputs] if bias.size else bias, own, part)
+            y[..., outputs] = part
     elif algorithm == "matmul":
         rows = x.reshape(-1, g.in_channels)
         matmul(rows, weight[0, 0], bias=bias if bias.size else None, out=y.reshape(-1, g.out_channels))
@@ -135,8 +135,8 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
     taps_y, taps_x = tap_tables(g)[1]
     if algorithm == "groups":
         for group in range(g.groups):
-            inner, outer = _channels(g, group)
-            dx[..., inner] = conv2d_backward_x(dy[..., outer], weight[..., outer], _group(g))
+            inputs, outputs = _channels(g, group)
+            dx[..., inputs] = conv2d_backward_x(dy[..., outputs], weight[..., outputs], _group(g))
     elif algorithm == "matmul":
         matmul(dy.reshape(-1, g.out_channels), weight[0, 0], trans_b=True, out=dx.reshape(-1, g.in_channels))
     elif algorithm == "col2im":
@@ -181,10 +181,10 @@ def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: 
     if algorithm == "groups":
         own = _group(g)
         for group in range(g.groups):
-            inner, outer = _channels(g, group)
+            inputs, outputs = _channels(g, group)
             part = np.empty(own.weight_shape, x.dtype)
-            _weight_gradient(np.ascontiguousarray(x[..., inner]), np.ascontiguousarray(dy[..., outer]), own, part)
-            dweight[..., outer] = part
+            _weight_gradient(np.ascontiguousarray(x[..., inputs]), np.ascontiguousarray(dy[..., outputs]), own, part)
+            dweight[..., outputs] = part
     elif algorithm == "matmul":
         flat_x, flat_dy = x.reshape(-1, g.in_channels), dy.reshape(-1, g.out_channels)
         matmul(flat_x, flat_dy, trans_a=True, out=dweight[0, 0])
