@@ -23,6 +23,7 @@ REQUIRE_GPU = "GPUNET_REQUIRE_GPU"
 """Set this environment variable where there must be a GPU: then its tests fail instead of being skipped."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip the tests of a GPU where there is none, with the reason; keep together what processes must not share out."""
     from gpunet.backend import cuda_status

@@ -35,6 +35,10 @@ def test_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
     np.savez(tmp_path / "d.npz", x_train=images, y_train=labels, x_test=images[:10], y_test=labels[:10])
     data = prepare(DataConfig(data=str(tmp_path / "d.npz")))
     monkeypatch.setattr(conv_training, "prepare", lambda config: data)
+    merge = conv_training.merge
+    monkeypatch.setattr(  # a small network
+        conv_training, "merge", lambda overrides, **named: merge(overrides={**overrides, "filters": (4, 8)}, **named)
+    )
     conv_training.main(["--algorithms", "default", "--epochs", "1", "--seeds", "1", "--save", str(tmp_path)])
     (path,) = tmp_path.glob("conv-training-*.json")
     (one,) = results.load(path)["results"]

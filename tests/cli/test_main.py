@@ -119,6 +119,8 @@ from gpunet.cli.main import entry_point
 
 def test_interrupt_of_a_process(tmp_path: Path) -> None:
     code = FAKE_PIPELINE + (
+        # a process that was started in the background, as a test worker is, hands down that it ignores the signal
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Slow(FakeRun):\n"
         "    def _call(self, *args, **kw): print('started', flush=True); time.sleep(60)\n"
         "fake.__class__ = Slow\n"

@@ -143,7 +143,7 @@ def test_divergence_is_found_and_placed(device: Device) -> None:
         one.train.shuffle = lambda *unused, loader=one.train: loader._order.__setitem__(..., device.array(order))
     bad = device.host(labels).copy()
     bad[75] = 99  # out of range: on a GPU, the loss of its step is NaN
-    training.train.labels = device.array(bad)
+    training.train._labels[...] = device.array(bad)
     with pytest.raises(DivergedError, match=r"training diverged in step 8 \(epoch 1, "):
         training.fit()
     good._state.start_epoch(0, [good.schedule.lr(step) for step in range(20)])
