@@ -24,7 +24,7 @@ train: $(VENV)/.run
 	$(BIN)/gpunet train cnn --preset quick
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,16 +24,10 @@ REQUIRE_GPU = "GPUNET_REQUIRE_GPU"
 """Set this environment variable where there must be a GPU: then its tests fail instead of being skipped."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at the groups in the same hook
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests of a GPU where there is none, with the reason; keep together what processes must not share out."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests of a GPU where there is none, with the reason."""
     from gpunet.backend import cuda_status
 
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            # Files keep what they have set up. Those of the emulator are one: the last of them judges all launches.
-            emulated = item.path.parent.name == "cuda" and not item.get_closest_marker("slow")
-            item.add_marker(pytest.mark.xdist_group("emulator" if emulated else item.path.as_posix()))
     if not any(item.get_closest_marker("gpu") for item in items) or os.environ.get(REQUIRE_GPU):
         return
     problem = cuda_status().problem
@@ -41,3 +36,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(skip)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out files; those of the CUDA path are one, since the last of their tests judges all launches."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            if file.startswith("tests/cuda/") and "sanitizers" not in test:
+                return "tests/cuda"
+            return nodeid if "sanitizers" in test else file
+
+    return ByFile(config, log)
