@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.errors import ConfigError, DeviceError, DTypeError
 
 Array = Any
@@ -48,10 +49,10 @@ class Backend:
         return np.asarray(array.get() if hasattr(array, "get") else array)
 
     def empty(self, shape: Any, dtype: Any = np.float32) -> Array:
-        return self.xp.empty(shape, dtype)
+        return (self.xp if self.asynchronous else aligned).empty(shape, dtype)
 
     def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
-        return self.xp.zeros(shape, dtype)
+        return (self.xp if self.asynchronous else aligned).zeros(shape, dtype)
 
     @property
     def runtime(self) -> Any:

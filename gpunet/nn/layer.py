@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,7 +34,7 @@ class Mode:
 
     def for_inner_layer(self) -> Mode:
         """This mode for a layer whose input depends on parameters, so that its input gradient is needed."""
-        return self if self.input_gradient else replace(self, input_gradient=True)
+        return self if self.input_gradient else Mode(self.training, self.seed, self.step)
 
 
 class Layer:
@@ -84,6 +84,10 @@ class Layer:
                 if isinstance(value, kind) and id(value) not in found:
                     found[id(value)] = f"{layer_name}.{name}" if layer_name else name, value
         return list(found.values())
+
+    def has_parameters(self) -> bool:
+        """Whether this layer, or one inside it, has parameters."""
+        return any(isinstance(value, Parameter) for _, layer in self.named_layers() for value in vars(layer).values())
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
         """All parameters with dotted names, in the order of the layers."""

@@ -32,7 +32,7 @@ class Sequential(Layer):
         for layer in self.layers.values():
             x, layer_backward = layer.forward(x, mode)
             tape.append(layer_backward)
-            if not mode.input_gradient and layer.named_parameters():
+            if not mode.input_gradient and layer.has_parameters():
                 mode = mode.for_inner_layer()
 
         def backward(dy: Array) -> Array | None:

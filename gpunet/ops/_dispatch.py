@@ -5,8 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from gpunet.backend import Array, backend_of
+import numpy as np
 
+from gpunet.backend import CPU, Array, backend_of
+
+_HOST = frozenset((np.ndarray, type(None)))
 _modules: dict[tuple[str, str], ModuleType] = {}
 
 
@@ -15,7 +18,8 @@ def implementation(package: str, *arrays: Array | None) -> ModuleType:
 
     It is imported on first use, so that ``import gpunet`` needs neither Numba nor CuPy.
     """
-    key = package, backend_of(*arrays).implementation
+    on_host = arrays and type(arrays[0]) is np.ndarray and _HOST.issuperset(map(type, arrays))
+    key = package, CPU.implementation if on_host else backend_of(*arrays).implementation
     module = _modules.get(key)
     if module is None:
         module = _modules[key] = import_module(f"{package}.{key[1]}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.ops._blas import gemm, gemm_address
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops._simd import BLOCK_BYTES, add_outer_products, multiples
@@ -17,7 +18,7 @@ _TILE_ROWS = 6
 _CACHED_BYTES = 2**19
 """A right factor up to this size is read in place."""
 _FEW_ROWS = 3
-_PIECES, _PIECE_PRODUCTS = 8, 2**20
+_PIECES, _PIECE_PRODUCTS = 8, 2**18
 """Pieces of a product with sums in registers, and multiply-adds of one at least: waking a thread takes as long."""
 _BLAS_PIECE_ROWS, _BLAS_PIECE_PRODUCTS = 64, 2**21
 """What a piece of a product by BLAS has at least: each copies the whole right factor."""
@@ -105,7 +106,7 @@ def matmul(
     """
     rows, inner = (a.shape[1], a.shape[0]) if trans_a else a.shape
     if out is None:
-        out = np.empty((rows, b.shape[0] if trans_b else b.shape[1]), a.dtype)
+        out = aligned.empty((rows, b.shape[0] if trans_b else b.shape[1]), a.dtype)
     if _in_registers(rows, b, trans_b):
         row_step, step = (1, rows) if trans_a else (inner, 1)
         start = np.zeros(out.shape[1], a.dtype) if bias is None else np.ascontiguousarray(bias)

@@ -214,3 +214,11 @@ def multiples(count: int, step: int) -> np.ndarray:
     for k in range(count):
         result[k] = k * step
     return result
+
+
+@jit
+def scratch(count: int, like: np.ndarray) -> np.ndarray:
+    """An array of `count` elements of the dtype of `like` that begins at a multiple of VECTOR_BYTES * VECTORS."""
+    memory = np.empty(count + BLOCK_BYTES // like.itemsize, like.dtype)
+    first = -memory.ctypes.data % BLOCK_BYTES // like.itemsize
+    return memory[first : first + count]

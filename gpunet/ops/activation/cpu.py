@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
+from gpunet import aligned
 from gpunet.ops._numba import jit, numba, parallel_jit, prange
 
 _CHUNK = 16384  # elements: less is done by one thread, as waking the others takes longer
@@ -279,7 +280,7 @@ def _gelu_tanh_backward(out, dy, x):
 
 
 def _run(kernel: Any, *arrays: np.ndarray, scalars: tuple[Any, ...] = ()) -> np.ndarray:
-    out = np.empty(arrays[0].shape, arrays[0].dtype)
+    out = aligned.empty(arrays[0].shape, arrays[0].dtype)
     kernel(out.reshape(-1), *(np.ascontiguousarray(array).reshape(-1) for array in arrays), *scalars)
     return out
 

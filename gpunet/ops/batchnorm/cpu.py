@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
 
 
@@ -229,7 +230,7 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    matrix, y = _matrix(x), np.empty(x.shape, x.dtype)
+    matrix, y = _matrix(x), aligned.empty(x.shape, x.dtype)
     mean, inv_std, coefficients = normalisation(matrix, gamma, beta, running_mean, running_var, training, momentum, eps)
     _apply(matrix, _piece_rows(matrix.shape[1]), y.reshape(matrix.shape), coefficients)
     return y, mean, inv_std
@@ -244,7 +245,7 @@ def batch_norm_backward(
     training: bool,
     out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    matrix, dmatrix, dx = _matrix(x), _matrix(dy), np.empty(x.shape, x.dtype)
+    matrix, dmatrix, dx = _matrix(x), _matrix(dy), aligned.empty(x.shape, x.dtype)
     rows, channels = matrix.shape
     piece_rows = _piece_rows(channels)
     sums, products = np.empty((2, -(-rows // piece_rows), channels))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops.batchnorm import cpu as batchnorm
 from gpunet.ops.geometry import Pool2dGeometry
@@ -119,7 +120,7 @@ def batch_norm_max_pool(
     mean, inv_std, coefficients = batchnorm.normalisation(
         x.reshape(-1, x.shape[3]), gamma, beta, running_mean, running_var, training, momentum, eps
     )
-    y, argmax = np.empty(y_shape, x.dtype), np.empty(y_shape, np.uint8)
+    y, argmax = aligned.empty(y_shape, x.dtype), aligned.empty(y_shape, np.uint8)
     _normalise_and_pool(x, coefficients, y, argmax)
     return y, mean, inv_std, argmax
 
@@ -144,7 +145,7 @@ def batch_norm_max_pool_backward(
         sums, products, x.size // channels, gamma, mean, inv_std, training, out
     )
     if training:
-        dx = np.empty(x.shape, x.dtype)
+        dx = aligned.empty(x.shape, x.dtype)
         _apply_gradients(dy, x, argmax, coefficients, dx)
     else:  # no dense part
         dx = pool2d.max_pool2d_backward(dy * coefficients[1], argmax, Pool2dGeometry.of(x.shape, 2))

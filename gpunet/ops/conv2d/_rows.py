@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops._simd import BLOCK_BYTES, add_outer_products
 from gpunet.ops.conv2d._sums import add_pieces
@@ -84,7 +85,7 @@ def _whole_blocks(matrix: np.ndarray) -> np.ndarray:
     block = BLOCK_BYTES // matrix.itemsize
     if columns % block == 0:
         return matrix.reshape(-1)
-    padded = np.zeros((rows, -(-columns // block) * block), matrix.dtype)
+    padded = aligned.zeros((rows, -(-columns // block) * block), matrix.dtype)
     padded[:, :columns] = matrix
     return padded.reshape(-1)
 
@@ -189,9 +190,9 @@ def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: n
     dy = _whole_blocks(dy.reshape(-1, g.out_channels)).reshape(*dy.shape[:3], -1)
     fitting = max(4, min(_PIECES, _PIECES_SIZE // (len(layout.terms) * dy.shape[3])))
     pieces = min(fitting, g.batch * -(-g.out_height // layout.task_rows))
-    partial = np.zeros((pieces, len(layout.terms), dy.shape[3]), x.dtype)
+    partial = aligned.zeros((pieces, len(layout.terms), dy.shape[3]), x.dtype)
     _partial_weight_gradients(x.reshape(g.batch, g.height, -1), dy, layout, partial)
-    total = np.empty(partial.shape[1:], x.dtype)
+    total = aligned.empty(partial.shape[1:], x.dtype)
     add_pieces(partial.reshape(pieces, -1), total.reshape(-1))
     terms = g.kernel[0] * g.kernel[1] * g.in_channels
     dweight[...] = total[:terms, : g.out_channels].reshape(dweight.shape)

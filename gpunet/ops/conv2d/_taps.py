@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.ops._numba import parallel_jit, prange
 from gpunet.ops.geometry import Conv2dGeometry
 
@@ -94,6 +95,6 @@ def _turn(weight, result):
 def turned(weight: np.ndarray) -> np.ndarray:
     """The weights of the convolution that gives dx: rows and columns in reverse, channels exchanged."""
     kernel_h, kernel_w, channels, out_channels = weight.shape
-    result = np.empty((kernel_h, kernel_w, out_channels, channels), weight.dtype)
+    result = aligned.empty((kernel_h, kernel_w, out_channels, channels), weight.dtype)
     _turn(weight, result)
     return result

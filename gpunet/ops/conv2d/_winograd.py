@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._simd import BLOCK_BYTES, VECTOR_BYTES, add_outer_products, multiples, two_sided_product
+from gpunet.ops._simd import BLOCK_BYTES, VECTOR_BYTES, add_outer_products, multiples, scratch, two_sided_product
 from gpunet.ops.conv2d._cook_toom import Matrix, minimal_filter, transposed
 from gpunet.ops.geometry import Conv2dGeometry
 
@@ -145,7 +146,7 @@ def _convolution(x, weights, tiling, nothing, y):
     total = batch * tiles
     depth, places, input_places = multiples(channels, 1), multiples(points, block), multiples(points, _TILES * channels)
     for task in prange((total + _TILES - 1) // _TILES):
-        values, products = np.empty(points * _TILES * channels, x.dtype), np.empty(_TILES * points * block, x.dtype)
+        values, products = scratch(points * _TILES * channels, x), scratch(_TILES * points * block, x)
         first = task * _TILES
         for k in range(_TILES):
             n, tile = min(first + k, total - 1) // tiles, min(first + k, total - 1) % tiles
@@ -179,7 +180,7 @@ def _weight_gradient(x, dy, tiling, at_points, dweight):
     flat_x, flat_dy, flat_sums, flat_dweight = x.reshape(-1), dy.reshape(-1), at_points.reshape(-1), dweight.reshape(-1)
     x_image, dy_image = x.size // batch, dy.size // batch
     total, panels = batch * tiles, out_channels // block
-    values, factors = np.empty(points * channels * _CHUNK, x.dtype), np.empty(points * out_channels * _CHUNK, x.dtype)
+    values, factors = scratch(points * channels * _CHUNK, x), scratch(points * out_channels * _CHUNK, x)
     value_places, factor_places = multiples(points, channels * _CHUNK), multiples(points, out_channels * _CHUNK)
     for first in range(0, total, _CHUNK):
         count = min(_CHUNK, total - first)
@@ -231,7 +232,7 @@ def saves(g: Conv2dGeometry) -> bool:
 def convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeometry, y: np.ndarray) -> None:
     """y = convolution of x plus bias, (C_out,) or empty."""
     m, block = tile_size(g.out_height, g.out_width), BLOCK_BYTES // x.itemsize
-    weights = np.empty((g.out_channels // block, (m + 2) ** 2, g.in_channels, block), x.dtype)
+    weights = aligned.empty((g.out_channels // block, (m + 2) ** 2, g.in_channels, block), x.dtype)
     _transformed_weights(m, weight, weights)
     _convolution(x, weights, _tiling(m, g), np.zeros(block, x.dtype), y)
     if bias.size:
@@ -242,5 +243,5 @@ def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: n
     """The gradient of the weights, in `dweight`."""
     m = tile_size(g.out_height, g.out_width)
     tiling = _tiling(m, g)
-    at_points = np.zeros(((m + 2) ** 2, g.in_channels, g.out_channels), x.dtype)
+    at_points = aligned.zeros(((m + 2) ** 2, g.in_channels, g.out_channels), x.dtype)
     _weight_gradient(x, dy, tiling, at_points, dweight)

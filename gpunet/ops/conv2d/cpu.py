@@ -27,6 +27,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.ops._blas import gemm_address
 from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
@@ -79,7 +80,7 @@ def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2d
     g, (rows, columns) = without_dead_taps(g)
     x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight[rows, columns])
     bias = np.empty(0, x.dtype) if bias is None else np.ascontiguousarray(bias)
-    y = np.empty(g.y_shape, x.dtype)
+    y = aligned.empty(g.y_shape, x.dtype)
     _convolve(x, weight, bias, g, y)
     return y
 
@@ -101,7 +102,7 @@ def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeom
         own = _group(g)
         for group in range(g.groups):
             inputs, outputs = _channels(g, group)
-            part = np.empty(own.y_shape, x.dtype)
+            part = aligned.empty(own.y_shape, x.dtype)
             own_x, own_weight = np.ascontiguousarray(x[..., inputs]), np.ascontiguousarray(weight[..., outputs])
             _convolve(own_x, own_weight, bias[outputs] if bias.size else bias, own, part)
             y[..., outputs] = part
@@ -130,7 +131,7 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
     g, (kernel_rows, kernel_columns) = without_dead_taps(g)
     dy, weight = np.ascontiguousarray(dy), np.ascontiguousarray(weight[kernel_rows, kernel_columns])
     no_bias = np.empty(0, dy.dtype)
-    dx = np.empty(g.x_shape, dy.dtype)
+    dx = aligned.empty(g.x_shape, dy.dtype)
     algorithm, as_convolution = _choose("backward_x", g), transposed(g)
     taps_y, taps_x = tap_tables(g)[1]
     if algorithm == "groups":
@@ -163,12 +164,12 @@ def conv2d_backward_weight(
 ) -> np.ndarray:
     """The gradient of the weights, in `out` if given."""
     dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
-    dweight = np.empty(g.weight_shape, x.dtype) if out is None else out
+    dweight = aligned.empty(g.weight_shape, x.dtype) if out is None else out
     live, (kernel_rows, kernel_columns) = without_dead_taps(g)
     if live.kernel == g.kernel:
         _weight_gradient(x, dy, g, dweight)
     else:
-        part = np.empty(live.weight_shape, x.dtype)
+        part = aligned.empty(live.weight_shape, x.dtype)
         _weight_gradient(x, dy, live, part)
         dweight[...] = 0
         dweight[kernel_rows, kernel_columns] = part
@@ -182,7 +183,7 @@ def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: 
         own = _group(g)
         for group in range(g.groups):
             inputs, outputs = _channels(g, group)
-            part = np.empty(own.weight_shape, x.dtype)
+            part = aligned.empty(own.weight_shape, x.dtype)
             _weight_gradient(np.ascontiguousarray(x[..., inputs]), np.ascontiguousarray(dy[..., outputs]), own, part)
             dweight[..., outputs] = part
     elif algorithm == "matmul":
@@ -201,7 +202,7 @@ def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: 
         out_rows = g.batch * g.out_height
         pieces = min(_PIECES, out_rows)
         rows = _tile_rows(-(-out_rows // pieces), g.out_width, depth, x.itemsize)
-        partial = np.empty((pieces, depth, g.out_channels), x.dtype)
+        partial = aligned.empty((pieces, depth, g.out_channels), x.dtype)
         _im2col.partial_weight_gradients(gemm_address(x.dtype), x, dy, taps_y, taps_x, g.groups, rows, partial)
         add_pieces(partial.reshape(pieces, -1), dweight.reshape(-1))
 

@@ -5,10 +5,12 @@ Exponentials are taken in the dtype of the logits; their sum, its logarithm and 
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.errors import DataError
 from gpunet.ops._numba import jit, parallel_jit, prange
 
@@ -99,6 +101,14 @@ def _cross_entropy(logits, labels, weight, all_weights, smoothing, scale, losses
 
 
 @jit
+def _sum(losses):
+    total = 0.0
+    for loss in losses:
+        total += loss
+    return total
+
+
+@jit
 def _count_correct(logits, labels):
     count = 0
     for r in range(logits.shape[0]):
@@ -130,12 +140,18 @@ def _checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.ascontiguousarray(labels, np.int64)
 
 
+@functools.cache
+def _ones(classes: int) -> np.ndarray:
+    """Shared, so only to be read; not marked so, as Numba would compile every kernel again for it."""
+    return np.ones(classes)
+
+
 def _rows(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
 
 
 def softmax(x: np.ndarray, log: bool = False) -> np.ndarray:
-    out = np.empty(x.shape, x.dtype)
+    out = aligned.empty(x.shape, x.dtype)
     _softmax(_rows(x), out.reshape(-1, x.shape[-1]), log, _piece(x.shape[-1]))
     return out
 
@@ -149,18 +165,18 @@ def softmax_cross_entropy(
 ) -> tuple[np.ndarray, np.ndarray]:
     rows, classes = logits.shape
     labels = _checked_labels(labels, classes)
-    weights = np.ones(classes) if weight is None else weight.astype(np.float64)
+    weights = _ones(classes) if weight is None else weight.astype(np.float64)
     divisor = 1.0
     if reduction == "mean":
         divisor = float(rows) if weight is None else float(weights[labels].sum())
     scale = 1.0 / divisor if divisor else math.nan  # as 0 / 0: no row has a weight
-    losses, dlogits = np.empty(rows), np.empty((rows, classes), logits.dtype)
-    all_weights = float(weights.sum())
+    losses, dlogits = np.empty(rows), aligned.empty((rows, classes), logits.dtype)
+    all_weights = float(classes) if weight is None else float(weights.sum())
     logits = np.ascontiguousarray(logits)
     _cross_entropy(logits, labels, weights, all_weights, label_smoothing, scale, losses, dlogits, _piece(classes))
     if reduction == "none":
         return losses.astype(logits.dtype), dlogits
-    return np.array(losses.sum() * scale, logits.dtype), dlogits
+    return np.array(_sum(losses) * scale, logits.dtype), dlogits
 
 
 def count_correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops.random.cpu import counter_words
 
@@ -60,7 +61,7 @@ def _scales(p: float, dtype: Any) -> tuple[Any, Any]:
 
 def dropout(x: np.ndarray, p: float, *, seed: int, step: Any, stream: int) -> tuple[np.ndarray, np.ndarray]:
     x = np.asarray(x, order="C")  # ascontiguousarray would give a scalar a dimension
-    y = np.empty_like(x)
+    y = aligned.empty(x.shape, x.dtype)
     packed = np.empty(-(-x.size // 4), np.uint32)  # the last counter may reach beyond the last element
     mask = packed.view(np.uint8)[: x.size]
     step = step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF
@@ -72,6 +73,6 @@ def dropout(x: np.ndarray, p: float, *, seed: int, step: Any, stream: int) -> tu
 
 def dropout_backward(dy: np.ndarray, mask: np.ndarray, p: float) -> np.ndarray:
     dy, mask = np.asarray(dy, order="C"), np.asarray(mask, order="C")
-    dx = np.empty_like(dy)
+    dx = aligned.empty(dy.shape, dy.dtype)
     _dropout_backward(dy.reshape(-1), mask.reshape(-1), dx.reshape(-1), _scales(p, dy.dtype))
     return dx

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.errors import ConfigError
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops.random import AUGMENT
@@ -59,7 +61,7 @@ def _scale(pixels: Any, x: Any, scale: Any, offset: Any) -> None:
         x[i] = x.dtype.type(pixels[i]) * scale[i] + offset[i]
 
 
-_SMALL_BATCH = 2**17
+_SMALL_BATCH = 2**14
 """Pixels that are scaled before another thread wakes."""
 
 
@@ -110,16 +112,16 @@ def gather_batch(
     dtype: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     rows = _rows(order, start, size, len(images))
-    y = labels[rows].astype(np.int32)
+    y = labels.take(rows).astype(np.int32, copy=False)
     if images.dtype != np.uint8:
         return images[rows].astype(dtype, copy=False), y
     if not images.flags.c_contiguous:
         images, rows = images[rows], np.arange(size)
     shape = images.shape[1:]
-    x = np.empty((size, *shape), dtype)
+    x = aligned.empty((size, *shape), dtype)
     pixels, batch = images.reshape(len(images), shape[0], -1), x.reshape(size, shape[0], -1)
-    scale = _full(dtype.type(1 / 255) if scale is None else scale, shape, dtype)
-    offset = _full(dtype.type(0) if offset is None else offset, shape, dtype)
+    scale = _constant(1 / 255, shape, dtype) if scale is None else _full(scale, shape, dtype)
+    offset = _constant(0, shape, dtype) if offset is None else _full(offset, shape, dtype)
     if not (flip or shift or cutout) and x.size <= _SMALL_BATCH:
         _gather_plain(pixels, rows, batch, scale, offset)
         return x, y
@@ -141,14 +143,18 @@ def _rows(order: np.ndarray, start: Any, size: int, n: int) -> np.ndarray:
         start = int(start.item())
         if not 0 <= start <= len(order) - size:
             raise ConfigError(f"start must be between 0 and {len(order) - size}, got {start}")
-    rows = order[start : start + size].astype(np.int64)
+    rows = np.ascontiguousarray(order[start : start + size], np.int64)
     if not _all_within(rows, n):
         low, high = rows.min(), rows.max()
         raise ConfigError(f"order must hold numbers in [0, {n}), got {low if low < 0 else high}")
     return rows
 
 
+@functools.lru_cache(maxsize=8)
+def _constant(value: float, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """For every pixel the same; shared, so only to be read."""
+    return _full(dtype.type(value), shape, dtype)
+
+
 def _full(values: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    full = np.empty(shape, dtype)
-    full[...] = values
-    return full.reshape(-1)
+    return np.ascontiguousarray(np.broadcast_to(values, shape), dtype).reshape(-1)

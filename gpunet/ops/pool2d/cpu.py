@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.ops._numba import parallel_jit, prange
 from gpunet.ops.geometry import Pool2dGeometry
 
@@ -219,7 +220,7 @@ def _avg_pool_backward(
 
 def max_pool2d(x: np.ndarray, geometry: Pool2dGeometry, argmax_dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     g, x = geometry, np.ascontiguousarray(x)
-    y, argmax = np.empty(g.y_shape, x.dtype), np.empty(g.y_shape, argmax_dtype)
+    y, argmax = aligned.empty(g.y_shape, x.dtype), np.empty(g.y_shape, argmax_dtype)
     if g.tiles_2x2:
         _max_pool_2x2(x, y, argmax)
     else:
@@ -229,7 +230,7 @@ def max_pool2d(x: np.ndarray, geometry: Pool2dGeometry, argmax_dtype: Any) -> tu
 
 def max_pool2d_backward(dy: np.ndarray, argmax: np.ndarray, geometry: Pool2dGeometry) -> np.ndarray:
     g, dy, argmax = geometry, np.ascontiguousarray(dy), np.ascontiguousarray(argmax)
-    dx = np.empty(g.x_shape, dy.dtype)
+    dx = aligned.empty(g.x_shape, dy.dtype)
     if g.tiles_2x2:
         _max_pool_2x2_backward(dy, argmax, dx)
     else:
@@ -240,7 +241,7 @@ def max_pool2d_backward(dy: np.ndarray, argmax: np.ndarray, geometry: Pool2dGeom
 
 def avg_pool2d(x: np.ndarray, geometry: Pool2dGeometry, count_include_pad: bool) -> np.ndarray:
     g, x = geometry, np.ascontiguousarray(x)
-    y = np.empty(g.y_shape, x.dtype)
+    y = aligned.empty(g.y_shape, x.dtype)
     if g.tiles_2x2:
         _avg_pool_2x2(x, y)
     else:
@@ -252,7 +253,7 @@ def avg_pool2d(x: np.ndarray, geometry: Pool2dGeometry, count_include_pad: bool)
 
 def avg_pool2d_backward(dy: np.ndarray, geometry: Pool2dGeometry, count_include_pad: bool) -> np.ndarray:
     rows, columns = _axis(geometry, 0, count_include_pad), _axis(geometry, 1, count_include_pad)
-    dx = np.empty(geometry.x_shape, dy.dtype)
+    dx = aligned.empty(geometry.x_shape, dy.dtype)
     _avg_pool_backward(
         np.ascontiguousarray(dy),
         dx,

@@ -20,5 +20,6 @@ def advance_step(
     value = float(loss.reshape(()))
     if failed < 0 and not math.isfinite(value):
         failed = step
-    numbers[:] = rates[min(position, len(rates) - 1)], numbers[1] + value
+    total = numbers[1] + value
+    numbers[:] = rates[min(position, len(rates) - 1)], total, 1.0 if math.isfinite(total) else math.nan
     counters[:] = step + 1, position + 1, start + batch_size, so_far + int(correct.reshape(())), failed
