@@ -53,9 +53,9 @@ def environment(count: int | None = None) -> dict[str, Any]:
 def machine(count: int | None = None) -> dict[str, Any]:
     """CPU, cores, threads (`count` of them), memory and GPUs."""
     from gpunet.backend import cuda_status
-    from gpunet.cli.doctor import _cpu
+    from gpunet.machine import cpu_facts
 
-    cpu = _cpu()
+    cpu = cpu_facts()
     return {
         "cpu": cpu["name"],
         "features": cpu["features"],

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from bench import racers, results
 from bench.machine import ROOT, available_cores, pinned
 from bench.table import markdown
+from gpunet.machine import peak_memory
 
 CASES = ("cnn-train", "mlp-train")
 BATCH, STEPS = 512, 16
@@ -53,15 +53,8 @@ def measure(contestant: str, case: str, batch: int, steps: int, threads: int) ->
 
 
 def peak_mb() -> float:
-    """The largest resident memory that this program has had.
-
-    On Linux it is ``VmHWM`` of proc(5): ``ru_maxrss`` of getrusage(2) would count the process that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return round(int(kib) * 1024 / 1e6, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
+    """The largest resident memory that this program has had."""
+    return round((peak_memory() or 0) / 1e6, 1)
 
 
 def child(contestant: str, case: str, batch: int, steps: int) -> None:

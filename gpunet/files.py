@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from gpunet.errors import OutputError
@@ -70,6 +71,29 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
         OutputError: as :func:`atomic_write`.
     """
     write_bytes_atomic(path, text.encode())
+
+
+def copy_folder(source: Path, target: Path, *, only: Collection[str] | None = None) -> None:
+    """Copy the folder `source` as `target`, whole or not at all; an existing one is left as it is.
+
+    Args:
+        only: names of what to copy of it; None: everything.
+
+    Raises:
+        OutputError: it cannot be read or written; the message names both and the reason.
+    """
+    if target.exists():
+        return
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, temporary, ignore=only and (lambda _, names: set(names).difference(only)))
+        temporary.replace(target)  # fails if another process was faster, which does as well
+    except OSError as error:
+        if not target.exists():
+            raise OutputError(f"cannot copy {source} to {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -1,9 +1,15 @@
-"""What this machine calls its parts."""
+"""What this machine is, and what this process takes of it."""
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 from pathlib import Path
+from typing import Any
+
+_FEATURES = {"avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512", "neon": "NEON", "sve": "SVE"}
+"""The names LLVM gives to the CPU features that decide the speed, and their usual names."""
 
 
 def cpu_name() -> str:
@@ -14,3 +20,32 @@ def cpu_name() -> str:
         return platform.processor()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())
+
+
+def cpu_facts() -> dict[str, Any]:
+    """``name``, ``cores`` that this process may use, and ``features``: the vector instructions."""
+    import llvmlite.binding as llvm
+
+    found = llvm.get_host_cpu_features()
+    return {
+        "name": cpu_name() or llvm.get_hostcpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "features": [name for feature, name in _FEATURES.items() if found.get(feature)],
+    }
+
+
+def peak_memory() -> int | None:
+    """The largest resident memory that this process has had so far, in bytes; None where it is not known.
+
+    On Linux it is ``VmHWM`` of proc(5): ``ru_maxrss`` of getrusage(2) would count the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

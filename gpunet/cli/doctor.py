@@ -13,10 +13,7 @@ from typing import Any
 from gpunet.cli.console import logger, print_json
 from gpunet.cli.parser import Parser, common_options, device_option, json_option
 from gpunet.errors import GpunetError
-from gpunet.machine import cpu_name
-
-_FEATURES = {"avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512", "neon": "NEON", "sve": "SVE"}
-"""The names LLVM gives to the CPU features that decide the speed, and their usual names."""
+from gpunet.machine import cpu_facts
 
 _KERNEL_HINT = "install gpunet again into a fresh environment; without a writable folder, set NUMBA_CACHE_DIR"
 
@@ -56,7 +53,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         "platform": platform.platform(),
     }
     for part, examine_part in (
-        ("cpu", _cpu), ("numpy", _numpy), ("numba", _numba), ("cuda", _cuda), ("data", _data), ("cache", _cache)
+        ("cpu", cpu_facts), ("numpy", _numpy), ("numba", _numba), ("cuda", _cuda), ("data", _data), ("cache", _cache)
     ):  # fmt: skip
         try:
             report[part] = examine_part()
@@ -65,17 +62,6 @@ def examine() -> tuple[dict[str, Any], list[str]]:
             report[part] = {"problem": reason}
             problems.append(f"{part} does not work: {reason}; {_KERNEL_HINT}")
     return report, problems
-
-
-def _cpu() -> dict[str, Any]:
-    import llvmlite.binding as llvm
-
-    found = llvm.get_host_cpu_features()
-    return {
-        "name": cpu_name() or llvm.get_hostcpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "features": [name for feature, name in _FEATURES.items() if found.get(feature)],
-    }
 
 
 def _numpy() -> dict[str, Any]:

@@ -62,6 +62,13 @@ class RunConfig:
         """``mlp``, ``cnn`` or ``hybrid``."""
         return next(kind for kind, owner in MODELS.items() if owner is type(self.model))
 
+    def cnn(self) -> RunConfig | None:
+        """Of a hybrid, the run that its first stage is: that of its CNN alone. None for other models."""
+        if not isinstance(self.model, HybridConfig):
+            return None
+        model = CNNConfig(**{name: getattr(self.model, name) for name in option_fields(CNNConfig)})
+        return RunConfig(model, self.data, self.training)
+
 
 def sections(kind: str) -> dict[str, type[Options]]:
     """The sections of the model `kind` and the dataclass behind each, in the order of the file.

@@ -23,7 +23,7 @@ from gpunet.report.facts import RunFacts, SplitResult
 from gpunet.report.run_report import run_report
 from gpunet.training.evaluation import evaluate
 from gpunet.training.history import Record
-from gpunet.training.trainer import BEST
+from gpunet.training.trainer import BEST, METRICS
 
 logger = logging.getLogger("gpunet")
 
@@ -131,7 +131,7 @@ def _read_run(run_dir: Path, device: str | None) -> tuple[RunFacts, SavedModel]:
         kind=saved.config.kind,
         config=to_dict(saved.config),
         defaults=to_dict(merge(saved.config.kind)),
-        history=_history(run_dir / "metrics.jsonl"),
+        history=_history(run_dir / METRICS),
         result=_json(run_dir / "result.json"),
         environment=_json(run_dir / "environment.json"),
         parameters=saved.model.parameter_count,

@@ -20,8 +20,11 @@ from gpunet.errors import CheckpointError, ConfigError
 from gpunet.experiments.config import RunConfig, merge, to_toml
 from gpunet.experiments.published import ROOT, Published, load_published
 from gpunet.experiments.run import PREDICTIONS, RESULT, train
+from gpunet.files import copy_folder
 from gpunet.machine import cpu_name
+from gpunet.training.hybrid import stage_folder
 from gpunet.training.metrics import PairedComparison, mcnemar, wilson_interval
+from gpunet.training.trainer import LAST, METRICS
 
 SEEDS = {"mlp": 5, "cnn": 3, "hybrid": 3}
 """Seeds of a model that is not published yet."""
@@ -132,7 +135,8 @@ def reproduce(
     """Train `preset` of the model `kind` with the seeds 0 to `seeds` - 1.
 
     What `folder` holds of it is not trained again. Each run has a folder named after its settings. A stopped one goes
-    on, and a finished one, whose test images have been looked at, is only read.
+    on, and a finished one, whose test images have been looked at, is only read. A hybrid begins with the CNN of a
+    finished run of the settings that its own would have.
 
     Args:
         preset, seeds: by default the published ones; of a model that is not published, ``best`` and :data:`SEEDS`.
@@ -148,9 +152,20 @@ def reproduce(
     for config in configs:
         run_dir = run_dir_of(config, preset, folder)
         if not (run_dir / RESULT).exists():
+            _take_over_cnn(config, preset, run_dir)
             train(config, run_dir=run_dir, device=device, resume=run_dir.exists(), progress=progress)
         runs.append(read_run(run_dir))
     return Reproduction(kind, preset, refit, runs, device_name(device))
+
+
+def _take_over_cnn(config: RunConfig, preset: str, run_dir: Path) -> None:
+    """Begin a hybrid with the CNN that the same folder holds of these settings, as training it again gives its bits."""
+    cnn = config.cnn()
+    if cnn is None:
+        return
+    trained = run_dir_of(cnn, preset, run_dir.parent)
+    if (trained / RESULT).exists():
+        copy_folder(trained, run_dir / stage_folder("cnn"), only=(LAST, METRICS))
 
 
 def config_of(kind: str, preset: str, seed: int, *, refit: bool = False) -> RunConfig:

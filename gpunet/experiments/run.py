@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from gpunet.experiments.saved import (
     scaling_tensors,
 )
 from gpunet.files import write_bytes_atomic, write_text_atomic
+from gpunet.machine import peak_memory
 from gpunet.models import CNN, MLP, Hybrid, HybridConfig, create
 from gpunet.nn import summary
 from gpunet.report.run_figures import draw_run
@@ -36,7 +36,7 @@ from gpunet.training.evaluation import evaluate as evaluate_model
 from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
 from gpunet.training.tensorboard import require_tensorboardx
-from gpunet.training.trainer import BEST, architecture
+from gpunet.training.trainer import BEST, METRICS, architecture
 
 __all__ = ["EvaluationResult", "Fit", "Prediction", "RunResult", "evaluate", "fit", "predict", "train"]
 
@@ -153,7 +153,7 @@ def train(
         **asdict(result),
         "run_dir": str(run_dir),
         "test_accuracy": result.test_accuracy,
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
     }
     write_text_atomic(run_dir / RESULT, json.dumps(facts, indent=2) + "\n")
     draw_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
@@ -216,7 +216,7 @@ def fit(
         model, records, best = hybrid.hybrid, hybrid.records, hybrid.validation_accuracy
         chosen = next(row for row in records if (row["stage"], row["epoch"]) == (hybrid.stage, hybrid.epoch))
         _save_hybrid(run_dir, model, {**facts, "validation_accuracy": best, "from_stage": hybrid.stage}, tensors)
-        write_text_atomic(run_dir / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+        write_text_atomic(run_dir / METRICS, "".join(json.dumps(record) + "\n" for record in records))
     else:
         model.initialize(seed, device=backend, dtype=dtype)
         trainer = Trainer(
@@ -283,16 +283,6 @@ def _environment(backend: Backend, data: RunData) -> dict[str, Any]:
         "split_sha256": data.split.digest(),
         "images": {name: len(data.part(name)) for name in ("train", "validation", "test")},
     }
-
-
-def _peak_memory() -> int | None:
-    """The largest part of the host's memory that this process has had so far, in bytes; None where it is not known."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _own_version() -> str:

@@ -29,9 +29,9 @@ from gpunet.training.evaluation import evaluate
 from gpunet.training.history import History, Record
 from gpunet.training.state import EpochTotals, StepState
 
-BEST, LAST = "checkpoint.safetensors", "last.safetensors"
-"""In a run folder: the model of the best validation accuracy (of the last epoch, with ``keep = "last"``), and all that
-is needed to go on after the last epoch."""
+BEST, LAST, METRICS = "checkpoint.safetensors", "last.safetensors", "metrics.jsonl"
+"""In a run folder: the model of the best validation accuracy (of the last epoch, with ``keep = "last"``), all that is
+needed to go on after the last epoch, and the record of each epoch."""
 
 
 LOOK_EVERY = 50
@@ -104,7 +104,7 @@ class Trainer:
         if config.early_stopping:
             self.callbacks.append(EarlyStopping(config.early_stopping))
         self.metadata, self.tensors = dict(metadata or {}), dict(tensors or {})
-        self.history = History(run_dir / "metrics.jsonl" if run_dir else None)
+        self.history = History(run_dir / METRICS if run_dir else None)
         self.epoch = self.step = 0
         self.stop = False
         self.lr = self.schedule.lr(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 from dataclasses import replace
@@ -19,6 +20,8 @@ from gpunet.errors import CheckpointError, ConfigError
 from gpunet.experiments import published, reproduce
 from gpunet.experiments.published import RESULTS, Published, load_published
 from gpunet.experiments.reproduce import Reproduction, SeedResult, agreement, commit, read_run
+from gpunet.training.checkpoint import load_checkpoint
+from gpunet.training.trainer import Trainer
 
 EXPECTED = Published(0.9, 0.01, 5, (0.89, 0.91), None, "best", 10, None, "a CPU")
 
@@ -121,6 +124,26 @@ def test_mcnemar_between_hybrid_and_cnn(checkout: Path, capsys: pytest.CaptureFi
     assert found == {"0": {"only_first": cnn, "only_second": hybrid, "p_value": pytest.approx(expected)}}
     assert gpunet("reproduce", "hybrid", "--seeds", 1) == 0
     assert f"only the hybrid classifies rightly {hybrid}, only the CNN {cnn}: McNemar's p = " in capsys.readouterr().out
+
+
+def test_a_hybrid_begins_with_the_cnn_that_is_there(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_weights() -> dict[str, np.ndarray]:
+        (folder,) = (checkout / "runs" / "reproduce").glob("hybrid-best-seed0-*")
+        return load_checkpoint(folder / "checkpoint.safetensors")[0]
+
+    assert gpunet("reproduce", "hybrid", "--seeds", 1) == 0
+    alone = last_weights()
+    shutil.rmtree(checkout / "runs")
+    assert gpunet("reproduce", "cnn", "--seeds", 1) == 0
+    trained: list[int] = []
+    run_epoch = Trainer._run_epoch
+    monkeypatch.setattr(Trainer, "_run_epoch", lambda self: trained.append(len(self.flat.values)) or run_epoch(self))
+    assert gpunet("reproduce", "hybrid", "--seeds", 1) == 0
+    assert len(trained) == 1, "an epoch of the classifier alone"
+    after = last_weights()
+    assert alone.keys() == after.keys()
+    for name, value in alone.items():
+        np.testing.assert_array_equal(value, after[name])
 
 
 def found_of(*accuracies: float, refit: bool = False) -> Reproduction:

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from gpunet.errors import ConfigError
-from gpunet.experiments.config import RunConfig, load_toml, merge, section_of, sections, to_dict, to_toml
+from gpunet.experiments.config import RunConfig, load_toml, merge, section_of, sections, to_toml
 from gpunet.options import Options, check_option, did_you_mean, option, option_fields, option_type
 
 SEARCHES = ("grid", "random", "optuna")
@@ -118,12 +118,8 @@ class Trial:
     @property
     def cnn_digest(self) -> str:
         """The same of the CNN of a hybrid alone, which several hybrids may have in common; empty for other models."""
-        if self.config is None or self.config.hybrid is None:
-            return ""
-        document = to_dict(self.config)
-        model = {name: value for name, value in document["model"].items() if name not in _CLASSIFIER_OPTIONS}
-        text = repr([sorted(model.items()), document["data"], document["training"]])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        cnn = self.config.cnn() if self.config else None
+        return hashlib.sha256(to_toml(cnn).encode()).hexdigest()[:12] if cnn else ""
 
     @property
     def epochs(self) -> int:
@@ -132,9 +128,6 @@ class Trial:
             return 0
         hybrid = self.config.hybrid
         return self.config.training.epochs + (hybrid.classifier_epochs + hybrid.joint_epochs if hybrid else 0)
-
-
-_CLASSIFIER_OPTIONS = ("feature_layer", "classifier_hidden", "classifier_activation", "classifier_dropout")
 
 
 @dataclass(frozen=True)

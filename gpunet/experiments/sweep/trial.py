@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from gpunet.experiments.config import RunConfig
 from gpunet.experiments.prepare import RunData
 from gpunet.experiments.run import Fit, fit, seconds_of
 from gpunet.experiments.sweep.table import FAILED, OK, Outcome
-from gpunet.files import write_text_atomic
+from gpunet.files import copy_folder, write_text_atomic
 from gpunet.training.callbacks import Callback
 from gpunet.training.hybrid import stage_folder
 from gpunet.training.trainer import BEST, LAST
@@ -95,7 +94,7 @@ def run_trial(
 
     def attempt() -> Outcome:
         if shared_cnn is not None and (shared_cnn / LAST).exists():
-            _copy_folder(shared_cnn, folder / stage_folder("cnn"))
+            copy_folder(shared_cnn, folder / stage_folder("cnn"))
         return outcome_of(fit(config, run_dir=folder, device=device, resume=True, callbacks=of_stage, data=data))
 
     try:
@@ -153,23 +152,7 @@ class _Share(Callback):
     def on_train_end(self, trainer: Trainer) -> None:
         finished = trainer.epoch >= trainer.config.epochs or trainer.stop
         if finished and trainer.run_dir is not None:
-            _copy_folder(trainer.run_dir, self.target)
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    """A copy of the folder `source` as `target`, whole or not at all; an existing one is left as it is."""
-    if target.exists():
-        return
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, temporary)
-        temporary.replace(target)  # fails if another trial was faster, which does as well
-    except OSError as error:
-        if not target.exists():
-            raise OutputError(f"cannot copy {source} to {target}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            copy_folder(trainer.run_dir, self.target)
 
 
 def clear_temporaries(folder: Path) -> None:
