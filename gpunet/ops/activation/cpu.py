@@ -15,6 +15,7 @@ import numpy as np
 from numba.extending import overload
 
 from gpunet import aligned
+from gpunet.ops._exp import exp_nonpositive
 from gpunet.ops._numba import jit, numba, parallel_jit, prange
 
 _CHUNK = 16384  # elements: less is done by one thread, as waking the others takes longer
@@ -29,13 +30,6 @@ _NORMAL = 1 / math.sqrt(2 * math.pi)
 
 _f = np.float32
 _ZERO, _HALF, _ONE, _TWO = _f(0), _f(0.5), _f(1), _f(2)
-
-# exp: Cephes' expf.c (S. L. Moshier): x = k ln 2 + r with ln 2 in two parts, and a polynomial for |r| <= ln 2 / 2.
-_LOG2E, _LN2_HIGH, _LN2_LOW = _f(1.44269504088896341), _f(0.693359375), _f(-2.12194440e-4)
-_E2, _E3, _E4 = _f(5.0000001201e-1), _f(1.6666665459e-1), _f(4.1665795894e-2)
-_E5, _E6, _E7 = _f(8.3334519073e-3), _f(1.3981999507e-3), _f(1.9875691500e-4)
-_LOWEST = _f(-87.33)  # below, exp is no normal float32
-_BIAS, _MANTISSA = np.int32(127), np.int32(23)
 
 # tanh where |x| < 0.625: Cephes' tanhf.c.
 _T_LIMIT = _f(0.625)
@@ -52,11 +46,6 @@ _P6, _P7, _P8, _P9 = _f(-9.84183008e-04), _f(-3.39911433e-04), _f(1.16037626e-04
 _SQRT_HALF = math.sqrt(0.5)
 
 
-def exp_nonpositive(x: Any) -> Any:
-    """exp(x) for x <= 0; float32 results below the smallest normal number become 0."""
-    raise NotImplementedError("only inside Numba functions")
-
-
 def normal_tail(a: Any) -> Any:
     """For a >= 0: the probability that a standard normal number exceeds a, and exp(-a**2 / 2)."""
     raise NotImplementedError("only inside Numba functions")
@@ -65,22 +54,6 @@ def normal_tail(a: Any) -> Any:
 def scalar_tanh(x: Any) -> Any:
     """Hyperbolic tangent."""
     raise NotImplementedError("only inside Numba functions")
-
-
-@overload(exp_nonpositive, jit_options={"fastmath": _FLAGS})
-def _exp_nonpositive(x):
-    if x != numba.float32:
-        return lambda x: math.exp(x)
-
-    def single(x):
-        # The exponent comes from a bounded value, as the conversion of NaN or infinity to an integer is undefined.
-        k = np.floor((x if x > _LOWEST else _LOWEST) * _LOG2E + _HALF)
-        r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-        p = ((((_E7 * r + _E6) * r + _E5) * r + _E4) * r + _E3) * r + _E2
-        power = np.int32((np.int32(k) + _BIAS) << _MANTISSA).view(np.float32)
-        return _ZERO if x < _LOWEST else (p * r * r + r + _ONE) * power
-
-    return single
 
 
 @overload(normal_tail, jit_options={"fastmath": _FLAGS})

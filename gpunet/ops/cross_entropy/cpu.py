@@ -12,6 +12,7 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.errors import DataError
+from gpunet.ops._exp import exp_nonpositive
 from gpunet.ops._numba import jit, parallel_jit, prange
 
 _ELEMENTS = 4096  # logits of one piece, about: some tens of microseconds of work
@@ -38,11 +39,11 @@ def _maximum(row):
 def _exponentials(row, out):
     """Write exp(row - maximum) to `out`; returns the maximum and the sum, both float64."""
     largest = _maximum(row)
+    for c in range(row.size):
+        out[c] = exp_nonpositive(row[c] - largest)
     total = 0.0
     for c in range(row.size):
-        e = math.exp(row[c] - largest)
-        out[c] = e
-        total += e
+        total += out[c]
     return np.float64(largest), total
 
 
