@@ -16,9 +16,9 @@ from gpunet.ops.conv2d._sums import add_bias
 
 
 @jit
-def _fill_tile(x, taps_y, taps_x, start, stop, channel, channels, tile):
+def _fill_tile(x, taps_y, taps_x, start, stop, tile):
     """Patches of the output rows start ... stop - 1 (of all images, counted on) as rows of `tile`."""
-    out_height, out_width = taps_y.shape[0], taps_x.shape[0]
+    out_height, out_width, channels = taps_y.shape[0], taps_x.shape[0], x.shape[3]
     entry = 0
     for out_row in range(start, stop):
         image, i = out_row // out_height, out_row % out_height
@@ -33,49 +33,47 @@ def _fill_tile(x, taps_y, taps_x, start, stop, channel, channels, tile):
                             tile[entry, at + c] = 0
                     else:
                         for c in range(channels):
-                            tile[entry, at + c] = x[image, row, column, channel + c]
+                            tile[entry, at + c] = x[image, row, column, c]
                     at += channels
             entry += 1
     return entry
 
 
 @parallel_jit
-def convolution(address, x, weight, bias, taps_y, taps_x, groups, tile_rows, y):
+def convolution(address, x, weight, bias, taps_y, taps_x, tile_rows, y):
     """y = convolution of x plus bias, where that has any entries."""
     kernel_h, kernel_w, inner, out_channels = weight.shape
-    depth, outer = kernel_h * kernel_w * inner, out_channels // groups
+    depth = kernel_h * kernel_w * inner
     out_rows, out_width = y.shape[0] * y.shape[1], y.shape[2]
     size = x.itemsize
     for task in prange((out_rows + tile_rows - 1) // tile_rows):
         tile = np.empty((tile_rows * out_width, depth), x.dtype)
         start = task * tile_rows
         stop = min(out_rows, start + tile_rows)
-        for group in range(groups):
-            entries = _fill_tile(x, taps_y, taps_x, start, stop, group * inner, inner, tile)
-            gemm(
-                address,
-                0,
-                0,
-                entries,
-                outer,
-                depth,
-                tile.ctypes.data,
-                depth,
-                weight.ctypes.data + group * outer * size,
-                out_channels,
-                x.dtype.type(0),
-                y.ctypes.data + (start * out_width * out_channels + group * outer) * size,
-                out_channels,
-            )
+        entries = _fill_tile(x, taps_y, taps_x, start, stop, tile)
+        gemm(
+            address,
+            0,
+            0,
+            entries,
+            out_channels,
+            depth,
+            tile.ctypes.data,
+            depth,
+            weight.ctypes.data,
+            out_channels,
+            x.dtype.type(0),
+            y.ctypes.data + start * out_width * out_channels * size,
+            out_channels,
+        )
         for out_row in range(start, stop):
             add_bias(y, out_row // y.shape[1], out_row % y.shape[1], bias)
 
 
 @parallel_jit
-def partial_weight_gradients(address, x, dy, taps_y, taps_x, groups, tile_rows, partial):
+def partial_weight_gradients(address, x, dy, taps_y, taps_x, tile_rows, partial):
     """partial[k]: the weight gradient, (depth, C_out), of the k-th piece of the output rows."""
     pieces, depth, out_channels = partial.shape
-    outer, inner = out_channels // groups, x.shape[3] // groups
     out_rows, out_width = dy.shape[0] * dy.shape[1], dy.shape[2]
     size = x.itemsize
     for piece in prange(pieces):
@@ -83,21 +81,20 @@ def partial_weight_gradients(address, x, dy, taps_y, taps_x, groups, tile_rows, 
         beta = x.dtype.type(0)
         stop = (piece + 1) * out_rows // pieces
         for start in range(piece * out_rows // pieces, stop, tile_rows):
-            for group in range(groups):
-                entries = _fill_tile(x, taps_y, taps_x, start, min(stop, start + tile_rows), group * inner, inner, tile)
-                gemm(
-                    address,
-                    1,
-                    0,
-                    depth,
-                    outer,
-                    entries,
-                    tile.ctypes.data,
-                    depth,
-                    dy.ctypes.data + (start * out_width * out_channels + group * outer) * size,
-                    out_channels,
-                    beta,
-                    partial.ctypes.data + (piece * depth * out_channels + group * outer) * size,
-                    out_channels,
-                )
+            entries = _fill_tile(x, taps_y, taps_x, start, min(stop, start + tile_rows), tile)
+            gemm(
+                address,
+                1,
+                0,
+                depth,
+                out_channels,
+                entries,
+                tile.ctypes.data,
+                depth,
+                dy.ctypes.data + start * out_width * out_channels * size,
+                out_channels,
+                beta,
+                partial.ctypes.data + piece * depth * out_channels * size,
+                out_channels,
+            )
             beta = x.dtype.type(1)

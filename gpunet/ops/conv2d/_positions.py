@@ -16,14 +16,12 @@ from gpunet.ops.conv2d._sums import add_bias
 
 
 @parallel_jit
-def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, groups, block, y):
+def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, block, y):
     """y = convolution of x plus bias, where that has any entries; with `trans_weight`, x is dy and y is dx."""
     batch, height, width, x_channels = x.shape
     out_height, out_width, y_channels = y.shape[1], y.shape[2], y.shape[3]
     kernel_h, kernel_w, weight_in, weight_out = weight.shape
     size = x.itemsize
-    inner, outer = x_channels // groups, y_channels // groups
-    weight_group = weight_out // groups
     x_image, y_image = height * width * x_channels, out_height * out_width * y_channels
     for task in prange(((batch + block - 1) // block) * out_height):
         first = task // out_height * block
@@ -41,32 +39,23 @@ def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, groups, 
                     run = 1
                     if column >= 0:
                         # taps that are neighbours in memory, in the map and in the weights, are one product
-                        while (
-                            trans_weight == 0
-                            and groups == 1
-                            and q + run < kernel_w
-                            and taps_x[j, q + run] == column + run
-                        ):
+                        while trans_weight == 0 and q + run < kernel_w and taps_x[j, q + run] == column + run:
                             run += 1
-                        for group in range(groups):
-                            gemm(
-                                address,
-                                0,
-                                trans_weight,
-                                images,
-                                outer,
-                                run * inner,
-                                x.ctypes.data
-                                + (first * x_image + (row * width + column) * x_channels + group * inner) * size,
-                                x_image,
-                                weight.ctypes.data
-                                + ((p * kernel_w + q) * weight_in * weight_out + group * weight_group) * size,
-                                weight_out,
-                                beta,
-                                y.ctypes.data
-                                + (first * y_image + (i * out_width + j) * y_channels + group * outer) * size,
-                                y_image,
-                            )
+                        gemm(
+                            address,
+                            0,
+                            trans_weight,
+                            images,
+                            y_channels,
+                            run * x_channels,
+                            x.ctypes.data + (first * x_image + (row * width + column) * x_channels) * size,
+                            x_image,
+                            weight.ctypes.data + (p * kernel_w + q) * weight_in * weight_out * size,
+                            weight_out,
+                            beta,
+                            y.ctypes.data + (first * y_image + (i * out_width + j) * y_channels) * size,
+                            y_image,
+                        )
                         beta = x.dtype.type(1)
                     q += run
             if beta == 0:  # no tap meets the map
@@ -77,21 +66,18 @@ def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, groups, 
 
 
 @parallel_jit
-def weight_gradient(address, x, dy, taps_y, taps_x, groups, block, dweight):
-    """dweight, one task for each tap, group and block of output channels."""
+def weight_gradient(address, x, dy, taps_y, taps_x, block, dweight):
+    """dweight, one task for each tap and block of output channels."""
     batch, height, width, in_channels = x.shape
     out_height, out_width, out_channels = dy.shape[1], dy.shape[2], dy.shape[3]
-    kernel_h, kernel_w, inner = dweight.shape[0], dweight.shape[1], dweight.shape[2]
-    outer = out_channels // groups
-    blocks = (outer + block - 1) // block
+    kernel_h, kernel_w = dweight.shape[0], dweight.shape[1]
+    blocks = (out_channels + block - 1) // block
     size = x.itemsize
     x_image, y_image = height * width * in_channels, out_height * out_width * out_channels
-    for task in prange(kernel_h * kernel_w * groups * blocks):
-        tap, part = task // (groups * blocks), task % (groups * blocks)
-        group, start = part // blocks, part % blocks * block
+    for task in prange(kernel_h * kernel_w * blocks):
+        tap, channel = task // blocks, task % blocks * block
         p, q = tap // kernel_w, tap % kernel_w
-        channel = group * outer + start
-        channels = min(block, outer - start)
+        channels = min(block, out_channels - channel)
         beta = x.dtype.type(0)
         for i in range(out_height):
             row = taps_y[i, p]
@@ -105,15 +91,15 @@ def weight_gradient(address, x, dy, taps_y, taps_x, groups, block, dweight):
                     address,
                     1,
                     0,
-                    inner,
+                    in_channels,
                     channels,
                     batch,
-                    x.ctypes.data + ((row * width + column) * in_channels + group * inner) * size,
+                    x.ctypes.data + (row * width + column) * in_channels * size,
                     x_image,
                     dy.ctypes.data + ((i * out_width + j) * out_channels + channel) * size,
                     y_image,
                     beta,
-                    dweight.ctypes.data + (tap * inner * out_channels + channel) * size,
+                    dweight.ctypes.data + (tap * in_channels * out_channels + channel) * size,
                     out_channels,
                 )
                 beta = x.dtype.type(1)

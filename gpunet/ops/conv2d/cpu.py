@@ -119,11 +119,11 @@ def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeom
             _direct.convolution(x, weight, 0, bias, taps_y, taps_x, g.groups, y)
         elif algorithm == "positions":
             block = _image_block(g, g.out_height)
-            _positions.convolution(gemm_address(x.dtype), x, weight, 0, bias, taps_y, taps_x, g.groups, block, y)
+            _positions.convolution(gemm_address(x.dtype), x, weight, 0, bias, taps_y, taps_x, block, y)
         else:
             depth = g.kernel[0] * g.kernel[1] * g.weight_shape[2]
             tile_rows = _tile_rows(g.batch * g.out_height, g.out_width, depth, x.itemsize)
-            _im2col.convolution(gemm_address(x.dtype), x, weight, bias, taps_y, taps_x, g.groups, tile_rows, y)
+            _im2col.convolution(gemm_address(x.dtype), x, weight, bias, taps_y, taps_x, tile_rows, y)
 
 
 def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> np.ndarray:
@@ -148,14 +148,11 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
         _direct.convolution(dy, weight, 1, no_bias, taps_y, taps_x, g.groups, dx)
     elif algorithm == "positions":
         block = _image_block(g, g.height)
-        _positions.convolution(gemm_address(dy.dtype), dy, weight, 1, no_bias, taps_y, taps_x, g.groups, block, dx)
+        _positions.convolution(gemm_address(dy.dtype), dy, weight, 1, no_bias, taps_y, taps_x, block, dx)
     else:
-        outer = g.out_channels // g.groups
-        split = weight.reshape(*g.kernel, g.weight_shape[2], g.groups, outer)
-        across = np.ascontiguousarray(split.transpose(0, 1, 4, 3, 2)).reshape(*g.kernel, outer, g.in_channels)
-        depth = g.kernel[0] * g.kernel[1] * outer
-        rows = _tile_rows(g.batch * g.height, g.width, depth, dy.itemsize)
-        _im2col.convolution(gemm_address(dy.dtype), dy, across, no_bias, taps_y, taps_x, g.groups, rows, dx)
+        across = np.ascontiguousarray(weight.transpose(0, 1, 3, 2))
+        rows = _tile_rows(g.batch * g.height, g.width, g.kernel[0] * g.kernel[1] * g.out_channels, dy.itemsize)
+        _im2col.convolution(gemm_address(dy.dtype), dy, across, no_bias, taps_y, taps_x, rows, dx)
     return dx
 
 
@@ -196,14 +193,14 @@ def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: 
     elif algorithm == "direct":
         _direct.weight_gradient(x, dy, taps_y, taps_x, g.groups, dweight)
     elif algorithm == "positions":
-        _positions.weight_gradient(gemm_address(x.dtype), x, dy, taps_y, taps_x, g.groups, 128, dweight)
+        _positions.weight_gradient(gemm_address(x.dtype), x, dy, taps_y, taps_x, 128, dweight)
     else:
         depth = g.kernel[0] * g.kernel[1] * g.weight_shape[2]
         out_rows = g.batch * g.out_height
         pieces = min(_PIECES, out_rows)
         rows = _tile_rows(-(-out_rows // pieces), g.out_width, depth, x.itemsize)
         partial = aligned.empty((pieces, depth, g.out_channels), x.dtype)
-        _im2col.partial_weight_gradients(gemm_address(x.dtype), x, dy, taps_y, taps_x, g.groups, rows, partial)
+        _im2col.partial_weight_gradients(gemm_address(x.dtype), x, dy, taps_y, taps_x, rows, partial)
         add_pieces(partial.reshape(pieces, -1), dweight.reshape(-1))
 
 
