@@ -87,7 +87,9 @@ def copy_folder(source: Path, target: Path, *, only: Collection[str] | None = No
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source, temporary, ignore=only and (lambda _, names: set(names).difference(only)))
+        shutil.copytree(
+            source, temporary, ignore=lambda _, names: set(names).difference(names if only is None else only)
+        )
         temporary.replace(target)  # fails if another process was faster, which does as well
     except OSError as error:
         if not target.exists():
