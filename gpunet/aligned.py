@@ -18,17 +18,17 @@ _byte_at: Any = ctypes.c_char.from_buffer
 _address = ctypes.addressof  # of that byte: three times as fast as `array.ctypes.data`
 
 
-def empty(shape: int | tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
+def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
     """``np.empty(shape, dtype)``, aligned to :data:`LINE`."""
     dtype = np.dtype(dtype)
     size = dtype.itemsize
-    for extent in (shape,) if isinstance(shape, int) else shape:
+    for extent in shape if isinstance(shape, (tuple, list)) else (shape,):
         size *= extent
     memory = np.empty(size + LINE, np.uint8)
     return np.ndarray(shape, dtype, memory, -_address(_byte_at(memory)) % LINE)
 
 
-def zeros(shape: int | tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
+def zeros(shape: Any, dtype: Any = np.float64) -> np.ndarray:
     """``np.zeros(shape, dtype)``, aligned to :data:`LINE`."""
     array = empty(shape, dtype)
     array.fill(0)

@@ -11,7 +11,7 @@ from gpunet import aligned, ops
 from gpunet.backend import CPU
 
 
-@pytest.mark.parametrize("shape", [(), 0, 7, (0, 3), (5, 3), (2, 3, 4, 5), (300, 700)])
+@pytest.mark.parametrize("shape", [(), 0, 7, np.int64(7), (0, 3), [5, 3], (2, 3, 4, 5), (300, 700)])
 @pytest.mark.parametrize("dtype", [np.float32, "float64", np.dtype(np.uint8), np.int64])
 def test_as_numpys(shape: Any, dtype: Any) -> None:
     for ours, numpys in ((aligned.empty, np.empty), (aligned.zeros, np.zeros)):

@@ -19,7 +19,8 @@ _CACHED_BYTES = 2**19
 """A right factor up to this size is read in place."""
 _FEW_ROWS = 3
 _PIECES, _PIECE_PRODUCTS = 8, 2**18
-"""Pieces of a product with sums in registers, and multiply-adds of one at least: waking a thread takes as long."""
+"""Pieces of a product with sums in registers, and multiply-adds of one at least: some microseconds, which is what it
+takes to hand it to a thread that is still awake, as in a training step."""
 _BLAS_PIECE_ROWS, _BLAS_PIECE_PRODUCTS = 64, 2**21
 """What a piece of a product by BLAS has at least: each copies the whole right factor."""
 
