@@ -27,6 +27,7 @@ class CNN(Sequential):
         init: initialiser of the weights, or its name.
         head: sizes of hidden linear layers between the features and the classes.
         dropout: probability of dropping an input of each linear layer.
+        pool_after: numbers of the blocks, from 1, that end in a 2x2 pooling, instead of those said at `pooling`.
 
     Raises:
         ConfigError: the options do not fit each other.
@@ -44,6 +45,7 @@ class CNN(Sequential):
         init: str | Initializer = "he",
         head: Sequence[int] = (),
         dropout: float = 0.0,
+        pool_after: Sequence[int] = (),
     ) -> None:
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
@@ -53,17 +55,28 @@ class CNN(Sequential):
         if len(kernels) not in (1, len(filters)):
             raise ConfigError(f"{len(kernels)} kernel_sizes for {len(filters)} filters: give one, or one a block")
         kernels *= len(filters) // len(kernels)
+        if pool_after and (pooling == "none" or max(pool_after) > len(filters)):
+            raise ConfigError(
+                f"pool_after {tuple(pool_after)} does not fit pooling {pooling!r} of {len(filters)} blocks"
+            )
         make_weight = from_name(init) if isinstance(init, str) else init
         self.input_shape = tuple(input_shape)
 
         layers: list[tuple[str, Layer]] = []
-        shape = self.input_shape
+        shape, kind = self.input_shape, "average" if pooling == "average" else "max"
         for number, (count, kernel) in enumerate(zip(filters, kernels, strict=True), start=1):
-            pool: str | None = "average" if pooling == "average" else "max"
-            if pooling == "none" or (pooling == "global_average" and number > 3) or min(shape[:2]) < 2:
-                pool = None
+            if pool_after:
+                pools = number in pool_after
+            else:
+                pools = not (pooling == "none" or (pooling == "global_average" and number > 3)) and min(shape[:2]) >= 2
             block = ConvBlock(
-                shape[2], count, kernel, batch_norm=batch_norm, activation=activation, pool=pool, init=make_weight
+                shape[2],
+                count,
+                kernel,
+                batch_norm=batch_norm,
+                activation=activation,
+                pool=kind if pools else None,
+                init=make_weight,
             )
             layers.append((f"block{number}", block))
             shape = block.output_shape(shape)

@@ -33,6 +33,9 @@ class CNNConfig(Options):
         "pooling after the first three blocks and global average pooling after the last; none: no pooling",
         choices=POOLINGS,
     )
+    pool_after: tuple[int, ...] = option(
+        (), "numbers of the blocks, from 1, that end in a 2x2 pooling (default: as said of pooling)", low=1
+    )
     activation: str = option("relu", "activation of each block", choices=ACTIVATIONS)
     batch_norm: bool = option(True, "batch normalisation in each block")
     head: tuple[int, ...] = option((), "sizes of hidden layers between the features and the classes", low=1)

@@ -33,6 +33,7 @@ def create_cnn(config: CNNConfig, input_shape: Sequence[int], classes: int) -> C
         config.init,
         config.head,
         config.dropout,
+        config.pool_after,
     )
 
 

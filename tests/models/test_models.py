@@ -31,6 +31,20 @@ def test_default_cnn_is_five_blocks_down_to_one_pixel() -> None:
     assert model.until("features").output_shape((28, 28, 1)) == (512,)
 
 
+def test_pool_after() -> None:
+    model = CNN((8, 8, 3), 4, (4, 6, 8, 12), pooling="global_average", pool_after=(2, 4)).initialize(seed=1)
+    x = np.zeros((2, 8, 8, 3), np.float32)
+    shapes = [model.extract_features(x, f"block{number}").shape[1:3] for number in (1, 2, 3, 4)]
+    assert shapes == [(8, 8), (4, 4), (4, 4), (2, 2)]
+    assert model.extract_features(x).shape == (2, 12)
+    with pytest.raises(ConfigError, match=r"pool_after \(2, 5\) does not fit pooling 'max' of 4 blocks"):
+        CNN((8, 8, 3), 4, (4, 6, 8, 12), pool_after=(2, 5))
+    with pytest.raises(ConfigError, match="does not fit pooling 'none'"):
+        CNN((8, 8, 3), 4, (4, 6, 8, 12), pooling="none", pool_after=(1,))
+    with pytest.raises(ShapeError):
+        CNN((2, 2, 3), 4, (4, 6), pool_after=(1, 2))
+
+
 @pytest.mark.parametrize(
     ("pooling", "features"), [("max", 12), ("average", 12), ("global_average", 12), ("none", 8 * 8 * 12)]
 )
