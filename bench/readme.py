@@ -129,7 +129,7 @@ def peak_memory(found: results.Report) -> str:
     lines = [
         [WORK[one["case"]], str(one["batch"]), one["contestant"], f"{one['peak_mb']:,.0f}"] for one in found["results"]
     ]
-    text = "Peak resident memory of a process that trains:\n"
+    text = "Peak resident memory of a process that trains, with kernels compiled before:\n"
     return "\n".join([text, markdown(["model", "batch", "library", "MB"], lines, left=3), "", source(found)])
 
 
