@@ -103,7 +103,7 @@ _BEST_CNN: dict[str, Any] = {
 }
 
 BEST: dict[str, dict[str, Any]] = {
-    "mlp": {**DEFAULT["mlp"], "schedule": "cosine", "epochs": 250},
+    "mlp": {**DEFAULT["mlp"], "schedule": "cosine", "epochs": 500},
     "cnn": _BEST_CNN,
     "hybrid": {**_BEST_CNN, "classifier_lr": 0.02, "joint_epochs": 2, "joint_lr": 0.005},
 }
