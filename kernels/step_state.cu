@@ -6,7 +6,7 @@
 // last kernel before it (the loss) or after it (the optimiser), at the price of mixing bookkeeping into their code.
 // Not yet timed on a GPU.
 
-// counters: step, position, start, correct, failed; numbers: lr, loss_sum, scale (see gpunet/ops/step_state).
+// counters: step, position, start, correct, failed; numbers: lr, loss_sum (see gpunet/ops/step_state).
 extern "C" __global__ void advance_step(
     long long* counters, double* numbers, const double* rates, int steps, const real* loss, const long long* correct,
     int batch_size) {
@@ -14,7 +14,6 @@ extern "C" __global__ void advance_step(
     if (counters[4] < 0 && !isfinite(value)) counters[4] = counters[0];
     numbers[0] = rates[counters[1] < steps ? counters[1] : steps - 1];
     numbers[1] += value;
-    numbers[2] = 1.0 + 0.0 * numbers[1];  // NaN where the sum is not finite
     counters[0] += 1;
     counters[1] += 1;
     counters[2] += batch_size;

@@ -36,8 +36,6 @@ class StepState:
         step, start: (1,) int64, finished steps of the training and position of the next batch.
         lr: (1,) float64, learning rate of the running step, once :meth:`advance` was called in it.
         loss_sum: (1,) float64.
-        scale: (1,) float64, factor of the gradients: 1, or NaN from the first loss that is not finite to the end of the
-            epoch.
     """
 
     def __init__(self, backend: Backend, *, steps_per_epoch: int, batch_size: int) -> None:
@@ -46,12 +44,12 @@ class StepState:
         self._numbers = backend.zeros(len(NUMBERS), "float64")
         self._rates = backend.zeros(steps_per_epoch, "float64")
         self.step, self.start = self._counters[0:1], self._counters[2:3]
-        self.lr, self.loss_sum, self.scale = self._numbers[0:1], self._numbers[1:2], self._numbers[2:3]
+        self.lr, self.loss_sum = self._numbers[0:1], self._numbers[1:2]
 
     def start_epoch(self, step: int, rates: Sequence[float]) -> None:
         """Begin an epoch after `step` finished steps, with the learning rates of its steps."""
         self._counters[...] = self._backend.asarray(np.array([step, 0, 0, 0, -1], np.int64))
-        self._numbers[...] = self._backend.asarray(np.array([rates[0], 0.0, 1.0]))
+        self._numbers[...] = self._backend.asarray(np.array([rates[0], 0.0]))
         self._rates[...] = self._backend.asarray(np.array(rates, np.float64))
 
     def advance(self, loss: Array, correct: Array) -> None:

@@ -124,11 +124,9 @@ class Trainer:
         loss, dlogits = self.loss(logits, labels)
         backward(dlogits)
         state.advance(loss, ops.count_correct(logits, labels))
-        # NaN from the first bad loss to the end of the epoch, or if the gradient to clip is not finite: no updates
-        # then, so that the weights can be examined when the host looks.
-        scale = state.scale
-        if self.config.clip_norm:
-            scale, _ = ops.gradient_scale(self.flat.gradients, state.loss_sum, max_norm=self.config.clip_norm)
+        # Not finite from the first bad loss to the end of the epoch, or if the gradient is not: then updates are left
+        # out, so that the weights can be examined when the host looks.
+        scale, _ = ops.gradient_scale(self.flat.gradients, state.loss_sum, max_norm=self.config.clip_norm)
         self.optimizer.update(state.lr, state.step, scale)
         if self.average is not None:
             self.average.update(state.step)

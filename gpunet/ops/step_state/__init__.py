@@ -10,9 +10,8 @@ from gpunet.ops._dispatch import implementation
 COUNTERS = ("step", "position", "start", "correct", "failed")
 """Entries of `counters`: finished steps of the training, finished steps of the epoch, position of the next batch's
 first image, right predictions of the epoch, and the number of its first step whose loss was not finite, or -1."""
-NUMBERS = ("lr", "loss_sum", "scale")
-"""Entries of `numbers`: learning rate of the running step, sum of the epoch's losses, factor of the gradients for an
-update, 1 or, if that sum is not finite, NaN."""
+NUMBERS = ("lr", "loss_sum")
+"""Entries of `numbers`: learning rate of the running step, and the sum of the epoch's losses."""
 
 
 def advance_step(
@@ -21,11 +20,11 @@ def advance_step(
     """Take in the loss of a step's forward pass, and move on, all **in place**.
 
     ``loss_sum += loss``, ``correct += correct``, ``lr = rates[position]`` (the last rate, past the end), then step and
-    position move on by one and start by `batch_size`. A loss that is not finite is noted in ``failed`` and ``scale``.
+    position move on by one and start by `batch_size`. A loss that is not finite is noted in ``failed``.
 
     Args:
         counters: int64 (5,), see :data:`COUNTERS`.
-        numbers: float64 (3,), see :data:`NUMBERS`.
+        numbers: float64 (2,), see :data:`NUMBERS`.
         rates: float64 (n,), the learning rates of the epoch's steps.
         loss: one element, float32 or float64.
         correct: one element, int64.

@@ -15,7 +15,6 @@ def _advance(counters, numbers, rates, loss, correct, batch_size):
         counters[4] = counters[0]
     numbers[0] = rates[min(counters[1], rates.size - 1)]
     numbers[1] += loss
-    numbers[2] = 1.0 if math.isfinite(numbers[1]) else math.nan
     counters[0] += 1
     counters[1] += 1
     counters[2] += batch_size

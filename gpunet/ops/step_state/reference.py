@@ -20,6 +20,5 @@ def advance_step(
     value = float(loss.reshape(()))
     if failed < 0 and not math.isfinite(value):
         failed = step
-    total = numbers[1] + value
-    numbers[:] = rates[min(position, len(rates) - 1)], total, 1.0 if math.isfinite(total) else math.nan
+    numbers[:] = rates[min(position, len(rates) - 1)], numbers[1] + value
     counters[:] = step + 1, position + 1, start + batch_size, so_far + int(correct.reshape(())), failed
