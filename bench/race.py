@@ -1,6 +1,6 @@
 """Whole training steps, epochs and inference against PyTorch and scikit-learn, on the CPU.
 
-    python -m bench.race [--cases cnn-train ...] [--rounds 7] [--seconds 2] [--json FILE] [--save]
+    python -m bench.race [--cases cnn-train ...] [--rounds 15] [--seconds 1] [--json FILE] [--save]
 
 Every contestant is a process of its own with the same number of threads. They are warmed up, then take turns: in each
 round each works for some seconds while the others sleep, and the ratio of two contestants is that of their rates in the
@@ -118,8 +118,8 @@ def table(results: Sequence[Result]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.race")
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of one turn")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one turn")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--json", type=Path, help="write the results there, a list of objects")
     result_files.save_option(parser)

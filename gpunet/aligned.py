@@ -7,6 +7,7 @@ lines of a matrix: where each of these reads touches two, a matrix product takes
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,8 @@ _address = ctypes.addressof  # of that byte: three times as fast as `array.ctype
 def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
     """``np.empty(shape, dtype)``, aligned to :data:`LINE`."""
     dtype = np.dtype(dtype)
-    size = dtype.itemsize
-    for extent in shape if isinstance(shape, (tuple, list)) else (shape,):
-        size *= extent
-    memory = np.empty(size + LINE, np.uint8)
+    elements = math.prod(shape) if isinstance(shape, (tuple, list)) else shape
+    memory = np.empty(elements * dtype.itemsize + LINE, np.uint8)
     return np.ndarray(shape, dtype, memory, -_address(_byte_at(memory)) % LINE)
 
 

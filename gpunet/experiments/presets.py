@@ -93,8 +93,10 @@ SEED: dict[str, dict[str, Any]] = {
 
 _BEST_CNN: dict[str, Any] = {
     **_CNN_TRAINING,
+    "filters": (32, 48, 96, 192, 320),
+    "pool_after": (2, 3, 4),
     "pooling": "global_average",
-    "epochs": 40,
+    "epochs": 60,
     "flip": False,
     "alternate_flip": True,
     "shift": 2,

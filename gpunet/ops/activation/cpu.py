@@ -252,39 +252,45 @@ def _gelu_tanh_backward(out, dy, x):
         _gelu_tanh_backward_piece(out[part], dy[part], x[part])
 
 
-def _run(kernel: Any, *arrays: np.ndarray, scalars: tuple[Any, ...] = ()) -> np.ndarray:
-    out = aligned.empty(arrays[0].shape, arrays[0].dtype)
-    kernel(out.reshape(-1), *(np.ascontiguousarray(array).reshape(-1) for array in arrays), *scalars)
-    return out
+def _of(kernel: Any, x: np.ndarray, *scalars: Any) -> np.ndarray:
+    y = aligned.empty(x.shape, x.dtype)
+    kernel(y.reshape(-1), np.ascontiguousarray(x).reshape(-1), *scalars)
+    return y
+
+
+def _of_both(kernel: Any, dy: np.ndarray, x: np.ndarray, *scalars: Any) -> np.ndarray:
+    dx = aligned.empty(x.shape, x.dtype)
+    kernel(dx.reshape(-1), np.ascontiguousarray(dy).reshape(-1), np.ascontiguousarray(x).reshape(-1), *scalars)
+    return dx
 
 
 def relu(x: np.ndarray) -> np.ndarray:
-    return _run(_relu, x)
+    return _of(_relu, x)
 
 
 def relu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return _run(_relu_backward, dy, x)
+    return _of_both(_relu_backward, dy, x)
 
 
 def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
-    return _run(_leaky_relu, x, x, scalars=(x.dtype.type(slope),))
+    return _of_both(_leaky_relu, x, x, x.dtype.type(slope))
 
 
 def leaky_relu_backward(dy: np.ndarray, x: np.ndarray, slope: float) -> np.ndarray:
-    return _run(_leaky_relu, dy, x, scalars=(x.dtype.type(slope),))
+    return _of_both(_leaky_relu, dy, x, x.dtype.type(slope))
 
 
 def tanh(x: np.ndarray) -> np.ndarray:
-    return _run(_tanh, x)
+    return _of(_tanh, x)
 
 
 def tanh_backward(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _run(_tanh_backward, dy, y)
+    return _of_both(_tanh_backward, dy, y)
 
 
 def gelu(x: np.ndarray, approximate: str) -> np.ndarray:
-    return _run(_gelu if approximate == "none" else _gelu_tanh, x)
+    return _of(_gelu if approximate == "none" else _gelu_tanh, x)
 
 
 def gelu_backward(dy: np.ndarray, x: np.ndarray, approximate: str) -> np.ndarray:
-    return _run(_gelu_backward if approximate == "none" else _gelu_tanh_backward, dy, x)
+    return _of_both(_gelu_backward if approximate == "none" else _gelu_tanh_backward, dy, x)

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpunet.ops._numba import jit, parallel_jit, prange
 
-_CHUNK = 16384  # entries of one piece: four float32 buffers of it stay in the second-level cache
+_CHUNK = 8192  # entries of one piece: some microseconds of work, so that two threads share a small model evenly
 
 _FLAGS = {"contract"}  # fused multiply-adds only
 _update: Any = functools.partial(parallel_jit, fastmath=_FLAGS)
