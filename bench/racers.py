@@ -27,7 +27,9 @@ Turn = Callable[[], int]
 
 def contestants(case: str) -> list[str]:
     """Who takes part in a case."""
-    return ["gpunet", *TORCH, *(["scikit-learn"] if case == "mlp-train" else [])]
+    if case == "mlp-train":  # rows of features have no layout
+        return ["gpunet", *(name for name, (_, layout) in TORCH.items() if layout == "NCHW"), "scikit-learn"]
+    return ["gpunet", *TORCH]
 
 
 def images(count: int) -> tuple[np.ndarray, np.ndarray]:

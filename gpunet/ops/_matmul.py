@@ -21,7 +21,7 @@ _FEW_ROWS = 3
 _PIECES, _PIECE_PRODUCTS = 8, 2**18
 """Pieces of a product with sums in registers, and multiply-adds of one at least: some microseconds, which is what it
 takes to hand it to a thread that is still awake, as in a training step."""
-_BLAS_PIECE_ROWS, _BLAS_PIECE_PRODUCTS = 64, 2**21
+_BLAS_PIECE_ROWS, _BLAS_PIECE_PRODUCTS = 64, 2**19
 """What a piece of a product by BLAS has at least: each copies the whole right factor."""
 
 
