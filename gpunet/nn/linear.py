@@ -23,9 +23,10 @@ class Linear(Layer):
         self.weight = Parameter(shape, init or He())
         self.bias = Parameter((out_features,), Constant(0.0), decay=False) if bias else None
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, mode: Mode, *, relu: bool = False) -> tuple[Array, Backward]:
+        """See :meth:`Layer.forward`; with `relu`, what a ReLU after this layer would return."""
         bias = None if self.bias is None else self.bias.value
-        y = ops.linear(x, self.weight.value, bias)
+        y = ops.linear(x, self.weight.value, bias, relu=relu)
 
         def backward(dy: Array) -> Array | None:
             needs = ("x", "weight") if mode.input_gradient else ("weight",)
@@ -33,6 +34,7 @@ class Linear(Layer):
                 dy,
                 x,
                 self.weight.value,
+                y=y if relu else None,
                 needs=needs if self.bias is None else (*needs, "bias"),
                 out=(self.weight.grad, None if self.bias is None else self.bias.grad),
             )

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from gpunet.backend import Array
 from gpunet.errors import ConfigError
+from gpunet.nn.activation import ReLU
 from gpunet.nn.layer import Backward, Layer, Mode, Shape
+from gpunet.nn.linear import Linear
 
 
 class Sequential(Layer):
@@ -14,6 +16,8 @@ class Sequential(Layer):
 
     Backward stops, and returns None, where no gradient is needed further down: ``Mode.input_gradient`` is handed
     to the first layer that has parameters, all later ones have to return theirs.
+
+    A linear layer and the ReLU behind it are one op.
     """
 
     def __init__(self, layers: Sequence[Layer | tuple[str, Layer]]) -> None:
@@ -29,8 +33,14 @@ class Sequential(Layer):
 
     def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
         tape: list[Backward] = []
-        for layer in self.layers.values():
-            x, layer_backward = layer.forward(x, mode)
+        layers = list(self.layers.values())
+        pairs = zip(layers, [*layers[1:], None], strict=False)
+        for layer, following in pairs:
+            if isinstance(layer, Linear) and isinstance(following, ReLU):
+                x, layer_backward = layer.forward(x, mode, relu=True)
+                next(pairs)
+            else:
+                x, layer_backward = layer.forward(x, mode)
             tape.append(layer_backward)
             if not mode.input_gradient and layer.has_parameters():
                 mode = mode.for_inner_layer()

@@ -37,7 +37,13 @@ def _add_rows(a, b, c):
 
 
 @jit
-def _register_rows(a, row_step, offsets, b, bias, block, c, first, stop):
+def _rectify(c):
+    for i in range(c.size):
+        c[i] = c.dtype.type(0) if c[i] <= c.dtype.type(0) else c[i]
+
+
+@jit
+def _register_rows(a, row_step, offsets, b, bias, block, relu, c, first, stop):
     """Rows first ... stop - 1 of the product plus bias; `a` and `b` are flat, `block` is the size of a row of sums."""
     rows, columns = c.shape
     flat = c.reshape(-1)
@@ -51,14 +57,17 @@ def _register_rows(a, row_step, offsets, b, bias, block, c, first, stop):
             )
             to = i * columns + j
             add_outer_products(*(a, tile, offsets), *(b, j, columns), *(bias, j, 0), *(flat, to, columns))
+    if relu:
+        # Also the rows before the first that a last tile computed again: whoever wrote a sum rectifies it afterwards.
+        _rectify(flat[min(first, rows - _TILE_ROWS) * columns : min(stop, rows) * columns])
 
 
 @parallel_jit
-def _register_pieces(a, row_step, offsets, b, bias, block, c, pieces):
+def _register_pieces(a, row_step, offsets, b, bias, block, relu, c, pieces):
     tiles = (c.shape[0] + _TILE_ROWS - 1) // _TILE_ROWS
     for piece in prange(pieces):
         first, stop = piece * tiles // pieces * _TILE_ROWS, (piece + 1) * tiles // pieces * _TILE_ROWS
-        _register_rows(a, row_step, offsets, b, bias, block, c, first, stop)
+        _register_rows(a, row_step, offsets, b, bias, block, relu, c, first, stop)
 
 
 @jit
@@ -99,9 +108,12 @@ def matmul(
     trans_a: bool = False,
     trans_b: bool = False,
     bias: np.ndarray | None = None,
+    relu: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """op(A) @ op(B) of two C-contiguous matrices of one dtype, plus `bias` in each row, in parallel over rows.
+
+    With `relu` what is negative becomes 0.
 
     It is written to `out`, a C-contiguous matrix, if that is given.
     """
@@ -112,7 +124,7 @@ def matmul(
         row_step, step = (1, rows) if trans_a else (inner, 1)
         start = np.zeros(out.shape[1], a.dtype) if bias is None else np.ascontiguousarray(bias)
         block = BLOCK_BYTES // a.itemsize
-        operands = a.reshape(-1), row_step, multiples(inner, step), b.reshape(-1), start, block, out
+        operands = a.reshape(-1), row_step, multiples(inner, step), b.reshape(-1), start, block, relu, out
         pieces = min(_PIECES, out.size * inner // _PIECE_PRODUCTS)
         if pieces <= 1:
             _register_rows(*operands, 0, rows)
@@ -132,6 +144,8 @@ def matmul(
             _blas_pieces(*by_blas, pieces)
     if bias is not None:
         out += bias
+    if relu:
+        _rectify(out.reshape(-1))
     return out
 
 

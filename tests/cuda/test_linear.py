@@ -15,28 +15,33 @@ from tests.ops.test_linear import arrays, dtypes, shapes
 from tests.support import assert_close, sum_scale
 
 
-def check_against_reference(device: Device, shape: tuple[tuple[int, ...], int, int], dtype: Any, seed: int) -> None:
+def check_against_reference(
+    device: Device, shape: tuple[tuple[int, ...], int, int], dtype: Any, seed: int, relu: bool = False
+) -> None:
     x, weight, bias, dy = arrays(shape, dtype, seed)
     exact = [array.astype(np.float64) for array in (x, weight, bias, dy)]
     strided, on_device = device.array(np.repeat(x, 2, axis=-1)[..., ::2]), device.array(weight)
-    y = linear(strided, on_device, device.array(bias))
+    y = linear(strided, on_device, device.array(bias), relu=relu)
     assert y.dtype == dtype
-    wanted_y = reference.linear(*exact[:3])
+    wanted_y = reference.linear(*exact[:3], relu=relu)
     assert_close(device.host(y), wanted_y, terms=shape[1] + 1, scale=sum_scale(wanted_y, shape[1] + 1))
     out = device.array(np.empty_like(weight)), device.array(np.empty_like(bias))
-    gradients = linear_backward(device.array(dy), strided, on_device, out=out)
+    gradients = linear_backward(device.array(dy), strided, on_device, y=y if relu else None, out=out)
     assert gradients[1] is out[0] and gradients[2] is out[1]
     rows = max(1, x.size // shape[1])
-    expected = reference.linear_backward(exact[3], exact[0], exact[1])
+    passed = device.host(y) if relu else None  # near 0, rounding may decide on which side y is
+    expected = reference.linear_backward(exact[3], exact[0], exact[1], y=passed)
     for actual, wanted, terms in zip(gradients, expected, (shape[2], rows, rows), strict=True):
         assert actual is not None and wanted is not None and actual.dtype == dtype
         assert_close(device.host(actual), wanted, terms=terms, scale=sum_scale(wanted, terms))
 
 
 @settings(max_examples=25)
-@given(shape=shapes, dtype=dtypes, seed=st.integers(0, 10_000))
-def test_against_reference(device: Device, shape: tuple[tuple[int, ...], int, int], dtype: Any, seed: int) -> None:
-    check_against_reference(device, shape, dtype, seed)
+@given(shape=shapes, dtype=dtypes, relu=st.booleans(), seed=st.integers(0, 10_000))
+def test_against_reference(
+    device: Device, shape: tuple[tuple[int, ...], int, int], dtype: Any, relu: bool, seed: int
+) -> None:
+    check_against_reference(device, shape, dtype, seed, relu)
 
 
 @pytest.mark.parametrize("shape", [((1,), 512, 10), ((70,), 130, 10), ((33,), 64, 65), ((), 300, 1)])

@@ -96,6 +96,29 @@ def test_layer_matches_pytorch(name: str) -> None:
     assert_close(layer(x), nhwc(peer(tx).detach().numpy()), terms=64)
 
 
+def test_linear_layers_with_relu_match_pytorch() -> None:
+    torch = torch_or_skip()
+    model = nn.Sequential([nn.Linear(7, 16), nn.ReLU(), nn.ReLU(), nn.Linear(16, 5), nn.ReLU()])
+    model.initialize(seed=0, dtype=np.float64)
+    peer = torch.nn.Sequential(torch.nn.Linear(7, 16), torch.nn.ReLU(), torch.nn.Linear(16, 5), torch.nn.ReLU())
+    pairs = [(model.layers["0"], peer[0]), (model.layers["3"], peer[2])]
+    for layer, theirs in pairs:
+        theirs.weight.data = torch.tensor(np.ascontiguousarray(layer.weight.value.T))
+        theirs.bias.data = torch.tensor(layer.bias.value)
+    x, dy = np.random.default_rng(0).standard_normal((8, 7)), np.random.default_rng(1).standard_normal((8, 5))
+    tx = torch.tensor(x, requires_grad=True)
+    ty = peer(tx)
+    ty.backward(torch.tensor(dy))
+    y, backward = model.forward(x, TRAIN)
+    dx = backward(dy)
+    assert 0 < (y == 0).mean() < 1
+    assert_close(y, ty.detach().numpy(), terms=16)
+    assert_close(dx, tx.grad.numpy(), terms=16, scale=8.0)
+    for layer, theirs in pairs:
+        assert_close(layer.weight.grad.T, theirs.weight.grad.numpy(), terms=16, scale=8.0)
+        assert_close(layer.bias.grad, theirs.bias.grad.numpy(), terms=16, scale=8.0)
+
+
 def test_conv_block_matches_pytorch() -> None:
     torch = torch_or_skip()
     block = nn.ConvBlock(3, 4).initialize(seed=0, dtype=np.float64)

@@ -31,36 +31,39 @@ def arrays(
 
 
 @settings(max_examples=200)
-@given(shape=shapes, dtype=dtypes, seed=st.integers(0, 10_000))
-def test_cpu_matches_reference(shape: tuple[tuple[int, ...], int, int], dtype: type, seed: int) -> None:
+@given(shape=shapes, dtype=dtypes, relu=st.booleans(), seed=st.integers(0, 10_000))
+def test_cpu_matches_reference(shape: tuple[tuple[int, ...], int, int], dtype: type, relu: bool, seed: int) -> None:
     x, weight, bias, dy = arrays(shape, dtype, seed)
     strided = np.repeat(x, 2, axis=-1)[..., ::2]
     exact = [array.astype(np.float64) for array in (x, weight, bias, dy)]
-    y = linear(strided, weight, bias)
+    y = linear(strided, weight, bias, relu=relu)
     assert y.dtype == dtype
-    wanted_y = reference.linear(*exact[:3])
+    wanted_y = reference.linear(*exact[:3], relu=relu)
     assert_close(y, wanted_y, terms=shape[1] + 1, scale=sum_scale(wanted_y, shape[1] + 1))
-    expected = reference.linear_backward(exact[3], exact[0], exact[1])
+    passed = y if relu else None  # given to both: near 0, rounding may decide on which side y is
+    expected = reference.linear_backward(exact[3], exact[0], exact[1], y=passed)
     rows = max(1, x.size // shape[1])
     for actual, wanted, terms in zip(
-        linear_backward(dy, strided, weight), expected, (shape[2], rows, rows), strict=True
+        linear_backward(dy, strided, weight, y=passed), expected, (shape[2], rows, rows), strict=True
     ):
         assert actual is not None and wanted is not None and actual.dtype == dtype
         assert_close(actual, wanted, terms=terms, scale=sum_scale(wanted, terms))
 
 
 @settings(max_examples=200)
-@given(shape=shapes, seed=st.integers(0, 10_000))
-def test_reference_matches_pytorch(shape: tuple[tuple[int, ...], int, int], seed: int) -> None:
+@given(shape=shapes, relu=st.booleans(), seed=st.integers(0, 10_000))
+def test_reference_matches_pytorch(shape: tuple[tuple[int, ...], int, int], relu: bool, seed: int) -> None:
     torch = torch_or_skip()
     x, weight, bias, dy = arrays(shape, np.float64, seed)
     tx, tw, tb = (torch.tensor(array, requires_grad=True) for array in (x, np.ascontiguousarray(weight.T), bias))
     ty = torch.nn.functional.linear(tx, tw, tb)
+    ty = torch.relu(ty) if relu else ty
     ty.backward(torch.tensor(dy))
     terms = max(shape[1], shape[2], x.size)
     scale = float(terms) ** 0.5
-    assert_close(reference.linear(x, weight, bias), ty.detach().numpy(), terms=terms, scale=scale)
-    dx, dweight, dbias = reference.linear_backward(dy, x, weight)
+    y = reference.linear(x, weight, bias, relu=relu)
+    assert_close(y, ty.detach().numpy(), terms=terms, scale=scale)
+    dx, dweight, dbias = reference.linear_backward(dy, x, weight, y=y if relu else None)
     assert dx is not None and dweight is not None and dbias is not None
     assert_close(dx, tx.grad.numpy(), terms=terms, scale=scale)
     assert_close(dweight, tw.grad.numpy().T, terms=terms, scale=scale)
@@ -76,24 +79,41 @@ def test_reference_by_hand_and_by_differences() -> None:
     np.testing.assert_array_equal(dx, [[7, -1]])
     np.testing.assert_array_equal(dweight, [[1, -1, 2], [2, -2, 4]])
     np.testing.assert_array_equal(dbias, [1, -1, 2])
+    np.testing.assert_array_equal(reference.linear(-x, weight, bias, relu=True), [[0, 0, 0]])
+    np.testing.assert_array_equal(reference.linear(x, weight, bias - 3, relu=True), [[2.5, 0, 0]])
     check_gradient(lambda v: reference.linear(v, weight, bias), dx, x, dy, np.random.default_rng(0))
     check_gradient(lambda v: reference.linear(x, v, bias), dweight, weight, dy, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("rows", [60, 300])
-def test_products_of_several_pieces_have_the_same_bits_on_any_number_of_threads(rows: int) -> None:
+def test_relu_lets_nan_through_and_no_gradient_at_zero() -> None:
+    for rows, outputs in ((1, 3), (2, 16), (8, 16), (8, 3)):  # row by row, BLAS, sums in registers
+        x, weight = np.full((rows, 2), np.nan, np.float32), np.ones((2, outputs), np.float32)
+        assert np.isnan(linear(x, weight, relu=True)).all()
+        y = linear(np.zeros_like(x), weight, relu=True)
+        np.testing.assert_array_equal(y, np.zeros((rows, outputs)))
+        dx, _, dbias = linear_backward(np.ones_like(y), np.zeros_like(x), weight, y=y)
+        np.testing.assert_array_equal(dx, np.zeros_like(x))
+        np.testing.assert_array_equal(dbias, np.zeros(outputs))
+
+
+@pytest.mark.parametrize("outputs", [130, 128])
+@pytest.mark.parametrize("rows", [13, 60, 300])
+def test_products_of_several_pieces_have_the_same_bits_on_any_number_of_threads(rows: int, outputs: int) -> None:
     """The shapes above are so small that one thread does them."""
-    x, weight, bias, dy = arrays(((rows,), 784, 130), np.float32, 0)
+    x, weight, bias, dy = arrays(((rows,), 784, outputs), np.float32, 0)
     exact = [array.astype(np.float64) for array in (x, weight, bias, dy)]
     expected = [reference.linear(*exact[:3]), *reference.linear_backward(exact[3], *exact[:2])]
     threads, results = numba.get_num_threads(), []
     for count in (1, threads):
         numba.set_num_threads(count)
         try:
-            results.append([linear(x, weight, bias), *linear_backward(dy, x, weight)])
+            y = linear(x, weight, bias)
+            results.append([y, *linear_backward(dy, x, weight)])
+            for _ in range(20):  # pieces may compute the same rows at the same time
+                np.testing.assert_array_equal(linear(x, weight, bias, relu=True), np.maximum(y, 0))
         finally:
             numba.set_num_threads(threads)
-    for one, many, right, terms in zip(*results, expected, (784, 130, rows, rows), strict=True):
+    for one, many, right, terms in zip(*results, expected, (784, outputs, rows, rows), strict=True):
         assert one is not None and many is not None and right is not None
         assert_close(one, right, terms=terms, dtype=np.float32, scale=sum_scale(right, terms))
         np.testing.assert_array_equal(one, many)
@@ -109,6 +129,8 @@ def test_bad_input() -> None:
         linear(x, weight, np.ones(3))
     with pytest.raises(ShapeError, match="dy must have shape"):
         linear_backward(np.ones((2, 3)), x, weight)
+    with pytest.raises(ShapeError, match="y must have shape"):
+        linear_backward(np.ones((2, 4)), x, weight, y=np.ones((2, 3)))
     with pytest.raises(DTypeError, match="one dtype"):
         linear(x, weight.astype(np.float32))
     with pytest.raises(DTypeError, match="numpy or cupy"):

@@ -18,13 +18,14 @@ def _check(x: Array, weight: Array) -> None:
         raise ShapeError(f"x {tuple(x.shape)} must end in the {weight.shape[0]} inputs of weight {tuple(weight.shape)}")
 
 
-def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """``y = x @ weight + bias``.
+def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False) -> Array:
+    """``y = x @ weight + bias``, or with `relu` ``y = max(x @ weight + bias, 0)``.
 
     Args:
         x: (..., in), float32 or float64.
         weight: (in, out), dtype of `x`.
         bias: (out,) or None.
+        relu: as :func:`gpunet.ops.relu` after it, while the sums are at hand.
 
     Returns:
         y: (..., out), dtype of `x`.
@@ -37,7 +38,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     check_float(x=x, weight=weight, bias=bias)
     if bias is not None:
         check_shape("bias", bias, weight.shape[1:])
-    return room.linear(x, weight, bias)
+    return room.linear(x, weight, bias, bool(relu))
 
 
 def linear_backward(
@@ -45,6 +46,7 @@ def linear_backward(
     x: Array,
     weight: Array,
     *,
+    y: Array | None = None,
     needs: Sequence[str] = NEEDS,
     out: tuple[Array | None, Array | None] = (None, None),
 ) -> tuple[Array | None, Array | None, Array | None]:
@@ -53,6 +55,7 @@ def linear_backward(
     Args:
         dy: gradient of the output, (..., out).
         x, weight: as given to the forward pass.
+        y: what the forward pass with `relu` returned, of the shape and dtype of `dy`; None: it was without.
         needs: which gradients to compute, of ``"x"``, ``"weight"`` and ``"bias"``.
         out: C-contiguous arrays to write dweight and dbias into, which are then what is returned; None: new ones.
 
@@ -61,12 +64,14 @@ def linear_backward(
 
     Raises: as :func:`linear`.
     """
-    room = implementation(__name__, dy, x, weight, *out)
+    room = implementation(__name__, dy, x, weight, y, *out)
     _check(x, weight)
-    check_float(x=x, weight=weight, dy=dy)
+    check_float(x=x, weight=weight, dy=dy, y=y)
     check_shape("dy", dy, (*x.shape[:-1], weight.shape[1]))
+    if y is not None:
+        check_shape("y", y, dy.shape)
     if set(needs) - set(NEEDS):
         raise ConfigError(f"needs may hold {', '.join(NEEDS)}; got {', '.join(map(repr, needs))}")
     check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[1:], x.dtype))
-    gradients: tuple[Array | None, Array | None, Array | None] = room.linear_backward(dy, x, weight, needs, out)
+    gradients: tuple[Array | None, Array | None, Array | None] = room.linear_backward(dy, x, weight, y, needs, out)
     return gradients

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from gpunet import cuda
 from gpunet.backend import Array
+from gpunet.ops.activation import cuda as activation
 from gpunet.ops.conv2d import cuda as convolution
 from gpunet.ops.geometry import Conv2dGeometry
 
@@ -29,19 +30,23 @@ def _geometry(x: Array, weight: Array) -> Conv2dGeometry:
     )
 
 
-def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+def linear(x: Array, weight: Array, bias: Array | None, relu: bool) -> Array:
     g = _geometry(x, weight)
     y = convolution.conv2d(cuda.contiguous(x).reshape(g.x_shape), _kernel(weight, g), bias, g)
-    return y.reshape(*x.shape[:-1], weight.shape[1])
+    y = y.reshape(*x.shape[:-1], weight.shape[1])
+    return activation.relu(y) if relu else y
 
 
 def linear_backward(
     dy: Array,
     x: Array,
     weight: Array,
+    y: Array | None,
     needs: Sequence[str],
     out: tuple[Array | None, Array | None],
 ) -> tuple[Array | None, Array | None, Array | None]:
+    if y is not None:
+        dy = activation.relu_backward(dy, y)
     g = _geometry(x, weight)
     maps, dmaps = cuda.contiguous(x).reshape(g.x_shape), cuda.contiguous(dy).reshape(g.y_shape)
     dx = dweight = dbias = None

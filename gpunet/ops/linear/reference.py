@@ -9,10 +9,11 @@ import numpy as np
 from gpunet.ops._reference import stored
 
 
-def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None, *, relu: bool = False) -> np.ndarray:
     """See :func:`gpunet.ops.linear.linear`."""
     y: np.ndarray = np.einsum("...i,io->...o", x, weight)
-    return y if bias is None else y + bias
+    y = y if bias is None else y + bias
+    return np.where(y <= 0, y.dtype.type(0), y) if relu else y
 
 
 def linear_backward(
@@ -20,10 +21,13 @@ def linear_backward(
     x: np.ndarray,
     weight: np.ndarray,
     *,
+    y: np.ndarray | None = None,
     needs: Sequence[str] = ("x", "weight", "bias"),
     out: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """See :func:`gpunet.ops.linear.linear_backward`."""
+    if y is not None:
+        dy = np.where(y <= 0, dy.dtype.type(0), dy)
     rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     return (
         np.einsum("...o,io->...i", dy, weight) if "x" in needs else None,
