@@ -119,6 +119,17 @@ def test_linear_layers_with_relu_match_pytorch() -> None:
         assert_close(layer.bias.grad, theirs.bias.grad.numpy(), terms=16, scale=8.0)
 
 
+def test_a_relu_of_ones_own_is_asked() -> None:
+    class Capped(nn.ReLU):
+        def forward(self, x: Any, mode: nn.Mode) -> Any:
+            y, backward = super().forward(x, mode)
+            return np.minimum(y, 1), backward
+
+    model = nn.Sequential([nn.Linear(2, 1), Capped()]).initialize(seed=0)
+    model.layers["0"].weight.value[...] = 1
+    np.testing.assert_array_equal(model(np.array([[3, 4], [0.25, 0.25], [-1, 0]], np.float32)), [[1], [0.5], [0]])
+
+
 def test_conv_block_matches_pytorch() -> None:
     torch = torch_or_skip()
     block = nn.ConvBlock(3, 4).initialize(seed=0, dtype=np.float64)
