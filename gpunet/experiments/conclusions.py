@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import statistics
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gpunet.experiments.sweep import Effect, Row, Sweep, effects
 from gpunet.experiments.sweep.declaration import Axis, Trial, label_of
@@ -16,35 +16,12 @@ KINDS = {"mlp": "MLP", "cnn": "CNN", "hybrid": "hybrid"}
 
 RULE = (
     "All accuracies are those of the validation images, which are not the test images. A spread is the standard "
-    "deviation over the seeds, with n - 1. A difference is clear where it is more than twice its standard error, "
-    "sqrt(s1^2 / n1 + s2^2 / n2); with two or three seeds that is a rule of thumb and no proof, and says nothing of "
-    "other images, longer trainings or other settings."
+    "deviation over the seeds, with n - 1. A difference from the reference is called clear, and is bold, where "
+    "Dunnett's test of all values against it (J. Am. Stat. Assoc. 50, 1955, p. 1096) gives less than 5 % for it to be "
+    "chance. The test takes one spread for all values, and says nothing of other images, longer trainings or other "
+    "settings; with two or three seeds it finds large differences only."
 )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two values of an axis: the difference of their means, `first` minus `second`, as a fraction."""
-
-    first: Effect
-    second: Effect
-
-    @property
-    def difference(self) -> float:
-        assert self.first.mean is not None and self.second.mean is not None
-        return self.first.mean - self.second.mean
-
-    @property
-    def standard_error(self) -> float | None:
-        """None if a spread is not known."""
-        if self.first.std is None or self.second.std is None:
-            return None
-        return math.sqrt(self.first.std**2 / self.first.seeds + self.second.std**2 / self.second.seeds)
-
-    @property
-    def clear(self) -> bool:
-        error = self.standard_error
-        return error is not None and abs(self.difference) > 2 * error
+CLEAR = 0.05
 
 
 def reference_label(sweep: Sweep, axis: Axis) -> str:
@@ -61,17 +38,42 @@ def reference_label(sweep: Sweep, axis: Axis) -> str:
     return axis.choices[0].label
 
 
+def clear_differences(found: Sequence[Effect], reference: Effect) -> dict[str, bool] | None:
+    """For each other value that could be trained, whether its mean is clearly not that of `reference`.
+
+    None where no spread is known: no value has two seeds.
+    """
+    from scipy.stats import dunnett
+
+    others = [effect for effect in found if effect.mean is not None and effect is not reference]
+    samples = [list(effect.by_seed.values()) for effect in (reference, *others)]
+    if all(len(sample) < 2 for sample in samples) or not others:
+        return None
+    if all(len(set(sample)) == 1 for sample in samples):  # no spread at all, where the test divides by zero
+        return {effect.value: effect.mean != reference.mean for effect in others}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # some value's seeds agree in all digits: its spread is 0
+        p_values = dunnett(*samples[1:], control=samples[0], random_state=0).pvalue
+    return {effect.value: bool(p < CLEAR) for effect, p in zip(others, p_values, strict=True)}
+
+
 def write_conclusions(found: Sequence[tuple[Sweep, Sequence[Row]]]) -> str:
-    """The page about all sweeps, as Markdown: how each was made, its numbers, and a sentence about each axis."""
+    """The page about all sweeps, as Markdown: the answers in short, then how each sweep was made and its numbers."""
     parts = [
         "# What the experiments say",
         "",
         "Written by `gpunet gallery` from the tables beside this page.",
         "",
         RULE,
+        "",
+        "## In short",
     ]
-    for kind, name in KINDS.items():
-        own = [(sweep, rows) for sweep, rows in found if sweep.kind == kind]
+    by_kind = {name: [(sweep, rows) for sweep, rows in found if sweep.kind == kind] for kind, name in KINDS.items()}
+    for name, own in by_kind.items():
+        if own:
+            parts += ["", f"{name}:", ""]
+        parts += [f"- {_question(sweep)} {' '.join(answers(sweep, rows))}" for sweep, rows in own]
+    for name, own in by_kind.items():
         if own:
             parts += ["", f"## {name}"]
         for sweep, rows in own:
@@ -81,7 +83,7 @@ def write_conclusions(found: Sequence[tuple[Sweep, Sequence[Row]]]) -> str:
 
 def section(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
     """The lines about one sweep."""
-    lines = [f"### {sweep.options.question or sweep.name}", "", _how(sweep)]
+    lines = [f"### {_question(sweep)}", "", _how(sweep)]
     expected: list[Trial] = []
     search = search_of(sweep) if sweep.options.search != "optuna" else None
     if isinstance(search, FixedSearch):
@@ -91,12 +93,30 @@ def section(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
         lines += ["", f"{missing} of its {len(expected)} trials have not been run yet."]
     if sweep.options.search == "grid":
         for axis in sweep.axes:
-            lines += ["", *_axis_lines(sweep, axis, rows)]
+            lines += ["", *_axis_table(axis, *_effects_of(sweep, axis, rows))]
+        if len(sweep.axes) == 2:
+            lines += ["", *_crossed_table(sweep.axes[0], sweep.axes[1], rows)]
+    for answer in answers(sweep, rows):
+        lines += ["", answer]
+    return lines
+
+
+def answers(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
+    """What one sweep says: of each axis, then of the best combination of several."""
+    said = []
+    if sweep.options.search == "grid":
+        for axis in sweep.axes:
+            found, reference = _effects_of(sweep, axis, rows)
+            said.append((f"{axis.name}: " if len(sweep.axes) > 1 else "") + _answer(found, reference))
     best = best_point(rows)
     if best and (len(sweep.axes) > 1 or sweep.options.search != "grid"):
         values = ", ".join(f"{axis} {value}" for axis, value in best[0].values.items())
-        lines += ["", f"The best combination was {values}: {_percent(point_accuracy(best))} over {_seeds(len(best))}."]
-    return lines
+        said.append(f"The best combination was {values}: {_percent(point_accuracy(best))} over {_seeds(len(best))}.")
+    return said
+
+
+def _question(sweep: Sweep) -> str:
+    return sweep.options.question or f"{sweep.name}:"
 
 
 def _how(sweep: Sweep) -> str:
@@ -110,58 +130,90 @@ def _how(sweep: Sweep) -> str:
     return f"Table: [{sweep.name}.csv]({sweep.name}.csv), figure: [{sweep.name}.png]({sweep.name}.png). Base: {base}."
 
 
-def _axis_lines(sweep: Sweep, axis: Axis, rows: Sequence[Row]) -> list[str]:
+def _effects_of(sweep: Sweep, axis: Axis, rows: Sequence[Row]) -> tuple[list[Effect], Effect | None]:
+    """The values of `axis`, and of them the reference, if it could be trained."""
     found = effects(rows, axis.name)
-    reference = next((effect for effect in found if effect.value == reference_label(sweep, axis)), None)
+    label = reference_label(sweep, axis)
+    return found, next((effect for effect in found if effect.value == label and effect.mean is not None), None)
+
+
+def _axis_table(axis: Axis, found: Sequence[Effect], reference: Effect | None) -> list[str]:
+    clear = clear_differences(found, reference) if reference is not None else None
+    lines = [f"| {axis.name} | mean (%) | spread | seeds | difference (points) |", "|---|---|---|---|---|"]
+    for effect in found:
+        if effect.mean is None:
+            lines.append(f"| {effect.value} | failed | | | |")
+            continue
+        spread = "" if effect.std is None else f"{100 * effect.std:.2f}"
+        difference = ""
+        if effect is reference:
+            difference = "reference"
+        elif reference is not None:
+            difference = _difference(effect, reference)
+            if clear and clear[effect.value]:
+                difference = f"**{difference}**"
+        failed = f" ({effect.failed} failed)" if effect.failed else ""
+        lines.append(f"| {effect.value}{failed} | {100 * effect.mean:.2f} | {spread} | {effect.seeds} | {difference} |")
+    return lines
+
+
+def _crossed_table(down: Axis, across: Axis, rows: Sequence[Row]) -> list[str]:
+    """The mean of each pair of values, in percent, and its spread."""
+    columns = [choice.label for choice in across.choices]
     lines = [
-        f"| {axis.name} | mean (%) | spread | seeds | difference (points) |",
-        "|---|---|---|---|---|",
-        *(_table_row(effect, reference) for effect in found),
+        f"| {down.name} | {' | '.join(f'{across.name} {column}' for column in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
     ]
-    sentence = _sentence(axis, found, reference)
-    return [*lines, "", sentence] if sentence else lines
+    for choice in down.choices:
+        cells = []
+        for column in columns:
+            own = [row for row in rows if (row.values[down.name], row.values[across.name]) == (choice.label, column)]
+            accuracies = [row.outcome.validation_accuracy for row in own if row.outcome.ok]
+            known = [accuracy for accuracy in accuracies if accuracy is not None]
+            cell = f"{100 * statistics.fmean(known):.2f}" if known else ("failed" if own else "")
+            cells.append(cell + (f" +- {100 * statistics.stdev(known):.2f}" if len(known) > 1 else ""))
+        lines.append(f"| {choice.label} | {' | '.join(cells)} |")
+    return lines
 
 
-def _table_row(effect: Effect, reference: Effect | None) -> str:
-    if effect.mean is None:
-        return f"| {effect.value} | failed | | | |"
-    spread = "" if effect.std is None else f"{100 * effect.std:.2f}"
-    difference = ""
-    if effect is reference:
-        difference = "reference"
-    elif reference is not None and reference.mean is not None:
-        difference = f"{100 * (effect.mean - reference.mean):+.2f}"
-    failed = f" ({effect.failed} failed)" if effect.failed else ""
-    return f"| {effect.value}{failed} | {100 * effect.mean:.2f} | {spread} | {effect.seeds} | {difference} |"
-
-
-def _sentence(axis: Axis, found: Sequence[Effect], reference: Effect | None) -> str:
+def _answer(found: Sequence[Effect], reference: Effect | None) -> str:
     trained = [effect for effect in found if effect.mean is not None]
     failed = [effect.value for effect in found if effect.mean is None]
-    lost = f" It could not be trained with {axis.name} {', '.join(failed)}." if failed else ""
+    lost = [f"It could not be trained with {', '.join(failed)}."] if failed else []
     if not trained:
-        return lost.strip()
-    if len(trained) == 1:
-        return f"Only {axis.name} {trained[0].value} has results." + lost
-    best, second, *_ = sorted(trained, key=lambda effect: -(effect.mean or 0.0))
-    other = reference if reference is not None and reference.mean is not None and reference is not best else second
-    comparison = Comparison(best, other)
-    role = "the reference" if other is reference else "the next best"
-    text = (
-        f"Best: {axis.name} **{best.value}**, {_percent(best.mean or 0.0)}, {100 * comparison.difference:.2f} points "
-        f"more than {role}, {other.value}; "
-    )
-    if comparison.standard_error is None:
-        text += "with one seed, its spread is not known."
-    elif comparison.clear:
-        text += f"spreads {_spread(best)} and {_spread(other)} over {_seeds(best.seeds)}: a clear difference."
-    else:
-        text += f"spreads {_spread(best)} and {_spread(other)} over {_seeds(best.seeds)}: no clear difference."
-    return text + lost
+        return " ".join(lost)
+    best = max(trained, key=lambda effect: effect.mean or 0.0)
+    parts = [
+        f"Highest: **{best.value}**, {_percent(best.mean or 0.0)}" + (", the reference." if best is reference else ".")
+    ]
+    if reference is not None and len(trained) > 1:
+        clear = clear_differences(trained, reference)
+        others = [effect for effect in trained if effect is not reference]
+        if clear is None:
+            parts.append("With one seed, no difference can be called clear.")
+        else:
+            groups = {
+                f"Clearly better than {reference.value}": [
+                    e for e in others if clear[e.value] and _above(e, reference)
+                ],
+                f"Clearly worse than {reference.value}": [
+                    e for e in others if clear[e.value] and not _above(e, reference)
+                ],
+                f"No clear difference from {reference.value}": [e for e in others if not clear[e.value]],
+            }
+            for words, group in groups.items():
+                if group:
+                    listed = "; ".join(f"{e.value} ({_difference(e, reference)})" for e in group)
+                    parts.append(f"{words}: {listed}.")
+    return " ".join(parts + lost)
 
 
-def _spread(effect: Effect) -> str:
-    return f"{100 * (effect.std or 0.0):.2f}"
+def _above(effect: Effect, reference: Effect) -> bool:
+    return (effect.mean or 0.0) > (reference.mean or 0.0)
+
+
+def _difference(effect: Effect, reference: Effect) -> str:
+    return f"{100 * ((effect.mean or 0.0) - (reference.mean or 0.0)):+.2f}"
 
 
 def _seeds(count: int) -> str:

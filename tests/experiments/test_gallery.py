@@ -61,39 +61,66 @@ def test_conclusions_in_words(sweep: Sweep) -> None:
     lines = section(sweep, rows_of(sweep, ACCURACIES))
     assert lines[0] == "### Which activation?"
     assert "preset seed, 20 epochs, all training images, 2 seeds" in lines[2]
+    # The pooled variance is (2 + 2 + 0.5) / 3 = 1.5 points^2, so the difference of two means of two has the standard
+    # error sqrt(1.5) = 1.22 points. Dunnett's two-sided 5 % bound for two comparisons and 3 degrees of freedom is 3.86
+    # (by simulation of 4 million draws): 4.73 points. Two t-tests (3.18: 3.90 points) would call both clear.
     assert lines[4:9] == [
         "| activation | mean (%) | spread | seeds | difference (points) |",
         "|---|---|---|---|---|",
         "| tanh | 81.00 | 1.41 | 2 | -4.00 |",
         "| relu | 85.00 | 1.41 | 2 | reference |",
-        "| gelu | 90.50 | 0.71 | 2 | +5.50 |",
+        "| gelu | 90.50 | 0.71 | 2 | **+5.50** |",
     ]
-    # standard error sqrt(0.0002 / 2 + 0.00005 / 2) = 0.0112; 5.5 points are more than twice that
     assert lines[10] == (
-        "Best: activation **gelu**, 90.50 %, 5.50 points more than the reference, relu; spreads 0.71 and 1.41 over "
-        "2 seeds: a clear difference."
+        "Highest: **gelu**, 90.50 %. Clearly better than relu: gelu (+5.50). "
+        "No clear difference from relu: tanh (-4.00)."
     )
 
 
 def test_conclusions_are_careful(sweep: Sweep) -> None:
-    near = section(sweep, rows_of(sweep, {"tanh": (0.80, 0.82), "relu": (0.84, 0.86), "gelu": (0.83, 0.89)}))[-1]
-    # standard error sqrt(0.0018 / 2 + 0.0002 / 2) = 0.0316 against a difference of 0.01
-    assert near.endswith("than the reference, relu; spreads 4.24 and 1.41 over 2 seeds: no clear difference.")
-    assert "gelu**, 86.00 %, 1.00 points more" in near
-    best = section(sweep, rows_of(sweep, {"tanh": (0.80, 0.82), "relu": (0.94, 0.96), "gelu": (0.83, 0.89)}))[-1]
-    assert "activation **relu**, 95.00 %, 9.00 points more than the next best, gelu" in best
+    def answer(accuracies: dict[str, tuple[float | None, ...]]) -> str:
+        return section(sweep, rows_of(sweep, accuracies))[-1]
+
+    near = answer({"tanh": (0.80, 0.82), "relu": (0.84, 0.86), "gelu": (0.83, 0.89)})
+    assert near == "Highest: **gelu**, 86.00 %. No clear difference from relu: tanh (-4.00); gelu (+1.00)."
+    best = answer({"tanh": (0.80, 0.82), "relu": (0.94, 0.96), "gelu": (0.93, 0.95)})
+    assert best.startswith("Highest: **relu**, 95.00 %, the reference. Clearly worse than relu: tanh (-14.00).")
+    same = answer({"tanh": (0.8, 0.8), "relu": (0.9, 0.9), "gelu": (0.9, 0.9)})
+    assert same.endswith("Clearly worse than relu: tanh (-10.00). No clear difference from relu: gelu (+0.00).")
     one = section(sweep, rows_of(sweep, {"relu": (0.8,), "gelu": (0.9,)}))
-    assert (
-        one[-1].endswith("with one seed, its spread is not known.")
-        and "4 of its 6 trials have not been run yet." in one
-    )
+    assert one[-1] == "Highest: **gelu**, 90.00 %. With one seed, no difference can be called clear."
+    assert "4 of its 6 trials have not been run yet." in one
     lost = section(sweep, rows_of(sweep, {"tanh": (None, None), "relu": (0.8, None), "gelu": (0.9, 0.9)}))
     assert "| tanh | failed | | | |" in lost and "| relu (1 failed) | 80.00 |  | 1 | reference |" in lost
     # where relu failed, gelu does without the same seed
-    assert lost[-1].endswith("its spread is not known. It could not be trained with activation tanh.")
+    assert lost[-1].endswith("no difference can be called clear. It could not be trained with tanh.")
     assert "| gelu | 90.00 |  | 1 | +10.00 |" in lost
-    nothing = section(sweep, rows_of(sweep, {"relu": (None, None)}))[-1]
-    assert nothing == "It could not be trained with activation relu."
+    assert answer({"relu": (None, None)}) == "It could not be trained with relu."
+    unknown = answer({"relu": (None, None), "tanh": (0.8, 0.8), "gelu": (0.9, 0.9)})
+    assert unknown == "Highest: **gelu**, 90.00 %. It could not be trained with relu."
+
+
+def test_conclusions_of_two_axes(tmp_path: Path) -> None:
+    path = tmp_path / "mlp_both.toml"
+    path.write_text(DECLARATION.replace('["tanh", "relu", "gelu"]', '["tanh", "relu"]') + "dropout = [0.0, 0.2]\n")
+    sweep = load_sweep(path)
+    found = {("tanh", "0"): (0.7, 0.8), ("tanh", "0.2"): (0.9, 0.9), ("relu", "0"): (0.5, None)}
+    rows = [
+        Row(
+            0, {"activation": a, "dropout": d}, seed, Outcome(FAILED) if x is None else Outcome(OK, x, 0.5, 1, "", 2, 3)
+        )
+        for (a, d), accuracies in found.items()
+        for seed, x in enumerate(accuracies)
+    ]
+    lines = section(sweep, rows)
+    table = lines.index("| activation | dropout 0 | dropout 0.2 |")
+    assert lines[table + 1 : table + 4] == [
+        "|---|---|---|",
+        "| tanh | 75.00 +- 7.07 | 90.00 +- 0.00 |",
+        "| relu | 50.00 |  |",
+    ]
+    assert any(line.startswith("activation: Highest") for line in lines)
+    assert lines[-1] == "The best combination was activation tanh, dropout 0.2: 90.00 % over 2 seeds."
 
 
 def test_reference_is_the_base(sweep: Sweep) -> None:
@@ -118,7 +145,9 @@ def test_gallery(declared: Path, sweep: Sweep, tmp_path: Path, capsys: pytest.Ca
     }
     assert {path.name for path in out.iterdir()} == names == {Path(line).name for line in captured.out.split()}
     assert (out / "mlp_activations.csv").read_bytes() == (folder / "table.csv").read_bytes()
-    assert "## MLP" in (out / "conclusions.md").read_text() and "## CNN" not in (out / "conclusions.md").read_text()
+    page = (out / "conclusions.md").read_text()
+    assert "\n## MLP" in page and "CNN" not in page
+    assert "- Which activation? Highest: **gelu**, 90.50 %. Clearly better" in page[: page.index("## MLP")]
     with (out / "mlp_experiments.csv").open(newline="") as file:
         gelu = list(csv.DictReader(file))[2]
     assert gelu == {
