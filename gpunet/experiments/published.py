@@ -115,8 +115,8 @@ def results_table(results: Mapping[str, Published], folder: Path | None = None) 
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        "Test accuracy in percent: mean and standard deviation over the seeds, single pass; all choices were made by "
-        "the validation images. The interval is Wilson's for the 10,000 test images. " + _devices(results),
+        "Test accuracy in percent: mean and standard deviation over the seeds, single pass, at the epoch that the "
+        "validation images chose. The interval is Wilson's for the 10,000 test images. " + _devices(results),
     ]
     for file, text in FIGURES.items():
         if folder is not None and (folder / file).exists():
