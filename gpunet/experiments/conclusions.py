@@ -193,18 +193,14 @@ def _answer(found: Sequence[Effect], reference: Effect | None) -> str:
             parts.append("With one seed, no difference can be called clear.")
         else:
             groups = {
-                f"Clearly better than {reference.value}": [
-                    e for e in others if clear[e.value] and _above(e, reference)
-                ],
-                f"Clearly worse than {reference.value}": [
-                    e for e in others if clear[e.value] and not _above(e, reference)
-                ],
-                f"No clear difference from {reference.value}": [e for e in others if not clear[e.value]],
+                "Clearly better than": [e for e in others if clear[e.value] and _above(e, reference)],
+                "Clearly worse than": [e for e in others if clear[e.value] and not _above(e, reference)],
+                "No clear difference from": [e for e in others if not clear[e.value]],
             }
             for words, group in groups.items():
                 if group:
                     listed = "; ".join(f"{e.value} ({_difference(e, reference)})" for e in group)
-                    parts.append(f"{words}: {listed}.")
+                    parts.append(f"{words} {reference.axis} {reference.value}: {listed}.")
     return " ".join(parts + lost)
 
 

@@ -72,8 +72,8 @@ def test_conclusions_in_words(sweep: Sweep) -> None:
         "| gelu | 90.50 | 0.71 | 2 | **+5.50** |",
     ]
     assert lines[10] == (
-        "Highest: **gelu**, 90.50 %. Clearly better than relu: gelu (+5.50). "
-        "No clear difference from relu: tanh (-4.00)."
+        "Highest: **gelu**, 90.50 %. Clearly better than activation relu: gelu (+5.50). "
+        "No clear difference from activation relu: tanh (-4.00)."
     )
 
 
@@ -82,11 +82,15 @@ def test_conclusions_are_careful(sweep: Sweep) -> None:
         return section(sweep, rows_of(sweep, accuracies))[-1]
 
     near = answer({"tanh": (0.80, 0.82), "relu": (0.84, 0.86), "gelu": (0.83, 0.89)})
-    assert near == "Highest: **gelu**, 86.00 %. No clear difference from relu: tanh (-4.00); gelu (+1.00)."
+    assert near == "Highest: **gelu**, 86.00 %. No clear difference from activation relu: tanh (-4.00); gelu (+1.00)."
     best = answer({"tanh": (0.80, 0.82), "relu": (0.94, 0.96), "gelu": (0.93, 0.95)})
-    assert best.startswith("Highest: **relu**, 95.00 %, the reference. Clearly worse than relu: tanh (-14.00).")
+    assert best.startswith(
+        "Highest: **relu**, 95.00 %, the reference. Clearly worse than activation relu: tanh (-14.00)."
+    )
     same = answer({"tanh": (0.8, 0.8), "relu": (0.9, 0.9), "gelu": (0.9, 0.9)})
-    assert same.endswith("Clearly worse than relu: tanh (-10.00). No clear difference from relu: gelu (+0.00).")
+    assert same.endswith(
+        "Clearly worse than activation relu: tanh (-10.00). No clear difference from activation relu: gelu (+0.00)."
+    )
     one = section(sweep, rows_of(sweep, {"relu": (0.8,), "gelu": (0.9,)}))
     assert one[-1] == "Highest: **gelu**, 90.00 %. With one seed, no difference can be called clear."
     assert "4 of its 6 trials have not been run yet." in one
