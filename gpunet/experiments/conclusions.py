@@ -92,22 +92,40 @@ def section(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
     if missing > 0:
         lines += ["", f"{missing} of its {len(expected)} trials have not been run yet."]
     if sweep.options.search == "grid":
+        if len(sweep.axes) > 1:
+            lines += ["", "Each axis averaged over the others:"]
         for axis in sweep.axes:
             lines += ["", *_axis_table(axis, *_effects_of(sweep, axis, rows))]
         if len(sweep.axes) == 2:
-            lines += ["", *_crossed_table(sweep.axes[0], sweep.axes[1], rows)]
+            lines += ["", "Both together:", "", *_crossed_table(sweep.axes[0], sweep.axes[1], rows)]
     for answer in answers(sweep, rows):
         lines += ["", answer]
     return lines
 
 
 def answers(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
-    """What one sweep says: of each axis, then of the best combination of several."""
+    """What one sweep says: of each axis, then of the best combination of several.
+
+    Of two axes, the one with more values is judged at each value of the other, as means over the other hide what the
+    one changes in the other's effect.
+    """
     said = []
-    if sweep.options.search == "grid":
-        for axis in sweep.axes:
-            found, reference = _effects_of(sweep, axis, rows)
-            said.append((f"{axis.name}: " if len(sweep.axes) > 1 else "") + _answer(found, reference))
+    if sweep.options.search != "grid":
+        pass
+    elif len(sweep.axes) == 1:
+        said.append(_answer(*_effects_of(sweep, sweep.axes[0], rows)))
+    elif len(sweep.axes) == 2:
+        fewer, more = sorted(sweep.axes, key=lambda axis: len(axis.choices))
+        for choice in fewer.choices:
+            part = [row for row in rows if row.values[fewer.name] == choice.label]
+            if part:
+                found = _answer(*_effects_of(sweep, more, part))
+                said.append(f"With {fewer.name} {choice.label}, {more.name}: {found}")
+        said.append(f"{fewer.name}, averaged over {more.name}: {_answer(*_effects_of(sweep, fewer, rows))}")
+    else:
+        said += [
+            f"{axis.name}, averaged over the others: {_answer(*_effects_of(sweep, axis, rows))}" for axis in sweep.axes
+        ]
     best = best_point(rows)
     if best and (len(sweep.axes) > 1 or sweep.options.search != "grid"):
         values = ", ".join(f"{axis} {value}" for axis, value in best[0].values.items())
