@@ -39,11 +39,10 @@ def draw_curves(axes: Axes, history: History, quantity: str) -> None:
         axes.axvline(numbers[best], color=GREY, linestyle=":", label=label)
     if quantity == "accuracy":
         axes.set_title("Accuracy (%)")
-        axes.legend(loc="lower right")
     else:
         axes.set_title(quantity.capitalize())
-        axes.legend()
     _finish_epochs(axes, history)
+    axes.legend()  # last, as it goes where the lines leave room, those of the stages too
 
 
 def draw_rate(axes: Axes, history: History) -> None:
@@ -58,7 +57,6 @@ def draw_rate(axes: Axes, history: History) -> None:
 def draw_durations(axes: Axes, history: History) -> None:
     """The seconds of each epoch, validation included."""
     axes.bar(_epochs(history), _column(history, "seconds"), color=BLUE, width=0.8)
-    axes.margins(y=0.15)  # room for the names of stages
     axes.set_title("Seconds per epoch")
     _finish_epochs(axes, history)
     axes.grid(axis="x", visible=False)
@@ -171,10 +169,14 @@ def _finish_epochs(axes: Axes, history: History) -> None:
     """The axis of the epochs; where a stage begins, a line with its name."""
     stages = [row.get("stage") for row in history]
     epochs = _epochs(history)
-    for row, stage in enumerate(stages):
-        if stage and (row == 0 or stage != stages[row - 1]):
-            axes.axvline(epochs[row] - 0.5, color=GREY, linewidth=0.8)
-            axes.text(epochs[row] - 0.3, 1.0, stage, transform=axes.get_xaxis_transform(), va="top", fontsize=7)
+    begins = [row for row, stage in enumerate(stages) if stage and (row == 0 or stage != stages[row - 1])]
+    if begins:
+        axes.margins(y=0.15)  # room for the names, above the curves and behind the last line
+        axes.set_xlim(right=max(axes.get_xlim()[1], epochs[begins[-1]] + 0.15 * len(epochs)))
+    for row in begins:
+        axes.axvline(epochs[row] - 0.5, color=GREY, linewidth=0.8)
+        place: Any = {"xycoords": axes.get_xaxis_transform(), "xytext": (2, -3), "textcoords": "offset points"}
+        axes.annotate(str(stages[row]), (epochs[row] - 0.5, 1.0), va="top", fontsize=7, **place)
     axes.set_xlabel("epoch")
     locator: Any = axes.xaxis.get_major_locator()
     locator.set_params(integer=True)
