@@ -109,7 +109,7 @@ def results_table(results: Mapping[str, Published], folder: Path | None = None) 
             str(entry.seeds),
             f"{100 * low:.2f}-{100 * high:.2f}",
             _with_spread(entry.tta_mean, entry.tta_std),
-            _with_spread(entry.refit_mean, entry.refit_std),
+            _refit(entry),
             f"`gpunet reproduce {kind}`",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -140,6 +140,12 @@ def _with_spread(mean: float | None, std: float | None) -> str:
     if mean is None:
         return ""
     return f"{100 * mean:.2f}" + ("" if std is None else f" +- {100 * std:.2f}")
+
+
+def _refit(entry: Published) -> str:
+    seeds = entry.refit_seeds
+    of = f" ({seeds} seed{'' if seeds == 1 else 's'})" if seeds and seeds != entry.seeds else ""
+    return _with_spread(entry.refit_mean, entry.refit_std) + of
 
 
 def _devices(results: Mapping[str, Published]) -> str:

@@ -47,6 +47,12 @@ def test_table(tmp_path: Path) -> None:
         "| MLP | 109,386 | 90.51 +- 0.12 | 5 | 89.92-91.07 | 90.71 +- 0.10 |  | `gpunet reproduce mlp` |"
     )
     assert lines[5] == "| CNN | 109,386 | 94.00 | 1 | 89.92-91.07 |  | 94.50 +- 0.10 | `gpunet reproduce cnn` |"
+    once = replace(MLP, refit_mean=0.9071, refit_std=None, refit_seeds=1)
+    assert "| 90.71 (1 seed) |" in fill_readme(text, {"mlp": once}, tmp_path)
+    assert "| 90.71 +- 0.10 (3 seeds) |" in fill_readme(
+        text, {"mlp": replace(once, refit_std=0.001, refit_seeds=3)}, tmp_path
+    )
+    assert "| 90.71 +- 0.10 |" in fill_readme(text, {"mlp": replace(once, refit_std=0.001, refit_seeds=5)}, tmp_path)
     assert "Made on some CPU, commit 0123456789ab." in text
     assert "![Experiments with the CNN](docs/results/cnn_experiments.png)" in text and "mlp_experiments" not in text
     assert fill_readme(text, {"cnn": CNN, "mlp": MLP}, tmp_path) == text
