@@ -149,6 +149,13 @@ def _refit(entry: Published) -> str:
 
 
 def _devices(results: Mapping[str, Published]) -> str:
-    made = dict.fromkeys((entry.device, entry.commit) for entry in results.values())
-    where = "; ".join(f"{device}{f', commit {commit[:12]}' if commit else ''}" for device, commit in made)
-    return f"Made on {where}."
+    """Where and from which commit; with the models' names where these are not the same of all."""
+    made: dict[tuple[str, str | None], list[str]] = {}
+    for kind, name in NAMES.items():
+        if kind in results:
+            made.setdefault((results[kind].device, results[kind].commit), []).append(name)
+    places = []
+    for (device, commit), names in made.items():
+        of = f" ({', '.join(names)})" if len(made) > 1 else ""
+        places.append(f"{device}{f', commit {commit[:12]}' if commit else ''}{of}")
+    return f"Made on {'; '.join(places)}."

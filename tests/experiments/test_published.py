@@ -47,6 +47,8 @@ def test_table(tmp_path: Path) -> None:
         "| MLP | 109,386 | 90.51 +- 0.12 | 5 | 89.92-91.07 | 90.71 +- 0.10 |  | `gpunet reproduce mlp` |"
     )
     assert lines[5] == "| CNN | 109,386 | 94.00 | 1 | 89.92-91.07 |  | 94.50 +- 0.10 | `gpunet reproduce cnn` |"
+    later = fill_readme(text, {"mlp": MLP, "cnn": replace(CNN, commit="f" * 16), "hybrid": MLP}, tmp_path)
+    assert "Made on some CPU, commit 0123456789ab (MLP, hybrid); some CPU, commit ffffffffffff (CNN)." in later
     once = replace(MLP, refit_mean=0.9071, refit_std=None, refit_seeds=1)
     assert "| 90.71 (1 seed) |" in fill_readme(text, {"mlp": once}, tmp_path)
     assert "| 90.71 +- 0.10 (3 seeds) |" in fill_readme(
