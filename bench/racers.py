@@ -98,9 +98,9 @@ def torch_model(model: Any) -> Any:
             return [torch_nn.Linear(*layer.weight.shape)]
         if isinstance(layer, nn.ReLU):
             return [torch_nn.ReLU()]
-        if isinstance(layer, nn.MaxPool):
+        if isinstance(layer, nn.MaxPool2d):
             return [torch_nn.MaxPool2d(2)]
-        if isinstance(layer, nn.GlobalAvgPool):
+        if isinstance(layer, nn.GlobalAvgPool2d):
             return [torch_nn.AdaptiveAvgPool2d(1), torch_nn.Flatten()]
         if isinstance(layer, nn.Flatten):
             return [torch_nn.Flatten()]

@@ -26,7 +26,7 @@ def draws(batch: int, height: int, width: int, flip: bool, shift: int, cutout: i
 
     The expressions are given these, so that they pay for no random numbers, which ours draws within its time.
     """
-    stream = random.Stream(SEED, random.AUGMENT, STEP)
+    stream = random.PhiloxStream(SEED, random.AUGMENT, STEP)
     words = stream.bits(8 * batch).reshape(batch, 8).astype(np.int64)
     return {
         "mirrored": flip & (words[:, 0] >= 2**31),

@@ -17,7 +17,7 @@ from bench.contest import Call, Problem
 from bench.racers import images, model_of, torch_model
 from gpunet import ops
 from gpunet.backend import backend_of
-from gpunet.nn import Mode
+from gpunet.nn import ForwardContext
 from gpunet.optim import create
 
 IMPLEMENTATIONS = ("numpy", "numba", "cupy", "rawkernel", "scikit-learn", "pytorch")
@@ -42,10 +42,10 @@ def ours(a: Any) -> Call:
         layer.weight.value[...], layer.bias.value[...] = getattr(a, f"w{number}"), getattr(a, f"b{number}")
     optimizer = create("sgd", momentum=MOMENTUM, nesterov=False, beta1=0.9, beta2=0.999, weight_decay=0.0)
     optimizer.bind(flat)
-    mode = Mode(training=True, seed=0, step=0, input_gradient=False)
+    ctx = ForwardContext(training=True, seed=0, step=0, needs_input_grad=False)
 
     def step() -> Any:
-        logits, backward = model.forward(a.x, mode)
+        logits, backward = model.forward(a.x, ctx)
         loss, dlogits = ops.softmax_cross_entropy(logits, a.labels)
         backward(dlogits)
         scale, _ = ops.gradient_scale(flat.gradients, loss)

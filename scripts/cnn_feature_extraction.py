@@ -27,7 +27,7 @@ def run() -> int:
     result = json.loads(output.getvalue().splitlines()[-1])
     run_dir = Path(result["run_dir"])
 
-    from gpunet.experiments.saved import evaluate, feature_map
+    from gpunet.experiments.inference import evaluate, feature_map
 
     feature_map(run_dir)
     cnn = evaluate(run_dir / "stages" / "1-cnn", figures=True)

@@ -3,7 +3,7 @@
 All options of ``gpunet train mlp`` can be given, for example:
 
     python scripts/mlp_from_scratch.py --activation gelu --epochs 10
-    python scripts/mlp_from_scratch.py --preset seed
+    python scripts/mlp_from_scratch.py --preset baseline
 """
 
 import sys

@@ -68,7 +68,7 @@ def _finite(value: Any) -> Any:
 
 def accuracy_line(split: str, correct: int, total: int) -> str:
     """Such as ``test accuracy 91.23 % (95 % interval 90.66-91.77)``, with Wilson's interval."""
-    from gpunet.training.metrics import wilson_interval
+    from gpunet.report.metrics import wilson_interval
 
     low, high = wilson_interval(correct, total)
     return f"{split} accuracy {100 * correct / total:.2f} % (95 % interval {100 * low:.2f}-{100 * high:.2f})"

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
             print("with mirror images: " + accuracy_line(found.split, found.tta_correct, found.total))
         return
     from gpunet import __version__
-    from gpunet.training.metrics import wilson_interval
+    from gpunet.report.metrics import wilson_interval
 
     print_json(
         {

@@ -15,7 +15,7 @@ from gpunet.experiments.presets import PRESETS
 if TYPE_CHECKING:
     from gpunet.experiments.published import Published
     from gpunet.experiments.reproduce import Reproduction
-    from gpunet.training.metrics import PairedComparison
+    from gpunet.report.metrics import PairedComparison
 
 
 def add_arguments(parser: Parser) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from gpunet.cli.console import logger, print_json
 from gpunet.cli.parser import Parser, common_options, compute_options, json_option, number
-from gpunet.experiments.sweep.declaration import Sweep, load_sweep
+from gpunet.sweep.declaration import Sweep, load_sweep
 
 if TYPE_CHECKING:
-    from gpunet.experiments.sweep.run import SweepResult
+    from gpunet.sweep.run import SweepResult
 
 
 def add_arguments(parser: Parser) -> None:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(args.out if args.out is not None else Path("sweeps") / sweep.name)
     device = getattr(args, "device", None)
     logger.info("gpunet %s on %s", __version__, get_backend(device).device)
-    from gpunet.experiments.sweep.run import run_sweep
+    from gpunet.sweep.run import run_sweep
 
     try:
         result = run_sweep(
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _list(sweep: Sweep) -> None:
-    from gpunet.experiments.sweep.search import FixedSearch, search_of
+    from gpunet.sweep.search import FixedSearch, search_of
 
     search = search_of(sweep)
     if not isinstance(search, FixedSearch):
@@ -83,7 +83,7 @@ def _list(sweep: Sweep) -> None:
 
 
 def _report(result: SweepResult, *, as_json: bool) -> None:
-    from gpunet.experiments.sweep.summary import effects, point_accuracy
+    from gpunet.sweep.summary import effects, point_accuracy
 
     failed = sum(not row.outcome.ok for row in result.rows)
     if as_json:

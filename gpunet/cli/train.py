@@ -178,7 +178,7 @@ def _report(result: RunResult, *, as_json: bool) -> None:
         print(accuracy_line("test", result.test_correct, result.test_total))
         return
     from gpunet import __version__
-    from gpunet.training.metrics import wilson_interval
+    from gpunet.report.metrics import wilson_interval
 
     print_json(
         {

@@ -5,7 +5,7 @@ Only ``gpunet/ops/*/cuda.py`` uses it. It does not import CuPy before a kernel i
 
 from gpunet.cuda._precision import PRECISIONS, precision, use_precision
 from gpunet.cuda.launcher import (
-    blocks,
+    ceil_div,
     compile_source,
     contiguous,
     empty,
@@ -23,7 +23,7 @@ __all__ = [
     "Kernel",
     "Parameter",
     "Runtime",
-    "blocks",
+    "ceil_div",
     "compile_source",
     "contiguous",
     "empty",

@@ -160,14 +160,14 @@ def scalar(value: Any, dtype: Any) -> tuple[Array | None, Any]:
     return None, value
 
 
-def blocks(items: int, per_block: int) -> int:
+def ceil_div(items: int, per_block: int) -> int:
     """Number of blocks that `items` take."""
     return -(-items // per_block)
 
 
 __all__ = [
     "Kernel",
-    "blocks",
+    "ceil_div",
     "compile_source",
     "contiguous",
     "empty",

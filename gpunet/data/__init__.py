@@ -2,7 +2,8 @@
 
 from gpunet.data.config import DataConfig
 from gpunet.data.dataset import FASHION_MNIST_CLASSES, Dataset, load
-from gpunet.data.files import fetch, find, verify
+from gpunet.data.download import fetch
+from gpunet.data.files import find, verify
 from gpunet.data.images import read_image
 from gpunet.data.loader import Loader
 from gpunet.data.split import Split, split

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gpunet.data.files import FILES, fetch, find, locate
+from gpunet.data.download import fetch
+from gpunet.data.files import FILES, find, locate
 from gpunet.data.idx import read_idx, read_plain
 from gpunet.data.pixels import to_uint8
 from gpunet.errors import DataError

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpunet.data.files import FILES, check, inspect, locate
+from gpunet.data.files import FILES, cache_folder, check, find, inspect, locate
 from gpunet.data.idx import read_plain
 from gpunet.errors import DataError, OutputError
 
@@ -34,6 +34,20 @@ COMMAND_TIMEOUT = 600.0
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO}
 _STAGING = ".download-"
 _STALE = 24 * 3600.0
+
+
+def fetch(path: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that holds the four verified files, found as :func:`find` does or else downloaded into the cache.
+
+    Raises:
+        DataError: the given folder is damaged, or the files are nowhere to be had; each source's failure is named.
+        OutputError: the cache cannot be written to.
+    """
+    folder = find(path)
+    if folder is None:
+        folder = cache_folder()
+        download(folder)
+    return folder
 
 
 def download(folder: Path) -> None:

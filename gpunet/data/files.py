@@ -139,22 +139,6 @@ def verify(path: str | os.PathLike[str] | None = None) -> dict[str, str]:
     return {name: checksum.sha256 for name, checksum in FILES.items()}
 
 
-def fetch(path: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that holds the four verified files, found as :func:`find` does or else downloaded into the cache.
-
-    Raises:
-        DataError: the given folder is damaged, or the files are nowhere to be had; each source's failure is named.
-        OutputError: the cache cannot be written to.
-    """
-    folder = find(path)
-    if folder is None:
-        from gpunet.data.download import download
-
-        folder = cache_folder()
-        download(folder)
-    return folder
-
-
 def _given(folder: Path, origin: str) -> Path:
     if not folder.is_dir():
         raise DataError(f"{folder} ({origin}) is not a folder: expected the one that holds {', '.join(FILES)}")

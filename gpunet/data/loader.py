@@ -102,9 +102,9 @@ class Loader:
 
     def shuffle(self, seed: int, epoch: int) -> None:
         """Put the training batches into the order of `epoch`: a function of `seed` and `epoch` alone."""
-        order = random.Stream(seed, random.SHUFFLE, epoch).permutation(self.size)
+        order = random.PhiloxStream(seed, random.SHUFFLE, epoch).permutation(self.size)
         if self.alternate_flip:
-            mirrored_first = random.Stream(seed, random.SHUFFLE, _FIRST_FLIP).permutation(self.size) & 1
+            mirrored_first = random.PhiloxStream(seed, random.SHUFFLE, _FIRST_FLIP).permutation(self.size) & 1
             order = order + self.size * (mirrored_first[order] ^ (epoch & 1))
         self._order[...] = self.backend.asarray(order)  # in place: a captured step knows this array
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpunet.data.dataset import Dataset
 from gpunet.errors import ConfigError
-from gpunet.ops.random import SPLIT, Stream
+from gpunet.ops.random import SPLIT, PhiloxStream
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ def split(dataset: Dataset, fraction: float, seed: int) -> Split:
     chosen = []
     for label, size in enumerate(_shares(counts, held_out)):
         members = np.flatnonzero(labels == label)
-        chosen.append(members[Stream(seed, SPLIT, label).permutation(len(members))[:size]])
+        chosen.append(members[PhiloxStream(seed, SPLIT, label).permutation(len(members))[:size]])
     validation_indices = np.sort(np.concatenate(chosen)).astype(np.int64)
     in_train = np.ones(n, bool)
     in_train[validation_indices] = False

@@ -6,11 +6,11 @@ import statistics
 import warnings
 from collections.abc import Sequence
 
-from gpunet.experiments.sweep import Effect, Row, Sweep, effects
-from gpunet.experiments.sweep.declaration import Axis, Trial, label_of
-from gpunet.experiments.sweep.search import FixedSearch, search_of
-from gpunet.experiments.sweep.summary import best_point, point_accuracy
 from gpunet.options import option_fields
+from gpunet.sweep import Effect, Row, Sweep, effects
+from gpunet.sweep.declaration import Axis, Trial, label_of
+from gpunet.sweep.search import FixedSearch, search_of
+from gpunet.sweep.summary import best_point, point_accuracy
 
 KINDS = {"mlp": "MLP", "cnn": "CNN", "hybrid": "hybrid"}
 

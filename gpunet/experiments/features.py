@@ -18,13 +18,13 @@ from gpunet.backend import Backend
 from gpunet.data import Dataset
 from gpunet.data.loader import Loader
 from gpunet.errors import ConfigError, DataError
+from gpunet.experiments.inference import SavedModel, load_model
 from gpunet.experiments.prepare import loader_of, prepare
-from gpunet.experiments.saved import SavedModel, load_model
 from gpunet.files import write_text_atomic
 from gpunet.models import CNN, MLP, Hybrid
-from gpunet.nn import Flatten, Mode, Sequential
-from gpunet.report.feature_figures import LayerMap, layer_maps, probe_chart
-from gpunet.report.figures import principal_plane
+from gpunet.nn import Flatten, ForwardContext, Sequential
+from gpunet.report.feature_figures import LayerMap, plot_layer_maps, plot_probes
+from gpunet.report.metrics import principal_plane
 from gpunet.training import Trainer, TrainingConfig
 from gpunet.training.evaluation import extract
 
@@ -95,8 +95,8 @@ def analyse(
     folder = out or (path if path.is_dir() else path.parent)
     _write(probes, folder / TABLE)
     by_probe = [(probe, [row.validation_accuracy for row in probes if row.probe == probe]) for probe in PROBES]
-    probe_chart(names, by_probe, folder / CHART)
-    layer_maps(maps, shown.labels, shown.class_names, folder / MAPS)
+    plot_probes(names, by_probe, folder / CHART)
+    plot_layer_maps(maps, shown.labels, shown.class_names, folder / MAPS)
     return probes
 
 
@@ -138,7 +138,7 @@ def _subset(dataset: Dataset, count: int, seed: int) -> Dataset:
 def _features(part: Sequential, dataset: Dataset, saved: SavedModel) -> np.ndarray:
     """(n, F) float32: the outputs of `part`, flattened, in inference mode."""
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
-    found = extract(lambda x: part.forward(x, Mode())[0].reshape(x.shape[0], -1), loader)
+    found = extract(lambda x: part.forward(x, ForwardContext())[0].reshape(x.shape[0], -1), loader)
     if not np.isfinite(found).all():
         raise DataError("a feature is NaN or infinite, so the features cannot be analysed")
     return found

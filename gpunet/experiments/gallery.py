@@ -14,15 +14,14 @@ import numpy as np
 
 from gpunet.errors import CheckpointError, DataError, OutputError
 from gpunet.experiments.conclusions import KINDS, reference_label, write_conclusions
+from gpunet.experiments.inference import load_class_names
 from gpunet.experiments.run import PREDICTIONS
-from gpunet.experiments.saved import load_class_names
-from gpunet.experiments.sweep import Row, Sweep, effects, load_sweep, read_table, write_table
-from gpunet.experiments.sweep.panels import panels_of
-from gpunet.experiments.sweep.run import DECLARATION, TABLE
 from gpunet.files import write_text_atomic
-from gpunet.report.figures import per_class_table
-from gpunet.report.sweep_figures import gallery_figure, sweep_figure
-from gpunet.training.metrics import confusion_matrix
+from gpunet.report.metrics import confusion_matrix, per_class_table
+from gpunet.report.sweep_figures import plot_gallery, plot_sweep
+from gpunet.sweep import Row, Sweep, effects, load_sweep, read_table, write_table
+from gpunet.sweep.panels import panels_of
+from gpunet.sweep.run import DECLARATION, TABLE
 
 logger = logging.getLogger("gpunet")
 
@@ -73,7 +72,7 @@ def make_gallery(declared: Path, sweeps: Path, out: Path, *, hybrid: Path | None
         written.append(out / f"{sweep.name}.csv")
         panels = panels_of(sweep, rows)
         if panels:
-            sweep_figure(panels, out / f"{sweep.name}.png")
+            plot_sweep(panels, out / f"{sweep.name}.png")
             written.append(out / f"{sweep.name}.png")
     if hybrid is not None:
         written += _save_confusion(hybrid, out)
@@ -117,7 +116,7 @@ def _overview(kind: str, found: Sequence[tuple[Sweep, list[Row]]], out: Path) ->
         return []
     names, matrix = confusion if confusion is not None else ([], None)
     path = out / f"{kind}_experiments.png"
-    gallery_figure(panels, path, f"Experiments with the {KINDS[kind]}", confusion=matrix, class_names=names)
+    plot_gallery(panels, path, f"Experiments with the {KINDS[kind]}", confusion=matrix, class_names=names)
     lines = [["sweep", "axis", "value", "seeds", "mean", "std", "difference", "failed"]]
     for sweep, rows in found:
         for axis in sweep.axes if sweep.options.search == "grid" else ():

@@ -51,7 +51,7 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 """A first result within minutes."""
 
-_SEED_TRAINING: dict[str, Any] = {
+_BASELINE_TRAINING: dict[str, Any] = {
     "batch_size": 128,
     "optimizer": "adam",
     "lr": 1e-3,
@@ -65,7 +65,7 @@ _SEED_TRAINING: dict[str, Any] = {
     "shift": 0,
     "cutout": 0,
 }
-_SEED_CNN: dict[str, Any] = {
+_BASELINE_CNN: dict[str, Any] = {
     "filters": (32, 64, 128, 256, 512),
     "kernel_sizes": (3,),
     "pooling": "max",
@@ -74,12 +74,19 @@ _SEED_CNN: dict[str, Any] = {
     "init": "he",
 }
 
-SEED: dict[str, dict[str, Any]] = {
-    "mlp": {**_SEED_TRAINING, "hidden": (128, 64), "activation": "relu", "dropout": 0.2, "init": "he", "epochs": 20},
-    "cnn": {**_SEED_TRAINING, **_SEED_CNN, "epochs": 15},
+BASELINE: dict[str, dict[str, Any]] = {
+    "mlp": {
+        **_BASELINE_TRAINING,
+        "hidden": (128, 64),
+        "activation": "relu",
+        "dropout": 0.2,
+        "init": "he",
+        "epochs": 20,
+    },
+    "cnn": {**_BASELINE_TRAINING, **_BASELINE_CNN, "epochs": 15},
     "hybrid": {
-        **_SEED_TRAINING,
-        **_SEED_CNN,
+        **_BASELINE_TRAINING,
+        **_BASELINE_CNN,
         "epochs": 15,
         "classifier_hidden": (128, 64),
         "classifier_activation": "relu",
@@ -114,7 +121,7 @@ BEST: dict[str, dict[str, Any]] = {
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "default": DEFAULT,
     "quick": QUICK,
-    "seed": SEED,
+    "baseline": BASELINE,
     "best": BEST,
 }
 """Preset, model, option: value. Every preset has all models; every option belongs to the model (tested)."""

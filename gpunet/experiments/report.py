@@ -14,12 +14,12 @@ from gpunet.data.dataset import FASHION_MNIST
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.config import merge, to_dict
+from gpunet.experiments.inference import SavedModel, load_model
 from gpunet.experiments.prepare import RunData, loader_of, prepare
-from gpunet.experiments.saved import SavedModel, load_model
 from gpunet.files import atomic_write
 from gpunet.nn import summary
 from gpunet.report.comparison import comparison
-from gpunet.report.facts import RunFacts, SplitResult
+from gpunet.report.run_record import RunRecord, SplitResult
 from gpunet.report.run_report import run_report
 from gpunet.training.evaluation import evaluate
 from gpunet.training.history import Record
@@ -96,7 +96,7 @@ def compare(
     for run_dir in run_dirs:  # all before the first is evaluated
         _read_run(run_dir, device)
     prepared: dict[DataConfig, RunData] = {}
-    runs: list[tuple[RunFacts, SplitResult | None]] = []
+    runs: list[tuple[RunRecord, SplitResult | None]] = []
     warnings = []
     with atomic_write(target) as temporary:
         for run_dir in run_dirs:
@@ -117,7 +117,7 @@ def compare(
     return Report(target, split, found)
 
 
-def _read_run(run_dir: Path, device: str | None) -> tuple[RunFacts, SavedModel]:
+def _read_run(run_dir: Path, device: str | None) -> tuple[RunRecord, SavedModel]:
     if not run_dir.is_dir():
         raise CheckpointError(f"{run_dir} is not a run folder: a report needs the folder that gpunet train made")
     if not (run_dir / BEST).is_file():
@@ -126,7 +126,7 @@ def _read_run(run_dir: Path, device: str | None) -> tuple[RunFacts, SavedModel]:
     saved = load_model(run_dir, device)
     best = saved.facts.get("validation_accuracy")
     stage, epoch = saved.facts.get("from_stage"), saved.facts.get("epoch")
-    facts = RunFacts(
+    facts = RunRecord(
         folder=run_dir,
         kind=saved.config.kind,
         config=to_dict(saved.config),
@@ -167,7 +167,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 def _data_of(
     run_dir: Path,
     saved: SavedModel,
-    facts: RunFacts,
+    facts: RunRecord,
     data: str | None,
     prepared: dict[DataConfig, RunData] | None = None,
 ) -> RunData:

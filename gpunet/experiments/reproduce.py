@@ -22,8 +22,8 @@ from gpunet.experiments.published import ROOT, Published, load_published
 from gpunet.experiments.run import PREDICTIONS, RESULT, train
 from gpunet.files import copy_folder
 from gpunet.machine import cpu_name
+from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
 from gpunet.training.hybrid import stage_folder
-from gpunet.training.metrics import PairedComparison, mcnemar, wilson_interval
 from gpunet.training.trainer import LAST, METRICS
 
 SEEDS = {"mlp": 5, "cnn": 3, "hybrid": 3}

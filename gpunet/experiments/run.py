@@ -16,8 +16,7 @@ from gpunet.backend import Backend, get_backend
 from gpunet.data.loader import Loader
 from gpunet.errors import ConfigError, OutputError
 from gpunet.experiments.config import RunConfig, to_toml
-from gpunet.experiments.prepare import RunData, prepare
-from gpunet.experiments.saved import (
+from gpunet.experiments.inference import (
     EvaluationResult,
     Prediction,
     description,
@@ -25,11 +24,12 @@ from gpunet.experiments.saved import (
     predict,
     scaling_tensors,
 )
+from gpunet.experiments.prepare import RunData, prepare
 from gpunet.files import write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
 from gpunet.models import CNN, MLP, Hybrid, HybridConfig, create
 from gpunet.nn import summary
-from gpunet.report.run_figures import draw_run
+from gpunet.report.run_figures import plot_run
 from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
 from gpunet.training.checkpoint import prefixed, save_checkpoint
 from gpunet.training.evaluation import evaluate as evaluate_model
@@ -156,7 +156,7 @@ def train(
         "peak_memory_bytes": peak_memory(),
     }
     write_text_atomic(run_dir / RESULT, json.dumps(facts, indent=2) + "\n")
-    draw_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
+    plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
     return result
 
 

@@ -8,12 +8,12 @@ from gpunet.backend import Array
 from gpunet.errors import ConfigError
 from gpunet.models.config import POOLINGS
 from gpunet.models.mlp import linear_stack
-from gpunet.nn import ConvBlock, Dropout, Flatten, GlobalAvgPool, Initializer, Layer, Mode, Sequential
+from gpunet.nn import ConvBlock, Dropout, Flatten, ForwardContext, GlobalAvgPool2d, Initializer, Layer, Sequential
 from gpunet.nn.init import from_name
 
 
 class CNN(Sequential):
-    """``block1 ... blockN``, ``features`` (Flatten or GlobalAvgPool), the hidden layers of `head`, ``linearK``.
+    """``block1 ... blockN``, ``features`` (Flatten or GlobalAvgPool2d), the hidden layers of `head`, ``linearK``.
 
     Args:
         input_shape: (H, W, C) of an image.
@@ -80,7 +80,7 @@ class CNN(Sequential):
             )
             layers.append((f"block{number}", block))
             shape = block.output_shape(shape)
-        features: Layer = GlobalAvgPool() if pooling == "global_average" else Flatten()
+        features: Layer = GlobalAvgPool2d() if pooling == "global_average" else Flatten()
         layers.append(("features", features))
         stack = linear_stack((*features.output_shape(shape), *head, classes), activation, dropout, make_weight)
         if dropout > 0:
@@ -93,7 +93,7 @@ class CNN(Sequential):
         Raises:
             ConfigError: there is no such layer.
         """
-        return self.until(layer).forward(x, Mode())[0]
+        return self.until(layer).forward(x, ForwardContext())[0]
 
     def until(self, layer: str) -> Sequential:
         """The layers up to and including `layer` (a dotted name such as ``block2`` or ``block2.conv``), shared."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gpunet.backend import Array
 from gpunet.models.cnn import CNN
 from gpunet.models.mlp import MLP
-from gpunet.nn import Initializer, Mode, Sequential
+from gpunet.nn import ForwardContext, Initializer, Sequential
 
 
 class Hybrid(Sequential):
@@ -44,4 +44,4 @@ class Hybrid(Sequential):
 
     def extract_features(self, x: Array) -> Array:
         """The MLP's inputs, (N, F), for x (N, H, W, C), in inference mode."""
-        return self.extractor.forward(x, Mode())[0].reshape(x.shape[0], -1)
+        return self.extractor.forward(x, ForwardContext())[0].reshape(x.shape[0], -1)

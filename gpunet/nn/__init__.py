@@ -5,18 +5,18 @@ from gpunet.nn.conv import Conv2d
 from gpunet.nn.conv_block import ConvBlock
 from gpunet.nn.dropout import Dropout
 from gpunet.nn.init import Constant, He, Initializer, Random, Xavier
-from gpunet.nn.layer import Layer, Mode
+from gpunet.nn.layer import ForwardContext, Layer
 from gpunet.nn.linear import Linear
 from gpunet.nn.loss import SoftmaxCrossEntropy
 from gpunet.nn.norm import BatchNorm
 from gpunet.nn.parameter import Buffer, FlatParameters, Parameter
-from gpunet.nn.pool import AvgPool, Flatten, GlobalAvgPool, MaxPool
+from gpunet.nn.pool import AvgPool2d, Flatten, GlobalAvgPool2d, MaxPool2d
 from gpunet.nn.sequential import Sequential
 from gpunet.nn.summary import summary
 
 __all__ = [
     "GELU",
-    "AvgPool",
+    "AvgPool2d",
     "BatchNorm",
     "Buffer",
     "Constant",
@@ -25,14 +25,14 @@ __all__ = [
     "Dropout",
     "FlatParameters",
     "Flatten",
-    "GlobalAvgPool",
+    "ForwardContext",
+    "GlobalAvgPool2d",
     "He",
     "Initializer",
     "Layer",
     "LeakyReLU",
     "Linear",
-    "MaxPool",
-    "Mode",
+    "MaxPool2d",
     "Parameter",
     "Random",
     "ReLU",

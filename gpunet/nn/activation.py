@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from gpunet import ops
 from gpunet.backend import Array
+from gpunet.checks import check_number
 from gpunet.errors import ConfigError
-from gpunet.nn.layer import Backward, Layer, Mode
-from gpunet.ops._checks import check_number
+from gpunet.nn.layer import Backward, ForwardContext, Layer
 
 
 class ReLU(Layer):
@@ -16,7 +16,7 @@ class ReLU(Layer):
 
     elementwise = True
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         return ops.relu(x), lambda dy: ops.relu_backward(dy, x)
 
 
@@ -28,7 +28,7 @@ class LeakyReLU(Layer):
     def __init__(self, slope: float = 0.01) -> None:
         self.slope = check_number("slope", slope)
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         return ops.leaky_relu(x, self.slope), lambda dy: ops.leaky_relu_backward(dy, x, self.slope)
 
 
@@ -37,7 +37,7 @@ class Tanh(Layer):
 
     elementwise = True
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         y = ops.tanh(x)
         return y, lambda dy: ops.tanh_backward(dy, y)
 
@@ -52,7 +52,7 @@ class GELU(Layer):
             raise ConfigError(f"approximate must be none or tanh, got {approximate!r}")
         self.approximate = approximate
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         y = ops.gelu(x, approximate=self.approximate)
         return y, lambda dy: ops.gelu_backward(dy, x, approximate=self.approximate)
 

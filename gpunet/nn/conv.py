@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from gpunet import ops
 from gpunet.backend import Array
+from gpunet.checks import check_int, pair
 from gpunet.errors import ConfigError
 from gpunet.nn.init import Constant, He, Initializer
-from gpunet.nn.layer import Backward, Layer, Mode, Shape
+from gpunet.nn.layer import Backward, ForwardContext, Layer, Shape
 from gpunet.nn.parameter import Parameter
-from gpunet.ops._checks import check_int, pair
 from gpunet.ops.geometry import Conv2dGeometry, Padding
 
 
@@ -43,7 +43,7 @@ class Conv2d(Layer):
         self.weight = Parameter((*kernel, in_channels // groups, out_channels), init or He())
         self.bias = Parameter((out_channels,), Constant(0.0), decay=False) if bias else None
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         bias = None if self.bias is None else self.bias.value
         y = ops.conv2d(
             x,
@@ -56,7 +56,7 @@ class Conv2d(Layer):
         )
 
         def backward(dy: Array) -> Array | None:
-            needs = ("x", "weight") if mode.input_gradient else ("weight",)
+            needs = ("x", "weight") if ctx.needs_input_grad else ("weight",)
             dx, _, _ = ops.conv2d_backward(
                 dy,
                 x,

@@ -11,9 +11,9 @@ from gpunet.nn.activation import LeakyReLU, ReLU, Tanh
 from gpunet.nn.activation import activation as make_activation
 from gpunet.nn.conv import Conv2d
 from gpunet.nn.init import Initializer
-from gpunet.nn.layer import Backward, Layer, Mode
+from gpunet.nn.layer import Backward, ForwardContext, Layer
 from gpunet.nn.norm import BatchNorm
-from gpunet.nn.pool import AvgPool, MaxPool
+from gpunet.nn.pool import AvgPool2d, MaxPool2d
 from gpunet.nn.sequential import Sequential
 
 
@@ -61,26 +61,26 @@ class ConvBlock(Sequential):
         if pool is not None:
             if pool not in ("max", "average"):
                 raise ConfigError(f"pool must be max, average or None, got {pool!r}")
-            layers.append(("pool", MaxPool(2) if pool == "max" else AvgPool(2)))
+            layers.append(("pool", MaxPool2d(2) if pool == "max" else AvgPool2d(2)))
         super().__init__(layers)
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         norm, activation, pool = (self.layers.get(name) for name in ("norm", "activation", "pool"))
-        if not (isinstance(norm, BatchNorm) and isinstance(pool, MaxPool) and _never_decreases(activation)):
-            return super().forward(x, mode)
-        maps, conv_backward = self.layers["conv"].forward(x, mode)
+        if not (isinstance(norm, BatchNorm) and isinstance(pool, MaxPool2d) and _never_decreases(activation)):
+            return super().forward(x, ctx)
+        maps, conv_backward = self.layers["conv"].forward(x, ctx)
         pooled, saved = ops.batch_norm_max_pool(
             maps,
             norm.gamma.value,
             norm.beta.value,
             norm.running_mean.value,
             norm.running_var.value,
-            training=mode.training,
+            training=ctx.training,
             momentum=norm.momentum,
             eps=norm.eps,
         )
         last = Sequential([] if activation is None else [activation])
-        y, last_backward = last.forward(pooled, mode.for_inner_layer())
+        y, last_backward = last.forward(pooled, ctx.for_inner_layer())
 
         def backward(dy: Array) -> Array | None:
             dpooled, out = last_backward(dy), (norm.gamma.grad, norm.beta.grad)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from gpunet import ops
 from gpunet.backend import Array
-from gpunet.nn.layer import Backward, Layer, Mode
+from gpunet.checks import check_number
+from gpunet.nn.layer import Backward, ForwardContext, Layer
 from gpunet.ops import random
-from gpunet.ops._checks import check_number
 
 
 class Dropout(Layer):
@@ -24,8 +24,8 @@ class Dropout(Layer):
     def place(self, index: int) -> None:
         self._stream = random.DROPOUT + index
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
-        if not mode.training or self.p == 0:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
+        if not ctx.training or self.p == 0:
             return x, lambda dy: dy
-        y, mask = ops.dropout(x, self.p, seed=mode.seed, step=mode.step, stream=self._stream)
+        y, mask = ops.dropout(x, self.p, seed=ctx.seed, step=ctx.step, stream=self._stream)
         return y, lambda dy: ops.dropout_backward(dy, mask, self.p)

@@ -12,18 +12,18 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from gpunet.checks import check_number
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.ops._checks import check_number
-from gpunet.ops.random import Stream
+from gpunet.ops.random import PhiloxStream
 
 Distribution = Literal["normal", "uniform"]
-Mode = Literal["fan_in", "fan_out"]
+FanMode = Literal["fan_in", "fan_out"]
 
 
 class Initializer(Protocol):
     """Makes the initial values of a parameter."""
 
-    def __call__(self, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+    def __call__(self, shape: tuple[int, ...], stream: PhiloxStream) -> np.ndarray:
         """float64 values of `shape`, drawn from `stream` in C order."""
         ...
 
@@ -67,7 +67,7 @@ def gain(activation: str, slope: float = 0.01) -> float:
     return gains[activation]
 
 
-def _draw(shape: tuple[int, ...], stream: Stream, distribution: str, std: float) -> np.ndarray:
+def _draw(shape: tuple[int, ...], stream: PhiloxStream, distribution: str, std: float) -> np.ndarray:
     n = math.prod(shape)
     if distribution == "normal":
         return (std * stream.normal(n)).reshape(shape)
@@ -94,7 +94,7 @@ class He:
 
     distribution: Distribution = "normal"
     gain: float | None = None
-    mode: Mode = "fan_in"
+    mode: FanMode = "fan_in"
 
     def __post_init__(self) -> None:
         _check_choice("distribution", self.distribution, ("normal", "uniform"))
@@ -102,7 +102,7 @@ class He:
         if self.gain is not None:
             check_number("gain", self.gain, low=0, low_open=True)
 
-    def __call__(self, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+    def __call__(self, shape: tuple[int, ...], stream: PhiloxStream) -> np.ndarray:
         fan = fans(shape)[0 if self.mode == "fan_in" else 1]
         factor = math.sqrt(2.0) if self.gain is None else self.gain
         return _draw(shape, stream, self.distribution, factor / math.sqrt(fan))
@@ -124,7 +124,7 @@ class Xavier:
     def __post_init__(self) -> None:
         _check_choice("distribution", self.distribution, ("normal", "uniform"))
 
-    def __call__(self, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+    def __call__(self, shape: tuple[int, ...], stream: PhiloxStream) -> np.ndarray:
         return _draw(shape, stream, self.distribution, math.sqrt(2.0 / sum(fans(shape))))
 
 
@@ -143,7 +143,7 @@ class Random:
         _check_choice("distribution", self.distribution, ("normal", "uniform"))
         check_number("scale", self.scale, low=0)
 
-    def __call__(self, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+    def __call__(self, shape: tuple[int, ...], stream: PhiloxStream) -> np.ndarray:
         std = self.scale if self.distribution == "normal" else self.scale / math.sqrt(3.0)
         return _draw(shape, stream, self.distribution, std)
 
@@ -154,7 +154,7 @@ class Constant:
 
     value: float
 
-    def __call__(self, shape: tuple[int, ...], stream: Stream) -> np.ndarray:
+    def __call__(self, shape: tuple[int, ...], stream: PhiloxStream) -> np.ndarray:
         return np.full(shape, self.value, np.float64)
 
 

@@ -21,20 +21,20 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Mode:
-    """How a forward pass runs. ``Mode()`` is inference."""
+class ForwardContext:
+    """How a forward pass runs. ``ForwardContext()`` is inference."""
 
     training: bool = False
     """Batch norm uses the batch's statistics and updates the running ones; dropout drops."""
     seed: int = 0
     step: Any = 0
     """Number of the training step, an int or a one-element array on the device: it keys the random numbers."""
-    input_gradient: bool = True
+    needs_input_grad: bool = True
     """Whether backward has to return the gradient of the input; without it, it may return None."""
 
-    def for_inner_layer(self) -> Mode:
-        """This mode for a layer whose input depends on parameters, so that its input gradient is needed."""
-        return self if self.input_gradient else Mode(self.training, self.seed, self.step)
+    def for_inner_layer(self) -> ForwardContext:
+        """This context for a layer whose input depends on parameters, so that its input gradient is needed."""
+        return self if self.needs_input_grad else ForwardContext(self.training, self.seed, self.step)
 
 
 class Layer:
@@ -49,7 +49,7 @@ class Layer:
     elementwise: ClassVar[bool] = False
     """Whether the output depends on each input element alone and has its shape."""
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         """The output for `x` and the backward function of this very pass."""
         raise NotImplementedError
 
@@ -65,7 +65,7 @@ class Layer:
 
     def __call__(self, x: Array) -> Array:
         """The output in inference mode."""
-        return self.forward(x, Mode())[0]
+        return self.forward(x, ForwardContext())[0]
 
     def children(self) -> Iterator[tuple[str, Layer]]:
         """The layers directly inside this one, by name."""
@@ -121,7 +121,7 @@ class Layer:
         backend = get_backend(device)
         self.flat = FlatParameters(parameters, buffers, backend=backend, dtype=np.dtype(dtype))
         for index, parameter in fresh:
-            values = parameter.init(parameter.shape, random.Stream(seed, random.INIT, index))
+            values = parameter.init(parameter.shape, random.PhiloxStream(seed, random.INIT, index))
             parameter.value[...] = backend.asarray(values.astype(dtype))
         for index, (_, layer) in enumerate(self.named_layers()):
             layer.place(index)

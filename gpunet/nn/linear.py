@@ -6,11 +6,11 @@ import math
 
 from gpunet import ops
 from gpunet.backend import Array
+from gpunet.checks import check_int
 from gpunet.errors import ShapeError
 from gpunet.nn.init import Constant, He, Initializer
-from gpunet.nn.layer import Backward, Layer, Mode, Shape
+from gpunet.nn.layer import Backward, ForwardContext, Layer, Shape
 from gpunet.nn.parameter import Parameter
-from gpunet.ops._checks import check_int
 
 
 class Linear(Layer):
@@ -23,13 +23,13 @@ class Linear(Layer):
         self.weight = Parameter(shape, init or He())
         self.bias = Parameter((out_features,), Constant(0.0), decay=False) if bias else None
 
-    def forward(self, x: Array, mode: Mode, *, relu: bool = False) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext, *, relu: bool = False) -> tuple[Array, Backward]:
         """See :meth:`Layer.forward`; with `relu`, what a ReLU after this layer would return."""
         bias = None if self.bias is None else self.bias.value
         y = ops.linear(x, self.weight.value, bias, relu=relu)
 
         def backward(dy: Array) -> Array | None:
-            needs = ("x", "weight") if mode.input_gradient else ("weight",)
+            needs = ("x", "weight") if ctx.needs_input_grad else ("weight",)
             dx, _, _ = ops.linear_backward(
                 dy,
                 x,
@@ -46,7 +46,7 @@ class Linear(Layer):
         if tuple(input_shape) != self.weight.shape[:1]:
             raise ShapeError(
                 f"Linear expects {self.weight.shape[0]} inputs, got shape {tuple(input_shape)}: "
-                "put Flatten or GlobalAvgPool before it"
+                "put Flatten or GlobalAvgPool2d before it"
             )
         return self.weight.shape[1:]
 

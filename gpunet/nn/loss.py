@@ -6,7 +6,7 @@ from typing import Any
 
 from gpunet import ops
 from gpunet.backend import Array
-from gpunet.ops._checks import check_number
+from gpunet.checks import check_number
 
 
 class SoftmaxCrossEntropy:

@@ -6,11 +6,11 @@ import math
 
 from gpunet import ops
 from gpunet.backend import Array
+from gpunet.checks import check_int, check_number
 from gpunet.errors import ShapeError
 from gpunet.nn.init import Constant
-from gpunet.nn.layer import Backward, Layer, Mode, Shape
+from gpunet.nn.layer import Backward, ForwardContext, Layer, Shape
 from gpunet.nn.parameter import Buffer, Parameter
-from gpunet.ops._checks import check_int, check_number
 
 
 class BatchNorm(Layer):
@@ -31,14 +31,14 @@ class BatchNorm(Layer):
         self.running_mean = Buffer((features,), 0.0)
         self.running_var = Buffer((features,), 1.0)
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         y, saved = ops.batch_norm(
             x,
             self.gamma.value,
             self.beta.value,
             self.running_mean.value,
             self.running_var.value,
-            training=mode.training,
+            training=ctx.training,
             momentum=self.momentum,
             eps=self.eps,
         )

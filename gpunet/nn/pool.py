@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from gpunet import ops
 from gpunet.backend import Array
 from gpunet.errors import ShapeError
-from gpunet.nn.layer import Backward, Layer, Mode, Shape
+from gpunet.nn.layer import Backward, ForwardContext, Layer, Shape
 from gpunet.ops.geometry import Padding, Pool2dGeometry
 
 
-class MaxPool(Layer):
+class MaxPool2d(Layer):
     """Maximum over windows of (N, H, W, C); options as :func:`gpunet.ops.max_pool2d`."""
 
     def __init__(
@@ -28,7 +28,7 @@ class MaxPool(Layer):
         self.dilation, self.ceil_mode = dilation, ceil_mode
         self.output_shape((10**6, 10**6, 1))  # checks the options
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         y, argmax = ops.max_pool2d(
             x,
             self.kernel_size,
@@ -64,7 +64,7 @@ class MaxPool(Layer):
         ).y_shape[1:]
 
 
-class AvgPool(Layer):
+class AvgPool2d(Layer):
     """Mean over windows of (N, H, W, C); options as :func:`gpunet.ops.avg_pool2d`."""
 
     def __init__(
@@ -80,7 +80,7 @@ class AvgPool(Layer):
         self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
         self.output_shape((10**6, 10**6, 1))  # checks the options
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         y = ops.avg_pool2d(
             x,
             self.kernel_size,
@@ -110,23 +110,23 @@ class AvgPool(Layer):
         ).y_shape[1:]
 
 
-class GlobalAvgPool(Layer):
+class GlobalAvgPool2d(Layer):
     """Mean over the whole map: (N, H, W, C) to (N, C) (Lin et al., Network in Network, 2013)."""
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         x_shape = x.shape
         return ops.global_avg_pool2d(x), lambda dy: ops.global_avg_pool2d_backward(dy, x_shape)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) != 3:
-            raise ShapeError(f"GlobalAvgPool expects maps (H, W, C), got shape {tuple(input_shape)}")
+            raise ShapeError(f"GlobalAvgPool2d expects maps (H, W, C), got shape {tuple(input_shape)}")
         return input_shape[-1:]
 
 
 class Flatten(Layer):
     """(N, ...) to (N, features)."""
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         x_shape = x.shape
         return x.reshape(x_shape[0], -1), lambda dy: dy.reshape(x_shape)
 

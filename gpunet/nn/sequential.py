@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from gpunet.backend import Array
 from gpunet.errors import ConfigError
 from gpunet.nn.activation import ReLU
-from gpunet.nn.layer import Backward, Layer, Mode, Shape
+from gpunet.nn.layer import Backward, ForwardContext, Layer, Shape
 from gpunet.nn.linear import Linear
 
 
 class Sequential(Layer):
     """Layers in a row, each with a name: a list of layers, or of (name, layer) pairs.
 
-    Backward stops, and returns None, where no gradient is needed further down: ``Mode.input_gradient`` is handed
-    to the first layer that has parameters, all later ones have to return theirs.
+    Backward stops, and returns None, where no gradient is needed further down: ``ForwardContext.needs_input_grad`` is
+    handed to the first layer that has parameters, all later ones have to return theirs.
 
     A linear layer and the ReLU behind it are one op.
     """
@@ -31,19 +31,19 @@ class Sequential(Layer):
     def children(self) -> Iterator[tuple[str, Layer]]:
         return iter(self.layers.items())
 
-    def forward(self, x: Array, mode: Mode) -> tuple[Array, Backward]:
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         tape: list[Backward] = []
         layers = list(self.layers.values())
         pairs = zip(layers, [*layers[1:], None], strict=False)
         for layer, following in pairs:
             if type(layer) is Linear and type(following) is ReLU:  # a subclass may compute something else
-                x, layer_backward = layer.forward(x, mode, relu=True)
+                x, layer_backward = layer.forward(x, ctx, relu=True)
                 next(pairs)
             else:
-                x, layer_backward = layer.forward(x, mode)
+                x, layer_backward = layer.forward(x, ctx)
             tape.append(layer_backward)
-            if not mode.input_gradient and layer.has_parameters():
-                mode = mode.for_inner_layer()
+            if not ctx.needs_input_grad and layer.has_parameters():
+                ctx = ctx.for_inner_layer()
 
         def backward(dy: Array) -> Array | None:
             for layer_backward in reversed(tape):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from gpunet.checks import check_int, pair
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.ops._checks import check_int, pair
 
 Padding = int | str | Sequence[Any]
 

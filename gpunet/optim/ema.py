@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from gpunet.backend import Array
-from gpunet.ops._checks import check_number
+from gpunet.checks import check_number
 from gpunet.ops.optimizer import Scalar, ema_update
 from gpunet.optim import _slots
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from gpunet.backend import Array
+from gpunet.checks import check_number
 from gpunet.errors import ConfigError
-from gpunet.ops._checks import check_number
 from gpunet.ops.optimizer import Scalar, adam_update, sgd_update
 from gpunet.optim import _slots
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from gpunet.checks import check_int, check_number
 from gpunet.errors import CheckpointError, ConfigError
-from gpunet.ops._checks import check_int, check_number
 
 
 class Schedule:

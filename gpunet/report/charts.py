@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpunet.report.canvas import BLUE, GREEN, GREY, ORANGE, TEN, VERMILLION, WHITE
-from gpunet.training.metrics import Calibration
+from gpunet.report.metrics import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

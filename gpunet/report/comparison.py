@@ -11,15 +11,17 @@ import numpy as np
 
 from gpunet.report.canvas import drawing
 from gpunet.report.charts import draw_compared
-from gpunet.report.facts import RunFacts, SplitResult
 from gpunet.report.html import interval, render
+from gpunet.report.metrics import mcnemar
+from gpunet.report.run_record import RunRecord, SplitResult
 from gpunet.report.run_report import MODEL_NAMES
-from gpunet.training.metrics import mcnemar
 
 _QUANTITIES = ("validation_accuracy", "validation_loss", "train_loss")
 
 
-def comparison(runs: Sequence[tuple[RunFacts, SplitResult | None]], *, split: str, warnings: Sequence[str] = ()) -> str:
+def comparison(
+    runs: Sequence[tuple[RunRecord, SplitResult | None]], *, split: str, warnings: Sequence[str] = ()
+) -> str:
     """The page that compares runs: a table, their curves, and McNemar's test for each pair.
 
     Args:
@@ -60,20 +62,20 @@ def comparison(runs: Sequence[tuple[RunFacts, SplitResult | None]], *, split: st
     )
 
 
-def differing_options(runs: Sequence[RunFacts]) -> list[str]:
+def differing_options(runs: Sequence[RunRecord]) -> list[str]:
     """The names of the options that are not the same in all runs; one that a model does not have differs."""
     options = [facts.options for facts in runs]
     names = dict.fromkeys(name for found in options for name in found if name != "kind")
     return [name for name in names if any(found.get(name) != options[0].get(name) for found in options)]
 
 
-def _names(runs: Sequence[RunFacts]) -> list[str]:
+def _names(runs: Sequence[RunRecord]) -> list[str]:
     """The folders' names, or their paths where two have one name."""
     names = [facts.name for facts in runs]
     return [str(facts.folder) if names.count(facts.name) > 1 else facts.name for facts in runs]
 
 
-def _row(name: str, facts: RunFacts, result: SplitResult | None) -> dict[str, Any]:
+def _row(name: str, facts: RunRecord, result: SplitResult | None) -> dict[str, Any]:
     recorded = facts.result or {}
     accuracies: dict[str, dict[str, Any] | None] = {"validation": None, "test": None}
     if facts.best_validation is not None:

@@ -26,7 +26,7 @@ class LayerMap:
     """(n, 2)."""
 
 
-def layer_maps(maps: Sequence[LayerMap], labels: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
+def plot_layer_maps(maps: Sequence[LayerMap], labels: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
     """A row a layer: its features by principal components, and by t-SNE.
 
     Raises:
@@ -45,7 +45,7 @@ def layer_maps(maps: Sequence[LayerMap], labels: np.ndarray, class_names: Sequen
             right.set_yticks([])
 
 
-def probe_chart(layers: Sequence[str], probes: Sequence[tuple[str, Sequence[float]]], path: PathLike) -> None:
+def plot_probes(layers: Sequence[str], probes: Sequence[tuple[str, Sequence[float]]], path: PathLike) -> None:
     """Validation accuracy of each probe, (name, fraction for each layer), over the layers.
 
     Raises:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpunet.errors import DataError, ShapeError
 from gpunet.report.canvas import BLUE, GREEN, ORANGE, PathLike, Sheet, page
 from gpunet.report.charts import draw_curves, draw_map, draw_rate
-from gpunet.report.selection import channels_that_vary, strongest_filters, surest_mistakes
+from gpunet.report.metrics import per_class_table, principal_plane, square_confusion
+from gpunet.report.ranking import channels_that_vary, strongest_filters, surest_mistakes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,39 +28,7 @@ _MOST_NAMED = 60  # classes whose names fit beside a matrix
 _MOST_BARS = 40  # classes whose bars fit on a page
 
 
-class ClassRow(NamedTuple):
-    """What a classifier achieves on one class; 0 where a denominator is 0."""
-
-    label: int
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-def per_class_table(matrix: np.ndarray) -> list[ClassRow]:
-    """Precision, recall, F1 and number of images of each class, from a confusion matrix (true, predicted).
-
-    Raises:
-        ShapeError: `matrix` is not square.
-    """
-    counts = _square(matrix).tolist()
-    rows = []
-    for label, row in enumerate(counts):
-        hits, support, predicted = row[label], sum(row), sum(other[label] for other in counts)
-        rows.append(
-            ClassRow(
-                label,
-                precision=hits / predicted if predicted else 0.0,
-                recall=hits / support if support else 0.0,
-                f1=2 * hits / (support + predicted) if support + predicted else 0.0,
-                support=int(support),
-            )
-        )
-    return rows
-
-
-def learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -> None:
+def plot_learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Loss, accuracy and learning rate over the epochs; the epoch of the best validation accuracy is marked.
 
     history: rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (shares of 1) and lr;
@@ -79,27 +48,27 @@ def learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -> Non
         draw_rate(rate_axes, history)
 
 
-def confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
+def plot_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
     """A confusion matrix (true, predicted) in percent of each row's images, the total accuracy in the title.
 
     Raises:
         ShapeError: `matrix` is not square, or has not a row for each class name.
         OutputError: `path` cannot be written.
     """
-    side = min(3.2 + 0.56 * len(_square(matrix, class_names)), 18.0)
+    side = min(3.2 + 0.56 * len(square_confusion(matrix, class_names)), 18.0)
     with page(path, side + 0.8, side) as figure:
         draw_confusion(figure.subplots(), matrix, class_names)
 
 
 def draw_confusion(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -> None:
-    """:func:`confusion_matrix` on given axes.
+    """:func:`plot_confusion_matrix` on given axes.
 
     Raises:
         ShapeError: as there.
     """
     from matplotlib.colors import PowerNorm
 
-    counts = _square(matrix, class_names).astype(np.float64)
+    counts = square_confusion(matrix, class_names).astype(np.float64)
     classes, total = len(counts), counts.sum()
     support = counts.sum(axis=1, keepdims=True)
     percent = np.divide(100 * counts, support, out=np.full_like(counts, np.nan), where=support > 0)
@@ -123,14 +92,14 @@ def draw_confusion(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
 
 
-def per_class_metrics(matrix: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
+def plot_per_class_metrics(matrix: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
     """Precision, recall and F1 of each class as bars, in percent, the class with the best F1 on top.
 
     Of many classes, those with the worst F1 are drawn.
 
-    Raises: as :func:`confusion_matrix`.
+    Raises: as :func:`plot_confusion_matrix`.
     """
-    _square(matrix, class_names)
+    square_confusion(matrix, class_names)
     with page(path, 8.5, 1.2 + 0.62 * min(len(class_names), _MOST_BARS)) as figure:
         axes = figure.subplots()
         draw_class_metrics(axes, matrix, class_names)
@@ -144,7 +113,7 @@ def draw_class_metrics(axes: Axes, matrix: np.ndarray, class_names: Sequence[str
     Raises:
         ShapeError: as there.
     """
-    _square(matrix, class_names)
+    square_confusion(matrix, class_names)
     rows = sorted(per_class_table(matrix), key=lambda row: (row.f1, -row.label))[:_MOST_BARS]  # drawn upwards
     which = "each class" if len(rows) == len(class_names) else f"the {len(rows)} worst of {len(class_names)} classes"
     height = 0.27
@@ -164,7 +133,9 @@ def draw_class_metrics(axes: Axes, matrix: np.ndarray, class_names: Sequence[str
     axes.set_axisbelow(True)
 
 
-def first_layer_filters(weight: np.ndarray, path: PathLike, image_shape: tuple[int, int, int] | None = None) -> None:
+def plot_first_layer_filters(
+    weight: np.ndarray, path: PathLike, image_shape: tuple[int, int, int] | None = None
+) -> None:
     """The filters of the first layer as small pictures, those of the largest norm first.
 
     weight: (KH, KW, C, filters) of a convolution, or (H * W * C, units) of a linear layer on images.
@@ -197,7 +168,7 @@ def first_layer_filters(weight: np.ndarray, path: PathLike, image_shape: tuple[i
         figure.suptitle(f"First layer: {filters.count}, by norm")
 
 
-def feature_maps(maps: Sequence[tuple[str, np.ndarray]], image: np.ndarray, path: PathLike) -> None:
+def plot_feature_maps(maps: Sequence[tuple[str, np.ndarray]], image: np.ndarray, path: PathLike) -> None:
     """What each layer makes of one image: a row a layer, its eight channels of the largest deviation (then mean).
 
     maps: (name of the layer, array (H, W, C)). image: uint8 or floats in [0, 1], (H, W, 1) or (H, W, 3).
@@ -227,7 +198,7 @@ def feature_maps(maps: Sequence[tuple[str, np.ndarray]], image: np.ndarray, path
         figure.suptitle("Feature maps: the channels that vary most, dark to bright on the scale of their layer")
 
 
-def confident_mistakes(
+def plot_confident_mistakes(
     images: np.ndarray,
     labels: np.ndarray,
     predictions: np.ndarray,
@@ -273,7 +244,7 @@ def confident_mistakes(
             sheet.show_image(*divmod(place, columns), images[index], words)
 
 
-def feature_map(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
+def plot_feature_scatter(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
     """Images as points in the plane of the two directions in which their features vary most, a colour a class.
 
     features: (n, d), or (n, ...) that is flattened. labels: (n,). The directions are the principal components: the
@@ -300,34 +271,9 @@ def feature_map(features: np.ndarray, labels: np.ndarray, class_names: Sequence[
         axes.set_title(f"Features of {len(labels):,} images; names near each class's median")
 
 
-def principal_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`points` (n, d) in their first two principal components, (n, 2), and the shares of the variance, (2,)."""
-    plane, shares = np.zeros((len(points), 2)), np.zeros(2)
-    n, d = points.shape
-    if not np.ptp(points, axis=0).any():
-        return plane, shares
-    from sklearn.decomposition import PCA
-
-    count = min(2, n, d)
-    # scikit-learn turns each direction so that its largest entry is positive
-    analysis = PCA(count, svd_solver="covariance_eigh" if d <= n else "full")
-    plane[:, :count] = analysis.fit_transform(points)
-    shares[:count] = analysis.explained_variance_ratio_
-    return plane, shares
-
-
 def _caption(name: str, shape: Sequence[int]) -> str:
     height, width, channels = shape
     return f"{name}\n{height} x {width}\n{channels} {'channel' if channels == 1 else 'channels'}"
-
-
-def _square(matrix: np.ndarray, class_names: Sequence[str] | None = None) -> np.ndarray:
-    matrix = np.asarray(matrix)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
-        raise ShapeError(f"expected a square confusion matrix (true, predicted), got shape {matrix.shape}")
-    if class_names is not None and len(class_names) != len(matrix):
-        raise ShapeError(f"a confusion matrix of {len(matrix)} classes does not fit {len(class_names)} class names")
-    return matrix
 
 
 def _check_image(image: np.ndarray) -> None:

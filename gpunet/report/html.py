@@ -6,7 +6,7 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from gpunet.training.metrics import wilson_interval
+from gpunet.report.metrics import wilson_interval
 
 if TYPE_CHECKING:
     from jinja2 import Environment

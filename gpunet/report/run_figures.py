@@ -11,24 +11,24 @@ import numpy as np
 from gpunet.data.dataset import Dataset
 from gpunet.data.scaling import Scaling
 from gpunet.errors import ConfigError
-from gpunet.nn import Conv2d, ConvBlock, Layer, Linear, Mode, Sequential
+from gpunet.nn import Conv2d, ConvBlock, ForwardContext, Layer, Linear, Sequential
 from gpunet.report import figures
-from gpunet.training.metrics import confusion_matrix
+from gpunet.report.metrics import confusion_matrix
 
 
-def draw_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, *, prefix: str = "") -> None:
+def plot_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, *, prefix: str = "") -> None:
     """Confusion matrix, metrics of each class and most confident mistakes, as PNG files in `folder`."""
     predictions = probabilities.argmax(1)
     matrix = confusion_matrix(dataset.labels, predictions, dataset.classes)
     names = dataset.class_names
-    figures.confusion_matrix(matrix, names, folder / f"{prefix}confusion_matrix.png")
-    figures.per_class_metrics(matrix, names, folder / f"{prefix}per_class_metrics.png")
-    figures.confident_mistakes(
+    figures.plot_confusion_matrix(matrix, names, folder / f"{prefix}confusion_matrix.png")
+    figures.plot_per_class_metrics(matrix, names, folder / f"{prefix}per_class_metrics.png")
+    figures.plot_confident_mistakes(
         dataset.images, dataset.labels, predictions, probabilities, names, folder / f"{prefix}confident_mistakes.png"
     )
 
 
-def draw_run(
+def plot_run(
     folder: Path,
     model: Sequential,
     records: Sequence[dict[str, Any]],
@@ -36,13 +36,15 @@ def draw_run(
     probabilities: np.ndarray,
     scaling: Scaling,
 ) -> None:
-    """All figures of a run: learning curves, those of :func:`draw_evaluation`, filters, and a CNN's feature maps."""
-    figures.learning_curves(records, folder / "learning_curves.png")
-    draw_evaluation(folder, test, probabilities)
-    figures.first_layer_filters(first_weight(model), folder / "first_layer_filters.png", image_shape=test.image_shape)
+    """All figures of a run: learning curves, those of :func:`plot_evaluation`, filters, and a CNN's feature maps."""
+    figures.plot_learning_curves(records, folder / "learning_curves.png")
+    plot_evaluation(folder, test, probabilities)
+    figures.plot_first_layer_filters(
+        first_weight(model), folder / "first_layer_filters.png", image_shape=test.image_shape
+    )
     maps = block_maps(model, test.images[:1], scaling)
     if maps:
-        figures.feature_maps(maps, test.images[0], folder / "feature_maps.png")
+        figures.plot_feature_maps(maps, test.images[0], folder / "feature_maps.png")
 
 
 def _host(model: Layer, array: Any) -> np.ndarray:
@@ -69,7 +71,7 @@ def block_maps(model: Sequential, image: np.ndarray, scaling: Scaling) -> list[t
             if isinstance(child, Sequential) and not isinstance(child, ConvBlock):
                 x = walk(child, x)
                 continue
-            x = child.forward(x, Mode())[0]
+            x = child.forward(x, ForwardContext())[0]
             if isinstance(child, ConvBlock):
                 found.append((name, _host(model, x)[0]))
         return x

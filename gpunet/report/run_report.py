@@ -12,7 +12,7 @@ import numpy as np
 
 from gpunet.data.loader import Loader
 from gpunet.data.scaling import Scaling
-from gpunet.nn import Mode, Sequential
+from gpunet.nn import ForwardContext, Sequential
 from gpunet.report.canvas import drawing
 from gpunet.report.charts import (
     draw_confidences,
@@ -22,14 +22,13 @@ from gpunet.report.charts import (
     draw_rate,
     draw_reliability,
 )
-from gpunet.report.facts import RunFacts, SplitResult
-from gpunet.report.figures import per_class_table, principal_plane
+from gpunet.report.data_uri import coloured_uri, filter_uri, picture_uri
 from gpunet.report.html import render
-from gpunet.report.pictures import coloured_uri, filter_uri, picture_uri
+from gpunet.report.metrics import calibration, per_class_table, principal_plane
+from gpunet.report.ranking import channels_that_vary, strongest_filters, surest_mistakes
 from gpunet.report.run_figures import block_maps, first_weight
-from gpunet.report.selection import channels_that_vary, strongest_filters, surest_mistakes
+from gpunet.report.run_record import RunRecord, SplitResult
 from gpunet.training.evaluation import EVALUATION_BATCH
-from gpunet.training.metrics import calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +45,7 @@ _TSNE_INPUTS = 50
 
 
 def run_report(
-    facts: RunFacts,
+    facts: RunRecord,
     result: SplitResult,
     model: Sequential,
     scaling: Scaling,
@@ -131,7 +130,7 @@ def run_report(
     )
 
 
-def _headline(facts: RunFacts) -> dict[str, Any]:
+def _headline(facts: RunRecord) -> dict[str, Any]:
     from gpunet import __version__
 
     options = facts.options
@@ -248,7 +247,7 @@ def _features(model: Sequential, loader: Loader) -> tuple[np.ndarray, np.ndarray
     for x, _ in loader.batches(EVALUATION_BATCH):
         inside = chosen[(chosen >= start) & (chosen < start + len(x))] - start
         if len(inside):
-            output = loader.backend.to_numpy(body.forward(x, Mode())[0])
+            output = loader.backend.to_numpy(body.forward(x, ForwardContext())[0])
             kept.append(output.reshape(len(output), -1)[inside])
         start += len(x)
     return np.concatenate(kept).astype(np.float64), chosen
@@ -286,7 +285,7 @@ def _tsne(features: np.ndarray) -> np.ndarray:
     return points
 
 
-def _configuration(facts: RunFacts) -> list[tuple[str, list[dict[str, Any]]]]:
+def _configuration(facts: RunRecord) -> list[tuple[str, list[dict[str, Any]]]]:
     sections = []
     for section, options in facts.config.items():
         defaults = facts.defaults[section]

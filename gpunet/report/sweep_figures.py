@@ -44,7 +44,7 @@ class Scatter:
     log: bool
 
 
-def sweep_figure(panels: Sequence[Panel | Scatter], path: PathLike) -> None:
+def plot_sweep(panels: Sequence[Panel | Scatter], path: PathLike) -> None:
     """A figure of the `panels`, one below the other.
 
     Raises:
@@ -60,7 +60,7 @@ def sweep_figure(panels: Sequence[Panel | Scatter], path: PathLike) -> None:
             draw_panel(axes, panel)
 
 
-def gallery_figure(
+def plot_gallery(
     panels: Sequence[Panel | Scatter],
     path: PathLike,
     title: str,
@@ -70,7 +70,7 @@ def gallery_figure(
 ) -> None:
     """All panels in two columns and, with `confusion`, below them the confusion matrix and the metrics of each class.
 
-    Raises: as :func:`sweep_figure`, and ShapeError as :func:`gpunet.report.figures.confusion_matrix`.
+    Raises: as :func:`plot_sweep`, and ShapeError as :func:`gpunet.report.figures.plot_confusion_matrix`.
     """
     if not panels and confusion is None:
         raise DataError("no sweep has a finished trial, so there is nothing to draw")

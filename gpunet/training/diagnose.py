@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpunet.backend import Array
 from gpunet.errors import DivergedError
-from gpunet.nn import Layer, Mode, Sequential
+from gpunet.nn import ForwardContext, Layer, Sequential
 
 if TYPE_CHECKING:
     from gpunet.training.trainer import Trainer
@@ -16,7 +16,7 @@ def _finite(array: Array) -> bool:
     return bool(abs(array).max() < float("inf"))  # false for NaN as well
 
 
-def first_not_finite(model: Layer, x: Array, mode: Mode) -> str:
+def first_not_finite(model: Layer, x: Array, ctx: ForwardContext) -> str:
     """A sentence about the first parameter, input or layer output of `model` at `x` that is not finite."""
     if not _finite(x):
         return "the input of the model is not finite"
@@ -31,7 +31,7 @@ def first_not_finite(model: Layer, x: Array, mode: Mode) -> str:
                 if found:
                     return x, found
             return x, None
-        x = layer.forward(x, mode)[0]
+        x = layer.forward(x, ctx)[0]
         return x, None if _finite(x) else f"the output of layer {name} ({type(layer).__name__}) is not finite"
 
     found = walk("", model, x)[1]
@@ -49,7 +49,7 @@ def diverged(trainer: Trainer, index: int) -> DivergedError:
     seed = trainer.config.seed
     x, _ = trainer.train.training_batch(index * trainer.batch_size, trainer.batch_size, seed=seed, step=number)
     state = trainer.flat.state.copy()
-    where = first_not_finite(trainer.model, x, Mode(training=True, seed=seed, step=number))
+    where = first_not_finite(trainer.model, x, ForwardContext(training=True, seed=seed, step=number))
     trainer.flat.state[...] = state  # the diagnosis leaves no trace in the running statistics
     return DivergedError(
         f"training diverged in step {number + 1} (epoch {trainer.epoch + 1}, learning rate {trainer.lr:.3g}): {where}. "

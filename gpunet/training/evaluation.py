@@ -10,7 +10,7 @@ import numpy as np
 from gpunet import ops
 from gpunet.backend import Array
 from gpunet.data.loader import Loader
-from gpunet.nn import Layer, Mode, SoftmaxCrossEntropy
+from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
 
 EVALUATION_BATCH = 1000
 """Images of one evaluation batch. It is fixed, so that an evaluation has the same bits whoever asks for it."""
@@ -42,7 +42,7 @@ def evaluate(
     criterion = SoftmaxCrossEntropy()
     kept: list[np.ndarray] = []
     for x, labels in loader.batches(EVALUATION_BATCH):
-        logits, _ = model.forward(x, Mode())
+        logits, _ = model.forward(x, ForwardContext())
         batch_loss, _ = criterion(logits, labels)
         loss += float(batch_loss) * len(labels)
         correct += int(ops.count_correct(logits, labels))

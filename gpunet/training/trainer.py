@@ -18,7 +18,7 @@ from typing import Any
 from gpunet import cuda, ops, optim
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, ConfigError
-from gpunet.nn import Layer, Mode, SoftmaxCrossEntropy
+from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
 from gpunet.nn.parameter import FlatParameters
 from gpunet.optim import schedules
 from gpunet.training.callbacks import Callback, EarlyStopping
@@ -119,8 +119,8 @@ class Trainer:
         # Only ops on arrays that stay where they are: on a GPU this is recorded once and replayed (Backend.capture).
         seed, state = self.config.seed, self._state
         x, labels = self.train.training_batch(state.start, self.batch_size, seed=seed, step=state.step)
-        mode = Mode(training=True, seed=seed, step=state.step, input_gradient=False)
-        logits, backward = self.model.forward(x, mode)
+        ctx = ForwardContext(training=True, seed=seed, step=state.step, needs_input_grad=False)
+        logits, backward = self.model.forward(x, ctx)
         loss, dlogits = self.loss(logits, labels)
         backward(dlogits)
         state.advance(loss, ops.count_correct(logits, labels))

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("train cnn --filters 8 x", "--filters must be a whole number, got 'x'"),
         ("train cnn --optimizer adm", "--optimizer must be one of sgd, adam, adamw; got 'adm' (did you mean 'adam'?)"),
         ("train cnn --flip yes", "unrecognized arguments: yes"),
-        ("train cnn --preset quik", "--preset must be one of default, quick, seed, best; got 'quik' (did you mean "
+        ("train cnn --preset quik", "--preset must be one of default, quick, baseline, best; got 'quik' (did you mean "
          "'quick'?)"),
         ("train cnn --config none.toml", "cannot read the configuration none.toml: No such file or directory"),
         ("train cnn --config .", "cannot read the configuration .: Is a directory"),

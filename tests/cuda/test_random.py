@@ -19,7 +19,7 @@ WORDS = st.integers(0, 2**32 - 1)
 def test_words_are_those_of_the_host(device: Device, seed: int, stream: int, step: int, n: int) -> None:
     words = cuda.bits(seed, stream, step, n, device.array(np.zeros(1)))
     assert words.dtype == np.uint32
-    np.testing.assert_array_equal(device.host(words), random.Stream(seed, stream, step).bits(n))
+    np.testing.assert_array_equal(device.host(words), random.PhiloxStream(seed, stream, step).bits(n))
 
 
 def test_published_vector(device: Device) -> None:
@@ -30,12 +30,12 @@ def test_published_vector(device: Device) -> None:
 
 def test_several_blocks(device: Device) -> None:
     words = cuda.bits(2**63 + 5, 16, 7, 3001, device.array(np.zeros(1)))
-    np.testing.assert_array_equal(device.host(words), random.Stream(2**63 + 5, 16, 7).bits(3001))
+    np.testing.assert_array_equal(device.host(words), random.PhiloxStream(2**63 + 5, 16, 7).bits(3001))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
 def test_step_on_the_device(device: Device, dtype: type) -> None:
-    expected = random.Stream(1, 2, 3).bits(9)
+    expected = random.PhiloxStream(1, 2, 3).bits(9)
     step = device.array(np.array([3], dtype))
     np.testing.assert_array_equal(device.host(cuda.bits(1, 2, step, 9, step)), expected)
     if dtype == np.int64:  # modulo 2**32

@@ -17,7 +17,8 @@ import pooch
 import pytest
 
 from gpunet.data import download
-from gpunet.data.files import cache_folder, fetch, find
+from gpunet.data.download import fetch
+from gpunet.data.files import cache_folder, find
 from gpunet.errors import DataError, OutputError
 from tests.data.conftest import CONTENTS, fill
 from tests.filesystem import largest_file, read_only_folder

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from gpunet.data import FASHION_MNIST_CLASSES, files, load
-from gpunet.data.files import FILES, cache_folder, fetch, find, verify
+from gpunet.data.download import fetch
+from gpunet.data.files import FILES, cache_folder, find, verify
 from gpunet.errors import DataError, OutputError
 from tests.data.conftest import CONTENTS, fill
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gpunet.data import Dataset, split
 from gpunet.data.split import subset
 from gpunet.errors import ConfigError
-from gpunet.ops.random import SPLIT, Stream
+from gpunet.ops.random import SPLIT, PhiloxStream
 
 
 def dataset_of(labels: list[int] | np.ndarray) -> Dataset:
@@ -36,7 +36,10 @@ def test_members_of_each_class_are_the_first_of_its_permutation() -> None:
     labels = [0, 1, 0, 1, 1, 0, 0, 1, 1, 1]
     result = split(dataset_of(labels), 0.5, 7)  # 2 of 4 and 3 of 6
     zeros, ones = np.array([0, 2, 5, 6]), np.array([1, 3, 4, 7, 8, 9])
-    expected = [*zeros[Stream(7, SPLIT, 0).permutation(4)[:2]], *ones[Stream(7, SPLIT, 1).permutation(6)[:3]]]
+    expected = [
+        *zeros[PhiloxStream(7, SPLIT, 0).permutation(4)[:2]],
+        *ones[PhiloxStream(7, SPLIT, 1).permutation(6)[:3]],
+    ]
     assert result.validation_indices.tolist() == sorted(expected)
 
 

@@ -1,8 +1,7 @@
-"""Trained runs to report on, one of each model, with class names that are no HTML; and a small sweep."""
+"""Trained runs to report on, one of each model, with class names that are no HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from gpunet.experiments.config import merge
 from gpunet.experiments.run import train
-from gpunet.experiments.sweep import Sweep, load_sweep
+from tests.sweep.conftest import data, declare  # noqa: F401
 
 CLASS_NAMES = ("left <b>", "right & up", "</script>")
 
@@ -46,39 +45,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     np.savez(data, x_train=x[:240], y_train=y[:240], x_test=x[240:], y_test=y[240:], class_names=np.array(CLASS_NAMES))
     folders = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpunet.experiments.run.draw_run", lambda *arguments: None)  # takes longer than the training
+        patch.setattr("gpunet.experiments.run.plot_run", lambda *arguments: None)  # takes longer than the training
         for kind, options in _OPTIONS.items():
             folders[kind] = folder / "runs" / f"{kind}-1"
             config = merge(kind, overrides={**_COMMON, **options, "data": str(data)})
             train(config, run_dir=folders[kind], device="cpu", progress=False)
     return Trained(data, folders)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures 8 x 8 of three brightnesses, one class each."""
-    rng = np.random.default_rng(0)
-    y = np.arange(240) % 3
-    x = (rng.integers(0, 90, (240, 8, 8)) + 20 * y[:, None, None]).astype(np.uint8)
-    path = tmp_path_factory.mktemp("data") / "data.npz"
-    np.savez(path, x_train=x[:180], y_train=y[:180], x_test=x[180:], y_test=y[180:])
-    return path
-
-
-Declare = Callable[..., Sweep]
-
-
-@pytest.fixture
-def declare(tmp_path: Path, data: Path) -> Declare:
-    """``declare(axes, sweep="...", base="...")``: a sweep of small MLPs, from a file."""
-
-    def make(axes: str, sweep: str = "", base: str = "", *, name: str = "tiny") -> Sweep:
-        path = tmp_path / f"{name}.toml"
-        path.write_text(
-            f'[sweep]\nseeds = [0, 1]\n{sweep}\n[base]\nkind = "mlp"\npreset = "seed"\nhidden = [6]\nepochs = 2\n'
-            f'batch_size = 16\ndata = "{data}"\n{base}\n[axes]\n{axes}\n',
-            encoding="utf-8",
-        )
-        return load_sweep(path)
-
-    return make

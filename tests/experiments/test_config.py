@@ -155,7 +155,7 @@ def test_bad_file(kind: str | None, toml: dict[str, Any], message: str) -> None:
     ("arguments", "message"),
     [
         (("cn",), "unknown model 'cn': expected mlp, cnn, hybrid (did you mean 'cnn'?)"),
-        (("cnn", "quik"), "unknown preset 'quik': expected default, quick, seed, best (did you mean 'quick'?)"),
+        (("cnn", "quik"), "unknown preset 'quik': expected default, quick, baseline, best (did you mean 'quick'?)"),
         (("cnn", None, None, {"epohcs": 1}), "unknown option 'epohcs' (did you mean 'epochs'?)"),
         (
             ("cnn", None, None, {"joint_epochs": 1}),
@@ -186,7 +186,7 @@ def test_toml_round_trip(config: RunConfig) -> None:
 @given(run_configs())
 @settings(max_examples=50)
 def test_overrides_set_every_option(config: RunConfig) -> None:
-    assert merge(config.kind, "seed", overrides=flat(config)) == config
+    assert merge(config.kind, "baseline", overrides=flat(config)) == config
 
 
 def test_round_trip_through_a_file(tmp_path: Path) -> None:
@@ -273,13 +273,13 @@ def test_quick_is_shorter_than_the_default() -> None:
     assert merge("cnn", "quick").training.epochs == 4
 
 
-def test_seed_preset() -> None:
-    mlp, cnn = merge("mlp", "seed"), merge("cnn", "seed")
+def test_baseline_preset() -> None:
+    mlp, cnn = merge("mlp", "baseline"), merge("cnn", "baseline")
     assert mlp.model == MLPConfig(hidden=(128, 64), activation="relu", dropout=0.2, init="he")
     assert (mlp.training.epochs, cnn.training.epochs) == (20, 15)
     assert isinstance(cnn.model, CNNConfig)
     assert len(cnn.model.filters) == 5 and cnn.model.init == "he" and cnn.model.batch_norm
-    for config in (mlp, cnn, merge("hybrid", "seed")):
+    for config in (mlp, cnn, merge("hybrid", "baseline")):
         training = config.training
         assert (training.optimizer, training.lr, training.schedule, training.batch_size) == (
             "adam", 1e-3, "plateau", 128,

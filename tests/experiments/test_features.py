@@ -19,8 +19,8 @@ from gpunet.data import DataConfig
 from gpunet.errors import ConfigError
 from gpunet.experiments import features
 from gpunet.experiments.features import PROBES, analyse
+from gpunet.experiments.inference import load_model
 from gpunet.experiments.prepare import prepare
-from gpunet.experiments.saved import load_model
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from gpunet.cli.main import main
 from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.conclusions import reference_label, section
 from gpunet.experiments.gallery import make_gallery
-from gpunet.experiments.sweep import Row, Sweep, load_sweep, write_table
-from gpunet.experiments.sweep.table import FAILED, OK, Outcome
+from gpunet.sweep import Row, Sweep, load_sweep, write_table
+from gpunet.sweep.table import FAILED, OK, Outcome
 from gpunet.training import save_checkpoint
 
 DECLARATION = """
@@ -24,7 +24,7 @@ question = "Which activation?"
 seeds = [0, 1]
 [base]
 kind = "mlp"
-preset = "seed"
+preset = "baseline"
 [axes]
 activation = ["tanh", "relu", "gelu"]
 """
@@ -60,7 +60,7 @@ def sweep(declared: Path) -> Sweep:
 def test_conclusions_in_words(sweep: Sweep) -> None:
     lines = section(sweep, rows_of(sweep, ACCURACIES))
     assert lines[0] == "### Which activation?"
-    assert "preset seed, 20 epochs, all training images, 2 seeds" in lines[2]
+    assert "preset baseline, 20 epochs, all training images, 2 seeds" in lines[2]
     # The pooled variance is (2 + 2 + 0.5) / 3 = 1.5 points^2, so the difference of two means of two has the standard
     # error sqrt(1.5) = 1.22 points. Dunnett's two-sided 5 % bound for two comparisons and 3 degrees of freedom is 3.86
     # (by simulation of 4 million draws): 4.73 points. Two t-tests (3.18: 3.90 points) would call both clear.
@@ -135,7 +135,7 @@ def test_conclusions_of_two_axes(tmp_path: Path) -> None:
 
 
 def test_reference_is_the_base(sweep: Sweep) -> None:
-    assert reference_label(sweep, sweep.axes[0]) == "relu", "of the preset seed"
+    assert reference_label(sweep, sweep.axes[0]) == "relu", "of the preset baseline"
 
 
 def test_gallery(declared: Path, sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,10 @@ from gpunet.cli.main import main
 from gpunet.errors import CheckpointError, DataError, OutputError
 from gpunet.experiments import report as reports
 from gpunet.experiments.config import load
+from gpunet.experiments.inference import load_model
 from gpunet.experiments.prepare import RunData
 from gpunet.experiments.report import compare, report
 from gpunet.experiments.run import train
-from gpunet.experiments.saved import load_model
 from gpunet.report.run_report import penultimate
 from gpunet.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.experiments.conftest import CLASS_NAMES, Trained
@@ -252,7 +252,7 @@ def test_events_of_each_stage_of_a_hybrid(trained: Trained, tmp_path: Path) -> N
     pytest.importorskip("tensorboardX", reason="tensorboardX is not installed: pip install -e '.[tensorboard]'")
     run_dir = Path(shutil.copytree(trained.folders["hybrid"], tmp_path / "hybrid"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpunet.experiments.run.draw_run", lambda *arguments: None)
+        patch.setattr("gpunet.experiments.run.plot_run", lambda *arguments: None)
         config = load(run_dir / "config.toml")
         train(config, run_dir=run_dir, device="cpu", resume=True, progress=False, tensorboard=True)
     stages = sorted(path.parent.parent.name for path in run_dir.rglob("events.out.tfevents.*"))

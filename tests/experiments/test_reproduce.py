@@ -38,7 +38,7 @@ def checkout(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr("gpunet.experiments.config.PRESETS", {"default": small, "best": small, "quick": small})
     monkeypatch.setattr(published, "ROOT", tmp_path)
     monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    monkeypatch.setattr("gpunet.experiments.run.draw_run", lambda *args: None)  # the figures are tested elsewhere
+    monkeypatch.setattr("gpunet.experiments.run.plot_run", lambda *args: None)  # the figures are tested elsewhere
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").touch()
     return tmp_path

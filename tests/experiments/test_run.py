@@ -16,9 +16,9 @@ from gpunet.backend import CPU
 from gpunet.cli.main import main
 from gpunet.data import DataConfig
 from gpunet.errors import CheckpointError, DataError
+from gpunet.experiments.inference import feature_map, load_model
 from gpunet.experiments.prepare import prepare
 from gpunet.experiments.run import evaluate, predict
-from gpunet.experiments.saved import feature_map, load_model
 from gpunet.training import load_checkpoint
 
 SMALL = {

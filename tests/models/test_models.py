@@ -9,7 +9,7 @@ import pytest
 
 from gpunet.errors import ConfigError, ShapeError
 from gpunet.models import CNN, MLP, CNNConfig, Hybrid, HybridConfig, MLPConfig, create
-from gpunet.nn import Mode, SoftmaxCrossEntropy, summary
+from gpunet.nn import ForwardContext, SoftmaxCrossEntropy, summary
 from tests.support import assert_close, torch_or_skip
 
 
@@ -64,7 +64,7 @@ def test_options_reach_the_layers() -> None:
     assert names == [
         "block1.conv:Conv2d",
         "block1.activation:Tanh",
-        "block1.pool:MaxPool",
+        "block1.pool:MaxPool2d",
         "features:Flatten",
         "dropout:Dropout",
         "linear1:Linear",
@@ -122,7 +122,7 @@ def test_cnn_training_gradients_match_pytorch() -> None:
         converted = parameter.value.transpose(layouts[parameter.value.ndim])
         pairs[name].data = torch.tensor(np.ascontiguousarray(converted))
     x, labels = rng.standard_normal((6, 9, 9, 2)), rng.integers(0, 5, 6)
-    logits, backward = model.forward(x, Mode(training=True))
+    logits, backward = model.forward(x, ForwardContext(training=True))
     loss, dlogits = SoftmaxCrossEntropy(label_smoothing=0.1)(logits, labels)
     backward(dlogits)
     maps = peer(torch.tensor(np.ascontiguousarray(x.transpose(0, 3, 1, 2))))

@@ -47,10 +47,10 @@ def test_pooling_first_changes_nothing(
 ) -> None:
     block, layers = block_and_layers(dtype, activation=activation)
     rng = np.random.default_rng(3)
-    x, mode = rng.standard_normal((4, *size, 3)).astype(dtype), nn.Mode(training=training)
-    y, backward = block.forward(x, mode)
+    x, ctx = rng.standard_normal((4, *size, 3)).astype(dtype), nn.ForwardContext(training=training)
+    y, backward = block.forward(x, ctx)
     assert fused == [(4, *size, 6)]
-    expected, layers_backward = layers.forward(x, mode)
+    expected, layers_backward = layers.forward(x, ctx)
     assert len(fused) == 1
     if activation == "tanh":
         assert_close(y, expected)
@@ -70,9 +70,12 @@ def test_pooling_first_changes_nothing(
 )
 def test_other_blocks_are_their_layers(fused: list[tuple[int, ...]], options: dict[str, Any]) -> None:
     block, layers = block_and_layers(np.float32, **options)
-    x, mode = np.random.default_rng(4).standard_normal((2, 5, 4, 3)).astype(np.float32), nn.Mode(training=True)
-    y, backward = block.forward(x, mode)
-    expected, layers_backward = layers.forward(x, mode)
+    x, ctx = (
+        np.random.default_rng(4).standard_normal((2, 5, 4, 3)).astype(np.float32),
+        nn.ForwardContext(training=True),
+    )
+    y, backward = block.forward(x, ctx)
+    expected, layers_backward = layers.forward(x, ctx)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(backward(y), layers_backward(y))
     np.testing.assert_array_equal(block.flat.gradients, layers.flat.gradients)
@@ -91,7 +94,7 @@ def test_a_decreasing_activation_comes_before_the_pooling(fused: list[tuple[int,
 def test_the_input_gradient_is_left_out_where_nobody_needs_it() -> None:
     block, layers = block_and_layers(np.float32)
     x = np.random.default_rng(6).standard_normal((2, 4, 4, 3)).astype(np.float32)
-    y, backward = block.forward(x, nn.Mode(training=True, input_gradient=False))
+    y, backward = block.forward(x, nn.ForwardContext(training=True, needs_input_grad=False))
     assert backward(y) is None
-    layers.forward(x, nn.Mode(training=True))[1](y)
+    layers.forward(x, nn.ForwardContext(training=True))[1](y)
     assert_close(block.flat.gradients, layers.flat.gradients, terms=100)

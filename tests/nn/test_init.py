@@ -14,7 +14,7 @@ from gpunet.nn import init
 from gpunet.ops import random
 from tests.support import torch_or_skip
 
-STREAM = random.Stream(7, random.INIT, 3)
+STREAM = random.PhiloxStream(7, random.INIT, 3)
 LINEAR, CONV = (300, 100), (3, 3, 16, 32)
 
 
@@ -86,12 +86,12 @@ def test_uniform(initializer, shape, bound):
 
 def test_he_keeps_the_second_moment_through_relu_layers():
     # What eq. 10 is for. 20 layers of 256 units: the mean square stays near that of the input, where Xavier's halves.
-    x = random.Stream(0, 0).normal(64 * 256).reshape(64, 256)
+    x = random.PhiloxStream(0, 0).normal(64 * 256).reshape(64, 256)
     moments = {}
     for initializer in (init.He(), init.Xavier()):
         y = x
         for layer in range(20):
-            y = np.maximum(y @ initializer((256, 256), random.Stream(1, random.INIT, layer)), 0)
+            y = np.maximum(y @ initializer((256, 256), random.PhiloxStream(1, random.INIT, layer)), 0)
         moments[type(initializer)] = (y**2).mean() / (x**2).mean()
     # a relu layer of width n multiplies the mean square by a factor of variance about 5 / n: 20 of them, three sigma
     assert abs(math.log2(2 * moments[init.He])) < 3 * math.sqrt(20 * 5 / 256) / math.log(2)
@@ -130,7 +130,7 @@ def test_every_activation_has_a_gain():
 
 
 def test_values_depend_on_the_stream_alone():
-    first, second = random.Stream(0, random.INIT, 0), random.Stream(0, random.INIT, 1)
+    first, second = random.PhiloxStream(0, random.INIT, 0), random.PhiloxStream(0, random.INIT, 1)
     np.testing.assert_array_equal(init.He()(LINEAR, first), init.He()(LINEAR, first))
     assert (init.He()(LINEAR, first) != init.He()(LINEAR, second)).all()
 

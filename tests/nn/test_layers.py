@@ -12,7 +12,7 @@ from gpunet import nn
 from gpunet.errors import CheckpointError, ConfigError, DTypeError, ShapeError
 from tests.support import assert_close, torch_or_skip
 
-TRAIN = nn.Mode(training=True, seed=1, step=3)
+TRAIN = nn.ForwardContext(training=True, seed=1, step=3)
 
 
 def nchw(x: np.ndarray) -> np.ndarray:
@@ -44,17 +44,17 @@ LAYERS: dict[str, tuple[Callable[[], nn.Layer], Callable[[Any], Any], tuple[int,
     "gelu": (nn.GELU, lambda t: t.nn.GELU(), (3, 4)),
     "gelu tanh": (lambda: nn.GELU("tanh"), lambda t: t.nn.GELU(approximate="tanh"), (3, 4)),
     "max pool": (
-        lambda: nn.MaxPool(3, stride=2, padding=1, ceil_mode=True),
+        lambda: nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
         lambda t: t.nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True),
         (2, 6, 7, 3),
     ),
     "average pool": (
-        lambda: nn.AvgPool(2, stride=1, padding=1, count_include_pad=False),
+        lambda: nn.AvgPool2d(2, stride=1, padding=1, count_include_pad=False),
         lambda t: t.nn.AvgPool2d(2, stride=1, padding=1, count_include_pad=False),
         (2, 4, 5, 3),
     ),
     "global average pool": (
-        nn.GlobalAvgPool,
+        nn.GlobalAvgPool2d,
         lambda t: t.nn.Sequential(t.nn.AdaptiveAvgPool2d(1), t.nn.Flatten()),
         (2, 4, 5, 3),
     ),
@@ -121,8 +121,8 @@ def test_linear_layers_with_relu_match_pytorch() -> None:
 
 def test_a_relu_of_ones_own_is_asked() -> None:
     class Capped(nn.ReLU):
-        def forward(self, x: Any, mode: nn.Mode) -> Any:
-            y, backward = super().forward(x, mode)
+        def forward(self, x: Any, ctx: nn.ForwardContext) -> Any:
+            y, backward = super().forward(x, ctx)
             return np.minimum(y, 1), backward
 
     model = nn.Sequential([nn.Linear(2, 1), Capped()]).initialize(seed=0)
@@ -161,8 +161,8 @@ def test_dropout_is_a_function_of_seed_step_and_place() -> None:
     np.testing.assert_array_equal(backward(np.ones_like(x)), y)
     np.testing.assert_array_equal(first.forward(x, TRAIN)[0], y)
     assert (second.forward(x, TRAIN)[0] != y).any()
-    assert (first.forward(x, nn.Mode(training=True, seed=1, step=4))[0] != y).any()
-    assert (first.forward(x, nn.Mode(training=True, seed=2, step=3))[0] != y).any()
+    assert (first.forward(x, nn.ForwardContext(training=True, seed=1, step=4))[0] != y).any()
+    assert (first.forward(x, nn.ForwardContext(training=True, seed=2, step=3))[0] != y).any()
     assert first(x) is x
 
 
@@ -212,11 +212,11 @@ def test_state_dict_round_trip_and_mismatch() -> None:
 def test_sequential_leaves_out_input_gradients_that_nobody_needs() -> None:
     model = nn.Sequential([nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)]).initialize(seed=0)
     x = np.random.default_rng(0).standard_normal((2, 2, 2, 1)).astype(np.float32)
-    y, backward = model.forward(x, nn.Mode(training=True, input_gradient=False))
+    y, backward = model.forward(x, nn.ForwardContext(training=True, needs_input_grad=False))
     assert backward(np.ones_like(y)) is None
     without = model.flat.gradients.copy()
     assert np.abs(without).max() > 0
-    _, backward = model.forward(x, nn.Mode(training=True))
+    _, backward = model.forward(x, nn.ForwardContext(training=True))
     assert backward(np.ones_like(y)).shape == x.shape
     np.testing.assert_array_equal(model.flat.gradients, without)
 
@@ -248,9 +248,9 @@ def test_bad_input() -> None:
         nn.GELU("erf")
     with pytest.raises(DTypeError, match="float32 or float64"):
         nn.Linear(2, 2).initialize(dtype=np.float16)
-    with pytest.raises(ShapeError, match="put Flatten or GlobalAvgPool before it"):
+    with pytest.raises(ShapeError, match="put Flatten or GlobalAvgPool2d before it"):
         nn.Linear(4, 2).output_shape((2, 2, 1))
     with pytest.raises(ShapeError, match="expects 3 features"):
         nn.BatchNorm(3).output_shape((2, 2, 1))
     with pytest.raises(ShapeError, match="larger than the padded map"):
-        nn.MaxPool(3).output_shape((2, 2, 1))
+        nn.MaxPool2d(3).output_shape((2, 2, 1))

@@ -140,32 +140,32 @@ def test_reference_matches_pytorch(case: Case) -> None:
         assert_close(actual, wanted, terms=rows, scale=scale[name] * lost)
 
 
-@pytest.mark.parametrize("room", [batchnorm, reference])
-def test_by_hand(room: Any) -> None:
+@pytest.mark.parametrize("impl", [batchnorm, reference])
+def test_by_hand(impl: Any) -> None:
     x, gamma, beta = np.array([[1.0], [3.0]]), np.array([2.0]), np.array([1.0])
     running_mean, running_var = np.array([10.0]), np.array([20.0])
     # mean 2, biased variance 1, and with eps = 3 a standard deviation of 2
-    y, saved = room.batch_norm(x, gamma, beta, running_mean, running_var, training=True, momentum=0.1, eps=3)
+    y, saved = impl.batch_norm(x, gamma, beta, running_mean, running_var, training=True, momentum=0.1, eps=3)
     assert_close(y, np.array([[0.0], [2.0]]))
     assert (saved.mean.tolist(), saved.inv_std.tolist(), saved.training) == ([2.0], [0.5], True)
     assert_close(running_mean, np.array([0.9 * 10 + 0.1 * 2]))
     assert_close(running_var, np.array([0.9 * 20 + 0.1 * 2]))  # the unbiased variance is 2
     # normalised: -1/2 and 1/2; dx = dy - mean(dy) - normalised * mean(dy * normalised), times gamma / 2
-    dx, dgamma, dbeta = room.batch_norm_backward(np.array([[1.0], [0.0]]), x, gamma, saved)
+    dx, dgamma, dbeta = impl.batch_norm_backward(np.array([[1.0], [0.0]]), x, gamma, saved)
     assert_close(dx, np.array([[1 - 0.5 - 0.125], [0 - 0.5 + 0.125]]))
     assert_close(dgamma, np.array([-0.5]))
     assert_close(dbeta, np.array([1.0]))
 
 
-@pytest.mark.parametrize("room", [batchnorm, reference])
-def test_inference_by_hand(room: Any) -> None:
+@pytest.mark.parametrize("impl", [batchnorm, reference])
+def test_inference_by_hand(impl: Any) -> None:
     x, gamma, beta = np.array([[[5.0]]]), np.array([3.0]), np.array([1.0])
     running_mean, running_var = np.array([2.0]), np.array([8.0])
-    y, saved = room.batch_norm(x, gamma, beta, running_mean, running_var, training=False, eps=1)
+    y, saved = impl.batch_norm(x, gamma, beta, running_mean, running_var, training=False, eps=1)
     assert_close(y, np.array([[[3 * (5 - 2) / 3 + 1]]]))
     assert saved.training is False
     assert (running_mean.tolist(), running_var.tolist()) == ([2.0], [8.0])
-    dx, dgamma, dbeta = room.batch_norm_backward(np.array([[[7.0]]]), x, gamma, saved)
+    dx, dgamma, dbeta = impl.batch_norm_backward(np.array([[[7.0]]]), x, gamma, saved)
     assert_close(dx, np.array([[[7.0]]]))
     assert_close(dgamma, np.array([7.0]))
     assert_close(dbeta, np.array([7.0]))

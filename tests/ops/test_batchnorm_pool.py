@@ -176,7 +176,7 @@ def test_reference_matches_pytorch(case: Case) -> None:
         assert_close(actual, wanted, terms=rows, scale=scale[name] * lost)
 
 
-ROOMS = pytest.mark.parametrize("room", [batchnorm_pool, reference])
+IMPLEMENTATIONS = pytest.mark.parametrize("impl", [batchnorm_pool, reference])
 
 
 def maps(*rows: list[float]) -> np.ndarray:
@@ -184,13 +184,13 @@ def maps(*rows: list[float]) -> np.ndarray:
     return np.array(rows, np.float64)[None, :, :, None]
 
 
-@ROOMS
+@IMPLEMENTATIONS
 @pytest.mark.parametrize(("gamma", "tap", "value"), [(2.0, 3, 4.0), (-2.0, 0, 3.0)])
-def test_by_hand(room: Any, gamma: float, tap: int, value: float) -> None:
+def test_by_hand(impl: Any, gamma: float, tap: int, value: float) -> None:
     # mean 2, biased variance 10/6, and with eps = 7/3 a standard deviation of 2; the last column is in no window
     x, vector = maps([0, 2, 1], [3, 4, 2]), np.array([gamma])
     running_mean, running_var = np.array([10.0]), np.array([20.0])
-    y, saved = room.batch_norm_max_pool(
+    y, saved = impl.batch_norm_max_pool(
         x, vector, np.array([1.0 if gamma < 0 else 2.0]), running_mean, running_var, training=True, eps=7 / 3
     )
     assert (saved.argmax.tolist(), saved.training) == ([[[[tap]]]], True)
@@ -200,7 +200,7 @@ def test_by_hand(room: Any, gamma: float, tap: int, value: float) -> None:
     assert_close(running_mean, np.array([0.9 * 10 + 0.1 * 2]))
     assert_close(running_var, np.array([0.9 * 20 + 0.1 * 2]))  # the unbiased variance is 2
     # normalised: (x - 2) / 2, so 1 or -1 there; dx = (d - mean(d) - normalised * mean(d * normalised)) * gamma / 2
-    dx, dgamma, dbeta = room.batch_norm_max_pool_backward(maps([6]), x, vector, saved)
+    dx, dgamma, dbeta = impl.batch_norm_max_pool_backward(maps([6]), x, vector, saved)
     there = 1.0 if gamma > 0 else -1.0
     d = np.zeros((1, 2, 3, 1))
     d[0, tap // 2, tap % 2, 0] = 6
@@ -209,15 +209,15 @@ def test_by_hand(room: Any, gamma: float, tap: int, value: float) -> None:
     assert_close(dbeta, np.array([6.0]))
 
 
-@ROOMS
-def test_inference_by_hand(room: Any) -> None:
+@IMPLEMENTATIONS
+def test_inference_by_hand(impl: Any) -> None:
     x, one = maps([5, 2, 9], [3, 5, 9], [9, 9, 9]), np.array([1.0])
     running_mean, running_var = np.array([2.0]), np.array([8.0])
-    y, saved = room.batch_norm_max_pool(x, 3 * one, one, running_mean, running_var, training=False, eps=1)
+    y, saved = impl.batch_norm_max_pool(x, 3 * one, one, running_mean, running_var, training=False, eps=1)
     assert (saved.argmax.tolist(), saved.training) == ([[[[0]]]], False)  # of equal maxima the first
     assert_close(y, maps([3 * (5 - 2) / 3 + 1]))
     assert (running_mean.tolist(), running_var.tolist()) == ([2.0], [8.0])
-    dx, dgamma, dbeta = room.batch_norm_max_pool_backward(maps([7]), x, 3 * one, saved)
+    dx, dgamma, dbeta = impl.batch_norm_max_pool_backward(maps([7]), x, 3 * one, saved)
     assert_close(dx, maps([7, 0, 0], [0, 0, 0], [0, 0, 0]))
     assert_close(dgamma, np.array([7.0]))
     assert_close(dbeta, np.array([7.0]))
@@ -300,10 +300,10 @@ def test_pieces_hold_few_windows(out_width: int, channels: int) -> None:
 def test_gradients_go_where_they_are_wanted() -> None:
     given, dy = arrays({"shape": (2, 5, 5, 3), "mean": 0.0, "std": 1.0, "dtype": np.float32, "seed": 3})
     saved = batch_norm_max_pool(**given, training=True)[1]
-    for room in (batchnorm_pool, reference):
-        _, dgamma, dbeta = room.batch_norm_max_pool_backward(dy, given["x"], given["gamma"], saved)
+    for impl in (batchnorm_pool, reference):
+        _, dgamma, dbeta = impl.batch_norm_max_pool_backward(dy, given["x"], given["gamma"], saved)
         out = np.empty((2, 3), np.float32)
-        results = room.batch_norm_max_pool_backward(dy, given["x"], given["gamma"], saved, out=(out[0], out[1]))
+        results = impl.batch_norm_max_pool_backward(dy, given["x"], given["gamma"], saved, out=(out[0], out[1]))
         assert np.shares_memory(results[1], out) and np.shares_memory(results[2], out)
         np.testing.assert_array_equal(out, [dgamma, dbeta])
 

@@ -102,7 +102,7 @@ def test_pieces_join(size, dtype):
     # Larger than one piece of work; the words come from NumPy, which test_random holds to the reference.
     x = np.random.default_rng(1).standard_normal(size).astype(dtype)
     y, mask = dropout(x, 0.3, **KEY)
-    words = random.Stream(KEY["seed"], KEY["stream"], KEY["step"]).bits(size)
+    words = random.PhiloxStream(KEY["seed"], KEY["stream"], KEY["step"]).bits(size)
     expected_mask = words >= math.floor(0.3 * 2**32)
     np.testing.assert_array_equal(mask, expected_mask)
     assert_close(y, np.where(expected_mask, x / dtype(0.7), 0))

@@ -170,7 +170,7 @@ def test_avg_reference_matches_pytorch(case: Case) -> None:
     assert_close(dx, nhwc(tx.grad), terms=taps(case), scale=float(np.abs(dy).max()))
 
 
-ROOMS = pytest.mark.parametrize("room", [pool2d, reference])
+IMPLEMENTATIONS = pytest.mark.parametrize("impl", [pool2d, reference])
 
 
 def column(*values: float) -> np.ndarray:
@@ -178,75 +178,75 @@ def column(*values: float) -> np.ndarray:
     return np.array(values, np.float64).reshape(1, 1, -1, 1)
 
 
-@ROOMS
-def test_max_by_hand(room: Any) -> None:
+@IMPLEMENTATIONS
+def test_max_by_hand(impl: Any) -> None:
     x = np.array([[1, 5, 2, 0], [3, 5, 9, 4], [7, 0, 1, 1], [0, 6, 1, 1]], np.float32).reshape(1, 4, 4, 1)
-    y, argmax = room.max_pool2d(x, 2)
+    y, argmax = impl.max_pool2d(x, 2)
     assert y[0, :, :, 0].tolist() == [[5, 9], [7, 1]]
     assert argmax[0, :, :, 0].tolist() == [[1, 2], [0, 0]]  # of equal maxima the first
-    dx = room.max_pool2d_backward(np.array([[1, 2], [3, 4]], np.float32).reshape(1, 2, 2, 1), argmax, x.shape, 2)
+    dx = impl.max_pool2d_backward(np.array([[1, 2], [3, 4]], np.float32).reshape(1, 2, 2, 1), argmax, x.shape, 2)
     assert dx[0, :, :, 0].tolist() == [[0, 1, 0, 0], [0, 0, 2, 0], [3, 0, 4, 0], [0, 0, 0, 0]]
 
 
-@ROOMS
-def test_max_of_overlapping_windows_adds_up(room: Any) -> None:
-    y, argmax = room.max_pool2d(column(1, 8, 2, 3), (1, 3), stride=1, padding=(0, 1))
+@IMPLEMENTATIONS
+def test_max_of_overlapping_windows_adds_up(impl: Any) -> None:
+    y, argmax = impl.max_pool2d(column(1, 8, 2, 3), (1, 3), stride=1, padding=(0, 1))
     assert y.ravel().tolist() == [8, 8, 8, 3]
     assert argmax.ravel().tolist() == [2, 1, 0, 1]
-    dx = room.max_pool2d_backward(column(1, 10, 100, 1000), argmax, (1, 1, 4, 1), (1, 3), stride=1, padding=(0, 1))
+    dx = impl.max_pool2d_backward(column(1, 10, 100, 1000), argmax, (1, 1, 4, 1), (1, 3), stride=1, padding=(0, 1))
     assert dx.ravel().tolist() == [0, 111, 0, 1000]
 
 
-@ROOMS
-def test_max_ignores_padding_and_takes_nan(room: Any) -> None:
-    y, argmax = room.max_pool2d(column(-5, -7, np.nan, np.nan), (1, 2), padding=((0, 0), (1, 0)), ceil_mode=True)
+@IMPLEMENTATIONS
+def test_max_ignores_padding_and_takes_nan(impl: Any) -> None:
+    y, argmax = impl.max_pool2d(column(-5, -7, np.nan, np.nan), (1, 2), padding=((0, 0), (1, 0)), ceil_mode=True)
     # windows: padding -5 | -7 nan | nan
     np.testing.assert_array_equal(y.ravel(), [-5, np.nan, np.nan])
     assert argmax.ravel().tolist() == [1, 1, 0]
-    y, argmax = room.max_pool2d(column(np.nan, 4, np.nan, 5), (1, 4))
+    y, argmax = impl.max_pool2d(column(np.nan, 4, np.nan, 5), (1, 4))
     assert np.isnan(y).all() and argmax.ravel().tolist() == [2]  # the last NaN, as in PyTorch
-    y, argmax = room.max_pool2d(column(-np.inf, -np.inf, -np.inf), (1, 3))
+    y, argmax = impl.max_pool2d(column(-np.inf, -np.inf, -np.inf), (1, 3))
     assert y.ravel().tolist() == [-np.inf] and argmax.ravel().tolist() == [0]
 
 
-@ROOMS
-def test_a_dilated_window_on_padding_alone(room: Any) -> None:
+@IMPLEMENTATIONS
+def test_a_dilated_window_on_padding_alone(impl: Any) -> None:
     # taps at -2 and 1, then at -1 and 2, of a map of one element: neither window meets it
     options = {"dilation": (1, 3), "padding": ((0, 0), (2, 2)), "stride": 1}
-    y, argmax = room.max_pool2d(column(3.0), (1, 2), **options)
+    y, argmax = impl.max_pool2d(column(3.0), (1, 2), **options)
     assert y.ravel().tolist() == [-np.inf, -np.inf] and argmax.ravel().tolist() == [0, 0]
-    assert room.max_pool2d_backward(column(1, 1), argmax, (1, 1, 1, 1), (1, 2), **options).tolist() == [[[[0.0]]]]
+    assert impl.max_pool2d_backward(column(1, 1), argmax, (1, 1, 1, 1), (1, 2), **options).tolist() == [[[[0.0]]]]
 
 
-@ROOMS
-def test_avg_by_hand(room: Any) -> None:
+@IMPLEMENTATIONS
+def test_avg_by_hand(impl: Any) -> None:
     x = column(6, 12, 30, 60)
     options = {"stride": (1, 2), "padding": (0, 1), "ceil_mode": True}
     # windows: padding 6 12 | 12 30 60 | 60 padding (and one beyond the padding, which never counts)
-    y = room.avg_pool2d(x, (1, 3), **options)
+    y = impl.avg_pool2d(x, (1, 3), **options)
     assert_close(y.ravel(), np.array([18 / 3, 102 / 3, 60 / 2]))
-    y = room.avg_pool2d(x, (1, 3), count_include_pad=False, **options)
+    y = impl.avg_pool2d(x, (1, 3), count_include_pad=False, **options)
     assert_close(y.ravel(), np.array([18 / 2, 102 / 3, 60 / 1]))
-    dx = room.avg_pool2d_backward(column(6, 12, 30), x.shape, (1, 3), **options)
+    dx = impl.avg_pool2d_backward(column(6, 12, 30), x.shape, (1, 3), **options)
     assert_close(dx.ravel(), np.array([2.0, 2 + 4, 4, 4 + 15]))
-    dx = room.avg_pool2d_backward(column(6, 12, 30), x.shape, (1, 3), count_include_pad=False, **options)
+    dx = impl.avg_pool2d_backward(column(6, 12, 30), x.shape, (1, 3), count_include_pad=False, **options)
     assert_close(dx.ravel(), np.array([3.0, 3 + 4, 4, 4 + 30]))
 
 
-@ROOMS
-def test_avg_passes_nan_on(room: Any) -> None:
+@IMPLEMENTATIONS
+def test_avg_passes_nan_on(impl: Any) -> None:
     for kernel in ((1, 2), (2, 2)):
         x = np.ones((1, 4, 4, 3))
         x[0, 1, 1, 2] = np.nan
-        y = room.avg_pool2d(x, kernel)
+        y = impl.avg_pool2d(x, kernel)
         assert np.isnan(y).sum() == 1 and np.isnan(y[0, 1 // kernel[0], 0, 2])
 
 
-@ROOMS
-def test_global_avg_by_hand(room: Any) -> None:
+@IMPLEMENTATIONS
+def test_global_avg_by_hand(impl: Any) -> None:
     x = np.arange(12.0).reshape(1, 2, 3, 2)
-    assert room.global_avg_pool2d(x).tolist() == [[5.0, 6.0]]
-    dx = room.global_avg_pool2d_backward(np.array([[6.0, 12.0]]), x.shape)
+    assert impl.global_avg_pool2d(x).tolist() == [[5.0, 6.0]]
+    dx = impl.global_avg_pool2d_backward(np.array([[6.0, 12.0]]), x.shape)
     np.testing.assert_array_equal(dx, np.broadcast_to([1.0, 2.0], x.shape))
 
 

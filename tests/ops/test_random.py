@@ -62,13 +62,13 @@ def test_numba_counter_is_the_reference(seed, stream, step, index):
 @settings(max_examples=200)
 @given(SEEDS, WORDS, WORDS, st.integers(0, 70))
 def test_stream_bits_are_the_reference(seed, stream, step, n):
-    words = random.Stream(seed, stream, step).bits(n)
+    words = random.PhiloxStream(seed, stream, step).bits(n)
     assert words.dtype == np.uint32
     assert words.tolist() == reference.bits(seed, stream, step, n)
 
 
 def test_blocks_of_a_long_stream_join():
-    words = random.Stream(9, random.INIT, 1).bits(40_000)
+    words = random.PhiloxStream(9, random.INIT, 1).bits(40_000)
     for index in (0, 4095, 4096, 8191, 8192, 9999):
         assert tuple(words[4 * index : 4 * index + 4].tolist()) == reference.counter_words(9, random.INIT, 1, index)
 
@@ -86,7 +86,7 @@ def uniform_of_reference(seed, stream, step, n):
 @settings(max_examples=50)
 @given(SEEDS, WORDS, WORDS, st.integers(0, 9))
 def test_uniform_and_normal_are_their_formulas(seed, stream, step, n):
-    source = random.Stream(seed, stream, step)
+    source = random.PhiloxStream(seed, stream, step)
     assert source.uniform(n).tolist() == uniform_of_reference(seed, stream, step, n)
     u = uniform_of_reference(seed, stream, step, n + 1)
     expected = []
@@ -101,20 +101,20 @@ def test_uniform_and_normal_are_their_formulas(seed, stream, step, n):
 
 def test_uniform_covers_both_ends_of_its_interval(monkeypatch):
     for word, expected in ((0, 0.0), (0xFFFFFFFF, 1 - 2.0**-53)):
-        monkeypatch.setattr(random.Stream, "bits", lambda self, n, word=word: np.full(n, word, np.uint32))
-        assert random.Stream(0, 0).uniform(2).tolist() == [expected, expected]
-        assert np.isfinite(random.Stream(0, 0).normal(2)).all()
+        monkeypatch.setattr(random.PhiloxStream, "bits", lambda self, n, word=word: np.full(n, word, np.uint32))
+        assert random.PhiloxStream(0, 0).uniform(2).tolist() == [expected, expected]
+        assert np.isfinite(random.PhiloxStream(0, 0).normal(2)).all()
 
 
 def test_a_longer_stream_starts_with_the_shorter_one():
-    source = random.Stream(5, random.INIT, 3)
+    source = random.PhiloxStream(5, random.INIT, 3)
     for draw in (source.bits, source.uniform, source.normal):
         np.testing.assert_array_equal(draw(1001)[:350], draw(350))
 
 
 def test_moments_and_distribution():
     n = 200_000
-    u, z = random.Stream(1, 0).uniform(n), random.Stream(2, 0).normal(n)
+    u, z = random.PhiloxStream(1, 0).uniform(n), random.PhiloxStream(2, 0).normal(n)
     # five standard errors of the mean and of the second moment of each distribution
     assert abs(u.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / n)
     assert abs((u**2).mean() - 1 / 3) < 5 * math.sqrt((1 / 5 - 1 / 9) / n)
@@ -127,7 +127,7 @@ def test_moments_and_distribution():
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 1000])
 def test_permutation_is_one(n):
-    order = random.Stream(3, random.SHUFFLE, 8).permutation(n)
+    order = random.PhiloxStream(3, random.SHUFFLE, 8).permutation(n)
     assert order.dtype == np.int64
     assert sorted(order.tolist()) == list(range(n))
 
@@ -136,19 +136,19 @@ def test_permutation_sorts_the_reference_keys():
     words = reference.bits(3, random.SHUFFLE, 8, 100)
     keys = [words[2 * i + 1] << 32 | words[2 * i] for i in range(50)]
     expected = sorted(range(50), key=keys.__getitem__)
-    assert random.Stream(3, random.SHUFFLE, 8).permutation(50).tolist() == expected
+    assert random.PhiloxStream(3, random.SHUFFLE, 8).permutation(50).tolist() == expected
 
 
 def test_all_orders_are_equally_likely():
     counts = dict.fromkeys(itertools.permutations(range(4)), 0)
     for epoch in range(2400):
-        counts[tuple(random.Stream(0, random.SHUFFLE, epoch).permutation(4).tolist())] += 1
+        counts[tuple(random.PhiloxStream(0, random.SHUFFLE, epoch).permutation(4).tolist())] += 1
     assert stats.chisquare(list(counts.values())).pvalue > 1e-4
 
 
 def test_seed_stream_and_step_all_matter():
     draws = [
-        random.Stream(*arguments).bits(8).tolist()
+        random.PhiloxStream(*arguments).bits(8).tolist()
         for arguments in ((0, 0, 0), (1, 0, 0), (2**32, 0, 0), (0, 1, 0), (0, 0, 1))
     ]
     assert len({tuple(draw) for draw in draws}) == len(draws)
@@ -167,13 +167,13 @@ def test_seed_stream_and_step_all_matter():
 )
 def test_bad_streams_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        random.Stream(*arguments)
+        random.PhiloxStream(*arguments)
 
 
 @pytest.mark.parametrize("draw", ["bits", "uniform", "normal", "permutation"])
 def test_bad_lengths_are_refused(draw):
     with pytest.raises(ConfigError, match="n must be at least 0, got -1"):
-        getattr(random.Stream(0, 0), draw)(-1)
+        getattr(random.PhiloxStream(0, 0), draw)(-1)
 
 
 def test_check_scalar():
@@ -189,5 +189,5 @@ def test_check_scalar():
 
 
 def test_importing_it_does_not_import_numba():
-    code = "import sys, gpunet.ops.random as r; r.Stream(0, 0).normal(3); sys.exit('numba' in sys.modules)"
+    code = "import sys, gpunet.ops.random as r; r.PhiloxStream(0, 0).normal(3); sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import precision_recall_fscore_support
 
 from gpunet.errors import DataError, OutputError, ShapeError
-from gpunet.report import figures
+from gpunet.report import figures, metrics
 from tests.filesystem import largest_file, read_only_folder
 from tests.support import assert_close
 
@@ -67,7 +67,7 @@ def pictures(figure: Figure) -> list[np.ndarray]:
 
 class TestPerClassTable:
     def test_by_hand(self) -> None:
-        table = figures.per_class_table(MATRIX)
+        table = metrics.per_class_table(MATRIX)
         assert [row.label for row in table] == [0, 1, 2] and [row.support for row in table] == [10, 5, 10]
         assert table[0].precision == 8 / 12 and table[0].recall == 8 / 10 and table[0].f1 == 16 / 22
         assert table[1].precision == 5 / 8 and table[1].recall == 1.0
@@ -82,14 +82,14 @@ class TestPerClassTable:
         matrix = np.zeros((8, 8), np.int64)  # and one without both
         np.add.at(matrix, (labels, predictions), 1)
         expected = precision_recall_fscore_support(labels, predictions, labels=range(8), zero_division=0.0)
-        table = figures.per_class_table(matrix)
+        table = metrics.per_class_table(matrix)
         for place, name in enumerate(("precision", "recall", "f1", "support")):
             assert_close(np.array([getattr(row, name) for row in table], float), expected[place].astype(float))
 
     @pytest.mark.parametrize("matrix", [np.zeros((2, 3)), np.zeros(4), np.zeros((0, 0))])
     def test_not_square(self, matrix: np.ndarray) -> None:
         with pytest.raises(ShapeError, match=r"expected a square confusion matrix \(true, predicted\), got shape \("):
-            figures.per_class_table(matrix)
+            metrics.per_class_table(matrix)
 
 
 def history(epochs: int) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ def history(epochs: int) -> list[dict[str, Any]]:
 
 class TestLearningCurves:
     def test_curves(self, tmp_path: Path, drawn: list[Figure]) -> None:
-        figures.learning_curves(history(5), tmp_path / "curves.png")
+        figures.plot_learning_curves(history(5), tmp_path / "curves.png")
         check_png(tmp_path / "curves.png")
         loss, accuracy, rate = drawn[0].axes
         lines = {line.get_label(): line.get_ydata() for line in accuracy.lines}
@@ -122,7 +122,7 @@ class TestLearningCurves:
 
     @pytest.mark.parametrize("epochs", [1, 100])
     def test_any_length(self, tmp_path: Path, epochs: int) -> None:
-        figures.learning_curves(history(epochs), tmp_path / "curves.png")
+        figures.plot_learning_curves(history(epochs), tmp_path / "curves.png")
         check_png(tmp_path / "curves.png")
 
     def test_gaps(self, tmp_path: Path, drawn: list[Figure]) -> None:
@@ -130,18 +130,18 @@ class TestLearningCurves:
         rows[1]["validation_accuracy"] = None
         rows[2]["validation_accuracy"] = math.nan
         del rows[3]["validation_accuracy"]
-        figures.learning_curves(rows, tmp_path / "curves.png")
+        figures.plot_learning_curves(rows, tmp_path / "curves.png")
         labels = [line.get_label() for line in drawn[0].axes[1].lines]
         assert "best: 86.00 % (epoch 1)" in labels
 
     def test_without_validation(self, tmp_path: Path) -> None:
         rows = [{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5, "lr": 0.1}]
-        figures.learning_curves(rows, tmp_path / "curves.png")
+        figures.plot_learning_curves(rows, tmp_path / "curves.png")
         check_png(tmp_path / "curves.png")
 
     def test_stages_are_counted_on_and_named(self, tmp_path: Path, drawn: list[Figure]) -> None:
         rows = [{"stage": "cnn", **row} for row in history(3)] + [{"stage": "joint", **row} for row in history(2)]
-        figures.learning_curves(rows, tmp_path / "curves.png")
+        figures.plot_learning_curves(rows, tmp_path / "curves.png")
         for axes in drawn[0].axes:
             assert [text.get_text() for text in axes.texts] == ["cnn", "joint"]
             assert_close(axes.lines[0].get_xdata(), np.arange(1.0, 6))
@@ -150,13 +150,13 @@ class TestLearningCurves:
 
     def test_no_epochs(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no epoch has been recorded"):
-            figures.learning_curves([], tmp_path / "curves.png")
+            figures.plot_learning_curves([], tmp_path / "curves.png")
         assert list(tmp_path.iterdir()) == []
 
 
 class TestConfusionMatrix:
     def test_percentages(self, tmp_path: Path, drawn: list[Figure]) -> None:
-        figures.confusion_matrix(MATRIX, NAMES, tmp_path / "matrix.png")
+        figures.plot_confusion_matrix(MATRIX, NAMES, tmp_path / "matrix.png")
         check_png(tmp_path / "matrix.png")
         axes = drawn[0].axes[0]
         written = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
@@ -180,16 +180,16 @@ class TestConfusionMatrix:
 
     def test_class_without_images(self, tmp_path: Path) -> None:
         for matrix in (np.diag([3, 0, 2]), np.zeros((3, 3), int)):
-            figures.confusion_matrix(matrix, NAMES, tmp_path / "matrix.png")
+            figures.plot_confusion_matrix(matrix, NAMES, tmp_path / "matrix.png")
             check_png(tmp_path / "matrix.png")
 
     def test_many_classes(self, tmp_path: Path) -> None:
         matrix = np.eye(100, dtype=int)
         names = [f"class {number}" for number in range(100)]
-        figures.confusion_matrix(matrix, names, tmp_path / "matrix.png")
+        figures.plot_confusion_matrix(matrix, names, tmp_path / "matrix.png")
         check_png(tmp_path / "matrix.png")
 
-    @pytest.mark.parametrize("function", [figures.confusion_matrix, figures.per_class_metrics])
+    @pytest.mark.parametrize("function", [figures.plot_confusion_matrix, figures.plot_per_class_metrics])
     def test_names_that_do_not_fit(self, tmp_path: Path, function: Callable[..., None]) -> None:
         with pytest.raises(ShapeError, match="a confusion matrix of 3 classes does not fit 2 class names"):
             function(MATRIX, NAMES[:2], tmp_path / "a.png")
@@ -199,7 +199,7 @@ class TestConfusionMatrix:
 
 class TestPerClassMetrics:
     def test_bars_are_sorted(self, tmp_path: Path, drawn: list[Figure]) -> None:
-        figures.per_class_metrics(MATRIX, NAMES, tmp_path / "bars.png")
+        figures.plot_per_class_metrics(MATRIX, NAMES, tmp_path / "bars.png")
         check_png(tmp_path / "bars.png")
         axes = drawn[0].axes[0]
         bars = {container.get_label(): [bar.get_width() for bar in container] for container in axes.containers}
@@ -216,7 +216,7 @@ class TestPerClassMetrics:
     def test_many_classes(self, tmp_path: Path, drawn: list[Figure]) -> None:
         matrix = np.eye(1000, dtype=int)
         matrix[700] = matrix[699]  # the only class that is not recognised
-        figures.per_class_metrics(matrix, [str(number) for number in range(1000)], tmp_path / "bars.png")
+        figures.plot_per_class_metrics(matrix, [str(number) for number in range(1000)], tmp_path / "bars.png")
         axes = drawn[0].axes[0]
         assert "the 40 worst of 1000 classes" in axes.get_title()
         assert axes.get_yticklabels()[0].get_text() == "700 (1)" and len(axes.get_yticklabels()) == 40
@@ -225,7 +225,7 @@ class TestPerClassMetrics:
 class TestFirstLayerFilters:
     def test_sorted_by_norm(self, tmp_path: Path, drawn: list[Figure]) -> None:
         weight = RNG.standard_normal((3, 3, 1, 4)) * np.array([1, 100, 0.01, 10])
-        figures.first_layer_filters(weight.astype(np.float32), tmp_path / "filters.png")
+        figures.plot_first_layer_filters(weight.astype(np.float32), tmp_path / "filters.png")
         check_png(tmp_path / "filters.png")
         shown = pictures(drawn[0])
         assert len(shown) == 4
@@ -236,13 +236,13 @@ class TestFirstLayerFilters:
 
     def test_linear_layer_is_reshaped(self, tmp_path: Path, drawn: list[Figure]) -> None:
         weight = np.arange(12.0).reshape(12, 1)
-        figures.first_layer_filters(weight, tmp_path / "filters.png", (2, 6, 1))
+        figures.plot_first_layer_filters(weight, tmp_path / "filters.png", (2, 6, 1))
         shown = np.asarray(drawn[0].axes[0].images[0].get_array())
         assert shown.tolist() == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
 
     @pytest.mark.parametrize("shape", [(784, 128), (9, 1), (5, 5, 3, 20), (1, 1, 16, 7), (3, 3, 1, 65)])
     def test_shapes(self, tmp_path: Path, drawn: list[Figure], shape: tuple[int, ...]) -> None:
-        figures.first_layer_filters(RNG.standard_normal(shape), tmp_path / "filters.png")
+        figures.plot_first_layer_filters(RNG.standard_normal(shape), tmp_path / "filters.png")
         check_png(tmp_path / "filters.png")
         count = min(shape[-1], 64)
         assert len(pictures(drawn[0])) == count
@@ -252,7 +252,7 @@ class TestFirstLayerFilters:
     @pytest.mark.parametrize("value", [0.0, math.nan])
     @pytest.mark.parametrize("channels", [1, 3])
     def test_odd_values(self, tmp_path: Path, value: float, channels: int) -> None:
-        figures.first_layer_filters(np.full((3, 3, channels, 2), value), tmp_path / "filters.png")
+        figures.plot_first_layer_filters(np.full((3, 3, channels, 2), value), tmp_path / "filters.png")
         with Image.open(tmp_path / "filters.png") as image:
             assert image.format == "PNG"
 
@@ -260,10 +260,10 @@ class TestFirstLayerFilters:
         with pytest.raises(
             ShapeError, match=r"of 12 inputs does not fit images of shape \(3, 3, 1\); give image_shape"
         ):
-            figures.first_layer_filters(np.zeros((12, 4)), tmp_path / "a.png")
+            figures.plot_first_layer_filters(np.zeros((12, 4)), tmp_path / "a.png")
         for shape in ((3,), (3, 3, 3), (3, 3, 1, 0)):
             with pytest.raises(ShapeError, match=r"expected a weight \(KH, KW, C, filters\) or \(inputs, units\)"):
-                figures.first_layer_filters(np.zeros(shape), tmp_path / "a.png")
+                figures.plot_first_layer_filters(np.zeros(shape), tmp_path / "a.png")
 
 
 class TestFeatureMaps:
@@ -272,7 +272,7 @@ class TestFeatureMaps:
     def test_channels_that_vary_most(self, tmp_path: Path, drawn: list[Figure]) -> None:
         maps = RNG.standard_normal((4, 3, 20)) * np.arange(20)
         single = np.arange(3.0).reshape(1, 1, 3)
-        figures.feature_maps([("block1", maps), ("block2", single)], self.IMAGE, tmp_path / "maps.png")
+        figures.plot_feature_maps([("block1", maps), ("block2", single)], self.IMAGE, tmp_path / "maps.png")
         check_png(tmp_path / "maps.png")
         titles = [text for text in texts(drawn[0]) if text.isdigit()]
         assert titles[:8] == [str(channel) for channel in np.argsort(-maps.std(axis=(0, 1)))[:8]]
@@ -286,17 +286,17 @@ class TestFeatureMaps:
         image = RNG.random((8, 6, 3))
         maps = np.full((2, 2, 3), np.nan)
         maps[0, 0, 0] = 1
-        figures.feature_maps([("a", maps), ("b", np.full((2, 2, 1), np.nan))], image, tmp_path / "maps.png")
+        figures.plot_feature_maps([("a", maps), ("b", np.full((2, 2, 1), np.nan))], image, tmp_path / "maps.png")
         check_png(tmp_path / "maps.png")
 
     def test_bad_shapes(self, tmp_path: Path) -> None:
         good = np.zeros((2, 2, 1))
         with pytest.raises(ShapeError, match="no feature map was given"):
-            figures.feature_maps([], self.IMAGE, tmp_path / "a.png")
+            figures.plot_feature_maps([], self.IMAGE, tmp_path / "a.png")
         with pytest.raises(ShapeError, match=r"the feature maps of fc must be \(H, W, C\), got shape \(5,\)"):
-            figures.feature_maps([("block", good), ("fc", np.zeros(5))], self.IMAGE, tmp_path / "a.png")
+            figures.plot_feature_maps([("block", good), ("fc", np.zeros(5))], self.IMAGE, tmp_path / "a.png")
         with pytest.raises(ShapeError, match=r"expected an image \(H, W, 1\) or \(H, W, 3\), got shape \(8, 6\)"):
-            figures.feature_maps([("block", good)], self.IMAGE[..., 0], tmp_path / "a.png")
+            figures.plot_feature_maps([("block", good)], self.IMAGE[..., 0], tmp_path / "a.png")
 
 
 class TestConfidentMistakes:
@@ -313,7 +313,7 @@ class TestConfidentMistakes:
             "class_names": NAMES,
             **changes,
         }
-        figures.confident_mistakes(**arguments, path=path)
+        figures.plot_confident_mistakes(**arguments, path=path)
 
     def test_sorted_by_confidence(self, tmp_path: Path, drawn: list[Figure]) -> None:
         self.draw(tmp_path / "mistakes.png")
@@ -363,7 +363,7 @@ class TestConfidentMistakes:
 class TestFeatureMap:
     def test_plane_against_scikit_learn(self) -> None:
         points = RNG.standard_normal((200, 6)) * np.array([1, 5, 0.3, 3, 0.1, 2]) + 7
-        plane, shares = figures.principal_plane(points)
+        plane, shares = metrics.principal_plane(points)
         oracle = PCA(2, svd_solver="full").fit(points)
         expected = oracle.transform(points)
         signs = np.sign(oracle.components_[range(2), np.abs(oracle.components_).argmax(axis=1)])
@@ -373,17 +373,17 @@ class TestFeatureMap:
     @pytest.mark.parametrize("shape", [(30, 1), (30, 2, 2, 3), (1, 4), (2, 60)])
     def test_shapes(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         features = RNG.standard_normal(shape).astype(np.float32)
-        figures.feature_map(features, np.arange(len(features)) % 3, NAMES, tmp_path / "map.png")
+        figures.plot_feature_scatter(features, np.arange(len(features)) % 3, NAMES, tmp_path / "map.png")
         check_png(tmp_path / "map.png")
 
     def test_all_alike(self, tmp_path: Path) -> None:
-        figures.feature_map(np.ones((9, 4)), np.arange(9) % 3, NAMES, tmp_path / "map.png")
+        figures.plot_feature_scatter(np.ones((9, 4)), np.arange(9) % 3, NAMES, tmp_path / "map.png")
         check_png(tmp_path / "map.png")
 
     def test_names_are_written_apart(self, tmp_path: Path, drawn: list[Figure]) -> None:
         names = [f"class {number}" for number in range(10)]
         features = np.repeat(np.eye(4)[[0, 0, 0, 0, 0, 0, 0, 1, 2, 3]], 5, axis=0) + 0.01 * RNG.random((50, 4))
-        figures.feature_map(features, np.repeat(np.arange(10), 5), names, tmp_path / "map.png")
+        figures.plot_feature_scatter(features, np.repeat(np.arange(10), 5), names, tmp_path / "map.png")
         figure = drawn[0]
         boxes = [text.get_window_extent() for text in figure.axes[0].texts]
         assert len(boxes) == 10
@@ -392,11 +392,11 @@ class TestFeatureMap:
 
     def test_bad_input(self, tmp_path: Path) -> None:
         with pytest.raises(ShapeError, match="expected as many features as labels, at least one; got 3 and 2"):
-            figures.feature_map(np.zeros((3, 2)), np.zeros(2, int), NAMES, tmp_path / "a.png")
+            figures.plot_feature_scatter(np.zeros((3, 2)), np.zeros(2, int), NAMES, tmp_path / "a.png")
         with pytest.raises(ShapeError, match="got 0 and 0"):
-            figures.feature_map(np.zeros((0, 2)), np.zeros(0, int), NAMES, tmp_path / "a.png")
+            figures.plot_feature_scatter(np.zeros((0, 2)), np.zeros(0, int), NAMES, tmp_path / "a.png")
         with pytest.raises(DataError, match="a feature is NaN or infinite"):
-            figures.feature_map(np.full((3, 2), np.inf), np.zeros(3, int), NAMES, tmp_path / "a.png")
+            figures.plot_feature_scatter(np.full((3, 2), np.inf), np.zeros(3, int), NAMES, tmp_path / "a.png")
 
 
 class TestFile:
@@ -405,25 +405,25 @@ class TestFile:
             read_only_folder() as folder,
             pytest.raises(OutputError, match=r"cannot write .*a\.png: Permission denied"),
         ):
-            figures.learning_curves(history(2), folder / "a.png")
+            figures.plot_learning_curves(history(2), folder / "a.png")
 
     def test_full_disk_keeps_the_old_file(self, tmp_path: Path) -> None:
         (tmp_path / "a.png").write_bytes(b"old")
         with largest_file(1000), pytest.raises(OutputError, match=r"cannot write .*a\.png: File too large"):
-            figures.learning_curves(history(2), tmp_path / "a.png")
+            figures.plot_learning_curves(history(2), tmp_path / "a.png")
         assert (tmp_path / "a.png").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
     def test_same_bytes_again_whatever_the_readers_settings(self, tmp_path: Path) -> None:
         import matplotlib
 
-        figures.per_class_metrics(MATRIX, NAMES, tmp_path / "a.png")
+        figures.plot_per_class_metrics(MATRIX, NAMES, tmp_path / "a.png")
         with matplotlib.rc_context({"font.size": 30, "savefig.facecolor": "black", "axes.grid": True}):
-            figures.per_class_metrics(MATRIX, NAMES, tmp_path / "b.png")
+            figures.plot_per_class_metrics(MATRIX, NAMES, tmp_path / "b.png")
             assert matplotlib.rcParams["font.size"] == 30  # and these are left as they were
         assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
     def test_glyphs_that_the_font_lacks(self, tmp_path: Path) -> None:
-        figures.per_class_metrics(np.eye(2, dtype=int), ["靴", "鞄"], tmp_path / "a.png")
+        figures.plot_per_class_metrics(np.eye(2, dtype=int), ["靴", "鞄"], tmp_path / "a.png")
         check_png(tmp_path / "a.png")
 
     def test_matplotlib_is_imported_late_and_without_pyplot(self, tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ class TestFile:
             "import sys, gpunet.report.figures as figures\n"
             "assert 'matplotlib' not in sys.modules\n"
             "import numpy as np\n"
-            "figures.confusion_matrix(np.eye(2), ('a', 'b'), sys.argv[1])\n"
+            "figures.plot_confusion_matrix(np.eye(2), ('a', 'b'), sys.argv[1])\n"
             "assert 'matplotlib.pyplot' not in sys.modules\n"
         )
         root = Path(__file__).parents[2]

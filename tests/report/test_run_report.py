@@ -20,8 +20,8 @@ from gpunet.models import MLP
 from gpunet.nn import summary
 from gpunet.report import html
 from gpunet.report.canvas import BLUE, drawing
-from gpunet.report.facts import RunFacts, SplitResult
-from gpunet.report.pictures import coloured_uri, filter_uri, picture_uri
+from gpunet.report.data_uri import coloured_uri, filter_uri, picture_uri
+from gpunet.report.run_record import RunRecord, SplitResult
 from gpunet.report.run_report import run_report
 from gpunet.training import evaluate
 from tests.report.pages import Page, assert_self_contained, pixels
@@ -37,7 +37,7 @@ def page_of(model: MLP, dataset: Dataset, folder: Path) -> Page:
     found = evaluate(model, loader, keep_probabilities=True)
     assert found.probabilities is not None
     config = to_dict(merge("mlp"))
-    facts = RunFacts(folder, "mlp", config, config, [], None, None, model.parameter_count, None, "weights of epoch 0")
+    facts = RunRecord(folder, "mlp", config, config, [], None, None, model.parameter_count, None, "weights of epoch 0")
     result = SplitResult("validation", dataset, found.loss, found.probabilities)
     layers = summary(model, dataset.image_shape)
     text = run_report(facts, result, model, scaling, loader, layers=layers)

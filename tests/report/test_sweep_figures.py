@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gpunet.errors import DataError, ShapeError
-from gpunet.report.feature_figures import LayerMap, layer_maps, probe_chart
-from gpunet.report.sweep_figures import Panel, Scatter, draw_panel, gallery_figure, sweep_figure
+from gpunet.report.feature_figures import LayerMap, plot_layer_maps, plot_probes
+from gpunet.report.sweep_figures import Panel, Scatter, draw_panel, plot_gallery, plot_sweep
 from tests.support import assert_close
 
 PANEL = Panel("Which?", ["relu", "tanh", "gelu"], [("a", [[0.8, 0.9], [], [0.7]]), ("b", [[0.6, 0.8], [0.5, 0.5], []])])
@@ -51,20 +51,20 @@ def test_scatter() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    sweep_figure([PANEL, SCATTER], tmp_path / "a.png")
-    gallery_figure([PANEL, SCATTER, PANEL], tmp_path / "b.png", "All", confusion=np.eye(2, dtype=int), class_names="ab")
-    gallery_figure([], tmp_path / "c.png", "All", confusion=np.eye(2, dtype=int), class_names="ab")
+    plot_sweep([PANEL, SCATTER], tmp_path / "a.png")
+    plot_gallery([PANEL, SCATTER, PANEL], tmp_path / "b.png", "All", confusion=np.eye(2, dtype=int), class_names="ab")
+    plot_gallery([], tmp_path / "c.png", "All", confusion=np.eye(2, dtype=int), class_names="ab")
     for name in "abc":
         check(tmp_path / f"{name}.png")
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no finished trial"):
-        sweep_figure([], tmp_path / "a.png")
+        plot_sweep([], tmp_path / "a.png")
     with pytest.raises(DataError, match="no sweep has a finished trial"):
-        gallery_figure([], tmp_path / "a.png", "All")
+        plot_gallery([], tmp_path / "a.png", "All")
     with pytest.raises(ShapeError, match="expected a square confusion matrix"):
-        gallery_figure([PANEL], tmp_path / "a.png", "All", confusion=np.zeros((2, 3)), class_names="ab")
+        plot_gallery([PANEL], tmp_path / "a.png", "All", confusion=np.zeros((2, 3)), class_names="ab")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,8 +74,8 @@ def test_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **o: (saved.append(self), savefig(self, *a, **o))[0])
     rng = np.random.default_rng(0)
     maps = [LayerMap(name, rng.normal(size=(20, 2)), np.array([0.5, 0.25]), rng.normal(size=(20, 2))) for name in "xy"]
-    layer_maps(maps, np.arange(20) % 3, "abc", tmp_path / "a.png")
-    probe_chart(["x", "y"], [("kNN", [0.5, 0.75]), ("MLP", [0.6, 0.9])], tmp_path / "b.png")
+    plot_layer_maps(maps, np.arange(20) % 3, "abc", tmp_path / "a.png")
+    plot_probes(["x", "y"], [("kNN", [0.5, 0.75]), ("MLP", [0.6, 0.9])], tmp_path / "b.png")
     check(tmp_path / "a.png")
     check(tmp_path / "b.png")
     titles = [axes.get_title() for axes in saved[0].axes]

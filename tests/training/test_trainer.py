@@ -322,7 +322,9 @@ def test_probabilities_averaged_over_mirror_images() -> None:
     plain = evaluate(model, loader, keep_probabilities=True).probabilities
     assert plain is not None
     x = images(100, 2)[0] / np.float32(255)
-    logits = np.concatenate([model.forward(x[i : i + 1, :, ::-1].astype(np.float32), nn.Mode())[0] for i in range(100)])
+    logits = np.concatenate(
+        [model.forward(x[i : i + 1, :, ::-1].astype(np.float32), nn.ForwardContext())[0] for i in range(100)]
+    )
     mirrored = np.exp(logits.astype(np.float64))
     mirrored /= mirrored.sum(1, keepdims=True)
     assert np.abs(plain - mirrored).max() > 1e-3, "the images are not symmetric"

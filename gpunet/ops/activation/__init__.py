@@ -6,8 +6,8 @@ Semantics are PyTorch's, also at the kinks and for values that are not finite: N
 from __future__ import annotations
 
 from gpunet.backend import Array
+from gpunet.checks import check_float, check_number, check_shape
 from gpunet.errors import ConfigError
-from gpunet.ops._checks import check_float, check_number, check_shape
 from gpunet.ops._dispatch import implementation
 
 APPROXIMATIONS = ("none", "tanh")

@@ -13,7 +13,7 @@ _THREADS = 256
 def _forward(kernel: str, x: Array, *numbers: Any) -> Array:
     x = cuda.contiguous(x)
     y = cuda.empty_like(x)
-    grid = cuda.blocks(x.size, _THREADS)
+    grid = cuda.ceil_div(x.size, _THREADS)
     cuda.launch("activation", kernel, grid, _THREADS, x, y, *numbers, x.size, real=x.dtype)
     return y
 
@@ -21,7 +21,7 @@ def _forward(kernel: str, x: Array, *numbers: Any) -> Array:
 def _backward(kernel: str, dy: Array, x: Array, *numbers: Any) -> Array:
     dy, x = cuda.contiguous(dy), cuda.contiguous(x)
     dx = cuda.empty_like(x)
-    grid = cuda.blocks(x.size, _THREADS)
+    grid = cuda.ceil_div(x.size, _THREADS)
     cuda.launch("activation", kernel, grid, _THREADS, dy, x, dx, *numbers, x.size, real=x.dtype)
     return dx
 

@@ -6,8 +6,8 @@ import math
 from typing import NamedTuple
 
 from gpunet.backend import Array
+from gpunet.checks import check_float, check_number, check_out, check_shape
 from gpunet.errors import ShapeError
-from gpunet.ops._checks import check_float, check_number, check_out, check_shape
 from gpunet.ops._dispatch import implementation
 
 
@@ -68,7 +68,7 @@ def batch_norm(
         ConfigError: `momentum` or `eps` is out of range.
         DeviceError: the arrays live on different devices.
     """
-    room = implementation(__name__, x, gamma, beta, running_mean, running_var)
+    impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
     rows, channels = _rows_and_channels(x)
     check_float(x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
     _check_vectors(channels, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
@@ -79,7 +79,7 @@ def batch_norm(
             f"training needs more than one value per channel, got x {tuple(x.shape)}: "
             "use a larger batch, or training=False"
         )
-    y, mean, inv_std = room.batch_norm(x, gamma, beta, running_mean, running_var, bool(training), momentum, eps)
+    y, mean, inv_std = impl.batch_norm(x, gamma, beta, running_mean, running_var, bool(training), momentum, eps)
     return y, BatchNormSaved(mean, inv_std, bool(training))
 
 
@@ -105,11 +105,11 @@ def batch_norm_backward(
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
     """
-    room = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, *out)
+    impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, *out)
     _, channels = _rows_and_channels(x)
     check_float(x=x, dy=dy, gamma=gamma)
     check_shape("dy", dy, x.shape)
     _check_vectors(channels, gamma=gamma, **{"saved.mean": saved.mean, "saved.inv_std": saved.inv_std})
     check_out(out, ("dgamma", gamma.shape, x.dtype), ("dbeta", gamma.shape, x.dtype))
-    dx, dgamma, dbeta = room.batch_norm_backward(dy, x, gamma, saved.mean, saved.inv_std, saved.training, out)
+    dx, dgamma, dbeta = impl.batch_norm_backward(dy, x, gamma, saved.mean, saved.inv_std, saved.training, out)
     return dx, dgamma, dbeta

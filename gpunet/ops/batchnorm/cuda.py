@@ -31,12 +31,12 @@ class _Cut(NamedTuple):
 
 def _cut(shape: Sequence[int]) -> _Cut:
     rows, channels = math.prod(shape[:-1]), shape[-1]
-    quads = cuda.blocks(channels, 4)
+    quads = cuda.ceil_div(channels, 4)
     side = min(8, 1 << (quads - 1).bit_length())
-    tiles, lanes = cuda.blocks(quads, side), _THREADS // side
+    tiles, lanes = cuda.ceil_div(quads, side), _THREADS // side
     under_way = 4 * lanes  # rows that a block loads at a time
-    piece_rows = under_way * cuda.blocks(rows, under_way * max(1, _BLOCKS // tiles))
-    pieces = cuda.blocks(rows, piece_rows)
+    piece_rows = under_way * cuda.ceil_div(rows, under_way * max(1, _BLOCKS // tiles))
+    pieces = cuda.ceil_div(rows, piece_rows)
     return _Cut(rows, channels, piece_rows, pieces, pieces * tiles, (side, lanes))
 
 
@@ -61,14 +61,14 @@ def batch_norm(
     if training:
         means, squares = (cuda.empty((cut.pieces, cut.channels), np.float64, x) for _ in range(2))
         launch("piece_statistics", cut.grid, cut.block, x, means, squares, *size)
-        grid = cuda.blocks(cut.channels, _FINISH_BLOCK[0])
+        grid = cuda.ceil_div(cut.channels, _FINISH_BLOCK[0])
         args = means, squares, gamma, beta, *moving, *results, *size, cut.pieces, momentum, eps
         launch("finish_statistics", grid, _FINISH_BLOCK, *args)
         for running, moved in zip((running_mean, running_var), moving, strict=True):
             if moved is not running:  # a copy, because `running` is not contiguous
                 running[...] = moved
     else:
-        grid = cuda.blocks(cut.channels, _THREADS)
+        grid = cuda.ceil_div(cut.channels, _THREADS)
         launch("running_statistics", grid, _THREADS, gamma, beta, *moving, *results, cut.channels, eps)
     launch("apply_statistics", cut.grid, cut.block, x, coefficients, y, *size)
     return y, mean, inv_std
@@ -92,7 +92,7 @@ def batch_norm_backward(
     coefficients, dx = cuda.empty((4, cut.channels), x.dtype, x), cuda.empty_like(x)
     sums, products = (cuda.empty((cut.pieces, cut.channels), np.float64, x) for _ in range(2))
     launch("piece_gradients", cut.grid, cut.block, dy, x, mean, sums, products, *size)
-    grid = cuda.blocks(cut.channels, _FINISH_BLOCK[0])
+    grid = cuda.ceil_div(cut.channels, _FINISH_BLOCK[0])
     args = sums, products, gamma, mean, inv_std, dgamma, dbeta, coefficients, cut.rows, cut.channels, cut.pieces
     launch("finish_gradients", grid, _FINISH_BLOCK, *args)
     launch("apply_gradients", cut.grid, cut.block, dy, x, coefficients, dx, *size, training)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gpunet.backend import Array
+from gpunet.checks import check_float, check_number, check_out, check_shape
 from gpunet.errors import DTypeError
-from gpunet.ops._checks import check_float, check_number, check_out, check_shape
 from gpunet.ops._dispatch import implementation
 from gpunet.ops.geometry import Pool2dGeometry
 
@@ -57,7 +57,7 @@ def batch_norm_max_pool(
         ConfigError: `momentum` or `eps` is out of range.
         DeviceError: the arrays live on different devices.
     """
-    room = implementation(__name__, x, gamma, beta, running_mean, running_var)
+    impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
     geometry = Pool2dGeometry.of(x.shape, 2)
     check_float(x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
     vectors = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
@@ -65,7 +65,7 @@ def batch_norm_max_pool(
         check_shape(name, vector, (geometry.channels,))
     momentum = check_number("momentum", momentum, low=0, high=1)
     eps = check_number("eps", eps, low=0, low_open=True)
-    y, mean, inv_std, argmax = room.batch_norm_max_pool(
+    y, mean, inv_std, argmax = impl.batch_norm_max_pool(
         x, gamma, beta, running_mean, running_var, bool(training), momentum, eps
     )
     return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, bool(training))
@@ -93,7 +93,7 @@ def batch_norm_max_pool_backward(
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
     """
-    room = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, saved.argmax, *out)
+    impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, saved.argmax, *out)
     geometry = Pool2dGeometry.of(x.shape, 2)
     check_float(x=x, dy=dy, gamma=gamma)
     check_shape("dy", dy, geometry.y_shape)
@@ -103,5 +103,5 @@ def batch_norm_max_pool_backward(
     if saved.argmax.dtype != np.uint8:
         raise DTypeError(f"saved.argmax must be uint8, as batch_norm_max_pool returns it, got {saved.argmax.dtype}")
     check_out(out, ("dgamma", gamma.shape, x.dtype), ("dbeta", gamma.shape, x.dtype))
-    dx, dgamma, dbeta = room.batch_norm_max_pool_backward(dy, x, gamma, *saved, out)
+    dx, dgamma, dbeta = impl.batch_norm_max_pool_backward(dy, x, gamma, *saved, out)
     return dx, dgamma, dbeta

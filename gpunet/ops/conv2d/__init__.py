@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet.backend import Array
+from gpunet.checks import check_float, check_out, check_shape
 from gpunet.errors import ConfigError
-from gpunet.ops._checks import check_float, check_out, check_shape
 from gpunet.ops._dispatch import implementation
 from gpunet.ops.geometry import Conv2dGeometry, Padding
 
@@ -46,14 +46,14 @@ def conv2d(
         ConfigError: an option is out of range.
         DeviceError: the arrays live on different devices.
     """
-    room = implementation(__name__, x, weight, bias)
+    impl = implementation(__name__, x, weight, bias)
     geometry = Conv2dGeometry.of(
         x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
     check_float(x=x, weight=weight, bias=bias)
     if bias is not None:
         check_shape("bias", bias, (geometry.out_channels,))
-    return room.conv2d(x, weight, bias, geometry)
+    return impl.conv2d(x, weight, bias, geometry)
 
 
 def conv2d_backward(
@@ -81,7 +81,7 @@ def conv2d_backward(
 
     Raises: as :func:`conv2d`.
     """
-    room = implementation(__name__, dy, x, weight, *out)
+    impl = implementation(__name__, dy, x, weight, *out)
     geometry = Conv2dGeometry.of(
         x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
@@ -91,7 +91,7 @@ def conv2d_backward(
         raise ConfigError(f"needs may hold {', '.join(NEEDS)}; got {', '.join(map(repr, needs))}")
     check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[3:], x.dtype))
     return (
-        room.conv2d_backward_x(dy, weight, geometry) if "x" in needs else None,
-        room.conv2d_backward_weight(dy, x, geometry, out[0]) if "weight" in needs else None,
-        room.conv2d_backward_bias(dy, out[1]) if "bias" in needs else None,
+        impl.conv2d_backward_x(dy, weight, geometry) if "x" in needs else None,
+        impl.conv2d_backward_weight(dy, x, geometry, out[0]) if "weight" in needs else None,
+        impl.conv2d_backward_bias(dy, out[1]) if "bias" in needs else None,
     )

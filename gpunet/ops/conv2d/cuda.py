@@ -79,7 +79,7 @@ def _gemm(kernel: str, grid: tuple[int, ...], *args: Any, real: Any) -> None:
 
 
 def _gemm_pieces(tiles: int, terms: int) -> int:
-    return max(1, min(cuda.blocks(_BLOCKS, tiles), terms // (_SLAB * _PIECE_SLABS)))
+    return max(1, min(cuda.ceil_div(_BLOCKS, tiles), terms // (_SLAB * _PIECE_SLABS)))
 
 
 # --- sums over rows ---------------------------------------------------------------------------------------------------
@@ -88,9 +88,9 @@ def _gemm_pieces(tiles: int, terms: int) -> int:
 def _column_sums(x: Array, rows: int, pieces: int, out: Array, start: Array | None = None) -> Array:
     """out[piece] = the sum over the rows of a piece of x (rows, columns), plus `start`, repeated along the columns."""
     columns = out.size // pieces
-    piece_rows = max(1, cuda.blocks(rows, pieces))
-    warps = max(1, min(_WARPS, cuda.blocks(piece_rows, _RUN)))
-    grid, period = (cuda.blocks(columns, 32), pieces), 1 if start is None else start.size
+    piece_rows = max(1, cuda.ceil_div(rows, pieces))
+    warps = max(1, min(_WARPS, cuda.ceil_div(piece_rows, _RUN)))
+    grid, period = (cuda.ceil_div(columns, 32), pieces), 1 if start is None else start.size
     cuda.launch(
         "column_sums", "column_sums", grid, (32, warps), x, start, out, rows, columns, piece_rows, period, real=x.dtype
     )
@@ -101,7 +101,7 @@ def column_sums(x: Array, out: Array | None = None) -> Array:
     """Sums over the rows of a C-contiguous (M, C) matrix, as (C,) of its dtype; in `out` if given."""
     rows, columns = x.shape
     total = cuda.empty(columns, x.dtype, x) if out is None else out
-    pieces = max(1, min(cuda.blocks(rows, _WARPS * _RUN), _BLOCKS // cuda.blocks(columns, 32)))
+    pieces = max(1, min(cuda.ceil_div(rows, _WARPS * _RUN), _BLOCKS // cuda.ceil_div(columns, 32)))
     if pieces == 1:
         return _column_sums(x, rows, 1, total)
     partial = _column_sums(x, rows, pieces, cuda.empty((pieces, columns), x.dtype, x))
@@ -119,10 +119,10 @@ def conv2d(x: Array, weight: Array, bias: Array | None, g: Conv2dGeometry) -> Ar
     if _choose("forward", g) == "direct":
         quads = g.out_channels // g.groups % 4 == 0
         kernel, width = ("direct_forward_quads", 4) if quads else ("direct_forward", 1)
-        grid = cuda.blocks(y.size // width, _THREADS)
+        grid = cuda.ceil_div(y.size // width, _THREADS)
         cuda.launch("conv2d", kernel, grid, _THREADS, x, weight, bias, y, g.groups, *_numbers(g), real=x.dtype)
         return y
-    tiles = cuda.blocks(y.size // g.out_channels, _TILE), cuda.blocks(g.out_channels, _TILE)
+    tiles = cuda.ceil_div(y.size // g.out_channels, _TILE), cuda.ceil_div(g.out_channels, _TILE)
     pieces = _gemm_pieces(max(1, math.prod(tiles)), _useful(g)[0] * g.in_channels)
     target = y if pieces == 1 else cuda.empty((pieces, *g.y_shape), x.dtype, x)
     args = x, weight, bias, target, _positions_first(g), *_numbers(g)
@@ -135,14 +135,14 @@ def conv2d_backward_x(dy: Array, weight: Array, g: Conv2dGeometry) -> Array:
     dy, weight = cuda.contiguous(dy), cuda.contiguous(weight)
     dx = cuda.empty(g.x_shape, dy.dtype, dy)
     if _choose("backward_x", g) == "direct":
-        grid = cuda.blocks(dx.size, _THREADS)
+        grid = cuda.ceil_div(dx.size, _THREADS)
         cuda.launch(
             "conv2d", "direct_backward_x", grid, _THREADS, dy, weight, dx, g.groups, *_numbers(g), real=dy.dtype
         )
         return dx
     phases = math.prod(g.stride)
-    rows = g.batch * cuda.blocks(g.height, g.stride[0]) * cuda.blocks(g.width, g.stride[1])
-    tiles = cuda.blocks(rows, _TILE), cuda.blocks(g.in_channels, _TILE)
+    rows = g.batch * cuda.ceil_div(g.height, g.stride[0]) * cuda.ceil_div(g.width, g.stride[1])
+    tiles = cuda.ceil_div(rows, _TILE), cuda.ceil_div(g.in_channels, _TILE)
     pieces = _gemm_pieces(max(1, math.prod(tiles) * phases), _useful(g)[0] * g.out_channels // phases)
     target = dx if pieces == 1 else cuda.empty((pieces, *g.x_shape), dy.dtype, dy)
     args = dy, weight, target, _positions_first(g), *_numbers(g)
@@ -159,7 +159,7 @@ def conv2d_backward_weight(dy: Array, x: Array, g: Conv2dGeometry, out: Array | 
 
 def _gemm_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
     rows = math.prod(g.weight_shape[:3])
-    tiles = cuda.blocks(rows, _TILE), cuda.blocks(g.out_channels, _TILE)
+    tiles = cuda.ceil_div(rows, _TILE), cuda.ceil_div(g.out_channels, _TILE)
     pieces = _gemm_pieces(math.prod(tiles), g.batch * g.out_height * g.out_width)
     target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
     args = dy, x, target, *_numbers(g)
@@ -169,10 +169,10 @@ def _gemm_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry
 
 def _few_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
     positions, rows = g.batch * g.out_height * g.out_width, math.prod(g.weight_shape[:3])
-    tiles = cuda.blocks(g.out_channels, 32), cuda.blocks(rows, _PATCH)
-    stages = cuda.blocks(positions, _POSITIONS)
-    piece = _POSITIONS * cuda.blocks(stages, max(1, _BLOCKS // math.prod(tiles)))
-    pieces = max(1, cuda.blocks(positions, max(1, piece)))
+    tiles = cuda.ceil_div(g.out_channels, 32), cuda.ceil_div(rows, _PATCH)
+    stages = cuda.ceil_div(positions, _POSITIONS)
+    piece = _POSITIONS * cuda.ceil_div(stages, max(1, _BLOCKS // math.prod(tiles)))
+    pieces = max(1, cuda.ceil_div(positions, max(1, piece)))
     target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
     args = dy, x, target, piece, *_numbers(g)
     cuda.launch("conv2d", "few_backward_weight", (*tiles, pieces), _THREADS, *args, real=x.dtype)
@@ -181,9 +181,9 @@ def _few_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry)
 
 def _direct_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
     lines, rows = g.batch * g.out_height, math.prod(g.weight_shape[:3])
-    tiles = rows * cuda.blocks(g.out_channels, 32)
-    piece = max(_WARPS, cuda.blocks(lines, max(1, _BLOCKS // tiles)))
-    pieces = cuda.blocks(lines, piece)
+    tiles = rows * cuda.ceil_div(g.out_channels, 32)
+    piece = max(_WARPS, cuda.ceil_div(lines, max(1, _BLOCKS // tiles)))
+    pieces = cuda.ceil_div(lines, piece)
     target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
     args = dy, x, target, piece, g.groups, *_numbers(g)
     cuda.launch("conv2d", "direct_backward_weight", (tiles, pieces), (32, _WARPS), *args, real=x.dtype)

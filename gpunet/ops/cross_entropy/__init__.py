@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gpunet.backend import Array
+from gpunet.checks import check_float, check_labels, check_number, check_rank, check_shape
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.ops._checks import check_float, check_labels, check_number, check_rank, check_shape
 from gpunet.ops._dispatch import implementation
 
 REDUCTIONS = ("mean", "sum", "none")

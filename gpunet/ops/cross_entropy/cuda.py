@@ -25,7 +25,7 @@ def softmax(x: Array, log: bool = False) -> Array:
     y = cuda.empty_like(x)
     classes = x.shape[-1]
     rows, lanes = x.size // classes, _lanes(classes)
-    grid = cuda.blocks(rows * lanes, _THREADS)
+    grid = cuda.ceil_div(rows * lanes, _THREADS)
     cuda.launch("cross_entropy", "softmax", grid, _THREADS, x, y, rows, classes, lanes, log, real=x.dtype)
     return y
 
@@ -90,8 +90,8 @@ def _grid(rows: int, classes: int) -> tuple[int, int, int]:
     lanes = _lanes(classes)
     threads = rows * lanes
     if threads <= _TURNS * _BLOCK:
-        return 1, min(_BLOCK, _WARP * cuda.blocks(threads, _WARP)), lanes
-    return min(_MAX_BLOCKS, cuda.blocks(threads, _THREADS)), _THREADS, lanes
+        return 1, min(_BLOCK, _WARP * cuda.ceil_div(threads, _WARP)), lanes
+    return min(_MAX_BLOCKS, cuda.ceil_div(threads, _THREADS)), _THREADS, lanes
 
 
 def _as_int32(labels: Any) -> Array:

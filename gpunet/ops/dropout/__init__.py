@@ -4,9 +4,9 @@ inverted form: what is kept is scaled up in training, so that inference is the i
 from __future__ import annotations
 
 from gpunet.backend import Array
+from gpunet.checks import check_float, check_number, check_shape
 from gpunet.errors import DTypeError
 from gpunet.ops import random
-from gpunet.ops._checks import check_float, check_number, check_shape
 from gpunet.ops._dispatch import implementation
 
 

@@ -31,4 +31,4 @@ def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
 
 
 def _grid(x: Array) -> int:
-    return cuda.blocks(x.size, _ELEMENTS * _THREADS)
+    return cuda.ceil_div(x.size, _ELEMENTS * _THREADS)

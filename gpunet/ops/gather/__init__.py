@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from gpunet.backend import Array
+from gpunet.checks import FLOAT_DTYPES, check_int, check_labels, check_rank
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.ops import random
-from gpunet.ops._checks import FLOAT_DTYPES, check_int, check_labels, check_rank
 from gpunet.ops._dispatch import implementation
 
 

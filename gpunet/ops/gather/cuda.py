@@ -44,7 +44,7 @@ def gather_batch(
     x, y = cuda.empty((size, *shape), dtype, images), cuda.empty(size, np.int32, images)
     data = images, labels, order, len(images), order.size, *cuda.scalar(start, np.int64)
     length = math.prod(shape)
-    grid = size, min(max(1, cuda.blocks(length, _ELEMENTS)), _MAX_BLOCKS)
+    grid = size, min(max(1, cuda.ceil_div(length, _ELEMENTS)), _MAX_BLOCKS)
     if images.dtype != np.uint8:
         kernel = "gather_float" if images.dtype == np.float32 else "gather_double"
         cuda.launch("gather", kernel, grid, _THREADS, *data, length, x, y, real=dtype)

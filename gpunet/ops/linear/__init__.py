@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet.backend import Array
+from gpunet.checks import check_float, check_out, check_rank, check_shape
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.ops._checks import check_float, check_out, check_rank, check_shape
 from gpunet.ops._dispatch import implementation
 
 NEEDS = ("x", "weight", "bias")
@@ -33,12 +33,12 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
     """
-    room = implementation(__name__, x, weight, bias)
+    impl = implementation(__name__, x, weight, bias)
     _check(x, weight)
     check_float(x=x, weight=weight, bias=bias)
     if bias is not None:
         check_shape("bias", bias, weight.shape[1:])
-    return room.linear(x, weight, bias, bool(relu))
+    return impl.linear(x, weight, bias, bool(relu))
 
 
 def linear_backward(
@@ -64,7 +64,7 @@ def linear_backward(
 
     Raises: as :func:`linear`.
     """
-    room = implementation(__name__, dy, x, weight, y, *out)
+    impl = implementation(__name__, dy, x, weight, y, *out)
     _check(x, weight)
     check_float(x=x, weight=weight, dy=dy, y=y)
     check_shape("dy", dy, (*x.shape[:-1], weight.shape[1]))
@@ -73,5 +73,5 @@ def linear_backward(
     if set(needs) - set(NEEDS):
         raise ConfigError(f"needs may hold {', '.join(NEEDS)}; got {', '.join(map(repr, needs))}")
     check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[1:], x.dtype))
-    gradients: tuple[Array | None, Array | None, Array | None] = room.linear_backward(dy, x, weight, y, needs, out)
+    gradients: tuple[Array | None, Array | None, Array | None] = impl.linear_backward(dy, x, weight, y, needs, out)
     return gradients

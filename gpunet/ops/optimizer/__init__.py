@@ -9,8 +9,8 @@ only the kernel reads, so that a captured step can change them. `decay_size`: we
 from __future__ import annotations
 
 from gpunet.backend import Array
+from gpunet.checks import check_float, check_number
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.ops._checks import check_float, check_number
 from gpunet.ops._dispatch import implementation
 from gpunet.ops.optimizer._arguments import Scalar, check_buffers, check_decay, check_scalar
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.backend import Array
+from gpunet.checks import FLOAT_DTYPES, check_float, check_int, check_number, check_rank, check_shape
 from gpunet.errors import ConfigError, DTypeError, ShapeError
-from gpunet.ops._checks import FLOAT_DTYPES, check_float, check_int, check_number, check_rank, check_shape
 
 Scalar = Any
 """A number, or an array of one element on the device."""

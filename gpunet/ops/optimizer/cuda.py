@@ -77,4 +77,4 @@ def _scale(scale: Any, params: Array) -> tuple[Array | None, Any]:
 
 def _grid(buffer: Array) -> int:
     """By the size alone: the order of the norm's sum depends on it."""
-    return min(_MAX_BLOCKS, cuda.blocks(buffer.size, _PARAMETERS * _THREADS))
+    return min(_MAX_BLOCKS, cuda.ceil_div(buffer.size, _PARAMETERS * _THREADS))

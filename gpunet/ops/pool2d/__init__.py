@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.backend import Array
+from gpunet.checks import check_float, check_rank, check_shape
 from gpunet.errors import DTypeError
-from gpunet.ops._checks import check_float, check_rank, check_shape
 from gpunet.ops._dispatch import implementation
 from gpunet.ops.geometry import Padding, Pool2dGeometry
 
@@ -49,12 +49,12 @@ def max_pool2d(
         argmax: (N, OH, OW, C), the tap of the window that holds the maximum, ``row * kernel width + column`` with
             (row, column) counted in taps: uint8 for up to 256 taps, else int32.
     """
-    room = implementation(__name__, x)
+    impl = implementation(__name__, x)
     geometry = Pool2dGeometry.of(
         x.shape, kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
     )
     check_float(x=x)
-    y, argmax = room.max_pool2d(x, geometry, argmax_dtype(geometry))
+    y, argmax = impl.max_pool2d(x, geometry, argmax_dtype(geometry))
     return y, argmax
 
 
@@ -78,7 +78,7 @@ def max_pool2d_backward(
 
     Returns: dx of `x_shape`, dtype of `dy`.
     """
-    room = implementation(__name__, dy, argmax)
+    impl = implementation(__name__, dy, argmax)
     geometry = Pool2dGeometry.of(
         x_shape, kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
     )
@@ -87,7 +87,7 @@ def max_pool2d_backward(
     check_shape("argmax", argmax, geometry.y_shape)
     if argmax.dtype != argmax_dtype(geometry):
         raise DTypeError(f"argmax must be {argmax_dtype(geometry)}, as max_pool2d returns it, got {argmax.dtype}")
-    return room.max_pool2d_backward(dy, argmax, geometry)
+    return impl.max_pool2d_backward(dy, argmax, geometry)
 
 
 def avg_pool2d(
@@ -106,10 +106,10 @@ def avg_pool2d(
 
     Returns: y, (N, OH, OW, C), dtype of `x`.
     """
-    room = implementation(__name__, x)
+    impl = implementation(__name__, x)
     geometry = Pool2dGeometry.of(x.shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
     check_float(x=x)
-    return room.avg_pool2d(x, geometry, bool(count_include_pad))
+    return impl.avg_pool2d(x, geometry, bool(count_include_pad))
 
 
 def avg_pool2d_backward(
@@ -123,11 +123,11 @@ def avg_pool2d_backward(
     count_include_pad: bool = True,
 ) -> Array:
     """Gradient of :func:`avg_pool2d` (same options): from `dy` (N, OH, OW, C), dx of `x_shape`, dtype of `dy`."""
-    room = implementation(__name__, dy)
+    impl = implementation(__name__, dy)
     geometry = Pool2dGeometry.of(x_shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
     check_float(dy=dy)
     check_shape("dy", dy, geometry.y_shape)
-    return room.avg_pool2d_backward(dy, geometry, bool(count_include_pad))
+    return impl.avg_pool2d_backward(dy, geometry, bool(count_include_pad))
 
 
 def global_avg_pool2d(x: Array) -> Array:

@@ -22,7 +22,7 @@ def _is_long_global(g: Pool2dGeometry) -> bool:
 
 def _launch(kernel: str, positions: int, g: Pool2dGeometry, real: Any, *args: Any) -> None:
     """A thread for up to four channels of each of `positions`."""
-    grid = cuda.blocks(positions * cuda.blocks(g.channels, 4), _THREADS)
+    grid = cuda.ceil_div(positions * cuda.ceil_div(g.channels, 4), _THREADS)
     cuda.launch("pool2d", kernel, grid, _THREADS, *args, real=real)
 
 
@@ -59,7 +59,7 @@ def max_pool2d_backward(dy: Array, argmax: Array, geometry: Pool2dGeometry) -> A
     g, dy, argmax = geometry, cuda.contiguous(dy), cuda.contiguous(argmax)
     dx = cuda.empty(g.x_shape, dy.dtype, dy)
     if g.tiles_2x2:
-        windows = g.batch * cuda.blocks(g.height, 2) * cuda.blocks(g.width, 2)  # halves at odd edges included
+        windows = g.batch * cuda.ceil_div(g.height, 2) * cuda.ceil_div(g.width, 2)  # halves at odd edges included
         _launch("max_pool_2x2_backward", windows, g, dy.dtype, dy, argmax, dx, *g.x_shape)
     else:
         args = dy, *_by_width(argmax), dx, g.batch, g.channels, *_axes(g)
@@ -74,7 +74,7 @@ def avg_pool2d(x: Array, geometry: Pool2dGeometry, count_include_pad: bool) -> A
     if g.tiles_2x2:
         _launch("avg_pool_2x2", positions, g, x.dtype, x, y, *g.x_shape)
     elif _is_long_global(g):
-        grid = g.batch * cuda.blocks(g.channels, 32)
+        grid = g.batch * cuda.ceil_div(g.channels, 32)
         cuda.launch("pool2d", "global_avg_pool", grid, (8, 32), x, y, g.height * g.width, g.channels, real=x.dtype)
     else:
         args = x, y, g.batch, g.channels, *_averaged_axes(g, count_include_pad)

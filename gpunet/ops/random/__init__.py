@@ -2,8 +2,8 @@
 1, 2, 3", SC 2011).
 
 A random number has no state: it is a function of (seed, stream, step, index), the same bits in the reference, in
-NumPy (:class:`Stream`), in Numba and in CUDA. The key is (seed low, seed high) and the counter is (index low, index
-high, step, stream), each a 32-bit word; one counter gives four words.
+NumPy (:class:`PhiloxStream`), in Numba and in CUDA. The key is (seed low, seed high) and the counter is (index low,
+index high, step, stream), each a 32-bit word; one counter gives four words.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.checks import check_int
 from gpunet.errors import DTypeError, ShapeError
-from gpunet.ops._checks import check_int
 
 SPLIT = 0
 """Stream of the train/validation split."""
@@ -64,7 +64,7 @@ def check_scalar(name: str, value: Any, *, high: int = 2**32 - 1) -> Any:
 
 
 @dataclass(frozen=True)
-class Stream:
+class PhiloxStream:
     """The random numbers of one (seed, stream, step), computed on the host with NumPy alone.
 
     A stream holds no position: the same call gives the same numbers again, and ``bits(m)`` starts with ``bits(n)``

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gpunet.backend import Array
+from gpunet.checks import check_float, check_int, check_shape
 from gpunet.errors import DTypeError
-from gpunet.ops._checks import check_float, check_int, check_shape
 from gpunet.ops._dispatch import implementation
 
 COUNTERS = ("step", "position", "start", "correct", "failed")
@@ -33,7 +33,7 @@ def advance_step(
     Raises:
         ShapeError, DTypeError, DeviceError, ConfigError: the arrays are not as above.
     """
-    room = implementation(__name__, counters, numbers, rates, loss, correct)
+    impl = implementation(__name__, counters, numbers, rates, loss, correct)
     check_float(loss=loss)
     expected = (
         ("counters", counters, (len(COUNTERS),), "int64"),
@@ -46,4 +46,4 @@ def advance_step(
         check_shape(name, array, shape)
         if array.dtype != dtype:
             raise DTypeError(f"{name} must be {dtype}, got {array.dtype}")
-    room.advance_step(counters, numbers, rates, loss, correct, check_int("batch_size", batch_size, low=1))
+    impl.advance_step(counters, numbers, rates, loss, correct, check_int("batch_size", batch_size, low=1))

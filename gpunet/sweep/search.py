@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpunet.errors import ConfigError
-from gpunet.experiments.sweep.declaration import Axis, Choice, Point, Sweep
+from gpunet.sweep.declaration import Axis, Choice, Point, Sweep
 
 
 class Search(Protocol):

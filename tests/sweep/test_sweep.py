@@ -17,11 +17,11 @@ import pytest
 
 from gpunet.cli.main import main
 from gpunet.errors import ConfigError, DataError, OutputError
-from gpunet.experiments.sweep import Sweep, load_sweep, run_sweep
-from gpunet.experiments.sweep import run as sweep_run
-from gpunet.experiments.sweep.pool import Pool
-from gpunet.experiments.sweep.table import TIMING
-from tests.experiments.conftest import Declare
+from gpunet.sweep import Sweep, load_sweep, run_sweep
+from gpunet.sweep import run as sweep_run
+from gpunet.sweep.pool import Pool
+from gpunet.sweep.table import TIMING
+from tests.sweep.conftest import Declare
 
 ROOT = Path(__file__).parents[3]
 AXES = (
@@ -184,7 +184,7 @@ def test_the_test_images_are_for_the_chosen_point_alone(
 
 def test_hybrids_share_their_cnn(data: Path, tmp_path: Path) -> None:
     text = (
-        '[sweep]\nseeds = [0]\n[base]\nkind = "hybrid"\npreset = "seed"\nfilters = [2, 3]\nepochs = 2\n'
+        '[sweep]\nseeds = [0]\n[base]\nkind = "hybrid"\npreset = "baseline"\nfilters = [2, 3]\nepochs = 2\n'
         f'batch_size = 16\nclassifier_epochs = 2\ndata = "{data}"\n[axes]\n'
         "classifier_hidden = [[4], [5]]\njoint_epochs = [0, 1]\n"
     )

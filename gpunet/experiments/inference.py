@@ -17,12 +17,12 @@ from gpunet.errors import CheckpointError, ConfigError, DataError
 from gpunet.experiments.config import RunConfig, from_toml
 from gpunet.experiments.prepare import loader_of, prepare
 from gpunet.models import CNN, MLP, CNNConfig, Hybrid, create, create_cnn
-from gpunet.report.figures import feature_map as draw_feature_map
-from gpunet.report.run_figures import draw_evaluation
+from gpunet.report.figures import plot_feature_scatter
+from gpunet.report.metrics import confusion_matrix
+from gpunet.report.run_figures import plot_evaluation
 from gpunet.training.checkpoint import load_checkpoint, prefixed, under
 from gpunet.training.evaluation import evaluate as evaluate_model
 from gpunet.training.evaluation import extract, with_mirror_images
-from gpunet.training.metrics import confusion_matrix
 from gpunet.training.trainer import BEST
 
 
@@ -163,7 +163,7 @@ def evaluate(
     found = evaluate_model(saved.model, loader, keep_probabilities=True)
     assert found.probabilities is not None
     if figures:
-        draw_evaluation(path if path.is_dir() else path.parent, dataset, found.probabilities, prefix=f"{split}_")
+        plot_evaluation(path if path.is_dir() else path.parent, dataset, found.probabilities, prefix=f"{split}_")
     matrix = confusion_matrix(dataset.labels, found.probabilities.argmax(1), dataset.classes)
     tta_correct = None
     if tta:
@@ -189,7 +189,7 @@ def feature_map(path: Path, *, device: str | None = None, split: str = "test") -
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
     features = extract(saved.model.extract_features, loader)
     target = (path if path.is_dir() else path.parent) / "feature_map.png"
-    draw_feature_map(features, dataset.labels, dataset.class_names, target)
+    plot_feature_scatter(features, dataset.labels, dataset.class_names, target)
     return target
 
 

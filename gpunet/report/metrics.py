@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,6 +73,48 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int) -> Array:
             )
     cells = labels.astype(xp.int64) * classes + predictions.astype(xp.int64)
     return xp.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def square_confusion(matrix: np.ndarray, class_names: Sequence[str] | None = None) -> np.ndarray:
+    """`matrix` as an array; ShapeError unless it is square, and of as many classes as there are names."""
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise ShapeError(f"expected a square confusion matrix (true, predicted), got shape {matrix.shape}")
+    if class_names is not None and len(class_names) != len(matrix):
+        raise ShapeError(f"a confusion matrix of {len(matrix)} classes does not fit {len(class_names)} class names")
+    return matrix
+
+
+class ClassRow(NamedTuple):
+    """What a classifier achieves on one class; 0 where a denominator is 0."""
+
+    label: int
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def per_class_table(matrix: np.ndarray) -> list[ClassRow]:
+    """Precision, recall, F1 and number of images of each class, from a confusion matrix (true, predicted).
+
+    Raises:
+        ShapeError: `matrix` is not square.
+    """
+    counts = square_confusion(matrix).tolist()
+    rows = []
+    for label, row in enumerate(counts):
+        hits, support, predicted = row[label], sum(row), sum(other[label] for other in counts)
+        rows.append(
+            ClassRow(
+                label,
+                precision=hits / predicted if predicted else 0.0,
+                recall=hits / support if support else 0.0,
+                f1=2 * hits / (support + predicted) if support + predicted else 0.0,
+                support=int(support),
+            )
+        )
+    return rows
 
 
 @dataclass(frozen=True)
@@ -169,3 +213,19 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> PairedComparis
     discordant = only_first + only_second
     p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
     return PairedComparison(only_first, only_second, p_value)
+
+
+def principal_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`points` (n, d) in their first two principal components, (n, 2), and the shares of the variance, (2,)."""
+    plane, shares = np.zeros((len(points), 2)), np.zeros(2)
+    n, d = points.shape
+    if not np.ptp(points, axis=0).any():
+        return plane, shares
+    from sklearn.decomposition import PCA
+
+    count = min(2, n, d)
+    # scikit-learn turns each direction so that its largest entry is positive
+    analysis = PCA(count, svd_solver="covariance_eigh" if d <= n else "full")
+    plane[:, :count] = analysis.fit_transform(points)
+    shares[:count] = analysis.explained_variance_ratio_
+    return plane, shares

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from gpunet.data.dataset import Dataset
+from gpunet.report.metrics import confusion_matrix
 from gpunet.training.history import Record
-from gpunet.training.metrics import confusion_matrix
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunRecord:
     """A run folder's own record."""
 
     folder: Path

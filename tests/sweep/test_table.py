@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gpunet.errors import DataError
-from gpunet.experiments.sweep.summary import best_point, effects, point_accuracy
-from gpunet.experiments.sweep.table import FAILED, OK, TIMING, Outcome, Row, read_table, write_table
+from gpunet.sweep.summary import best_point, effects, point_accuracy
+from gpunet.sweep.table import FAILED, OK, TIMING, Outcome, Row, read_table, write_table
 
 
 def row(number: int, seed: int, accuracy: float | None, **values: str) -> Row:

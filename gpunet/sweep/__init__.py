@@ -1,9 +1,9 @@
 """Sweeps: many trainings, declared in one file, that answer one question by the validation images."""
 
-from gpunet.experiments.sweep.declaration import Axis, Choice, Range, Sweep, load_sweep
-from gpunet.experiments.sweep.run import SweepResult, run_sweep
-from gpunet.experiments.sweep.summary import Effect, effects
-from gpunet.experiments.sweep.table import Row, read_table, write_table
+from gpunet.sweep.declaration import Axis, Choice, Range, Sweep, load_sweep
+from gpunet.sweep.run import SweepResult, run_sweep
+from gpunet.sweep.summary import Effect, effects
+from gpunet.sweep.table import Row, read_table, write_table
 
 __all__ = [
     "Axis",

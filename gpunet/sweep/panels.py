@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpunet.experiments.sweep.declaration import Axis, Sweep
-from gpunet.experiments.sweep.summary import effects
-from gpunet.experiments.sweep.table import Row
 from gpunet.report.sweep_figures import Panel, Scatter
+from gpunet.sweep.declaration import Axis, Sweep
+from gpunet.sweep.summary import effects
+from gpunet.sweep.table import Row
 
 
 def panels_of(sweep: Sweep, rows: Sequence[Row]) -> list[Panel | Scatter]:

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from gpunet.errors import GpunetError
 from gpunet.experiments.config import from_toml
 from gpunet.experiments.prepare import RunData, prepare
-from gpunet.experiments.sweep.trial import run_trial
+from gpunet.sweep.trial import run_trial
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpunet.experiments.sweep.table import Row
+from gpunet.sweep.table import Row
 
 
 @dataclass(frozen=True)

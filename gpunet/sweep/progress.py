@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from gpunet.experiments.sweep.table import Row
+from gpunet.sweep.table import Row
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.training.metrics import calibration, confusion_matrix, mcnemar, wilson_interval
+from gpunet.report.metrics import calibration, confusion_matrix, mcnemar, wilson_interval
 
 
 def test_wilson_interval_by_hand() -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from gpunet.errors import ConfigError
 from gpunet.experiments.config import merge
-from gpunet.experiments.sweep.declaration import Axis, Range, Sweep, label_of, load_sweep, parse
-from gpunet.experiments.sweep.search import search_of
 from gpunet.models import create
+from gpunet.sweep.declaration import Axis, Range, Sweep, label_of, load_sweep, parse
+from gpunet.sweep.search import search_of
 from gpunet.training.config import TrainingConfig
-from tests.experiments.conftest import Declare
+from tests.sweep.conftest import Declare
 
 DECLARED = sorted((Path(__file__).parents[3] / "scripts" / "experiments").glob("*.toml"))
 
@@ -46,7 +46,7 @@ def test_a_grid_is_every_combination_with_every_seed(declare: Declare) -> None:
 
 def test_settings_that_belong_together() -> None:
     sweep = sweep_of(
-        BASE + 'preset = "seed"\n[axes]\n'
+        BASE + 'preset = "baseline"\n[axes]\n'
         'schedule = [{ name = "flat", schedule = "constant", lr = 1e-3 }, { name = "as it is" }]'
     )
     flat, plain = search_of(sweep).more([])
@@ -54,7 +54,7 @@ def test_settings_that_belong_together() -> None:
     assert one is not None and two is not None
     assert flat.labels == {"schedule": "flat"} and plain.labels == {"schedule": "as it is"}
     assert (one.training.schedule, one.training.lr) == ("constant", 1e-3)
-    assert two == merge("mlp", "seed")
+    assert two == merge("mlp", "baseline")
 
 
 def test_labels() -> None:
@@ -93,7 +93,7 @@ def test_settings_that_do_not_fit_are_a_trial_that_failed(monkeypatch: pytest.Mo
     def refuse(*args: object, **options: object) -> None:
         raise ConfigError("these do not fit")
 
-    monkeypatch.setattr("gpunet.experiments.sweep.declaration.merge", refuse)
+    monkeypatch.setattr("gpunet.sweep.declaration.merge", refuse)
     (trial, *_) = sweep.trials(search_of(sweep).more([])[0])
     assert trial.config is None and trial.error == "these do not fit" and trial.epochs == 0
 

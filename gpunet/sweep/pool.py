@@ -62,7 +62,7 @@ class Pool(contextlib.AbstractContextManager["Pool"]):
         try:
             with path.open("a", encoding="utf-8") as errors:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "gpunet.experiments.sweep.worker"],
+                    [sys.executable, "-m", "gpunet.sweep.worker"],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from gpunet.errors import ConfigError
-from gpunet.experiments.sweep.declaration import Point
-from gpunet.experiments.sweep.search import search_of
-from tests.experiments.conftest import Declare
+from gpunet.sweep.declaration import Point
+from gpunet.sweep.search import search_of
+from tests.sweep.conftest import Declare
 
 AXES = (
     "lr = { low = 1e-4, high = 1e-1, log = true }\ndropout = { low = 0.1, high = 0.4 }\n"

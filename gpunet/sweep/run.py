@@ -17,16 +17,16 @@ from typing import IO, Any
 from gpunet import errors
 from gpunet.errors import ConfigError, OutputError
 from gpunet.experiments.config import to_toml
-from gpunet.experiments.saved import evaluate
-from gpunet.experiments.sweep.declaration import Point, Sweep, Trial
-from gpunet.experiments.sweep.pool import Event, Pool
-from gpunet.experiments.sweep.progress import SweepProgress
-from gpunet.experiments.sweep.search import search_of
-from gpunet.experiments.sweep.summary import best_point, point_accuracy
-from gpunet.experiments.sweep.table import FAILED, Outcome, Row, write_table
-from gpunet.experiments.sweep.trial import OUTCOME, clear_temporaries, drop_checkpoints, read_outcome, write_outcome
+from gpunet.experiments.inference import evaluate
 from gpunet.files import write_text_atomic
-from gpunet.training.metrics import wilson_interval
+from gpunet.report.metrics import wilson_interval
+from gpunet.sweep.declaration import Point, Sweep, Trial
+from gpunet.sweep.pool import Event, Pool
+from gpunet.sweep.progress import SweepProgress
+from gpunet.sweep.search import search_of
+from gpunet.sweep.summary import best_point, point_accuracy
+from gpunet.sweep.table import FAILED, Outcome, Row, write_table
+from gpunet.sweep.trial import OUTCOME, clear_temporaries, drop_checkpoints, read_outcome, write_outcome
 from gpunet.training.trainer import BEST
 
 TABLE, DECLARATION, TEST = "table.csv", "sweep.toml", "test.json"

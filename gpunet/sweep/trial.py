@@ -15,8 +15,8 @@ from gpunet.errors import CheckpointError, DataError, DeviceError, GpunetError, 
 from gpunet.experiments.config import RunConfig
 from gpunet.experiments.prepare import RunData
 from gpunet.experiments.run import Fit, fit, seconds_of
-from gpunet.experiments.sweep.table import FAILED, OK, Outcome
 from gpunet.files import copy_folder, write_text_atomic
+from gpunet.sweep.table import FAILED, OK, Outcome
 from gpunet.training.callbacks import Callback
 from gpunet.training.hybrid import stage_folder
 from gpunet.training.trainer import BEST, LAST
