@@ -41,13 +41,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     for image, label in zip(images, labels, strict=True):
         image[:, 4 * label : 4 * label + 4] += 28
     x, y = images.astype(np.uint8), labels
-    data = folder / "stripes.npz"
-    np.savez(data, x_train=x[:240], y_train=y[:240], x_test=x[240:], y_test=y[240:], class_names=np.array(CLASS_NAMES))
+    path = folder / "stripes.npz"
+    np.savez(path, x_train=x[:240], y_train=y[:240], x_test=x[240:], y_test=y[240:], class_names=np.array(CLASS_NAMES))
     folders = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpunet.experiments.run.plot_run", lambda *arguments: None)  # takes longer than the training
         for kind, options in _OPTIONS.items():
             folders[kind] = folder / "runs" / f"{kind}-1"
-            config = merge(kind, overrides={**_COMMON, **options, "data": str(data)})
+            config = merge(kind, overrides={**_COMMON, **options, "data": str(path)})
             train(config, run_dir=folders[kind], device="cpu", progress=False)
-    return Trained(data, folders)
+    return Trained(path, folders)

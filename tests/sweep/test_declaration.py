@@ -15,7 +15,7 @@ from gpunet.sweep.search import search_of
 from gpunet.training.config import TrainingConfig
 from tests.sweep.conftest import Declare
 
-DECLARED = sorted((Path(__file__).parents[3] / "scripts" / "experiments").glob("*.toml"))
+DECLARED = sorted((Path(__file__).parents[2] / "scripts" / "experiments").glob("*.toml"))
 
 
 def sweep_of(text: str) -> Sweep:

@@ -23,7 +23,7 @@ from gpunet.sweep.pool import Pool
 from gpunet.sweep.table import TIMING
 from tests.sweep.conftest import Declare
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 AXES = (
     'activation = ["relu", "tanh"]\n'
     'rate = [{ name = "slow", lr = 0.01 }, { name = "wild", lr = 1e30, optimizer = "sgd", schedule = "constant" }]'
