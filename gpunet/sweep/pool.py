@@ -56,7 +56,7 @@ class Pool(contextlib.AbstractContextManager["Pool"]):
 
     def _spawn(self, number: int) -> Worker:
         environment = {**os.environ, **dict.fromkeys(_THREADS, str(self.threads))}
-        root = str(Path(__file__).parents[3])
+        root = str(Path(__file__).parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         path = self.log / f"worker-{number}.log"
         try:
