@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bench.roofline import Roofline, measure
-from gpunet.backend import CPU, Backend, cuda_status, get_backend
+from gpunet.devices import CPU, Backend, cuda_status, get_backend
 from tests.support import assert_close, sum_scale, torch_or_skip
 
 Call = Callable[[], Any]
@@ -222,7 +222,7 @@ def _oracle(problem: Problem, implementation: str) -> Any:
 
 def burst(call: Call, backend: Backend) -> tuple[Call, int]:
     """What is timed, and how many calls it is: on a GPU many, with one synchronisation."""
-    if not backend.asynchronous:
+    if backend is CPU:
         return call, 1
 
     def calls() -> Any:

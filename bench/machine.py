@@ -52,7 +52,7 @@ def environment(count: int | None = None) -> dict[str, Any]:
 
 def machine(count: int | None = None) -> dict[str, Any]:
     """CPU, cores, threads (`count` of them), memory and GPUs."""
-    from gpunet.backend import cuda_status
+    from gpunet.devices import cuda_status
     from gpunet.machine import cpu_facts
 
     cpu = cpu_facts()

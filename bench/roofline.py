@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.machine import threads
-from gpunet.backend import CPU, Backend, get_backend
+from gpunet.devices import CPU, Backend, get_backend
 
 
 class Roofline(NamedTuple):
@@ -51,7 +51,7 @@ def measure(backend: Backend = CPU, *, size: int = 2048, megabytes: int = 256, s
 
 
 def _copier(backend: Backend, source: Any, target: Any) -> Callable[[], object]:
-    if backend.asynchronous:
+    if backend is not CPU:
         return lambda: backend.xp.copyto(target, source)
     parts = list(zip(*(np.array_split(array, threads()) for array in (target, source)), strict=True))
     pool = ThreadPoolExecutor(len(parts))  # NumPy copies without the interpreter's lock

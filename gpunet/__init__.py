@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpunet import data, experiments, models, nn, ops, optim, report, training
-    from gpunet.backend import backend_of, get_backend, use_device
+    from gpunet.devices import backend_of, get_backend, use_device
 
 __version__ = "0.1.0"
 
 logging.getLogger("gpunet").addHandler(logging.NullHandler())
 
-_FROM_BACKEND = ("backend_of", "get_backend", "use_device")
+_FROM_DEVICES = ("backend_of", "get_backend", "use_device")
 _PARTS = ("data", "experiments", "models", "nn", "ops", "optim", "report", "training")
 
 __all__ = [
@@ -46,6 +46,6 @@ def __getattr__(name: str) -> Any:
     """Import a part at its first use, so that ``import gpunet`` stays quick."""
     if name in _PARTS:
         return import_module(f"gpunet.{name}")
-    if name in _FROM_BACKEND:
-        return getattr(import_module("gpunet.backend"), name)
+    if name in _FROM_DEVICES:
+        return getattr(import_module("gpunet.devices"), name)
     raise AttributeError(f"module 'gpunet' has no attribute {name!r}")

@@ -1,73 +1,72 @@
 """What a device is, and on which one an array lives: the switch between NumPy and CuPy.
 
-A :class:`Backend` is a device plus the array module that works on it. ``cpu`` is NumPy with Numba kernels;
-``cuda:N`` is CuPy with the CUDA sources of ``kernels/``. Nothing above :mod:`gpunet.ops` needs to know which.
-
-Device strings are ``auto``, ``cpu``, ``cuda`` and ``cuda:N``. The first of these that is given decides: the
-argument of a call, :func:`use_device`, the environment variable ``GPUNET_DEVICE``, ``auto``.
+A :class:`Backend` is a device plus the array module that works on it. :class:`CpuBackend` is NumPy with Numba kernels;
+:class:`gpunet.cuda.CudaBackend` is CuPy with the CUDA sources of ``kernels/``. Nothing above :mod:`gpunet.ops` needs to
+know which. :mod:`gpunet.devices` chooses one by name.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
-import functools
-import importlib
-import logging
-import os
-import re
+import platform
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from gpunet import aligned
 from gpunet.errors import ConfigError, DeviceError, DTypeError
+from gpunet.machine import cpu_name
 
-Array = Any
-"""A ``numpy.ndarray`` or ``cupy.ndarray``; there is no tensor class."""
+Array: TypeAlias = npt.NDArray[Any]
+"""A ``numpy.ndarray`` or ``cupy.ndarray``; there is no tensor class. CuPy has no types of its own to name."""
 
-logger = logging.getLogger("gpunet")
+PRECISIONS = ("float32", "tf32")
+"""What the products of convolutions and linear layers may be computed in; see :meth:`Backend.use_precision`."""
 
 
-@dataclass(frozen=True)
-class Backend:
-    """One device and the array module (``numpy`` or ``cupy``) that works on it."""
+class Backend(abc.ABC):
+    """One device and the array module (``numpy`` or ``cupy``) that works on it. There is one instance for each device.
 
-    device: str
-    xp: Any = field(repr=False, compare=False)
+    Attributes:
+        device: its name, such as ``cpu`` or ``cuda:0``.
+        xp: the array module.
+        implementation: the module of an op's package that runs here: ``cpu`` or ``cuda``.
+        steps_between_reads: training steps that are queued before the host reads a result, for which it has to wait.
+    """
+
     implementation: str
-    """The module of an op's package that runs here: ``cpu`` or ``cuda``."""
+    steps_between_reads: int
+
+    def __init__(self, device: str, xp: Any) -> None:
+        self.device = device
+        self.xp = xp
+        self._precision: ContextVar[str] = ContextVar(f"gpunet_precision_{device}", default="float32")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.device!r})"
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """`array` on this device, copied only when it has to be; the one place where data changes device."""
-        return self.xp.asarray(array, dtype=dtype)
+        found: Array = self.xp.asarray(array, dtype=dtype)
+        return found
 
+    @abc.abstractmethod
     def to_numpy(self, array: Array) -> np.ndarray:
         """`array` as a NumPy array on the host; waits for the device."""
-        return np.asarray(array.get() if hasattr(array, "get") else array)
 
+    @abc.abstractmethod
     def empty(self, shape: Any, dtype: Any = np.float32) -> Array:
-        return (self.xp if self.asynchronous else aligned).empty(shape, dtype)
+        """A new C-contiguous array whose values are whatever the memory held."""
 
+    @abc.abstractmethod
     def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
-        return (self.xp if self.asynchronous else aligned).zeros(shape, dtype)
+        """A new C-contiguous array of zeros."""
 
-    @property
-    def runtime(self) -> Any:
-        """What launches kernels on this device (:class:`gpunet.cuda.Runtime`).
-
-        Raises:
-            DeviceError: the device is the CPU.
-        """
-        return importlib.import_module("gpunet.cuda").runtime_of(self.device)  # on first use: it knows CuPy
-
-    @property
-    def asynchronous(self) -> bool:
-        """Whether work is only queued here, so that looking at a result means waiting for all that is queued."""
-        return self.implementation == "cuda"
-
+    @abc.abstractmethod
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """`step` in its fastest repeatable form: on the CPU, the function itself; on a GPU, a CUDA graph.
 
@@ -76,22 +75,121 @@ class Backend:
         not called again: what changes from call to call must lie in arrays on the device, and nothing may look at a
         value.
         """
-        return self.runtime.capture(step) if self.asynchronous else step
 
+    @abc.abstractmethod
     def synchronize(self) -> None:
         """Wait until the device has finished all work; at once on the CPU."""
-        if self.asynchronous:
-            self.runtime.synchronize()
+
+    @property
+    @abc.abstractmethod
+    def hardware(self) -> str:
+        """The name of the processor that this is."""
+
+    @abc.abstractmethod
+    def compile_ahead(self, on_compile: Callable[[str, int], None]) -> bool:
+        """Compile the kernels of this device that are known before they are called, unless they are compiled already.
+
+        `on_compile` is called with the name of each as its compilation begins, and with their number.
+
+        Returns: whether these are all kernels; where not, the others are compiled at their first call.
+        """
+
+    @abc.abstractmethod
+    def watch_compilation(self, on_compile: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        """Inside the block, call `on_compile` with the name of each kernel that has to be compiled, as that begins.
+
+        What is loaded from the cache on disk does not count where the compiler says so.
+        """
+
+    @property
+    def precision(self) -> str:
+        """What :meth:`use_precision` has set: ``float32`` by default."""
+        return self._precision.get()
+
+    @contextlib.contextmanager
+    def use_precision(self, name: str) -> Iterator[None]:
+        """Inside the block, compute the float32 products of convolutions and linear layers in `name`.
+
+        ``float32``: as IEEE float32. ``tf32``: on tensor cores, operands rounded to 10 bits of mantissa; where there
+        are none, as on the CPU, it changes nothing.
+
+        Raises:
+            ConfigError: `name` is neither.
+        """
+        if name not in PRECISIONS:
+            raise ConfigError(f"precision must be {' or '.join(PRECISIONS)}, got {name!r}")
+        token = self._precision.set(name)
+        try:
+            yield
+        finally:
+            self._precision.reset(token)
 
 
-CPU = Backend(device="cpu", xp=np, implementation="cpu")
+class CpuBackend(Backend):
+    """NumPy arrays and Numba kernels."""
 
-_current: ContextVar[Backend | None] = ContextVar("gpunet_device", default=None)
-_array_types: dict[type, Callable[[Array], Backend]] = {np.ndarray: lambda array: CPU}
+    implementation = "cpu"
+    steps_between_reads = 1
+
+    def __init__(self) -> None:
+        super().__init__("cpu", np)
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        return np.asarray(array)
+
+    def empty(self, shape: Any, dtype: Any = np.float32) -> Array:
+        return aligned.empty(shape, dtype)
+
+    def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
+        return aligned.zeros(shape, dtype)
+
+    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        return step
+
+    def synchronize(self) -> None:
+        pass
+
+    @property
+    def hardware(self) -> str:
+        return cpu_name() or platform.machine()
+
+    def compile_ahead(self, on_compile: Callable[[str, int], None]) -> bool:
+        return False  # Numba compiles for the types that it meets
+
+    @contextlib.contextmanager
+    def watch_compilation(self, on_compile: Callable[[str], None]) -> Iterator[None]:
+        from numba.core import event
+
+        register: Any = event.register
+        unregister: Any = event.unregister
+
+        class Listener(event.Listener):
+            def on_start(self, event: Any) -> None:
+                function = event.data["dispatcher"].py_func
+                if not function.__module__.startswith("numba."):  # Numba's own, compiled along with ours
+                    on_compile(f"{function.__module__.removeprefix('gpunet.ops.')}.{function.__name__}")
+
+            def on_end(self, event: Any) -> None:
+                pass
+
+        listener = Listener()
+        register("numba:compile", listener)
+        try:
+            yield
+        finally:
+            unregister("numba:compile", listener)
 
 
-def register_array_type(array_type: type, backend_of_array: Callable[[Array], Backend]) -> None:
-    """Teach :func:`backend_of` about an array type; a subclass is matched before its base."""
+CPU = CpuBackend()
+
+_array_types: dict[type | str, Callable[[Array], Backend]] = {np.ndarray: lambda array: CPU}
+
+
+def register_array_type(array_type: type | str, backend_of_array: Callable[[Array], Backend]) -> None:
+    """Teach :func:`backend_of` about an array type, or about all types of a package such as ``"cupy"``.
+
+    A subclass is matched before its base.
+    """
     _array_types[array_type] = backend_of_array
 
 
@@ -106,10 +204,10 @@ def backend_of(*arrays: Array | None) -> Backend:
     for array in arrays:
         if array is None:
             continue
-        backend = _backend_of_type(array)
+        backend = _backend_of_one(array)
         if found is None:
             found = backend
-        elif backend is not found and backend != found:
+        elif backend is not found:
             raise DeviceError(
                 f"arrays of one operation live on different devices: {found.device} and {backend.device}; "
                 "move them with Backend.asarray(...) first"
@@ -119,127 +217,14 @@ def backend_of(*arrays: Array | None) -> Backend:
     return found
 
 
-def _backend_of_type(array: Any) -> Backend:
+def _backend_of_one(array: Any) -> Backend:
     if type(array) is np.ndarray:
         return CPU
     for array_type in type(array).__mro__:
-        if array_type in _array_types:
-            return _array_types[array_type](array)
-        if array_type.__module__.partition(".")[0] == "cupy":
-            register_array_type(array_type, lambda array: _cuda_backend(array.device.id))
-            return _array_types[array_type](array)
+        find = _array_types.get(array_type) or _array_types.get(array_type.__module__.partition(".")[0])
+        if find is not None:
+            return find(array)
     raise DTypeError(
         f"expected numpy or cupy arrays, got {type(array).__module__}.{type(array).__qualname__}; "
         "convert it with numpy.asarray(...) first"
     )
-
-
-@functools.cache
-def _cuda_backend(index: int) -> Backend:
-    import cupy
-
-    return Backend(device=f"cuda:{index}", xp=cupy, implementation="cuda")
-
-
-@dataclass(frozen=True)
-class CudaStatus:
-    """What :func:`cuda_status` found out about CuPy, the driver and the GPUs of this machine."""
-
-    problem: str | None
-    """Why ``cuda`` cannot be used, and what to do about it; ``None`` if it can."""
-    cupy_version: str | None = None
-    devices: tuple[str, ...] = ()
-    """Names of the GPUs."""
-    driver: str | None = None
-    """The newest CUDA version that the driver can run."""
-    runtime: str | None = None
-    """The CUDA version that CuPy was built for."""
-
-
-@functools.cache
-def cuda_status() -> CudaStatus:
-    """Look once for CuPy, a driver and a GPU; never raises. A CuPy without a driver counts as no CuPy."""
-    try:
-        import cupy
-    except ImportError:
-        return CudaStatus("CuPy is not installed: pip install 'gpunet[cuda12]' (or cuda13)")
-    except Exception as error:  # a broken CuPy installation raises anything, from OSError to RuntimeError
-        return CudaStatus(f"CuPy is installed but cannot be imported: {error}")
-    names: list[str] = []
-    driver = runtime = None
-    try:
-        if cupy.cuda.is_available():
-            api = cupy.cuda.runtime
-            driver, runtime = _cuda_version(api.driverGetVersion()), _cuda_version(api.runtimeGetVersion())
-            names = [api.getDeviceProperties(index)["name"].decode() for index in range(api.getDeviceCount())]
-    except Exception as error:  # the runtime's own exception type cannot be named without a driver
-        return CudaStatus(f"the CUDA driver does not answer: {error}", cupy.__version__)
-    problem = None if names else "CuPy finds no usable NVIDIA GPU or driver; check with nvidia-smi"
-    return CudaStatus(problem, cupy.__version__, tuple(names), driver, runtime)
-
-
-def _cuda_version(number: int) -> str:
-    """``12.8`` for 12080."""
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
-@functools.cache
-def _warn_fallback(problem: str) -> None:
-    logger.warning("no CUDA device (%s): running on the CPU", problem)
-
-
-def get_backend(device: str | Backend | None = None) -> Backend:
-    """The backend for `device`; without one, the device of :func:`use_device`, ``GPUNET_DEVICE``, or ``auto``.
-
-    Raises:
-        ConfigError: `device` is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        DeviceError: ``cuda`` was asked for by name and cannot be used; the message says what is missing.
-    """
-    if isinstance(device, Backend):
-        return device
-    if device is None:
-        chosen = _current.get()
-        if chosen is not None:
-            return chosen
-        device = os.environ.get("GPUNET_DEVICE") or "auto"
-    if device == "cpu":
-        return CPU
-    if device != "auto" and not re.fullmatch(r"cuda(:\d+)?", device):
-        raise ConfigError(f"unknown device {device!r}: expected auto, cpu, cuda or cuda:N")
-    status = cuda_status()
-    if device == "auto":
-        if status.problem:
-            _warn_fallback(status.problem)
-            return CPU
-        device = "cuda:0"
-    if status.problem:
-        raise DeviceError(f"device {device!r} is not available: {status.problem} (gpunet doctor explains)")
-    index = int(device.partition(":")[2] or 0)
-    if index >= len(status.devices):
-        raise DeviceError(f"device {device!r} does not exist: this machine has {len(status.devices)} CUDA device(s)")
-    return _cuda_backend(index)
-
-
-class use_device(contextlib.AbstractContextManager["Backend"]):
-    """Make `device` the default from here on; as ``with use_device("cpu"):``, only inside the block.
-
-    Raises: as :func:`get_backend`.
-    """
-
-    def __init__(self, device: str) -> None:
-        self.backend = get_backend(device)
-        self._token = _current.set(self.backend)
-
-    def __enter__(self) -> Backend:
-        return self.backend
-
-    def __exit__(self, *exc_info: object) -> None:
-        _current.reset(self._token)
-
-
-def devices() -> Iterator[str]:
-    """The device strings that can be used on this machine."""
-    yield "cpu"
-    status = cuda_status()
-    if status.problem is None:
-        yield from (f"cuda:{index}" for index in range(len(status.devices)))

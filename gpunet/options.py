@@ -14,7 +14,7 @@ import os
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from gpunet.errors import ConfigError
@@ -24,16 +24,16 @@ def option(
     default: Any,
     help: str,  # noqa: A002 - the word that argparse uses
     *,
-    choices: Sequence[str] | None = None,
+    choices: Collection[str] | None = None,
     low: float = -math.inf,
     high: float = math.inf,
     low_open: bool = False,
     high_open: bool = False,
 ) -> Any:
-    """A dataclass field with its documentation and its bounds (for a tuple: the bounds of each entry)."""
+    """A dataclass field with its documentation, its bounds and its choices (for a tuple: those of each entry)."""
     metadata = {
         "help": help,
-        "choices": tuple(choices) if choices else None,
+        "choices": choices,  # itself: a registry may grow
         "low": low,
         "high": high,
         "low_open": low_open,

@@ -26,7 +26,7 @@ REQUIRE_GPU = "GPUNET_REQUIRE_GPU"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests of a GPU where there is none, with the reason."""
-    from gpunet.backend import cuda_status
+    from gpunet.devices import cuda_status
 
     if not any(item.get_closest_marker("gpu") for item in items) or os.environ.get(REQUIRE_GPU):
         return

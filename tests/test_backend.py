@@ -10,17 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from gpunet import backend, ops
-from gpunet.backend import (
-    CPU,
-    Backend,
-    CudaStatus,
-    backend_of,
-    cuda_status,
-    get_backend,
-    register_array_type,
-    use_device,
-)
+from gpunet import backend, devices, ops
+from gpunet.backend import register_array_type
+from gpunet.cuda import CudaBackend
+from gpunet.cuda.backend import gpu
+from gpunet.devices import CPU, CudaStatus, backend_of, cuda_status, get_backend, use_device
 from gpunet.errors import ConfigError, DeviceError, DTypeError
 
 
@@ -28,13 +22,18 @@ from gpunet.errors import ConfigError, DeviceError, DTypeError
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget what was found out about this machine, before and after."""
     monkeypatch.delenv("GPUNET_DEVICE", raising=False)
-    cuda_status.cache_clear()
-    backend._cuda_backend.cache_clear()
-    backend._warn_fallback.cache_clear()
+    before = sys.modules.get("gpunet.cuda.cupy_runtime")
+    forget()
     yield
-    cuda_status.cache_clear()
-    backend._cuda_backend.cache_clear()
-    backend._warn_fallback.cache_clear()
+    forget()
+    if before is not None:
+        sys.modules[before.__name__] = before
+
+
+def forget() -> None:
+    for found in (cuda_status, gpu, devices._warn_fallback):
+        found.cache_clear()
+    sys.modules.pop("gpunet.cuda.cupy_runtime", None)  # it holds the CuPy that it was imported with
 
 
 def pretend_cupy(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...] | None) -> None:
@@ -53,7 +52,9 @@ def pretend_cupy(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...] | None)
 
     cupy = types.ModuleType("cupy")
     cupy.__version__ = "14.0"  # type: ignore[attr-defined]
-    cupy.cuda = types.SimpleNamespace(is_available=is_available, runtime=runtime)  # type: ignore[attr-defined]
+    cupy.cuda = types.SimpleNamespace(
+        is_available=is_available, runtime=runtime, Device=lambda index: types.SimpleNamespace(id=index)
+    )  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cupy", cupy)
 
 
@@ -63,7 +64,8 @@ class OtherDevice(np.ndarray):
 
 @pytest.fixture
 def elsewhere() -> Iterator[OtherDevice]:
-    register_array_type(OtherDevice, lambda array: Backend("cuda:7", np, "cuda"))
+    other = CudaBackend("cuda:7", np, None)  # type: ignore[arg-type]
+    register_array_type(OtherDevice, lambda array: other)
     yield np.ones((2, 3)).view(OtherDevice)
     del backend._array_types[OtherDevice]
 
@@ -122,7 +124,7 @@ def test_what_is_missing_for_cuda(names: tuple[str, ...] | None, message: str, m
         get_backend("cuda:0")
     assert caught.value.exit_code == 4
     assert get_backend("auto") is CPU
-    assert list(backend.devices()) == ["cpu"]
+    assert list(devices.devices()) == ["cpu"]
 
 
 def test_device_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +132,9 @@ def test_device_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda_status() == CudaStatus(None, "14.0", ("H100", "H100"), "13.1", "12.8")
     assert get_backend("cuda").device == "cuda:0"
     assert get_backend("auto").device == "cuda:0"
-    assert get_backend("cuda:1").device == "cuda:1"
-    assert list(backend.devices()) == ["cpu", "cuda:0", "cuda:1"]
+    assert get_backend("cuda:1").device == "cuda:1" and get_backend("cuda:1") is get_backend("cuda:1")
+    assert get_backend("cuda:1").hardware == "H100"
+    assert list(devices.devices()) == ["cpu", "cuda:0", "cuda:1"]
     with pytest.raises(DeviceError, match="'cuda:2' does not exist: this machine has 2"):
         get_backend("cuda:2")
 

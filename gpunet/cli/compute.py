@@ -24,7 +24,7 @@ def prepare(args: argparse.Namespace) -> str | None:
     if threads is not None:
         _limit_kernel_threads(threads)
     from gpunet import __version__
-    from gpunet.backend import get_backend
+    from gpunet.devices import get_backend
 
     if threads is not None:
         from threadpoolctl import threadpool_limits

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(report, problems)
     if args.device is not None:  # one that cannot be used is an error of its own
-        from gpunet.backend import get_backend
+        from gpunet.devices import get_backend
 
         get_backend(args.device)
     return 1 if problems else 0
@@ -100,7 +100,7 @@ def _numba() -> dict[str, Any]:
 
 def _cuda() -> dict[str, Any]:
     """What CuPy and the driver say; on each GPU, one of gpunet's kernels is compiled and must give the right result."""
-    from gpunet.backend import cuda_status
+    from gpunet.devices import cuda_status
 
     status = cuda_status()
     problem = status.problem
@@ -117,7 +117,7 @@ def _cuda() -> dict[str, Any]:
 
 def _cuda_problem(index: int) -> str | None:
     from gpunet import ops
-    from gpunet.backend import get_backend
+    from gpunet.devices import get_backend
 
     try:
         backend = get_backend(f"cuda:{index}")

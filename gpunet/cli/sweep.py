@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         _list(sweep)
         return
     from gpunet import __version__
-    from gpunet.backend import get_backend
+    from gpunet.devices import get_backend
 
     folder = Path(args.out if args.out is not None else Path("sweeps") / sweep.name)
     device = getattr(args, "device", None)

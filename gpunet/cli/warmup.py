@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from gpunet.backend import get_backend
+    from gpunet.devices import get_backend
     from gpunet.experiments.warmup import warm_up
 
     backend = get_backend(device)
@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"device": backend.device, "compiled": len(compiled), "seconds": seconds})
     elif compiled:
-        what = "sources" if backend.asynchronous else "kernels"
-        print(f"{len(compiled)} {what} compiled for {backend.device} in {seconds} s")
+        print(f"{len(compiled)} kernels compiled for {backend.device} in {seconds} s")
     else:
         print(f"all kernels for {backend.device} were compiled already ({seconds} s)")

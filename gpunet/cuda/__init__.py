@@ -3,41 +3,34 @@
 Only ``gpunet/ops/*/cuda.py`` uses it. It does not import CuPy before a kernel is compiled for a GPU.
 """
 
-from gpunet.cuda._precision import PRECISIONS, precision, use_precision
+from gpunet.cuda.backend import CudaBackend, cuda_backend_of
 from gpunet.cuda.launcher import (
     ceil_div,
-    compile_source,
     contiguous,
     empty,
     empty_like,
-    is_compiled,
     launch,
     scalar,
     zeros,
 )
-from gpunet.cuda.runtime import Runtime, register_runtime, runtime_of
+from gpunet.cuda.runtime import Runtime
 from gpunet.cuda.sources import Kernel, Parameter, kernels, source_names, source_text, specialisations
 
 __all__ = [
-    "PRECISIONS",
+    "CudaBackend",
     "Kernel",
     "Parameter",
     "Runtime",
     "ceil_div",
-    "compile_source",
     "contiguous",
+    "cuda_backend_of",
     "empty",
     "empty_like",
-    "is_compiled",
     "kernels",
     "launch",
-    "precision",
-    "register_runtime",
-    "runtime_of",
     "scalar",
     "source_names",
     "source_text",
     "specialisations",
-    "use_precision",
     "zeros",
 ]

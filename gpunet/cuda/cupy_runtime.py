@@ -22,6 +22,11 @@ class CupyRuntime:
     def __init__(self, index: int) -> None:
         self.device = cupy.cuda.Device(index)
 
+    @property
+    def hardware(self) -> str:
+        name: bytes = cupy.cuda.runtime.getDeviceProperties(self.device.id)["name"]
+        return name.decode()
+
     def compile(self, source: str, defines: Defines) -> _Module:
         options = ("--std=c++17", *(f"-D{name}={value}" for name, value in defines.items()))
         with self.device:

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backend import Array, Backend, backend_of
+from gpunet.backend import Array
 from gpunet.cuda import sources
-from gpunet.cuda.runtime import Dim3, runtime_of
-from gpunet.cuda.sources import Defines, Kernel, Parameter
+from gpunet.cuda.backend import cuda_backend_of
+from gpunet.cuda.runtime import Dim3
+from gpunet.cuda.sources import Defines, Parameter
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 
 _MAX_SIZE = 2**31 - 1  # kernels count elements in an int
 _REAL = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
-_modules: dict[tuple[str, str, tuple[tuple[str, str], ...]], Any] = {}
 
 
 def launch(
@@ -47,9 +47,9 @@ def launch(
         ShapeError: an array is not C-contiguous, read-only but written to, or too large.
         DeviceError: the arrays live on different devices.
     """
-    backend = backend_of(*(arg for arg in args if hasattr(arg, "ndim") and not isinstance(arg, np.generic)))
+    backend = cuda_backend_of(*(arg for arg in args if hasattr(arg, "ndim") and not isinstance(arg, np.generic)))
     chosen: Defines = {"REAL": _real_name(real), **defines}
-    module = compile_source(source, chosen, backend)
+    module = backend.module(source, chosen)
     found = sources.kernels(source, chosen).get(kernel)
     if found is None:
         raise ConfigError(f"{source}.cu has no kernel {kernel!r}; it has {', '.join(sources.kernels(source, chosen))}")
@@ -59,30 +59,7 @@ def launch(
     checked = tuple(_checked(kernel, parameter, arg) for parameter, arg in zip(found.parameters, args, strict=True))
     dim_grid = _dim3(grid)
     if 0 not in dim_grid:
-        runtime_of(backend.device).launch(module, found, dim_grid, _dim3(block), checked, shared)
-
-
-def compile_source(source: str, defines: Defines, backend: Backend) -> Any:
-    """The compiled `source` for the device of `backend`; compiled once a process, and cached on disk by CuPy.
-
-    Raises:
-        ConfigError: the source does not declare this specialisation.
-    """
-    key = backend.device, source, tuple(sorted(defines.items()))
-    module = _modules.get(key)
-    if module is None:
-        if dict(defines) not in sources.specialisations(source):
-            raise ConfigError(
-                f"{source}.cu does not declare the specialisation {dict(defines)}; "
-                f"its '// compile:' line has {sources.specialisations(source)}"
-            )
-        module = _modules[key] = runtime_of(backend.device).compile(source, defines)
-    return module
-
-
-def is_compiled(source: str, defines: Defines, backend: Backend) -> bool:
-    """Whether :func:`compile_source` would return at once."""
-    return (backend.device, source, tuple(sorted(defines.items()))) in _modules
+        backend.runtime.launch(module, found, dim_grid, _dim3(block), checked, shared)
 
 
 def _real_name(real: Any) -> str:
@@ -132,7 +109,7 @@ def _checked(kernel: str, parameter: Parameter, arg: Any) -> Any:
 
 def empty(shape: int | Sequence[int], dtype: Any, like: Array) -> Array:
     """A new array on the device of `like`, to be filled by a kernel."""
-    return backend_of(like).xp.empty(shape, dtype)
+    return cuda_backend_of(like).empty(shape, dtype)
 
 
 def empty_like(array: Array) -> Array:
@@ -142,12 +119,12 @@ def empty_like(array: Array) -> Array:
 
 def zeros(shape: int | Sequence[int], dtype: Any, like: Array) -> Array:
     """A new array of zeros on the device of `like`."""
-    return backend_of(like).xp.zeros(shape, dtype)
+    return cuda_backend_of(like).zeros(shape, dtype)
 
 
 def contiguous(array: Array) -> Array:
     """`array` itself if it is C-contiguous, else a copy that is."""
-    return array if array.flags.c_contiguous else backend_of(array).xp.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else cuda_backend_of(array).xp.ascontiguousarray(array)
 
 
 def scalar(value: Any, dtype: Any) -> tuple[Array | None, Any]:
@@ -163,17 +140,3 @@ def scalar(value: Any, dtype: Any) -> tuple[Array | None, Any]:
 def ceil_div(items: int, per_block: int) -> int:
     """Number of blocks that `items` take."""
     return -(-items // per_block)
-
-
-__all__ = [
-    "Kernel",
-    "ceil_div",
-    "compile_source",
-    "contiguous",
-    "empty",
-    "empty_like",
-    "is_compiled",
-    "launch",
-    "scalar",
-    "zeros",
-]

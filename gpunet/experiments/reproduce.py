@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import platform
 import statistics
 import subprocess
 from collections.abc import Sequence
@@ -15,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backend import cuda_status, get_backend
+from gpunet.devices import get_backend
 from gpunet.errors import CheckpointError, ConfigError
 from gpunet.experiments.config import RunConfig, merge, to_toml
 from gpunet.experiments.published import ROOT, Published, load_published
 from gpunet.experiments.run import PREDICTIONS, RESULT, train
 from gpunet.files import copy_folder
-from gpunet.machine import cpu_name
 from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
 from gpunet.training.hybrid import stage_folder
 from gpunet.training.trainer import LAST, METRICS
@@ -276,7 +274,4 @@ def commit() -> str | None:
 
 def device_name(device: str | None = None) -> str:
     """The name of the GPU, or of the CPU, that `device` is."""
-    name = get_backend(device).device
-    if name != "cpu":
-        return cuda_status().devices[int(name.partition(":")[2])]
-    return cpu_name() or platform.machine()
+    return get_backend(device).hardware

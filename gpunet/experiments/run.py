@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backend import Backend, get_backend
 from gpunet.data.loader import Loader
+from gpunet.devices import Backend, get_backend
 from gpunet.errors import ConfigError, OutputError
 from gpunet.experiments.config import RunConfig, to_toml
 from gpunet.experiments.inference import (

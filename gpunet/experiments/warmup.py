@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpunet import cuda
-from gpunet.backend import CPU, Backend
+from gpunet.backend import Backend
 from gpunet.data.loader import Loader
-from gpunet.experiments.config import merge
+from gpunet.experiments.config import MODELS, merge
 from gpunet.models import create
-from gpunet.ops import compilation
 from gpunet.training import Trainer, evaluate
 
 _IMAGES, _CLASSES = 256, 10
@@ -24,29 +22,19 @@ def warm_up(backend: Backend, on_compile: Callable[[str, int | None], None]) -> 
     On a GPU these are all sources in all their specialisations. On the CPU, where Numba compiles for the types it meets
     and nobody knows how many these are, what the default recipes need: each model takes a step on random images.
     """
-    if backend.asynchronous:
-        _warm_up_cuda(backend, on_compile)
-    else:
-        with compilation.watch(lambda name: on_compile(name, None)):
-            _warm_up_cpu()
+    if not backend.compile_ahead(on_compile):
+        with backend.watch_compilation(lambda name: on_compile(name, None)):
+            _train_once(backend)
 
 
-def _warm_up_cuda(backend: Backend, on_compile: Callable[[str, int | None], None]) -> None:
-    variants = [(source, defines) for source in cuda.source_names() for defines in cuda.specialisations(source)]
-    left = [variant for variant in variants if not cuda.is_compiled(*variant, backend)]
-    for source, defines in left:
-        on_compile(" ".join([source, *(f"{name}={value}" for name, value in defines.items())]), len(left))
-        cuda.compile_source(source, defines, backend)
-
-
-def _warm_up_cpu() -> None:
+def _train_once(backend: Backend) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (_IMAGES, 28, 28, 1), np.uint8)
     labels = rng.integers(0, _CLASSES, _IMAGES)
-    for kind in ("mlp", "cnn", "hybrid"):
+    for kind in MODELS:
         config = merge(kind=kind)
-        model = create(config.model, images.shape[1:], _CLASSES).initialize(device=CPU)
-        augmented = Loader(images, labels, backend=CPU, flip=config.data.flip, shift=config.data.shift)
-        plain = Loader(images, labels, backend=CPU)
+        model = create(config.model, images.shape[1:], _CLASSES).initialize(device=backend)
+        augmented = Loader(images, labels, backend=backend, flip=config.data.flip, shift=config.data.shift)
+        plain = Loader(images, labels, backend=backend)
         Trainer(model, replace(config.training, epochs=1), train=augmented, validation=plain).fit()
         evaluate(model, plain, keep_probabilities=True)

@@ -1,6 +1,6 @@
 """Layers, losses and initialisers; a layer's forward returns its output and the function of its gradient."""
 
-from gpunet.nn.activation import GELU, LeakyReLU, ReLU, Tanh, activation
+from gpunet.nn.activation import ACTIVATIONS, GELU, Activation, LeakyReLU, ReLU, Tanh, activation
 from gpunet.nn.conv import Conv2d
 from gpunet.nn.conv_block import ConvBlock
 from gpunet.nn.dropout import Dropout
@@ -15,7 +15,9 @@ from gpunet.nn.sequential import Sequential
 from gpunet.nn.summary import summary
 
 __all__ = [
+    "ACTIVATIONS",
     "GELU",
+    "Activation",
     "AvgPool2d",
     "BatchNorm",
     "Buffer",

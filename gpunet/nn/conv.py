@@ -56,7 +56,6 @@ class Conv2d(Layer):
         )
 
         def backward(dy: Array) -> Array | None:
-            needs = ("x", "weight") if ctx.needs_input_grad else ("weight",)
             dx, _, _ = ops.conv2d_backward(
                 dy,
                 x,
@@ -65,7 +64,7 @@ class Conv2d(Layer):
                 padding=self.padding,
                 dilation=self.dilation,
                 groups=self.groups,
-                needs=needs if self.bias is None else (*needs, "bias"),
+                needs=ctx.needs(bias=self.bias is not None),
                 out=(self.weight.grad, None if self.bias is None else self.bias.grad),
             )
             return dx

@@ -14,6 +14,8 @@ import numpy as np
 
 from gpunet.checks import check_number
 from gpunet.errors import ConfigError, ShapeError
+from gpunet.nn.activation import Activation
+from gpunet.nn.activation import activation as make_activation
 from gpunet.ops.random import PhiloxStream
 
 Distribution = Literal["normal", "uniform"]
@@ -45,26 +47,15 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return area * shape[-2], area * shape[-1]
 
 
-def gain(activation: str, slope: float = 0.01) -> float:
-    """1 / sqrt(E[f(z)^2]) for an activation f and a standard normal z: it keeps the second moment through the layers.
-
-    For the rectifiers, that is He et al. 2015, eq. 10 and 15. tanh has PyTorch's customary 5/3. E[gelu(z)^2] is
-    1/3 + 1 / (2 sqrt(3) pi), and that of its tanh approximation agrees to three digits.
+def gain(activation: str | Activation) -> float:
+    """The ``gain`` of an activation, or of the one of that name with its default arguments; 1 for ``"linear"``.
 
     Raises:
         ConfigError: the activation is unknown.
     """
-    gains = {
-        "linear": 1.0,
-        "relu": math.sqrt(2.0),
-        "leaky_relu": math.sqrt(2.0 / (1.0 + slope**2)),
-        "tanh": 5.0 / 3.0,
-        "gelu": 1.0 / math.sqrt(1.0 / 3.0 + 1.0 / (2.0 * math.sqrt(3.0) * math.pi)),
-    }
-    gains["gelu_tanh"] = gains["gelu"]
-    if activation not in gains:
-        raise ConfigError(f"activation must be one of {', '.join(gains)}; got {activation!r}")
-    return gains[activation]
+    if activation == "linear":
+        return 1.0
+    return (make_activation(activation) if isinstance(activation, str) else activation).gain
 
 
 def _draw(shape: tuple[int, ...], stream: PhiloxStream, distribution: str, std: float) -> np.ndarray:
@@ -158,7 +149,7 @@ class Constant:
         return np.full(shape, self.value, np.float64)
 
 
-_BY_NAME: dict[str, Initializer] = {
+INITIALIZERS: dict[str, Initializer] = {
     "he": He(),
     "he_uniform": He("uniform"),
     "xavier": Xavier(),
@@ -166,6 +157,7 @@ _BY_NAME: dict[str, Initializer] = {
     "random": Random(),
     "random_uniform": Random("uniform"),
 }
+"""Name: initialiser with its default arguments. Options, messages and models take their choices from here."""
 
 
 def from_name(name: str) -> Initializer:
@@ -174,5 +166,5 @@ def from_name(name: str) -> Initializer:
     Raises:
         ConfigError: there is none of that name; the message lists them.
     """
-    _check_choice("init", name, tuple(_BY_NAME))
-    return _BY_NAME[name]
+    _check_choice("init", name, tuple(INITIALIZERS))
+    return INITIALIZERS[name]

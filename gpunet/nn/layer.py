@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpunet.backend import Array, Backend, get_backend
+from gpunet.devices import Array, Backend, get_backend
 from gpunet.errors import ConfigError, DTypeError
 from gpunet.nn.parameter import Buffer, FlatParameters, Parameter
 from gpunet.ops import random
@@ -35,6 +35,10 @@ class ForwardContext:
     def for_inner_layer(self) -> ForwardContext:
         """This context for a layer whose input depends on parameters, so that its input gradient is needed."""
         return self if self.needs_input_grad else ForwardContext(self.training, self.seed, self.step)
+
+    def needs(self, *, bias: bool) -> tuple[str, ...]:
+        """The gradients that a layer with a weight, and perhaps a `bias`, has to compute: the `needs` of the ops."""
+        return (*(("x",) if self.needs_input_grad else ()), "weight", *(("bias",) if bias else ()))
 
 
 class Layer:

@@ -23,19 +23,16 @@ class Linear(Layer):
         self.weight = Parameter(shape, init or He())
         self.bias = Parameter((out_features,), Constant(0.0), decay=False) if bias else None
 
-    def forward(self, x: Array, ctx: ForwardContext, *, relu: bool = False) -> tuple[Array, Backward]:
-        """See :meth:`Layer.forward`; with `relu`, what a ReLU after this layer would return."""
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         bias = None if self.bias is None else self.bias.value
-        y = ops.linear(x, self.weight.value, bias, relu=relu)
+        y = ops.linear(x, self.weight.value, bias)
 
         def backward(dy: Array) -> Array | None:
-            needs = ("x", "weight") if ctx.needs_input_grad else ("weight",)
             dx, _, _ = ops.linear_backward(
                 dy,
                 x,
                 self.weight.value,
-                y=y if relu else None,
-                needs=needs if self.bias is None else (*needs, "bias"),
+                needs=ctx.needs(bias=self.bias is not None),
                 out=(self.weight.grad, None if self.bias is None else self.bias.grad),
             )
             return dx

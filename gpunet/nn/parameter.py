@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from gpunet.errors import CheckpointError
 
 if TYPE_CHECKING:
     from gpunet.nn.init import Initializer
+
+_UNSET = cast(Array, None)  # until the model is initialised
 
 
 @dataclass(eq=False)
@@ -24,8 +26,8 @@ class Parameter:
     init: Initializer
     decay: bool = True
     """Whether weight decay applies: true for weights, false for biases and batch norm."""
-    value: Array = field(default=None, repr=False)
-    grad: Array = field(default=None, repr=False)
+    value: Array = field(default=_UNSET, repr=False)
+    grad: Array = field(default=_UNSET, repr=False)
 
     @property
     def size(self) -> int:
@@ -38,7 +40,7 @@ class Buffer:
 
     shape: tuple[int, ...]
     fill: float
-    value: Array = field(default=None, repr=False)
+    value: Array = field(default=_UNSET, repr=False)
 
     @property
     def size(self) -> int:

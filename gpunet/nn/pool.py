@@ -28,6 +28,11 @@ class MaxPool2d(Layer):
         self.dilation, self.ceil_mode = dilation, ceil_mode
         self.output_shape((10**6, 10**6, 1))  # checks the options
 
+    @property
+    def tiles_2x2(self) -> bool:
+        """Whether its windows are of 2x2 and lie side by side inside every map."""
+        return all(self._geometry((size, size, 1)).tiles_2x2 for size in (10**6, 10**6 + 1))
+
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         y, argmax = ops.max_pool2d(
             x,
@@ -53,7 +58,7 @@ class MaxPool2d(Layer):
 
         return y, backward
 
-    def output_shape(self, input_shape: Shape) -> Shape:
+    def _geometry(self, input_shape: Shape) -> Pool2dGeometry:
         return Pool2dGeometry.of(
             (1, *input_shape),
             self.kernel_size,
@@ -61,7 +66,10 @@ class MaxPool2d(Layer):
             padding=self.padding,
             dilation=self.dilation,
             ceil_mode=self.ceil_mode,
-        ).y_shape[1:]
+        )
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return self._geometry(input_shape).y_shape[1:]
 
 
 class AvgPool2d(Layer):

@@ -2,54 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from gpunet.backend import Array
 from gpunet.errors import ConfigError
-from gpunet.nn.activation import ReLU
+from gpunet.nn import fusion
 from gpunet.nn.layer import Backward, ForwardContext, Layer, Shape
-from gpunet.nn.linear import Linear
 
 
 class Sequential(Layer):
     """Layers in a row, each with a name: a list of layers, or of (name, layer) pairs.
 
+    What can be computed together is planned once, here (:mod:`gpunet.nn.fusion`).
+
     Backward stops, and returns None, where no gradient is needed further down: ``ForwardContext.needs_input_grad`` is
     handed to the first layer that has parameters, all later ones have to return theirs.
-
-    A linear layer and the ReLU behind it are one op.
     """
 
     def __init__(self, layers: Sequence[Layer | tuple[str, Layer]]) -> None:
-        self.layers: dict[str, Layer] = {}
+        named: dict[str, Layer] = {}
         for index, item in enumerate(layers):
             name, layer = item if isinstance(item, tuple) else (str(index), item)
-            if name in self.layers:
+            if name in named:
                 raise ConfigError(f"two layers are called {name!r}")
-            self.layers[name] = layer
+            named[name] = layer
+        self.layers: Mapping[str, Layer] = MappingProxyType(named)
+        """By name, in their order; not to be changed, since the plan would not follow."""
+        self._steps = fusion.plan(list(named.values()))
 
     def children(self) -> Iterator[tuple[str, Layer]]:
         return iter(self.layers.items())
 
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         tape: list[Backward] = []
-        layers = list(self.layers.values())
-        pairs = zip(layers, [*layers[1:], None], strict=False)
-        for layer, following in pairs:
-            if type(layer) is Linear and type(following) is ReLU:  # a subclass may compute something else
-                x, layer_backward = layer.forward(x, ctx, relu=True)
-                next(pairs)
-            else:
-                x, layer_backward = layer.forward(x, ctx)
-            tape.append(layer_backward)
-            if not ctx.needs_input_grad and layer.has_parameters():
+        for step in self._steps:
+            x, step_backward = step.forward(x, ctx)
+            tape.append(step_backward)
+            if not ctx.needs_input_grad and step.has_parameters():
                 ctx = ctx.for_inner_layer()
 
         def backward(dy: Array) -> Array | None:
-            for layer_backward in reversed(tape):
-                dy = layer_backward(dy)
-                if dy is None:
-                    break
+            for step_backward in reversed(tape):
+                below: Array | None = step_backward(dy)
+                if below is None:
+                    return None
+                dy = below
             return dy
 
         return x, backward

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
-from gpunet.backend import CPU, Array, backend_of
+from gpunet.devices import CPU, Array, backend_of
 
 _HOST = frozenset((np.ndarray, type(None)))
 _modules: dict[tuple[str, str], ModuleType] = {}

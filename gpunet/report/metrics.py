@@ -72,7 +72,8 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int) -> Array:
                 f"{name} must lie between 0 and {classes - 1}, got values from {array.min()} to {array.max()}"
             )
     cells = labels.astype(xp.int64) * classes + predictions.astype(xp.int64)
-    return xp.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    counts: Array = xp.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    return counts
 
 
 def square_confusion(matrix: np.ndarray, class_names: Sequence[str] | None = None) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpunet.cuda import PRECISIONS
+from gpunet.backend import PRECISIONS
 from gpunet.options import Options, option
 
 OPTIMIZERS = ("sgd", "adam", "adamw")

@@ -6,7 +6,6 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from gpunet.ops import compilation
 from gpunet.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Progress(Callback):
         self._compiled, self._announced, self._at_first_step = 0, False, True
         self._first = trainer.step
         self._exit = contextlib.ExitStack()
-        self._exit.enter_context(compilation.watch(self._on_compile))
+        self._exit.enter_context(trainer.backend.watch_compilation(self._on_compile))
         if self.console.is_terminal:
             columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}")
             self._bar = Bar(*columns, TimeRemainingColumn(), console=self.console, transient=True)

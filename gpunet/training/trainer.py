@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpunet import cuda, ops, optim
+from gpunet import ops, optim
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, ConfigError
 from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
@@ -32,10 +32,6 @@ from gpunet.training.state import EpochTotals, StepState
 BEST, LAST, METRICS = "checkpoint.safetensors", "last.safetensors", "metrics.jsonl"
 """In a run folder: the model of the best validation accuracy (of the last epoch, with ``keep = "last"``), all that is
 needed to go on after the last epoch, and the record of each epoch."""
-
-
-LOOK_EVERY = 50
-"""Steps that are queued on a GPU before the host looks at the loss; on the CPU it looks after each."""
 
 
 class Trainer:
@@ -135,7 +131,7 @@ class Trainer:
         self.train.shuffle(self.config.seed, self.epoch)
         rates = [self.schedule.lr(self.step + index) for index in range(self.steps_per_epoch)]
         self._state.start_epoch(self.step, rates)
-        every = LOOK_EVERY if self.backend.asynchronous else 1
+        every = self.backend.steps_between_reads
         for index, rate in enumerate(rates):
             self.lr = rate
             self._step_once()
@@ -165,7 +161,7 @@ class Trainer:
         try:
             for callback in self.callbacks:
                 callback.on_train_start(self)
-            with cuda.use_precision(self.config.precision):
+            with self.backend.use_precision(self.config.precision):
                 while self.epoch < self.config.epochs and not self.stop:
                     self._fit_epoch()
         finally:

@@ -12,14 +12,14 @@ import pytest
 
 import gpunet.data
 import gpunet.ops.pool2d
-from gpunet.backend import CPU, Backend, CudaStatus
+from gpunet.devices import CPU, Backend, CudaStatus
 from tests.cli.conftest import Command
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No GPU, a cache in the test's folder, and the data set in none."""
-    monkeypatch.setattr("gpunet.backend.cuda_status", lambda: CudaStatus("CuPy is not installed: pip ..."))
+    monkeypatch.setattr("gpunet.devices.cuda_status", lambda: CudaStatus("CuPy is not installed: pip ..."))
     monkeypatch.setattr(gpunet.data, "find", lambda path=None: None)
     monkeypatch.setenv("GPUNET_CACHE", str(tmp_path / "cache"))
 
@@ -73,8 +73,8 @@ def test_gpus_are_named_and_tried(gpunet_command: Command, monkeypatch: pytest.M
             raise RuntimeError("NVRTC_ERROR_INVALID_OPTION\n-arch=sm_90")
         return CPU
 
-    monkeypatch.setattr("gpunet.backend.cuda_status", lambda: status)
-    monkeypatch.setattr("gpunet.backend.get_backend", pretend)
+    monkeypatch.setattr("gpunet.devices.cuda_status", lambda: status)
+    monkeypatch.setattr("gpunet.devices.get_backend", pretend)
     (line,) = (line for line in gpunet_command("doctor").out.splitlines() if line.startswith("cuda "))
     named = "cuda      CuPy 14.2.0, driver for CUDA 13.0, runtime 12.8, NVIDIA H200, NVIDIA H200"
     problem = ": cuda:1 cannot run a kernel: RuntimeError: NVRTC_ERROR_INVALID_OPTION -arch=sm_90"

@@ -133,7 +133,7 @@ def test_long_values_are_shortened(gpunet_command: Command) -> None:
 @pytest.mark.parametrize("line", ["train cnn", "evaluate .", "predict --run . image.png"])
 def test_unusable_device(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     status = CudaStatus("CuPy is not installed")
-    monkeypatch.setattr("gpunet.backend.cuda_status", lambda: status)
+    monkeypatch.setattr("gpunet.devices.cuda_status", lambda: status)
     Path("image.png").touch()
     outcome = gpunet_command(*line.split(), "--device", "cuda")
     assert_refused(outcome, 4, "device 'cuda' is not available: CuPy is not installed")

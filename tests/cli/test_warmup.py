@@ -10,7 +10,6 @@ import pytest
 import gpunet.experiments.warmup as warmup
 from gpunet import cuda
 from gpunet.backend import Backend
-from gpunet.cuda import register_runtime
 from tests.cli.conftest import Command
 
 
@@ -40,9 +39,8 @@ def test_on_a_gpu_every_variant_is_compiled_once() -> None:
             compiled.append((source, dict(defines)))
             return object()
 
-    register_runtime("warm:0", Compiler())  # type: ignore[arg-type]
     told: list[tuple[str, int | None]] = []
-    backend = Backend("warm:0", None, "cuda")
+    backend = cuda.CudaBackend("warm:0", None, Compiler())  # type: ignore[arg-type]
     for _ in range(2):
         warmup.warm_up(backend, lambda name, total: told.append((name, total)))
     variants = [(source, defines) for source in cuda.source_names() for defines in cuda.specialisations(source)]

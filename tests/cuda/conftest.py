@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpunet import cuda
-from gpunet.backend import Array, Backend, get_backend
+from gpunet.devices import Array, Backend, get_backend
 
 SEEDS = (1, 2, 3)
 

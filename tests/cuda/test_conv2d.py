@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from gpunet import cuda
 from gpunet.ops.conv2d import conv2d, conv2d_backward, reference
 from gpunet.ops.conv2d import cuda as room
 from gpunet.ops.geometry import Conv2dGeometry
@@ -116,7 +115,7 @@ def test_tf32(
     """Of factors that are TF32 numbers, the products are exact; others are rounded to such first."""
     shapes = case(x, weight, **options)
     on_device = [device.array(array) for array in arrays(shapes)]
-    with forced("gemm", blocks), cuda.use_precision("tf32"):
+    with forced("gemm", blocks), device.backend.use_precision("tf32"):
         y = conv2d(*on_device[:3], **options)
         dx, dweight, dbias = conv2d_backward(on_device[3], *on_device[:2], **options)
     factors = [rounded_to_tf32(array).astype(np.float64) for array in arrays(shapes)]
@@ -132,7 +131,7 @@ def test_tf32(
 
 
 def test_tf32_leaves_float64_alone(device: Device) -> None:
-    with forced("gemm"), cuda.use_precision("tf32"):
+    with forced("gemm"), device.backend.use_precision("tf32"):
         check_against_reference(device, case((2, 3, 3, 8), (3, 3, 8, 8), np.float64, padding=1))
 
 

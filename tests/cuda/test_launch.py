@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpunet import cuda
-from gpunet.backend import CPU, Backend, register_array_type
-from gpunet.cuda import Kernel, register_runtime, runtime_of
+from gpunet import backend, cuda
+from gpunet.backend import CPU, register_array_type
+from gpunet.cuda import CudaBackend, Kernel
 from gpunet.errors import ConfigError, DeviceError, DTypeError, ShapeError
 
 
 class Recorder:
     """A runtime that only notes what it is told."""
+
+    hardware = "a recorder"
 
     def __init__(self) -> None:
         self.compiled: list[tuple[str, dict[str, str]]] = []
@@ -39,21 +41,13 @@ class Recorded(np.ndarray):
     """An array on the recording device."""
 
 
-BACKEND = Backend("recorder:0", np, "cuda")
-
-
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    from gpunet import backend
-    from gpunet.cuda import launcher, runtime
-
     recorder = Recorder()
-    register_array_type(Recorded, lambda array: BACKEND)
-    register_runtime("recorder:0", recorder)
+    recording = CudaBackend("recorder:0", np, recorder)
+    register_array_type(Recorded, lambda array: recording)
     yield recorder
-    del backend._array_types[Recorded], runtime._runtimes["recorder:0"]
-    for key in [key for key in launcher._modules if key[0] == "recorder:0"]:
-        del launcher._modules[key]
+    del backend._array_types[Recorded]
 
 
 def on_device(values: Any, dtype: Any = np.float32) -> np.ndarray:
@@ -148,17 +142,28 @@ def test_memory_and_scalars(recorder: Recorder) -> None:
 
 
 def test_the_backend_hands_on_to_its_runtime(recorder: Recorder) -> None:
-    assert BACKEND.runtime is runtime_of("recorder:0") is recorder
-    assert BACKEND.capture(relu) is relu
-    BACKEND.synchronize()
+    recording = cuda.cuda_backend_of(on_device([1]))
+    assert recording.runtime is recorder and recording.hardware == "a recorder"
+    assert recording.capture(relu) is relu
+    recording.synchronize()
     assert recorder.launched == [("synchronize",)]
-    assert BACKEND.asynchronous and not CPU.asynchronous
+    assert recording.steps_between_reads > 1 == CPU.steps_between_reads
 
 
-def test_precision() -> None:
-    assert cuda.precision() == "float32"
-    with cuda.use_precision("tf32"):
-        assert cuda.precision() == "tf32"
-    assert cuda.precision() == "float32"
-    with pytest.raises(ConfigError, match="precision must be float32 or tf32, got 'bf16'"), cuda.use_precision("bf16"):
+def test_precision_is_the_backends_own(recorder: Recorder) -> None:
+    recording = cuda.cuda_backend_of(on_device([1]))
+    assert recording.precision == "float32"
+    with recording.use_precision("tf32"):
+        assert recording.precision == "tf32" and CPU.precision == "float32"
+    assert recording.precision == "float32"
+    with pytest.raises(ConfigError, match="precision must be float32 or tf32, got 'bf16'"), CPU.use_precision("bf16"):
         pass
+
+
+def test_what_is_compiled_is_told(recorder: Recorder) -> None:
+    recording, seen = cuda.cuda_backend_of(on_device([1])), []
+    with recording.watch_compilation(seen.append):
+        relu(on_device([1]), on_device([1]), 1)
+        relu(on_device([1]), on_device([1]), 1)
+    relu(on_device([1], "f8"), on_device([1], "f8"), 1, real="float64")
+    assert seen == ["activation REAL=float"]

@@ -13,7 +13,7 @@ from gpunet.backend import CPU, Backend
 from gpunet.errors import DivergedError
 from gpunet.models import CNN, MLP, Hybrid
 from gpunet.nn import Layer
-from gpunet.training import Callback, HybridTrainingConfig, Trainer, TrainingConfig, fit_hybrid, trainer
+from gpunet.training import Callback, HybridTrainingConfig, Trainer, TrainingConfig, fit_hybrid
 from tests.cuda.conftest import Device
 from tests.training.problems import loaders
 
@@ -55,7 +55,7 @@ def losses(backend: Backend, name: str, **options: Any) -> np.ndarray:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_loss_follows_the_cpus(device: Device, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 steps in float32; what rounding does to their losses is what it does to those of the CPU."""
-    monkeypatch.setattr(trainer, "LOOK_EVERY", 1)
+    monkeypatch.setattr(device.backend, "steps_between_reads", 1)
     ours, cpu, exact = losses(device.backend, name), losses(CPU, name), losses(CPU, name, dtype="float64")
     assert ours.shape == (20,) and np.isfinite(ours).all()
     assert exact[-5:].mean() < exact[:5].mean(), "there is something to learn"
@@ -67,7 +67,7 @@ def test_the_loss_follows_the_cpus(device: Device, name: str, monkeypatch: pytes
 
 def test_tf32_is_near_and_other(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Factors lose 13 bits of mantissa: the losses move by about 2**-11 of their size and more as steps add up."""
-    monkeypatch.setattr(trainer, "LOOK_EVERY", 1)
+    monkeypatch.setattr(device.backend, "steps_between_reads", 1)
     exact, tf32 = losses(device.backend, "cnn"), losses(device.backend, "cnn", precision="tf32")
     np.testing.assert_array_equal(losses(CPU, "cnn", precision="tf32"), losses(CPU, "cnn"))  # the CPU has none
     difference = np.abs(tf32 - exact)

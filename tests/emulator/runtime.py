@@ -70,6 +70,8 @@ class EmulatedRuntime:
         launched: (source, kernel, defines, seed) of everything that has run; defines are sorted pairs.
     """
 
+    hardware = "the emulator"
+
     def __init__(self) -> None:
         self.seed = 0
         self.launched: set[tuple[str, str, tuple[tuple[str, str], ...], int]] = set()

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from rich.console import Console
 
-from gpunet.ops import compilation
+from gpunet.backend import CPU
 from gpunet.training import Progress
 from tests.training.problems import make_trainer
 
@@ -36,7 +36,7 @@ def test_compilation_is_announced() -> None:
         return x + x
 
     seen: list[str] = []
-    with compilation.watch(seen.append):
+    with CPU.watch_compilation(seen.append):
         assert double(2.5) == 5.0
         assert double(1.5) == 3.0
     double(np.float32(1))

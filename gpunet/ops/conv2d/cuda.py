@@ -74,7 +74,9 @@ def _positions_first(g: Conv2dGeometry) -> bool:
 
 
 def _gemm(kernel: str, grid: tuple[int, ...], *args: Any, real: Any) -> None:
-    defines: dict[str, Any] = {"TF32": "1"} if cuda.precision() == "tf32" and real == np.float32 else {}
+    defines: dict[str, Any] = (
+        {"TF32": "1"} if cuda.cuda_backend_of(args[0]).precision == "tf32" and real == np.float32 else {}
+    )
     cuda.launch("conv2d_gemm", kernel, grid, _GEMM_THREADS, *args, real=real, **defines)
 
 

@@ -1,0 +1,90 @@
+"""Choosing a device by its name.
+
+Device strings are ``auto``, ``cpu``, ``cuda`` and ``cuda:N``. The first of these that is given decides: the
+argument of a call, :func:`use_device`, the environment variable ``GPUNET_DEVICE``, ``auto``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+from gpunet.backend import CPU, Array, Backend, backend_of
+from gpunet.cuda.backend import gpu
+from gpunet.cuda.status import CudaStatus, cuda_status
+from gpunet.errors import ConfigError, DeviceError
+
+__all__ = ["CPU", "Array", "Backend", "CudaStatus", "backend_of", "cuda_status", "devices", "get_backend", "use_device"]
+
+logger = logging.getLogger("gpunet")
+
+_current: ContextVar[Backend | None] = ContextVar("gpunet_device", default=None)
+
+
+@functools.cache
+def _warn_fallback(problem: str) -> None:
+    logger.warning("no CUDA device (%s): running on the CPU", problem)
+
+
+def get_backend(device: str | Backend | None = None) -> Backend:
+    """The backend for `device`; without one, the device of :func:`use_device`, ``GPUNET_DEVICE``, or ``auto``.
+
+    ``auto`` is the first GPU, or the CPU, with one warning, where no GPU can be used.
+
+    Raises:
+        ConfigError: `device` is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        DeviceError: ``cuda`` was asked for by name and cannot be used; the message says what is missing.
+    """
+    if isinstance(device, Backend):
+        return device
+    if device is None:
+        chosen = _current.get()
+        if chosen is not None:
+            return chosen
+        device = os.environ.get("GPUNET_DEVICE") or "auto"
+    if device == "cpu":
+        return CPU
+    if device != "auto" and not re.fullmatch(r"cuda(:\d+)?", device):
+        raise ConfigError(f"unknown device {device!r}: expected auto, cpu, cuda or cuda:N")
+    status = cuda_status()
+    if device == "auto":
+        if status.problem:
+            _warn_fallback(status.problem)
+            return CPU
+        device = "cuda:0"
+    if status.problem:
+        raise DeviceError(f"device {device!r} is not available: {status.problem} (gpunet doctor explains)")
+    index = int(device.partition(":")[2] or 0)
+    if index >= len(status.devices):
+        raise DeviceError(f"device {device!r} does not exist: this machine has {len(status.devices)} CUDA device(s)")
+    return gpu(index)
+
+
+class use_device(contextlib.AbstractContextManager["Backend"]):
+    """Make `device` the default from here on; as ``with use_device("cpu"):``, only inside the block.
+
+    Raises: as :func:`get_backend`.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.backend = get_backend(device)
+        self._token = _current.set(self.backend)
+
+    def __enter__(self) -> Backend:
+        return self.backend
+
+    def __exit__(self, *exc_info: object) -> None:
+        _current.reset(self._token)
+
+
+def devices() -> Iterator[str]:
+    """The device strings that can be used on this machine."""
+    yield "cpu"
+    status = cuda_status()
+    if status.problem is None:
+        yield from (f"cuda:{index}" for index in range(len(status.devices)))
