@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from gpunet.cli.compute import prepare
 from gpunet.cli.console import print_json
 from gpunet.cli.parser import Parser, choice, common_options, compute_options, json_option, number
-from gpunet.experiments.config import MODELS
 from gpunet.experiments.presets import PRESETS
+from gpunet.models import MODELS
 
 if TYPE_CHECKING:
     from gpunet.experiments.published import Published

@@ -16,8 +16,9 @@ from gpunet.cli.console import accuracy_line, print_json
 from gpunet.cli.flags import add_flag, add_flags, given_options
 from gpunet.cli.parser import Parser, UsageError, choice, common_options, compute_options, json_option
 from gpunet.errors import CheckpointError, ConfigError
-from gpunet.experiments.config import MODELS, RunConfig, load, load_toml, merge, section_of
+from gpunet.experiments.config import RunConfig, load, load_toml, merge, section_of
 from gpunet.experiments.presets import PRESETS
+from gpunet.models import MODELS
 from gpunet.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
 
 _FRESH = ("preset", "config", "name", "runs_dir")
 """What says how a new run starts, and so cannot be given with ``--resume``."""
-
-_HELP = {
-    "mlp": "a multilayer perceptron",
-    "cnn": "a convolutional network",
-    "hybrid": "a convolutional network whose features an MLP classifies",
-}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -45,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
     add_flag(parser, TrainingConfig, "epochs", "the preset's; with --resume, the run's")
     add_kind = parser.with_commands("model")
     for kind in MODELS:
-        add_kind(kind, functools.partial(_add_model_arguments, kind), help=_HELP[kind])
+        add_kind(kind, functools.partial(_add_model_arguments, kind), help=MODELS[kind].help)
 
 
 def _add_model_arguments(kind: str, parser: Parser) -> None:

@@ -28,12 +28,10 @@ from typing import Any
 from gpunet.data.config import DataConfig
 from gpunet.errors import ConfigError
 from gpunet.experiments.presets import PRESETS
-from gpunet.models.config import CNNConfig, HybridConfig, MLPConfig
+from gpunet.models import MODELS, CNNConfig, HybridConfig
+from gpunet.models.registry import kind_of
 from gpunet.options import Options, check_option, did_you_mean, option_fields
 from gpunet.training.config import HybridTrainingConfig, TrainingConfig
-
-MODELS: dict[str, type[MLPConfig] | type[CNNConfig]] = {"mlp": MLPConfig, "cnn": CNNConfig, "hybrid": HybridConfig}
-"""The kinds of model and the options of each."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class RunConfig:
         ConfigError: `hybrid` is given for another model.
     """
 
-    model: MLPConfig | CNNConfig
+    model: Options
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     hybrid: HybridTrainingConfig | None = None
@@ -59,8 +57,8 @@ class RunConfig:
 
     @property
     def kind(self) -> str:
-        """``mlp``, ``cnn`` or ``hybrid``."""
-        return next(kind for kind, owner in MODELS.items() if owner is type(self.model))
+        """The name of the model in :data:`gpunet.models.MODELS`, such as ``mlp``."""
+        return kind_of(self.model).name
 
     def cnn(self) -> RunConfig | None:
         """Of a hybrid, the run that its first stage is: that of its CNN alone. None for other models."""
@@ -79,8 +77,8 @@ def sections(kind: str) -> dict[str, type[Options]]:
     if kind not in MODELS:
         hint = did_you_mean(str(kind), MODELS)
         raise ConfigError(f"unknown model {kind!r}: expected {', '.join(MODELS)}{hint}")
-    found: dict[str, type[Options]] = {"model": MODELS[kind], "data": DataConfig, "training": TrainingConfig}
-    return {**found, "hybrid": HybridTrainingConfig} if kind == "hybrid" else found
+    found: dict[str, type[Options]] = {"model": MODELS[kind].config, "data": DataConfig, "training": TrainingConfig}
+    return {**found, "hybrid": HybridTrainingConfig} if MODELS[kind].config is HybridConfig else found
 
 
 def section_of(name: str, kind: str) -> str | None:
@@ -99,7 +97,7 @@ def merge(
     """The settings of a run: defaults, then the preset, then the file, then `overrides`; the later one wins.
 
     Args:
-        kind: ``mlp``, ``cnn`` or ``hybrid``; without it, the file must say so.
+        kind: a name of :data:`gpunet.models.MODELS`; without it, the file must say so.
         preset: a name of :data:`~gpunet.experiments.presets.PRESETS`; without it, ``default``.
         toml: the content of a file, as :func:`load_toml` returns it: section, option, value.
         overrides: option and value, as the command line gives them.
@@ -202,7 +200,7 @@ def _kind(kind: str | None, toml: Mapping[str, Any], source: str) -> str:
 def _preset(name: str, kind: str) -> Mapping[str, Any]:
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}: expected {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
-    return PRESETS[name][kind]
+    return PRESETS[name].get(kind, {})
 
 
 def _apply_flat(layer: Mapping[str, Any], kind: str, values: dict[str, dict[str, Any]]) -> None:
@@ -252,4 +250,4 @@ def _hint(name: str, section: str, kind: str) -> str:
 
 
 def _article(kind: str) -> str:
-    return f"an {kind}" if kind == "mlp" else f"a {kind}"
+    return MODELS[kind].with_article

@@ -16,7 +16,8 @@ from gpunet.devices import Backend, get_backend
 from gpunet.errors import CheckpointError, ConfigError, DataError
 from gpunet.experiments.config import RunConfig, from_toml
 from gpunet.experiments.prepare import loader_of, prepare
-from gpunet.models import CNN, MLP, CNNConfig, Hybrid, create, create_cnn
+from gpunet.models import CNN, CNNConfig, Hybrid, create
+from gpunet.nn import Sequential
 from gpunet.report.figures import plot_feature_scatter
 from gpunet.report.metrics import confusion_matrix
 from gpunet.report.run_figures import plot_evaluation
@@ -30,7 +31,7 @@ from gpunet.training.trainer import BEST
 class SavedModel:
     """A trained model with all that is needed to use it."""
 
-    model: MLP | CNN | Hybrid
+    model: Sequential
     config: RunConfig
     input_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
@@ -99,7 +100,7 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
     if stage == "classifier":
         raise CheckpointError(f"{file} is the classifier of a hybrid and needs its CNN: give the run folder above it")
     if stage == "cnn" and isinstance(config.model, CNNConfig):
-        model: MLP | CNN | Hybrid = create_cnn(config.model, input_shape, len(names))
+        model: Sequential = CNN.from_config(config.model, input_shape, len(names))
     else:
         model = create(config.model, input_shape, len(names))
     model.initialize(config.training.seed, device=backend, dtype=config.training.dtype)

@@ -124,4 +124,5 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "baseline": BASELINE,
     "best": BEST,
 }
-"""Preset, model, option: value. Every preset has all models; every option belongs to the model (tested)."""
+"""Preset, model, option: value; a model that a preset does not name has its defaults. Every option belongs to the model
+(tested)."""

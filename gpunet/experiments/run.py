@@ -27,8 +27,8 @@ from gpunet.experiments.inference import (
 from gpunet.experiments.prepare import RunData, prepare
 from gpunet.files import write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
-from gpunet.models import CNN, MLP, Hybrid, HybridConfig, create
-from gpunet.nn import summary
+from gpunet.models import Hybrid, HybridConfig, create
+from gpunet.nn import Sequential, summary
 from gpunet.report.run_figures import plot_run
 from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
 from gpunet.training.checkpoint import prefixed, save_checkpoint
@@ -79,7 +79,7 @@ class Fit:
     """A trained model and its data; no test image has been looked at."""
 
     config: RunConfig
-    model: MLP | CNN | Hybrid
+    model: Sequential
     records: list[Record]
     """Of all epochs, of all stages of a hybrid."""
     validation_accuracy: float

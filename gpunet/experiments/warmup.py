@@ -9,8 +9,8 @@ import numpy as np
 
 from gpunet.backend import Backend
 from gpunet.data.loader import Loader
-from gpunet.experiments.config import MODELS, merge
-from gpunet.models import create
+from gpunet.experiments.config import merge
+from gpunet.models import MODELS, create
 from gpunet.training import Trainer, evaluate
 
 _IMAGES, _CLASSES = 256, 10

@@ -1,9 +1,8 @@
-"""The three architectures: MLP, CNN and the hybrid of both."""
+"""The architectures: MLP, CNN and the hybrid of both; :data:`MODELS` names them."""
 
-from gpunet.models.cnn import CNN
-from gpunet.models.config import CNNConfig, HybridConfig, MLPConfig
-from gpunet.models.create import create, create_cnn, create_hybrid
-from gpunet.models.hybrid import Hybrid
-from gpunet.models.mlp import MLP
+from gpunet.models.cnn import CNN, CNNConfig
+from gpunet.models.hybrid import Hybrid, HybridConfig
+from gpunet.models.mlp import MLP, MLPConfig
+from gpunet.models.registry import MODELS, ModelKind, create
 
-__all__ = ["CNN", "MLP", "CNNConfig", "Hybrid", "HybridConfig", "MLPConfig", "create", "create_cnn", "create_hybrid"]
+__all__ = ["CNN", "MLP", "MODELS", "CNNConfig", "Hybrid", "HybridConfig", "MLPConfig", "ModelKind", "create"]

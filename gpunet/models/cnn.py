@@ -3,13 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gpunet.backend import Array
 from gpunet.errors import ConfigError
-from gpunet.models.config import POOLINGS
 from gpunet.models.mlp import linear_stack
-from gpunet.nn import ConvBlock, Dropout, Flatten, ForwardContext, GlobalAvgPool2d, Initializer, Layer, Sequential
-from gpunet.nn.init import from_name
+from gpunet.nn import (
+    ACTIVATIONS,
+    ConvBlock,
+    Dropout,
+    Flatten,
+    ForwardContext,
+    GlobalAvgPool2d,
+    Initializer,
+    Layer,
+    Sequential,
+)
+from gpunet.nn.init import INITIALIZERS, from_name
+from gpunet.options import Options, option
+
+POOLINGS = ("max", "average", "global_average", "none")
+
+
+@dataclass(frozen=True)
+class CNNConfig(Options):
+    """The convolutional network: five blocks of convolution, batch norm, activation and pooling by default."""
+
+    filters: tuple[int, ...] = option((32, 64, 128, 256, 512), "output channels of each block", low=1)
+    kernel_sizes: tuple[int, ...] = option((3,), "kernel size of each block, or one for all", low=1)
+    pooling: str = option(
+        "max",
+        "max or average: a 2x2 pooling after each block as long as the map has 2x2 pixels; global_average: 2x2 max "
+        "pooling after the first three blocks and global average pooling after the last; none: no pooling",
+        choices=POOLINGS,
+    )
+    pool_after: tuple[int, ...] = option(
+        (), "numbers of the blocks, from 1, that end in a 2x2 pooling (default: as said of pooling)", low=1
+    )
+    activation: str = option("relu", "activation of each block", choices=ACTIVATIONS)
+    batch_norm: bool = option(True, "batch normalisation in each block")
+    head: tuple[int, ...] = option((), "sizes of hidden layers between the features and the classes", low=1)
+    dropout: float = option(
+        0.2, "probability of dropping a feature before each linear layer", low=0, high=1, high_open=True
+    )
+    init: str = option("he", "initialisation of the weights", choices=INITIALIZERS)
 
 
 class CNN(Sequential):
@@ -86,6 +123,23 @@ class CNN(Sequential):
         if dropout > 0:
             layers.append(("dropout", Dropout(dropout)))
         super().__init__([*layers, *stack])
+
+    @classmethod
+    def from_config(cls, config: CNNConfig, input_shape: Sequence[int], classes: int) -> CNN:
+        """The CNN that `config` describes, for images (H, W, C) = `input_shape`: a model, or a hybrid's first stage."""
+        return cls(
+            input_shape,
+            classes,
+            config.filters,
+            config.kernel_sizes,
+            config.pooling,
+            config.activation,
+            config.batch_norm,
+            config.init,
+            config.head,
+            config.dropout,
+            config.pool_after,
+        )
 
     def extract_features(self, x: Array, layer: str = "features") -> Array:
         """Output of `layer` in inference mode, for x (N, H, W, C); ``blockK`` gives maps, ``features`` (N, F).

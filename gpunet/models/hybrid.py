@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gpunet.backend import Array
-from gpunet.models.cnn import CNN
+from gpunet.models.cnn import CNN, CNNConfig
 from gpunet.models.mlp import MLP
-from gpunet.nn import ForwardContext, Initializer, Sequential
+from gpunet.nn import ACTIVATIONS, ForwardContext, Initializer, Sequential
+from gpunet.options import option
+
+
+@dataclass(frozen=True)
+class HybridConfig(CNNConfig):
+    """The hybrid: the CNN's features, classified by an MLP."""
+
+    feature_layer: str = option("features", "layer of the CNN whose output is the MLP's input (see summary)")
+    classifier_hidden: tuple[int, ...] = option((128, 64), "sizes of the MLP's hidden layers", low=1)
+    classifier_activation: str = option("relu", "activation of the MLP", choices=ACTIVATIONS)
+    classifier_dropout: float = option(0.2, "dropout of the MLP", low=0, high=1, high_open=True)
 
 
 class Hybrid(Sequential):
@@ -41,6 +53,24 @@ class Hybrid(Sequential):
         inputs = math.prod(self.extractor.output_shape(cnn.input_shape))
         self.classifier = MLP((inputs, *hidden, classes), activation, dropout, init)
         super().__init__([("cnn", self.extractor), ("classifier", self.classifier)])
+
+    @classmethod
+    def from_config(cls, config: HybridConfig, input_shape: Sequence[int], classes: int) -> Hybrid:
+        """The hybrid that `config` describes, for images (H, W, C) = `input_shape`."""
+        return cls.on(CNN.from_config(config, input_shape, classes), config, classes)
+
+    @classmethod
+    def on(cls, cnn: CNN, config: HybridConfig, classes: int) -> Hybrid:
+        """The hybrid of `config` on top of `cnn`."""
+        return cls(
+            cnn,
+            classes,
+            feature_layer=config.feature_layer,
+            hidden=config.classifier_hidden,
+            activation=config.classifier_activation,
+            dropout=config.classifier_dropout,
+            init=config.init,
+        )
 
     def extract_features(self, x: Array) -> Array:
         """The MLP's inputs, (N, F), for x (N, H, W, C), in inference mode."""

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from gpunet.errors import ConfigError
-from gpunet.nn import Dropout, Flatten, Initializer, Layer, Linear, Sequential, activation
-from gpunet.nn.init import from_name
+from gpunet.nn import ACTIVATIONS, Dropout, Flatten, Initializer, Layer, Linear, Sequential, activation
+from gpunet.nn.init import INITIALIZERS, from_name
+from gpunet.options import Options, option
+
+
+@dataclass(frozen=True)
+class MLPConfig(Options):
+    """The multilayer perceptron: 784-128-64-10 by default."""
+
+    hidden: tuple[int, ...] = option((128, 64), "sizes of the hidden layers", low=1)
+    activation: str = option("relu", "activation after each hidden layer", choices=ACTIVATIONS)
+    dropout: float = option(0.0, "probability of dropping a hidden unit", low=0, high=1, high_open=True)
+    init: str = option("he", "initialisation of the weights", choices=INITIALIZERS)
 
 
 class MLP(Sequential):
@@ -30,6 +43,12 @@ class MLP(Sequential):
         if len(sizes) < 2:
             raise ConfigError(f"sizes must hold at least the inputs and the classes, got {tuple(sizes)}")
         super().__init__([("flatten", Flatten()), *linear_stack(sizes, activation, dropout, init)])
+
+    @classmethod
+    def from_config(cls, config: MLPConfig, input_shape: Sequence[int], classes: int) -> MLP:
+        """The MLP that `config` describes, for inputs of `input_shape`."""
+        sizes = (math.prod(input_shape), *config.hidden, classes)
+        return cls(sizes, config.activation, config.dropout, config.init)
 
 
 def linear_stack(

@@ -4,7 +4,7 @@ from gpunet.nn.activation import ACTIVATIONS, GELU, Activation, LeakyReLU, ReLU,
 from gpunet.nn.conv import Conv2d
 from gpunet.nn.conv_block import ConvBlock
 from gpunet.nn.dropout import Dropout
-from gpunet.nn.init import Constant, He, Initializer, Random, Xavier
+from gpunet.nn.init import INITIALIZERS, Constant, He, Initializer, Random, Xavier
 from gpunet.nn.layer import ForwardContext, Layer
 from gpunet.nn.linear import Linear
 from gpunet.nn.loss import SoftmaxCrossEntropy
@@ -17,6 +17,7 @@ from gpunet.nn.summary import summary
 __all__ = [
     "ACTIVATIONS",
     "GELU",
+    "INITIALIZERS",
     "Activation",
     "AvgPool2d",
     "BatchNorm",

@@ -1,9 +1,9 @@
-"""SGD, Adam and AdamW over a model's flat parameters."""
+"""Update rules over a model's flat parameters, and the names by which options choose them: :data:`OPTIMIZERS`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gpunet.backend import Array
 from gpunet.checks import check_number
@@ -21,7 +21,10 @@ class Optimizer:
     Weight decay applies to the parameters with ``decay=True`` alone: to weights, not to biases and batch norm.
     """
 
+    options: ClassVar[tuple[str, ...]] = ()
+    """The options of a training that the constructor takes, by name."""
     slot_names: tuple[str, ...] = ()
+    """The optimiser's own arrays, each as large as the parameters."""
 
     def __init__(self, weight_decay: float) -> None:
         self.weight_decay = check_number("weight_decay", weight_decay, low=0)
@@ -79,6 +82,8 @@ class SGD(Optimizer):
         ConfigError: `momentum` is not in [0, 1) or `weight_decay` is negative.
     """
 
+    options = ("momentum", "nesterov", "weight_decay")
+
     def __init__(self, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
         super().__init__(weight_decay)
         self.momentum = check_number("momentum", momentum, low=0, high=1, high_open=True)
@@ -106,6 +111,7 @@ class Adam(Optimizer):
         ConfigError: `beta1` or `beta2` is not in [0, 1), or `eps` or `weight_decay` is negative.
     """
 
+    options = ("beta1", "beta2", "weight_decay")
     slot_names = ("moment1", "moment2")
     decoupled = False
 
@@ -143,3 +149,22 @@ class AdamW(Adam):
         self, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
     ) -> None:
         super().__init__(beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+"""Name: class. Options and messages take their choices from here."""
+
+
+def create(name: str, **options: Any) -> Optimizer:
+    """The optimiser called `name`, with those of the `options` that it takes; the others are left out.
+
+    Raises:
+        ConfigError: there is no such optimiser, an option that it takes is not given, or one is out of range.
+    """
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"unknown optimizer {name!r}: expected one of {', '.join(OPTIMIZERS)}")
+    owner = OPTIMIZERS[name]
+    missing = [option for option in owner.options if option not in options]
+    if missing:
+        raise ConfigError(f"the optimizer {name} takes the option {missing[0]}, which is not given")
+    return owner(**{option: options[option] for option in owner.options})

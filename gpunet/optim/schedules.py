@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the rate as a function of the number of finished optimiser steps.
+"""Learning-rate schedules: the rate as a function of the number of finished optimiser steps; see :data:`SCHEDULES`.
 
 They hold no position, so a resumed training continues exactly. The one exception is :class:`ReduceOnPlateau`, whose few
 numbers go into the checkpoint. Schedules by epoch change after every `steps_per_epoch` steps.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from gpunet.checks import check_int, check_number
 from gpunet.errors import CheckpointError, ConfigError
@@ -25,6 +25,9 @@ class Schedule:
     Raises:
         ConfigError: an argument is out of range.
     """
+
+    options: ClassVar[Mapping[str, str]] = {}
+    """The options of a training that the constructor takes, and the arguments that they are."""
 
     def __init__(self, lr: float, *, total_steps: int, steps_per_epoch: int) -> None:
         self.peak = check_number("lr", lr, low=0, low_open=True)
@@ -68,6 +71,8 @@ class Constant(Schedule):
 class Step(Schedule):
     """The learning rate times `factor` after every `epochs` epochs (torch.optim.lr_scheduler.StepLR)."""
 
+    options: ClassVar[Mapping[str, str]] = {"lr_step": "epochs", "lr_factor": "factor"}
+
     def __init__(
         self, lr: float, *, total_steps: int, steps_per_epoch: int, epochs: int = 10, factor: float = 0.5
     ) -> None:
@@ -81,6 +86,8 @@ class Step(Schedule):
 
 class Exponential(Schedule):
     """The learning rate times `factor` after every epoch (torch.optim.lr_scheduler.ExponentialLR)."""
+
+    options: ClassVar[Mapping[str, str]] = {"lr_factor": "factor"}
 
     def __init__(self, lr: float, *, total_steps: int, steps_per_epoch: int, factor: float = 0.5) -> None:
         super().__init__(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
@@ -98,6 +105,7 @@ class ReduceOnPlateau(Schedule):
     out.
     """
 
+    options: ClassVar[Mapping[str, str]] = {"lr_patience": "patience", "lr_factor": "factor"}
     threshold = 1e-4
     smallest_change = 1e-8
 
@@ -143,6 +151,8 @@ class Cosine(Schedule):
     update is not lost and the one after the warm-up has the peak.
     """
 
+    options: ClassVar[Mapping[str, str]] = {"warmup": "warmup"}
+
     def __init__(self, lr: float, *, total_steps: int, steps_per_epoch: int, warmup: float = 0.0) -> None:
         super().__init__(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
         self.warmup_steps = round(_check_warmup(warmup) * self.total_steps)
@@ -160,6 +170,7 @@ class OneCycle(Schedule):
     is): from peak/25 to the peak in the first `warmup` share of the steps, then down to peak/1e4 at the last one.
     """
 
+    options: ClassVar[Mapping[str, str]] = {"warmup": "warmup"}
     start_divisor = 25.0
     end_divisor = 1e4
 
@@ -187,33 +198,28 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, share))) / 2
 
 
-def create(
-    name: str,
-    *,
-    lr: float,
-    total_steps: int,
-    steps_per_epoch: int,
-    warmup: float,
-    lr_step: int,
-    lr_factor: float,
-    lr_patience: int,
-) -> Schedule:
-    """The schedule called `name`, with those of the options that it has.
+SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "step": Step,
+    "exponential": Exponential,
+    "plateau": ReduceOnPlateau,
+    "cosine": Cosine,
+    "one_cycle": OneCycle,
+}
+"""Name: class. Options and messages take their choices from here."""
+
+
+def create(name: str, *, lr: float, total_steps: int, steps_per_epoch: int, **options: Any) -> Schedule:
+    """The schedule called `name`, with those of the `options` that it takes; the others are left out.
 
     Raises:
-        ConfigError: there is no such schedule, or an option is out of range.
+        ConfigError: there is no such schedule, an option that it takes is not given, or one is out of range.
     """
-    steps: dict[str, int] = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-    if name == "constant":
-        return Constant(lr, **steps)
-    if name == "step":
-        return Step(lr, **steps, epochs=lr_step, factor=lr_factor)
-    if name == "exponential":
-        return Exponential(lr, **steps, factor=lr_factor)
-    if name == "plateau":
-        return ReduceOnPlateau(lr, **steps, patience=lr_patience, factor=lr_factor)
-    if name == "cosine":
-        return Cosine(lr, **steps, warmup=warmup)
-    if name == "one_cycle":
-        return OneCycle(lr, **steps, warmup=warmup)
-    raise ConfigError(f"unknown schedule {name!r}: expected constant, step, exponential, plateau, cosine or one_cycle")
+    if name not in SCHEDULES:
+        raise ConfigError(f"unknown schedule {name!r}: expected one of {', '.join(SCHEDULES)}")
+    owner = SCHEDULES[name]
+    missing = [option for option in owner.options if option not in options]
+    if missing:
+        raise ConfigError(f"the schedule {name} takes the option {missing[0]}, which is not given")
+    chosen = {argument: options[option] for option, argument in owner.options.items()}
+    return owner(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch, **chosen)

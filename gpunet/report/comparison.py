@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.models import MODELS
 from gpunet.report.canvas import drawing
 from gpunet.report.charts import draw_compared
 from gpunet.report.html import interval, render
 from gpunet.report.metrics import mcnemar
 from gpunet.report.run_record import RunRecord, SplitResult
-from gpunet.report.run_report import MODEL_NAMES
 
 _QUANTITIES = ("validation_accuracy", "validation_loss", "train_loss")
 
@@ -86,7 +86,7 @@ def _row(name: str, facts: RunRecord, result: SplitResult | None) -> dict[str, A
         accuracies[result.split] = _accuracy(result.correct, result.total)
     return {
         "name": name,
-        "model": MODEL_NAMES[facts.kind],
+        "model": MODELS[facts.kind].label,
         "parameters": facts.parameters,
         **accuracies,
         "loss": None if result is None else result.loss,

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpunet.data.loader import Loader
 from gpunet.data.scaling import Scaling
+from gpunet.models import MODELS
 from gpunet.nn import ForwardContext, Sequential
 from gpunet.report.canvas import drawing
 from gpunet.report.charts import (
@@ -32,8 +33,6 @@ from gpunet.training.evaluation import EVALUATION_BATCH
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MODEL_NAMES = {"mlp": "MLP", "cnn": "CNN", "hybrid": "hybrid"}
 
 _MOST_NUMBERED = 25  # classes whose confusions are written out
 _MOST_CONFUSIONS = 12
@@ -138,7 +137,7 @@ def _headline(facts: RunRecord) -> dict[str, Any]:
     speed = (facts.result or {}).get("images_per_second")
     data = str(options["data"])
     return {
-        "model_name": MODEL_NAMES[facts.kind],
+        "model_name": MODELS[facts.kind].label,
         "data_name": "Fashion-MNIST" if data == "fashion-mnist" else data,
         "device": (facts.result or facts.environment or {}).get("device"),
         "planned_epochs": planned,

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpunet.backend import PRECISIONS
+from gpunet.optim import OPTIMIZERS, SCHEDULES
 from gpunet.options import Options, option
-
-OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "step", "exponential", "plateau", "cosine", "one_cycle")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpunet.data.loader import Loader
 from gpunet.errors import OutputError
-from gpunet.models import CNN, Hybrid, HybridConfig, create_cnn, create_hybrid
+from gpunet.models import CNN, Hybrid, HybridConfig
 from gpunet.nn import Layer
 from gpunet.training.callbacks import Callback
 from gpunet.training.config import HybridTrainingConfig, TrainingConfig
@@ -104,8 +104,8 @@ def fit_hybrid(
         return trainer
 
     backend, dtype, seed = train.backend, training.dtype, training.seed
-    cnn: CNN = create_cnn(config, train.input_shape, classes)
-    hybrid = create_hybrid(config, cnn, classes)  # before the long training, so that a wrong option is found now
+    cnn = CNN.from_config(config, train.input_shape, classes)
+    hybrid = Hybrid.on(cnn, config, classes)  # before the long training, so that a wrong option is found now
     cnn.initialize(seed, device=backend, dtype=dtype)
     run("cnn", cnn, training, (train, validation))
 

@@ -75,24 +75,13 @@ class Trainer:
         # Batches have one size, so the images that do not fill the last batch wait for another epoch's order.
         self.batch_size = min(config.batch_size, train.size)
         self.steps_per_epoch = train.size // self.batch_size
-        self.optimizer = optim.create(
-            config.optimizer,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            beta1=config.beta1,
-            beta2=config.beta2,
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = optim.create(config.optimizer, **vars(config))
         self.optimizer.bind(self.flat)
         self.schedule = schedules.create(
             config.schedule,
-            lr=config.lr,
             total_steps=config.epochs * self.steps_per_epoch,
             steps_per_epoch=self.steps_per_epoch,
-            warmup=config.warmup,
-            lr_step=config.lr_step,
-            lr_factor=config.lr_factor,
-            lr_patience=config.lr_patience,
+            **vars(config),
         )
         self.average = optim.WeightAverage(self.flat, config.ema_decay) if config.ema_decay else None
         self.loss = SoftmaxCrossEntropy(label_smoothing=config.label_smoothing, weight=class_weights)

@@ -13,7 +13,8 @@ from scipy.stats import binomtest
 
 from gpunet.cli.flags import given_options
 from gpunet.cli.main import build_parser
-from gpunet.experiments.config import MODELS, RunConfig, merge, to_toml
+from gpunet.experiments.config import RunConfig, merge, to_toml
+from gpunet.models import MODELS
 from tests.cli.conftest import Command, assert_refused
 from tests.cli.fake_run import FakeRun
 from tests.experiments.strategies import flat, run_configs

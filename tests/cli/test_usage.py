@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gpunet.backend import CudaStatus
+from gpunet.devices import CudaStatus
 from tests.cli.conftest import Command, assert_refused
 from tests.cli.fake_run import FakeRun
 from tests.filesystem import read_only_folder

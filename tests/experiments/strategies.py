@@ -7,7 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gpunet.experiments.config import MODELS, RunConfig, sections
+from gpunet.experiments.config import RunConfig, sections
+from gpunet.models import MODELS
 from gpunet.options import Options, option_fields, option_type
 
 
@@ -28,7 +29,7 @@ def option_values(owner: type[Options], name: str) -> st.SearchStrategy[Any]:
             exclude_max=metadata["high_open"],
         )
     elif metadata["choices"]:
-        scalar = st.sampled_from(metadata["choices"])
+        scalar = st.sampled_from(list(metadata["choices"]))
     else:
         scalar = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
     return st.lists(scalar, max_size=6).map(tuple) if kind.many else scalar

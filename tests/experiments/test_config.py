@@ -14,7 +14,6 @@ from gpunet.data.config import DataConfig
 from gpunet.errors import ConfigError
 from gpunet.experiments import presets
 from gpunet.experiments.config import (
-    MODELS,
     RunConfig,
     belongs_to_others,
     from_toml,
@@ -26,7 +25,7 @@ from gpunet.experiments.config import (
     to_dict,
     to_toml,
 )
-from gpunet.models.config import CNNConfig, HybridConfig, MLPConfig
+from gpunet.models import MODELS, CNNConfig, HybridConfig, MLPConfig
 from gpunet.options import option_fields
 from gpunet.training.config import HybridTrainingConfig, TrainingConfig
 from tests.experiments.strategies import flat, run_configs

@@ -112,8 +112,8 @@ def test_gain_keeps_the_second_moment(name):
 
 def test_gain_is_pytorch():
     torch = torch_or_skip()
-    for activation in ("linear", "relu", "tanh"):
-        assert init.gain(activation) == pytest.approx(torch.nn.init.calculate_gain(activation), rel=1e-15)
+    for name in ("linear", "relu", "tanh"):
+        assert init.gain(name) == pytest.approx(torch.nn.init.calculate_gain(name), rel=1e-15)
     assert init.gain(LeakyReLU(0.2)) == pytest.approx(torch.nn.init.calculate_gain("leaky_relu", 0.2), rel=1e-15)
 
 
@@ -154,9 +154,9 @@ def test_from_name(name, expected):
 
 
 def test_names_are_those_of_the_configuration():
-    for name in INITS:
+    for name in init.INITIALIZERS:
         init.from_name(name)
-    with pytest.raises(ConfigError, match=f"init must be one of {', '.join(INITS)}; got 'orthogonal'"):
+    with pytest.raises(ConfigError, match=f"init must be one of {', '.join(init.INITIALIZERS)}; got 'orthogonal'"):
         init.from_name("orthogonal")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gpunet import optim
 from gpunet.errors import CheckpointError, ConfigError
-from gpunet.training.config import OPTIMIZERS
+from gpunet.optim import OPTIMIZERS
 from tests.optim.models import flat_parameters
 from tests.support import assert_close, torch_or_skip
 
@@ -141,7 +141,7 @@ def test_create() -> None:
     assert (sgd["momentum"], sgd["nesterov"], sgd["weight_decay"]) == (0.8, True, 0.3)
     for adam_options in (adam, adamw):
         assert (adam_options["beta1"], adam_options["beta2"], adam_options["weight_decay"]) == (0.7, 0.9, 0.3)
-    with pytest.raises(ConfigError, match=r"unknown optimizer 'lion': expected sgd, adam or adamw"):
+    with pytest.raises(ConfigError, match=r"unknown optimizer 'lion': expected one of sgd, adam, adamw"):
         optim.create("lion", **options)
 
 
