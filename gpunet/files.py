@@ -54,6 +54,18 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder `path` and those above it, where they are not there yet.
+
+    Raises:
+        OutputError: it cannot be made; the message names it and the reason.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
 def write_bytes_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
     """Write `data` to `path`, whole or not at all.
 

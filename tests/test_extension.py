@@ -68,7 +68,7 @@ class Toy(gn.nn.Sequential):
     @classmethod
     def from_config(cls, config: ToyConfig, input_shape: Sequence[int], classes: int) -> Toy:
         linear = gn.nn.Linear(math.prod(input_shape), classes, init=gn.nn.INITIALIZERS[config.init])
-        return cls([gn.nn.activation(config.activation), gn.nn.Flatten(), linear])
+        return cls([gn.nn.make_activation(config.activation), gn.nn.Flatten(), linear])
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpunet.data.loader import Loader
 from gpunet.devices import Backend, get_backend
-from gpunet.errors import ConfigError, OutputError
+from gpunet.errors import ConfigError
 from gpunet.experiments.config import RunConfig, to_toml
 from gpunet.experiments.inference import (
     EvaluationResult,
@@ -25,7 +25,7 @@ from gpunet.experiments.inference import (
     scaling_tensors,
 )
 from gpunet.experiments.prepare import RunData, prepare
-from gpunet.files import write_bytes_atomic, write_text_atomic
+from gpunet.files import make_folder, write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
 from gpunet.models import Hybrid, HybridConfig, create
 from gpunet.nn import Sequential, summary
@@ -260,10 +260,7 @@ def _save_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:
 
 
 def _start_folder(run_dir: Path, toml: str, backend: Backend, data: RunData, table: str) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the run folder {run_dir}: {error.strerror or error}") from error
+    make_folder(run_dir)
     write_text_atomic(run_dir / "config.toml", toml)
     write_text_atomic(run_dir / "environment.json", json.dumps(_environment(backend, data), indent=2) + "\n")
     write_text_atomic(run_dir / "summary.txt", table + "\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from gpunet.errors import ConfigError
-from gpunet.nn import ACTIVATIONS, Dropout, Flatten, Initializer, Layer, Linear, Sequential, activation
+from gpunet.nn import ACTIVATIONS, Dropout, Flatten, Initializer, Layer, Linear, Sequential, make_activation
 from gpunet.nn.init import INITIALIZERS, from_name
 from gpunet.options import Options, option
 
@@ -60,7 +60,7 @@ def linear_stack(
     for number, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
         layers.append((f"linear{number}", Linear(inputs, outputs, init=make_weight)))
         if number < len(sizes) - 1:
-            layers.append((f"activation{number}", activation(activation_name)))
+            layers.append((f"activation{number}", make_activation(activation_name)))
             if dropout > 0:
                 layers.append((f"dropout{number}", Dropout(dropout)))
     return layers

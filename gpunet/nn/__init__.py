@@ -1,6 +1,7 @@
 """Layers, losses and initialisers; a layer's forward returns its output and the function of its gradient."""
 
-from gpunet.nn.activation import ACTIVATIONS, GELU, Activation, LeakyReLU, ReLU, Tanh, activation
+from gpunet.nn import activation
+from gpunet.nn.activation import *
 from gpunet.nn.conv import Conv2d
 from gpunet.nn.conv_block import ConvBlock
 from gpunet.nn.dropout import Dropout
@@ -15,10 +16,7 @@ from gpunet.nn.sequential import Sequential
 from gpunet.nn.summary import summary
 
 __all__ = [
-    "ACTIVATIONS",
-    "GELU",
     "INITIALIZERS",
-    "Activation",
     "AvgPool2d",
     "BatchNorm",
     "Buffer",
@@ -33,16 +31,13 @@ __all__ = [
     "He",
     "Initializer",
     "Layer",
-    "LeakyReLU",
     "Linear",
     "MaxPool2d",
     "Parameter",
     "Random",
-    "ReLU",
     "Sequential",
     "SoftmaxCrossEntropy",
-    "Tanh",
     "Xavier",
-    "activation",
     "summary",
 ]
+__all__ += activation.__all__

@@ -11,7 +11,7 @@ from gpunet.checks import check_number
 from gpunet.errors import ConfigError
 from gpunet.nn.layer import Backward, ForwardContext, Layer
 
-__all__ = ["ACTIVATIONS", "GELU", "Activation", "LeakyReLU", "ReLU", "Tanh", "activation"]
+__all__ = ["ACTIVATIONS", "GELU", "Activation", "LeakyReLU", "ReLU", "Tanh", "make_activation"]
 
 
 class Activation(Layer):
@@ -95,7 +95,7 @@ ACTIVATIONS: dict[str, Callable[[], Activation]] = {
 """Name: what makes the layer. Options, messages and models take their choices from here."""
 
 
-def activation(name: str) -> Activation:
+def make_activation(name: str) -> Activation:
     """A new activation layer by its name in :data:`ACTIVATIONS`.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet.errors import ConfigError
-from gpunet.nn.activation import activation as make_activation
+from gpunet.nn.activation import make_activation
 from gpunet.nn.conv import Conv2d
 from gpunet.nn.init import Initializer
 from gpunet.nn.layer import Layer

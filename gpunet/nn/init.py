@@ -14,8 +14,7 @@ import numpy as np
 
 from gpunet.checks import check_number
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.nn.activation import Activation
-from gpunet.nn.activation import activation as make_activation
+from gpunet.nn.activation import Activation, make_activation
 from gpunet.ops.random import PhiloxStream
 
 Distribution = Literal["normal", "uniform"]

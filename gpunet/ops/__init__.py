@@ -5,16 +5,8 @@ Images are NHWC, convolution weights HWIO, linear weights (in, out). Every op ha
 batch norm's running statistics and a training's state, and none moves an array between devices.
 """
 
-from gpunet.ops.activation import (
-    gelu,
-    gelu_backward,
-    leaky_relu,
-    leaky_relu_backward,
-    relu,
-    relu_backward,
-    tanh,
-    tanh_backward,
-)
+from gpunet.ops import activation
+from gpunet.ops.activation import *
 from gpunet.ops.batchnorm import batch_norm, batch_norm_backward
 from gpunet.ops.batchnorm_pool import batch_norm_max_pool, batch_norm_max_pool_backward
 from gpunet.ops.conv2d import conv2d, conv2d_backward
@@ -49,23 +41,16 @@ __all__ = [
     "dropout_backward",
     "ema_update",
     "gather_batch",
-    "gelu",
-    "gelu_backward",
     "global_avg_pool2d",
     "global_avg_pool2d_backward",
     "gradient_scale",
-    "leaky_relu",
-    "leaky_relu_backward",
     "linear",
     "linear_backward",
     "log_softmax",
     "max_pool2d",
     "max_pool2d_backward",
-    "relu",
-    "relu_backward",
     "sgd_update",
     "softmax",
     "softmax_cross_entropy",
-    "tanh",
-    "tanh_backward",
 ]
+__all__ += activation.__all__

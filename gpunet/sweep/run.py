@@ -18,7 +18,7 @@ from gpunet import errors
 from gpunet.errors import ConfigError, OutputError
 from gpunet.experiments.config import to_toml
 from gpunet.experiments.inference import evaluate
-from gpunet.files import write_text_atomic
+from gpunet.files import make_folder, write_text_atomic
 from gpunet.report.metrics import wilson_interval
 from gpunet.sweep.declaration import Point, Sweep, Trial
 from gpunet.sweep.pool import Event, Pool
@@ -291,11 +291,11 @@ def _locked(folder: Path) -> Iterator[IO[str]]:
     Raises:
         OutputError: the folder cannot be made, or another sweep has it.
     """
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w", encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write into the folder {folder}: {error.strerror or error}") from error
     with file:
         limit = time.monotonic() + _LOCK_PATIENCE
         while True:

@@ -15,7 +15,7 @@ from gpunet.errors import CheckpointError, DataError, DeviceError, GpunetError, 
 from gpunet.experiments.config import RunConfig
 from gpunet.experiments.prepare import RunData
 from gpunet.experiments.run import Fit, fit, seconds_of
-from gpunet.files import copy_folder, write_text_atomic
+from gpunet.files import copy_folder, make_folder, write_text_atomic
 from gpunet.sweep.table import FAILED, OK, Outcome
 from gpunet.training.callbacks import Callback
 from gpunet.training.hybrid import stage_folder
@@ -52,10 +52,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    make_folder(folder)
     write_text_atomic(folder / OUTCOME, json.dumps(asdict(outcome), indent=2) + "\n")
 
 

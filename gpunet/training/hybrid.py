@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpunet.data.loader import Loader
-from gpunet.errors import OutputError
+from gpunet.files import make_folder
 from gpunet.models import CNN, Hybrid, HybridConfig
 from gpunet.nn import Layer
 from gpunet.training.callbacks import Callback
@@ -82,10 +82,7 @@ def fit_hybrid(
     def run(stage: str, model: Layer, how: TrainingConfig, data: tuple[Loader, Loader]) -> Trainer:
         folder = None if run_dir is None else run_dir / stage_folder(stage)
         if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+            make_folder(folder)
         trainer = Trainer(
             model,
             how,

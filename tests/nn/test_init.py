@@ -10,7 +10,7 @@ from scipy import integrate, stats
 
 from gpunet.errors import ConfigError, ShapeError
 from gpunet.nn import init
-from gpunet.nn.activation import ACTIVATIONS, LeakyReLU, activation
+from gpunet.nn.activation import ACTIVATIONS, LeakyReLU, make_activation
 from gpunet.ops import random
 from tests.support import torch_or_skip
 
@@ -105,7 +105,7 @@ def second_moment(function):
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "tanh"])  # whose gain is a custom
 def test_gain_keeps_the_second_moment(name):
     """By the layer's own forward; that it computes what it should is held to PyTorch in tests/ops."""
-    layer = activation(name)
+    layer = make_activation(name)
     moment = second_moment(lambda z: layer(np.array([z], np.float64))[0])
     assert abs(init.gain(name) ** 2 * moment - 1) < (5e-4 if name == "gelu_tanh" else 1e-7)
 

@@ -239,7 +239,7 @@ def test_bad_input() -> None:
     with pytest.raises(ConfigError, match="p must be in"):
         nn.Dropout(1.0)
     with pytest.raises(ConfigError, match="unknown activation 'swish'"):
-        nn.activation("swish")
+        nn.make_activation("swish")
     with pytest.raises(ConfigError, match="pool must be max, average or None"):
         nn.ConvBlock(1, 2, pool="min")
     with pytest.raises(ConfigError, match="two layers are called 'a'"):

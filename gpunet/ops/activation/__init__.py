@@ -10,6 +10,17 @@ from gpunet.checks import check_float, check_number, check_shape
 from gpunet.errors import ConfigError
 from gpunet.ops._dispatch import implementation
 
+__all__ = [
+    "gelu",
+    "gelu_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "relu",
+    "relu_backward",
+    "tanh",
+    "tanh_backward",
+]
+
 APPROXIMATIONS = ("none", "tanh")
 
 
