@@ -157,7 +157,7 @@ def test_divergence_is_found_and_placed(device: Device) -> None:
 
 def test_hybrid_pipeline(device: Device) -> None:
     """CNN, features, classifier, joint training: all stages on the device."""
-    from gpunet.models.config import HybridConfig
+    from gpunet.models import HybridConfig
 
     model = HybridConfig(filters=[4, 8], kernel_sizes=[3], classifier_hidden=[12])
     training = TrainingConfig(epochs=1, batch_size=20, lr=5e-3)

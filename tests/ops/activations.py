@@ -15,7 +15,7 @@ class Op:
     backward: Callable[[Any, np.ndarray, np.ndarray], np.ndarray]
     torch: Callable[[Any, Any], Any]
     at_infinity: tuple[float, float]
-    """At +inf and -inf, where gelu is -inf * 0. (PyTorch's float32 gelu of inf is inf or NaN, with its vector width.)"""
+    """At +inf and -inf; gelu is -inf * 0 there. (PyTorch gives NaN for float32 gelu of inf on some processors.)"""
     steepest: float = 1.2
     """Bound of the derivative: rounding errors of a gradient are measured against it times dy."""
 
