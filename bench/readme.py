@@ -18,6 +18,7 @@ from bench.conftest import NETWORK
 from bench.table import Row, markdown, ratio, rows
 from gpunet.errors import DataError
 from gpunet.files import write_text_atomic
+from scripts.study.markers import fill
 
 README = machine.ROOT / "README.md"
 BEGIN = "<!-- speed: begin; written by python -m bench.readme, not by hand -->"
@@ -139,10 +140,7 @@ def filled(page: str, part: str) -> str:
     Raises:
         DataError: the comments are not there, once each and in order.
     """
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise DataError(f"the page must hold the two comments {BEGIN!r} and {END!r}, once each and in this order")
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{part}\n{END}{rest.split(END)[1]}"
+    return fill(page, BEGIN, END, f"\n{part}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

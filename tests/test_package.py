@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -43,7 +44,7 @@ def test_import_takes_less_than_three_tenths_of_a_second() -> None:
 def test_packages_are_listed() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "gpunet").rglob("__init__.py")}
-    assert listed == found | {"gpunet.kernels", "gpunet.results"}
+    assert listed == found | {"gpunet.kernels"}
 
 
 def test_imports_point_downwards() -> None:
@@ -51,6 +52,13 @@ def test_imports_point_downwards() -> None:
     if not linter.exists():
         pytest.skip("import-linter is not installed: pip install -e '.[dev]'")
     run(linter, "--no-cache", cwd=ROOT)
+
+
+def test_the_package_knows_of_no_checkout() -> None:
+    """What calls git, draws this repository's figures or rewrites its pages is in ``scripts/study/``."""
+    for path in (ROOT / "gpunet").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"README|docs/results|pyproject|\bROOT\b|[\"']git[\"']", text), path
 
 
 def test_kernels_holds_no_python() -> None:
@@ -67,6 +75,8 @@ import gpunet
 assert pathlib.Path(gpunet.__file__).is_relative_to(sys.prefix), gpunet.__file__
 assert (pathlib.Path(gpunet.__file__).parent / "kernels" / "README.md").exists()
 assert (pathlib.Path(gpunet.__file__).parent / "py.typed").exists()
+from gpunet.experiments.published import load_published
+assert set(load_published()) == {"mlp", "cnn", "hybrid"}
 from gpunet.report.html import render
 assert "<html" in render("comparison.html", runs=[], options=[], curves=[], legend=[], pairs=[], split="test",
                          warnings=[], version="", made="")
@@ -86,7 +96,14 @@ def test_wheel_installs_and_trains_with_the_tree_gone(tmp_path: Path) -> None:
         path.rmdir() if path.is_dir() else path.unlink()
     (wheel,) = (tmp_path / "dist").glob("gpunet-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert not [name for name in names if name.startswith(("tests/", "bench/", "scripts/", "kernels/"))]
+    assert not [name for name in names if not name.startswith(("gpunet/", "gpunet-"))]
+    study = re.compile("gallery|conclusions|publish|markers|checkout|study")
+    assert [name for name in names if study.search(name)] == [
+        "gpunet/experiments/published.json",
+        "gpunet/experiments/published.py",
+    ]
+    source = zipfile.ZipFile(wheel).read("gpunet/experiments/published.py").decode()
+    assert "def load_published" in source and "def save_published" not in source
 
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"

@@ -24,7 +24,6 @@ COMMANDS = {
     "predict": "classify image files",
     "sweep": "run the trainings that a file declares, and compare them",
     "features": "compare the features of a CNN's layers",
-    "gallery": "draw all sweeps, and write what they say",
     "reproduce": "make the published numbers again",
     "report": "write an HTML page on a run, or compare several",
     "doctor": "check the installation, the device and the data set",

@@ -24,7 +24,7 @@ def add_arguments(parser: Parser) -> None:
         "Train the published preset of a model with its published seeds, test each run once, and compare. What the "
         "folder holds already is not trained again; a stopped run goes on."
     )
-    parser.set_defaults(run=run, json=False, preset=None, seeds=None, refit=False, out=None, publish=False)
+    parser.set_defaults(run=run, json=False, preset=None, seeds=None, refit=False, out=None)
     parser.add_argument("kind", metavar=f"{{{','.join(MODELS)}}}", type=choice("the model", tuple(MODELS)))
     parser.add_argument(
         "--seeds", metavar="N", type=number("--seeds", 1, 1000), help="seeds 0 to N-1 (default: as published)"
@@ -39,9 +39,6 @@ def add_arguments(parser: Parser) -> None:
         "--refit", action="store_true", help="learn from the validation images as well; reported apart from the rest"
     )
     parser.add_argument("--out", metavar="DIR", help="where the run folders are (default: runs/reproduce)")
-    parser.add_argument(
-        "--publish", action="store_true", help="write what was found into docs/results/results.json of this checkout"
-    )
     json_option(parser)
     compute_options(parser)
     common_options(parser)
@@ -50,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train what is missing, print expected and found."""
     device = prepare(args)
-    from gpunet.experiments.published import ROOT, load_published
+    from gpunet.experiments.published import load_published
     from gpunet.experiments.reproduce import compare_with_cnn, reproduce
 
     folder = Path(args.out) if args.out is not None else Path("runs") / "reproduce"
@@ -74,22 +71,6 @@ def run(args: argparse.Namespace) -> None:
         print_json(_facts(found, expected, compared))
     else:
         _print(found, expected, compared)
-    if args.publish:
-        _publish(found, ROOT)
-
-
-def _publish(found: Reproduction, root: Path) -> None:
-    from gpunet.cli.console import logger
-    from gpunet.errors import OutputError
-    from gpunet.experiments.published import RESULTS, load_published, save_published
-
-    path = root / RESULTS
-    if not (root / "pyproject.toml").exists():
-        raise OutputError(f"--publish writes into a checkout of gpunet, but {root} is none")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results = load_published(path)
-    save_published(path, {**results, found.kind: found.publish(results.get(found.kind))})
-    logger.info("written: %s", path)
 
 
 def _facts(found: Reproduction, expected: Published | None, compared: dict[int, PairedComparison]) -> dict[str, Any]:

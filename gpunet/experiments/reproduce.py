@@ -6,18 +6,17 @@ import hashlib
 import json
 import math
 import statistics
-import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpunet.devices import get_backend
-from gpunet.errors import CheckpointError, ConfigError
+from gpunet.errors import CheckpointError
 from gpunet.experiments.config import RunConfig, merge, to_toml
-from gpunet.experiments.published import ROOT, Published, load_published
+from gpunet.experiments.published import Published, load_published
 from gpunet.experiments.run import PREDICTIONS, RESULT, train
 from gpunet.files import copy_folder
 from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
@@ -74,40 +73,6 @@ class Reproduction:
     def tta(self) -> list[float]:
         """The accuracies with mirror images; none unless trained on them."""
         return [run.tta_correct / run.total for run in self.runs if run.tta_correct is not None]
-
-    def publish(self, before: Published | None) -> Published:
-        """As an entry of the published results; a refit is added to the entry `before`.
-
-        Raises:
-            ConfigError: a refit whose preset is not the published one.
-        """
-        tta_mean = statistics.fmean(self.tta) if self.tta else None
-        if self.refit:
-            if before is None or before.preset != self.preset:
-                raise ConfigError(f"publish the preset {self.preset} of the {self.kind} before its refit")
-            return replace(
-                before,
-                refit_mean=self.mean,
-                refit_std=self.std,
-                refit_seeds=len(self.runs),
-                refit_tta_mean=tta_mean,
-            )
-        entry = Published(
-            mean=self.mean,
-            std=self.std,
-            seeds=len(self.runs),
-            interval=self.interval,
-            tta_mean=tta_mean,
-            preset=self.preset,
-            parameters=self.runs[0].parameters,
-            commit=commit(),
-            device=self.device,
-            tta_std=_std(self.tta),
-        )
-        if before is None or before.preset != self.preset:
-            return entry
-        kept = ("refit_mean", "refit_std", "refit_seeds", "refit_tta_mean")
-        return replace(entry, **{name: getattr(before, name) for name in kept})
 
 
 @dataclass(frozen=True)
@@ -253,23 +218,6 @@ def _right(run_dir: Path) -> np.ndarray:
 
 def _std(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
-
-
-def commit() -> str | None:
-    """The commit of the checkout that this is, with ``-dirty`` behind it if files were changed; None if it is none."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
-        except OSError:  # there is no git
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    found = git("rev-parse", "HEAD") if (ROOT / ".git").exists() else None
-    if not found:
-        return None
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", "gpunet", "kernels")
-    return f"{found}-dirty" if changes else found
 
 
 def device_name(device: str | None = None) -> str:

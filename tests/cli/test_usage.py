@@ -17,11 +17,10 @@ pytestmark = pytest.mark.usefixtures("fake_run")
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "give a command: train, evaluate, predict, sweep, features, gallery, reproduce, report, doctor, warmup, "
-         "data"),
+        ("", "give a command: train, evaluate, predict, sweep, features, reproduce, report, doctor, warmup, data"),
         ("-q", "give a command"),
-        ("trian", "unknown command 'trian': expected train, evaluate, predict, sweep, features, gallery, reproduce, "
-         "report, doctor, warmup, data (did you mean"),
+        ("trian", "unknown command 'trian': expected train, evaluate, predict, sweep, features, reproduce, report, "
+         "doctor, warmup, data (did you mean"),
         ("--verbos", "unknown option --verbos of gpunet (did you mean '--verbose'?)"),
         ("-x", "unrecognized arguments: -x"),
         ("train", "which model? give mlp, cnn, hybrid"),
@@ -84,7 +83,6 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("sweep none.toml", "cannot read the configuration none.toml: No such file or directory"),
         ("sweep x.toml --workers 0", "--workers must be at least 1"),
         ("features none", "there is no run folder or checkpoint none"),
-        ("gallery --hybrid none", "there is no run folder or checkpoint none"),
         ("reproduce", "the following arguments are required: {mlp,cnn,hybrid}"),
         ("reproduce cn", "the model must be one of mlp, cnn, hybrid; got 'cn' (did you mean 'cnn'?)"),
         ("reproduce mlp --seeds 0", "--seeds must be at least 1"),

@@ -1,4 +1,4 @@
-"""Trained runs to report on, one of each model, with class names that are no HTML."""
+"""Small data, small presets, and trained runs to report on: one of each model, with class names that are no HTML."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpunet.experiments import published
 from gpunet.experiments.config import merge
 from gpunet.experiments.run import train
-from tests.sweep.conftest import data, declare  # noqa: F401
 
 CLASS_NAMES = ("left <b>", "right & up", "</script>")
 
@@ -21,6 +21,33 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "cnn": {"filters": (4, 9)},
     "hybrid": {"filters": (4, 9), "classifier_hidden": (5,), "classifier_epochs": 1, "joint_epochs": 1},
 }
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures 8 x 8 of three brightnesses, one class each."""
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 3
+    x = (rng.integers(0, 90, (240, 8, 8)) + 20 * y[:, None, None]).astype(np.uint8)
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, x_train=x[:180], y_train=y[:180], x_test=x[180:], y_test=y[180:])
+    return path
+
+
+@pytest.fixture
+def unpublished(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, small presets on small data, and no published results until they are written into it."""
+    common: dict[str, Any] = {"data": str(data), "batch_size": 16, "flip": True}
+    small = {
+        "mlp": {**common, "hidden": (6,), "epochs": 2},
+        "cnn": {**common, "filters": (2,), "epochs": 1},
+        "hybrid": {**common, "filters": (2,), "epochs": 1, "classifier_epochs": 1, "classifier_hidden": (4,)},
+    }
+    monkeypatch.setattr("gpunet.experiments.config.PRESETS", {"default": small, "best": small, "quick": small})
+    monkeypatch.setattr(published, "PUBLISHED", tmp_path / "gpunet" / "experiments" / "published.json")
+    monkeypatch.setattr("gpunet.experiments.run.plot_run", lambda *args: None)  # the figures are tested elsewhere
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @dataclass(frozen=True)

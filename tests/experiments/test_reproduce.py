@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,52 +14,37 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from gpunet.cli.main import main
-from gpunet.errors import CheckpointError, ConfigError
-from gpunet.experiments import published, reproduce
-from gpunet.experiments.published import RESULTS, Published, load_published
-from gpunet.experiments.reproduce import Reproduction, SeedResult, agreement, commit, read_run
+from gpunet.errors import CheckpointError
+from gpunet.experiments import reproduce
+from gpunet.experiments.published import Published
+from gpunet.experiments.reproduce import Reproduction, SeedResult, agreement, read_run
 from gpunet.training.checkpoint import load_checkpoint
 from gpunet.training.trainer import Trainer
 
 EXPECTED = Published(0.9, 0.01, 5, (0.89, 0.91), None, "best", 10, None, "a CPU")
 
 
-@pytest.fixture
-def checkout(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty checkout, small presets on small data, and no published results."""
-    common: dict[str, Any] = {"data": str(data), "batch_size": 16, "flip": True}
-    small = {
-        "mlp": {**common, "hidden": (6,), "epochs": 2},
-        "cnn": {**common, "filters": (2,), "epochs": 1},
-        "hybrid": {**common, "filters": (2,), "epochs": 1, "classifier_epochs": 1, "classifier_hidden": (4,)},
-    }
-    monkeypatch.setattr("gpunet.experiments.config.PRESETS", {"default": small, "best": small, "quick": small})
-    monkeypatch.setattr(published, "ROOT", tmp_path)
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    monkeypatch.setattr("gpunet.experiments.run.plot_run", lambda *args: None)  # the figures are tested elsewhere
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pyproject.toml").touch()
-    return tmp_path
-
-
 def gpunet(*words: object) -> int:
     return main([*map(str, words), "--device", "cpu", "-q"])
 
 
-def test_nothing_is_published_then_it_is_then_it_is_reproduced(
-    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def publish(unpublished: Path, entry: Published) -> None:
+    file = unpublished / "gpunet" / "experiments" / "published.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"mlp": asdict(entry)}))
+
+
+def test_nothing_is_published_then_it_is_reproduced(
+    unpublished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert gpunet("reproduce", "mlp", "--seeds", 2, "--publish") == 0
+    assert gpunet("reproduce", "mlp", "--seeds", 2) == 0
     out = capsys.readouterr().out
     assert "expected: nothing is published of this preset yet" in out and "seed 1: test accuracy " in out
-    entry = load_published(checkout / RESULTS)["mlp"]
-    folders = sorted((checkout / "runs" / "reproduce").iterdir())
+    folders = sorted((unpublished / "runs" / "reproduce").iterdir())
     facts = [json.loads((folder / "result.json").read_text()) for folder in folders]
     accuracies = [fact["test_correct"] / 60 for fact in facts]
-    assert entry.mean == statistics.fmean(accuracies) and entry.std == statistics.stdev(accuracies)
-    assert entry.tta_mean == statistics.fmean(fact["tta_correct"] / 60 for fact in facts)
-    assert (entry.seeds, entry.preset, entry.parameters) == (2, "best", 64 * 6 + 6 + 6 * 3 + 3)
-    assert entry.commit is None and entry.device
+    entry = replace(EXPECTED, mean=statistics.fmean(accuracies), std=statistics.stdev(accuracies), seeds=2)
+    publish(unpublished, entry)
 
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("a finished run was trained again")
@@ -77,18 +60,18 @@ def test_nothing_is_published_then_it_is_then_it_is_reproduced(
         assert found["seeds"] == [0] and found["mean"] == accuracies[0] and found["std"] is None
         assert found["expected"]["mean"] == entry.mean and found["within_expected"] is True
 
-    assert gpunet("reproduce", "mlp", "--refit", "--publish") == 0
+    assert gpunet("reproduce", "mlp", "--refit") == 0
     assert "expected: nothing is published of a refit yet" in capsys.readouterr().out
-    refit = load_published(checkout / RESULTS)["mlp"]
-    assert refit.refit_mean is not None and refit.refit_seeds == 2
-    assert replace(refit, refit_mean=None, refit_std=None, refit_seeds=None, refit_tta_mean=None) == entry
-    assert len(list((checkout / "runs" / "reproduce").glob("mlp-best-refit-seed*"))) == 2
-    assert gpunet("reproduce", "mlp", "--publish") == 0
-    assert load_published(checkout / RESULTS)["mlp"] == refit, "a refit stays beside its preset"
+    assert len(list((unpublished / "runs" / "reproduce").glob("mlp-best-refit-seed*"))) == 2
+    refit = replace(entry, refit_mean=0.5, refit_std=0.01, refit_seeds=3, refit_tta_mean=0.625)
+    publish(unpublished, refit)
+    assert gpunet("reproduce", "mlp", "--refit", "--seeds", 2) == 0
+    out = capsys.readouterr().out
+    assert "expected: test accuracy 50.00 +- 1.00 % over 3 seeds" in out and "with mirror images: 62.50 %" in out
 
 
 def test_a_stopped_run_goes_on(
-    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    unpublished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from gpunet.training import trainer
 
@@ -102,13 +85,13 @@ def test_a_stopped_run_goes_on(
         patch.setattr(trainer.Trainer, "_save_last", interrupted)
         assert gpunet("reproduce", "mlp", "--seeds", 1) == 130
     assert "what is finished is kept; continue with the same command" in capsys.readouterr().err
-    (folder,) = (checkout / "runs" / "reproduce").iterdir()
+    (folder,) = (unpublished / "runs" / "reproduce").iterdir()
     first = (folder / "metrics.jsonl").read_text()
     assert gpunet("reproduce", "mlp", "--seeds", 1) == 0
     assert (folder / "metrics.jsonl").read_text().startswith(first) and first.count("\n") == 1
 
 
-def test_mcnemar_between_hybrid_and_cnn(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mcnemar_between_hybrid_and_cnn(unpublished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpunet("reproduce", "hybrid", "--seeds", 1) == 0
     assert "run gpunet reproduce cnn as well" in capsys.readouterr().out
     assert gpunet("reproduce", "cnn", "--seeds", 1) == 0
@@ -116,7 +99,7 @@ def test_mcnemar_between_hybrid_and_cnn(checkout: Path, capsys: pytest.CaptureFi
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["mcnemar"]
     right = {}
     for kind in ("cnn", "hybrid"):
-        (folder,) = (checkout / "runs" / "reproduce").glob(f"{kind}-best-seed0-*")
+        (folder,) = (unpublished / "runs" / "reproduce").glob(f"{kind}-best-seed0-*")
         with np.load(folder / "test_predictions.npz") as arrays:
             right[kind] = arrays["labels"] == arrays["predictions"]
     cnn, hybrid = (int((right[a] & ~right[b]).sum()) for a, b in (("cnn", "hybrid"), ("hybrid", "cnn")))
@@ -126,14 +109,14 @@ def test_mcnemar_between_hybrid_and_cnn(checkout: Path, capsys: pytest.CaptureFi
     assert f"only the hybrid classifies rightly {hybrid}, only the CNN {cnn}: McNemar's p = " in capsys.readouterr().out
 
 
-def test_a_hybrid_begins_with_the_cnn_that_is_there(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hybrid_begins_with_the_cnn_that_is_there(unpublished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def last_weights() -> dict[str, np.ndarray]:
-        (folder,) = (checkout / "runs" / "reproduce").glob("hybrid-best-seed0-*")
+        (folder,) = (unpublished / "runs" / "reproduce").glob("hybrid-best-seed0-*")
         return load_checkpoint(folder / "checkpoint.safetensors")[0]
 
     assert gpunet("reproduce", "hybrid", "--seeds", 1) == 0
     alone = last_weights()
-    shutil.rmtree(checkout / "runs")
+    shutil.rmtree(unpublished / "runs")
     assert gpunet("reproduce", "cnn", "--seeds", 1) == 0
     trained: list[int] = []
     run_epoch = Trainer._run_epoch
@@ -185,31 +168,8 @@ def test_interval_is_wilsons_on_the_test_images() -> None:
     assert found.interval == pytest.approx((expected.low, expected.high))
 
 
-def test_refit_of_what_is_not_published() -> None:
-    for before in (None, replace(EXPECTED, preset="quick")):
-        with pytest.raises(ConfigError, match="publish the preset best of the mlp before its refit"):
-            found_of(0.9, refit=True).publish(before)
-    kept = replace(EXPECTED, refit_mean=0.95)
-    assert found_of(0.9).publish(kept).refit_mean == 0.95
-    assert found_of(0.9).publish(replace(kept, preset="quick")).refit_mean is None
-
-
 def test_damaged_results(tmp_path: Path) -> None:
     for text in ("{", "{}"):
         (tmp_path / "result.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"cannot read the result .*; remove the folder to train again"):
             read_run(tmp_path)
-
-
-def test_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
-    assert commit() is None
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
-    (tmp_path / "gpunet").mkdir()
-    (tmp_path / "gpunet" / "x.py").write_text("1")
-    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
-        subprocess.run([*git, *words], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    assert commit() == head
-    (tmp_path / "gpunet" / "x.py").write_text("2")
-    assert commit() == f"{head}-dirty"

@@ -1,7 +1,11 @@
-"""The gallery: tables, figures and conclusions of all declared sweeps, and the confusion of the hybrid."""
+"""The gallery: tables, figures and conclusions of all declared sweeps, and the confusion of the hybrid.
+
+python -m scripts.study.gallery    draws the sweeps that have been run, and writes what they say, in docs/results/
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import logging
@@ -12,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gpunet.cli.compute import existing_run
 from gpunet.errors import CheckpointError, DataError, OutputError
-from gpunet.experiments.conclusions import KINDS, reference_label, write_conclusions
 from gpunet.experiments.inference import load_class_names
 from gpunet.experiments.run import PREDICTIONS
 from gpunet.files import write_text_atomic
@@ -22,10 +26,41 @@ from gpunet.report.sweep_figures import plot_gallery, plot_sweep
 from gpunet.sweep import Row, Sweep, effects, load_sweep, read_table, write_table
 from gpunet.sweep.panels import panels_of
 from gpunet.sweep.run import DECLARATION, TABLE
+from scripts.study.command import run
+from scripts.study.conclusions import KINDS, reference_label, write_conclusions
 
 logger = logging.getLogger("gpunet")
 
 CONFUSION, PER_CLASS, CONCLUSIONS = "hybrid_confusion.csv", "hybrid_per_class.csv", "conclusions.md"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the gallery, and print what there is.
+
+    Raises: as :func:`make_gallery`, and CheckpointError if there is no run of the hybrid.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.study.gallery",
+        description="Draw the figures of all declared sweeps that have been run, and write what they say in plain "
+        "words. Tables that are in the folder of the results already need no sweep to be run again.",
+    )
+    folders = {
+        "declared": ("scripts/experiments", "declared sweeps"),
+        "sweeps": ("sweeps", "folders of the sweeps that were run"),
+        "out": ("docs/results", "where the results go"),
+    }
+    for name, (default, what) in folders.items():
+        parser.add_argument(f"--{name}", metavar="DIR", type=Path, default=default, help=f"{what} (default: {default})")
+    parser.add_argument(
+        "--hybrid", metavar="RUN_DIR", help="finished run of a hybrid, whose confusion matrix and metrics are shown"
+    )
+    args = parser.parse_args(argv)
+    hybrid = existing_run(args.hybrid) if args.hybrid is not None else None
+    gallery = make_gallery(args.declared, args.sweeps, args.out, hybrid=hybrid)
+    for name in gallery.missing:
+        logger.warning("the sweep %s has not been run: gpunet sweep %s/%s.toml", name, args.declared, name)
+    for path in gallery.written:
+        print(path)
 
 
 @dataclass(frozen=True)
@@ -172,3 +207,7 @@ def _write_csv(path: Path, lines: Sequence[Sequence[str]]) -> None:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(lines)
     write_text_atomic(path, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -62,7 +62,7 @@ def write_conclusions(found: Sequence[tuple[Sweep, Sequence[Row]]]) -> str:
     parts = [
         "# What the experiments say",
         "",
-        "Written by `gpunet gallery` from the tables beside this page.",
+        "Written by `python -m scripts.study.gallery` from the tables beside this page.",
         "",
         RULE,
         "",

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from gpunet.cli.main import main
 from gpunet.errors import CheckpointError, DataError
-from gpunet.experiments.conclusions import reference_label, section
-from gpunet.experiments.gallery import make_gallery
 from gpunet.sweep import Row, Sweep, load_sweep, write_table
 from gpunet.sweep.table import FAILED, OK, Outcome
 from gpunet.training import save_checkpoint
+from scripts.study.conclusions import reference_label, section
+from scripts.study.gallery import main, make_gallery
 
 DECLARATION = """
 [sweep]
@@ -138,15 +136,21 @@ def test_reference_is_the_base(sweep: Sweep) -> None:
     assert reference_label(sweep, sweep.axes[0]) == "relu", "of the preset baseline"
 
 
-def test_gallery(declared: Path, sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gallery(
+    declared: Path,
+    sweep: Sweep,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     folder, out = tmp_path / "sweeps" / "mlp_activations", tmp_path / "out"
     folder.mkdir(parents=True)
     write_table(folder / "table.csv", ["activation"], rows_of(sweep, ACCURACIES))
     (folder / "sweep.toml").write_text("# an older comment\n" + DECLARATION)
-    words = ["gallery", "--declared", str(declared), "--sweeps", str(tmp_path / "sweeps"), "--out", str(out)]
-    assert main(words) == 0
+    words = ["--declared", str(declared), "--sweeps", str(tmp_path / "sweeps"), "--out", str(out)]
+    main(words)
     captured = capsys.readouterr()
-    assert "the sweep cnn_pooling has not been run: gpunet sweep" in captured.err
+    assert "the sweep cnn_pooling has not been run: gpunet sweep" in caplog.text
     names = {
         "mlp_activations.csv",
         "mlp_activations.png",
@@ -169,9 +173,8 @@ def test_gallery(declared: Path, sweep: Sweep, tmp_path: Path, capsys: pytest.Ca
     # again from what it wrote, where there are no sweeps
     before = {name: (out / name).read_bytes() for name in names}
     (folder / "table.csv").unlink()
-    assert main([*words, "--json", "-q"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["sweeps"] == ["mlp_activations"] and facts["missing"] == ["cnn_pooling"]
+    gallery = make_gallery(declared, tmp_path / "sweeps", out)
+    assert [found.name for found, _ in gallery.sweeps] == ["mlp_activations"] and gallery.missing == ["cnn_pooling"]
     assert {name: (out / name).read_bytes() for name in names} == before
 
 
@@ -195,6 +198,9 @@ def test_confusion_of_the_hybrid(declared: Path, tmp_path: Path) -> None:
     labels, predictions = rng.integers(0, 3, (2, 100))
     run_dir, out = tmp_path / "run", tmp_path / "out"
     run_dir.mkdir()
+    with pytest.raises(CheckpointError, match="there is no run folder or checkpoint none"):
+        main(["--out", str(out), "--hybrid", "none"])
+    assert not out.exists()
     with pytest.raises(CheckpointError, match="is not the folder of a finished run"):
         make_gallery(declared, tmp_path / "none", out, hybrid=run_dir)
     np.savez(

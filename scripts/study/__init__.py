@@ -1,0 +1,1 @@
+"""This repository's own study: its published numbers, its figures and the pages made of them."""

@@ -1,0 +1,110 @@
+"""The README's table of results, made from the published ones.
+
+python -m scripts.study.readme    writes it between the two comments in README.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gpunet.experiments.published import Published, load_published
+from gpunet.files import write_text_atomic
+from scripts.study.checkout import FIGURES, PUBLISHED, ROOT
+from scripts.study.command import run
+from scripts.study.markers import fill
+
+START, END = "<!-- results: written by python -m scripts.study.readme -->", "<!-- end of results -->"
+
+NAMES = {"mlp": "MLP", "cnn": "CNN", "hybrid": "hybrid"}
+CAPTIONS = {
+    "mlp_experiments.png": "Experiments with the MLP",
+    "cnn_experiments.png": "Experiments with the CNN",
+    "hybrid_experiments.png": "Experiments with the hybrid, its confusion matrix and its metrics of each class",
+}
+
+
+def main(root: Path = ROOT) -> None:
+    """Fill the README of the checkout `root`.
+
+    Raises:
+        DataError: the README does not hold the markers, or the published results are damaged.
+        OutputError: it cannot be written.
+    """
+    page = root / "README.md"
+    text = fill_readme(page.read_text(encoding="utf-8"), load_published(root / PUBLISHED), root / FIGURES)
+    write_text_atomic(page, text)
+
+
+def fill_readme(text: str, results: Mapping[str, Published], folder: Path | None = None) -> str:
+    """The README `text` with :func:`results_table` between its markers.
+
+    Raises:
+        DataError: the markers are not there, once each and in their order.
+    """
+    return fill(text, START, END, results_table(results, folder))
+
+
+def results_table(results: Mapping[str, Published], folder: Path | None = None) -> str:
+    """The README's lines about `results`, as Markdown: the table and, of the figures in `folder`, those that exist."""
+    if not results:
+        return "Means over several seeds are not published yet."
+    lines = [
+        "| model | parameters | test accuracy | seeds | 95 % interval | with mirror images | learnt from all 60,000 | "
+        "to reproduce |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind, name in NAMES.items():
+        if kind not in results:
+            continue
+        entry = results[kind]
+        low, high = entry.interval
+        cells = [
+            name,
+            f"{entry.parameters:,}",
+            _with_spread(entry.mean, entry.std),
+            str(entry.seeds),
+            f"{100 * low:.2f}-{100 * high:.2f}",
+            _with_spread(entry.tta_mean, entry.tta_std),
+            _refit(entry),
+            f"`gpunet reproduce {kind}`",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Test accuracy in percent: mean and standard deviation over the seeds, single pass, at the epoch that the "
+        "validation images chose. The interval is Wilson's for the 10,000 test images. " + _devices(results),
+    ]
+    for file, text in CAPTIONS.items():
+        if folder is not None and (folder / file).exists():
+            lines += ["", f"![{text}]({FIGURES.as_posix()}/{file})"]
+    return "\n".join(lines)
+
+
+def _with_spread(mean: float | None, std: float | None) -> str:
+    if mean is None:
+        return ""
+    return f"{100 * mean:.2f}" + ("" if std is None else f" +- {100 * std:.2f}")
+
+
+def _refit(entry: Published) -> str:
+    seeds = entry.refit_seeds
+    of = f" ({seeds} seed{'' if seeds == 1 else 's'})" if seeds and seeds != entry.seeds else ""
+    return _with_spread(entry.refit_mean, entry.refit_std) + of
+
+
+def _devices(results: Mapping[str, Published]) -> str:
+    """Where and from which commit; with the models' names where these are not the same of all."""
+    made: dict[tuple[str, str | None], list[str]] = {}
+    for kind, name in NAMES.items():
+        if kind in results:
+            made.setdefault((results[kind].device, results[kind].commit), []).append(name)
+    places = []
+    for (device, commit), names in made.items():
+        of = f" ({', '.join(names)})" if len(made) > 1 else ""
+        places.append(f"{device}{f', commit {commit[:12]}' if commit else ''}{of}")
+    return f"Made on {'; '.join(places)}."
+
+
+if __name__ == "__main__":
+    run(main)
