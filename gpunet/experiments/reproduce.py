@@ -23,8 +23,8 @@ from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
 from gpunet.training.hybrid import stage_folder
 from gpunet.training.trainer import LAST, METRICS
 
-SEEDS = {"mlp": 5, "cnn": 3, "hybrid": 3}
-"""Seeds of a model that is not published yet."""
+SEEDS = 3
+"""How many seeds a model has that is not published yet."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def reproduce(
     """
     published = load_published().get(kind)
     preset = preset or (published.preset if published else "best")
-    count = seeds or (published.seeds if published else SEEDS[kind])
+    count = seeds or (published.seeds if published else SEEDS)
     configs = [config_of(kind, preset, seed, refit=refit) for seed in range(count)]
     runs = []
     for config in configs:

@@ -6,13 +6,12 @@ import statistics
 import warnings
 from collections.abc import Sequence
 
+from gpunet.models import MODELS
 from gpunet.options import option_fields
 from gpunet.sweep import Effect, Row, Sweep, effects
 from gpunet.sweep.declaration import Axis, Trial, label_of
 from gpunet.sweep.search import FixedSearch, search_of
 from gpunet.sweep.summary import best_point, point_accuracy
-
-KINDS = {"mlp": "MLP", "cnn": "CNN", "hybrid": "hybrid"}
 
 RULE = (
     "All accuracies are those of the validation images, which are not the test images. A spread is the standard "
@@ -68,7 +67,9 @@ def write_conclusions(found: Sequence[tuple[Sweep, Sequence[Row]]]) -> str:
         "",
         "## In short",
     ]
-    by_kind = {name: [(sweep, rows) for sweep, rows in found if sweep.kind == kind] for kind, name in KINDS.items()}
+    by_kind = {
+        kind.label: [(sweep, rows) for sweep, rows in found if sweep.kind == kind.name] for kind in MODELS.values()
+    }
     for name, own in by_kind.items():
         if own:
             parts += ["", f"{name}:", ""]

@@ -17,17 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from gpunet.cli.compute import existing_run
-from gpunet.errors import CheckpointError, DataError, OutputError
+from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.inference import load_class_names
 from gpunet.experiments.run import PREDICTIONS
-from gpunet.files import write_text_atomic
+from gpunet.files import make_folder, write_text_atomic
+from gpunet.models import MODELS
 from gpunet.report.metrics import confusion_matrix, per_class_table
 from gpunet.report.sweep_figures import plot_gallery, plot_sweep
 from gpunet.sweep import Row, Sweep, effects, load_sweep, read_table, write_table
 from gpunet.sweep.panels import panels_of
 from gpunet.sweep.run import DECLARATION, TABLE
 from scripts.study.command import run
-from scripts.study.conclusions import KINDS, reference_label, write_conclusions
+from scripts.study.conclusions import reference_label, write_conclusions
 
 logger = logging.getLogger("gpunet")
 
@@ -86,10 +87,7 @@ def make_gallery(declared: Path, sweeps: Path, out: Path, *, hybrid: Path | None
         CheckpointError: `hybrid` is no run folder with test predictions.
         OutputError: a file cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {out}: {error.strerror or error}") from error
+    make_folder(out)
     files = sorted(declared.glob("*.toml"))
     if not files:
         raise DataError(f"there is no declared sweep in {declared}: expected TOML files")
@@ -111,7 +109,7 @@ def make_gallery(declared: Path, sweeps: Path, out: Path, *, hybrid: Path | None
             written.append(out / f"{sweep.name}.png")
     if hybrid is not None:
         written += _save_confusion(hybrid, out)
-    for kind in KINDS:
+    for kind in MODELS:
         written += _overview(kind, [pair for pair in found if pair[0].kind == kind], out)
     if found:
         write_text_atomic(out / CONCLUSIONS, write_conclusions(found))
@@ -151,7 +149,7 @@ def _overview(kind: str, found: Sequence[tuple[Sweep, list[Row]]], out: Path) ->
         return []
     names, matrix = confusion if confusion is not None else ([], None)
     path = out / f"{kind}_experiments.png"
-    plot_gallery(panels, path, f"Experiments with the {KINDS[kind]}", confusion=matrix, class_names=names)
+    plot_gallery(panels, path, f"Experiments with the {MODELS[kind].label}", confusion=matrix, class_names=names)
     lines = [["sweep", "axis", "value", "seeds", "mean", "std", "difference", "failed"]]
     for sweep, rows in found:
         for axis in sweep.axes if sweep.options.search == "grid" else ():

@@ -22,9 +22,9 @@ from gpunet.experiments.presets import PRESETS
 from gpunet.experiments.published import Published, load_published
 from gpunet.experiments.reproduce import Reproduction, reproduce
 from gpunet.files import write_text_atomic
+from gpunet.models import MODELS
 from scripts.study.checkout import PUBLISHED, ROOT, commit
 from scripts.study.command import run
-from scripts.study.readme import NAMES
 
 
 def main(argv: Sequence[str] | None = None, *, root: Path = ROOT) -> None:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None, *, root: Path = ROOT) -> None:
         description="Publish the test accuracy of a preset over its seeds: train what is missing, as gpunet reproduce "
         f"does, and write {PUBLISHED.as_posix()}.",
     )
-    parser.add_argument("kind", choices=list(NAMES))
+    parser.add_argument("kind", choices=list(MODELS))
     parser.add_argument("--refit", action="store_true", help="learn from the validation images as well")
     parser.add_argument("--seeds", metavar="N", type=_count, help="seeds 0 to N-1 (default: as published)")
     parser.add_argument("--preset", choices=list(PRESETS), help="default: the published one, else best")
@@ -100,7 +100,7 @@ def save_published(path: Path, results: Mapping[str, Published]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    document: dict[str, Any] = {kind: asdict(results[kind]) for kind in NAMES if kind in results}
+    document: dict[str, Any] = {kind: asdict(results[kind]) for kind in MODELS if kind in results}
     write_text_atomic(path, json.dumps(document, indent=2) + "\n")
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from gpunet.experiments.published import Published, load_published
 from gpunet.files import write_text_atomic
+from gpunet.models import MODELS
 from scripts.study.checkout import FIGURES, PUBLISHED, ROOT
 from scripts.study.command import run
 from scripts.study.markers import fill
 
 START, END = "<!-- results: written by python -m scripts.study.readme -->", "<!-- end of results -->"
 
-NAMES = {"mlp": "MLP", "cnn": "CNN", "hybrid": "hybrid"}
 CAPTIONS = {
     "mlp_experiments.png": "Experiments with the MLP",
     "cnn_experiments.png": "Experiments with the CNN",
@@ -54,13 +54,13 @@ def results_table(results: Mapping[str, Published], folder: Path | None = None) 
         "to reproduce |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for kind, name in NAMES.items():
+    for kind, model in MODELS.items():
         if kind not in results:
             continue
         entry = results[kind]
         low, high = entry.interval
         cells = [
-            name,
+            model.label,
             f"{entry.parameters:,}",
             _with_spread(entry.mean, entry.std),
             str(entry.seeds),
@@ -96,9 +96,9 @@ def _refit(entry: Published) -> str:
 def _devices(results: Mapping[str, Published]) -> str:
     """Where and from which commit; with the models' names where these are not the same of all."""
     made: dict[tuple[str, str | None], list[str]] = {}
-    for kind, name in NAMES.items():
+    for kind, model in MODELS.items():
         if kind in results:
-            made.setdefault((results[kind].device, results[kind].commit), []).append(name)
+            made.setdefault((results[kind].device, results[kind].commit), []).append(model.label)
     places = []
     for (device, commit), names in made.items():
         of = f" ({', '.join(names)})" if len(made) > 1 else ""

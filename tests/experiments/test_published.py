@@ -11,14 +11,14 @@ import pytest
 from gpunet.errors import DataError
 from gpunet.experiments import published
 from gpunet.experiments.published import Published, load_published
-from gpunet.experiments.reproduce import SEEDS
+from gpunet.models import MODELS
 
 MLP = Published(0.9051, 0.0012, 5, (0.8992, 0.9107), 0.9071, "best", 109_386, None, "some CPU", 0.001)
 
 
 def test_of_the_package() -> None:
     found = load_published()
-    assert found.keys() == SEEDS.keys()
+    assert found.keys() == MODELS.keys()
     for entry in found.values():
         assert entry.interval[0] < entry.mean < entry.interval[1] and entry.seeds >= 3
 
