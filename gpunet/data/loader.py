@@ -10,6 +10,7 @@ import numpy as np
 
 from gpunet import ops
 from gpunet.backend import Array, Backend
+from gpunet.devices import get_backend
 from gpunet.errors import ConfigError, DataError
 from gpunet.ops import random
 
@@ -26,7 +27,7 @@ class Loader:
     Args:
         images: (n, H, W, C) uint8, or float features of any shape (n, ...) that are handed out as they are.
         labels: (n,) integers.
-        backend: the device.
+        backend: the device; by default that of :func:`gpunet.get_backend`.
         scale, offset: a batch is pixel * scale + offset (for uint8 images), broadcastable to (H, W, C).
         flip, shift, cutout: augmentation of training batches; see :func:`gpunet.ops.gather_batch`.
         alternate_flip: mirror each training image in every second epoch (K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on
@@ -35,7 +36,8 @@ class Loader:
         dtype: of the batches, float32 or float64.
 
     Raises:
-        DataError: no images, or as many labels as images are not there.
+        DataError: there are no images, or not as many labels as images.
+        DeviceError: there is no such device.
         ConfigError: augmentation of data that are not uint8 images.
     """
 
@@ -44,7 +46,7 @@ class Loader:
         images: np.ndarray,
         labels: np.ndarray,
         *,
-        backend: Backend,
+        backend: Backend | None = None,
         scale: np.ndarray | None = None,
         offset: np.ndarray | None = None,
         flip: bool = False,
@@ -59,7 +61,7 @@ class Loader:
             raise ConfigError("flip, alternate_flip, shift and cutout need images, not features: leave them out")
         if flip and alternate_flip:
             raise ConfigError("flip and alternate_flip exclude each other: give one of them")
-        self.backend = backend
+        self.backend = backend = backend or get_backend()
         self.size = len(images)
         self.input_shape: tuple[int, ...] = tuple(images.shape[1:])
         # Of alternating images the mirrored ones lie behind the others: which one is shown is a matter of the order.

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gpunet.backend import Array
-from gpunet.errors import DivergedError
 from gpunet.nn import ForwardContext, Layer, Sequential
-
-if TYPE_CHECKING:
-    from gpunet.training.trainer import Trainer
 
 
 def _finite(array: Array) -> bool:
@@ -41,17 +35,3 @@ def first_not_finite(model: Layer, x: Array, ctx: ForwardContext) -> str:
         if not _finite(parameter.grad):
             return f"the gradient of {name} is not finite"
     return "the loss is not finite, but all layers are"
-
-
-def diverged(trainer: Trainer, index: int) -> DivergedError:
-    """The error for a loss that was not finite in step `index` (from 0) of the running epoch; runs that step again."""
-    number = trainer.epoch * trainer.steps_per_epoch + index
-    seed = trainer.config.seed
-    x, _ = trainer.train.training_batch(index * trainer.batch_size, trainer.batch_size, seed=seed, step=number)
-    state = trainer.flat.state.copy()
-    where = first_not_finite(trainer.model, x, ForwardContext(training=True, seed=seed, step=number))
-    trainer.flat.state[...] = state  # the diagnosis leaves no trace in the running statistics
-    return DivergedError(
-        f"training diverged in step {number + 1} (epoch {trainer.epoch + 1}, learning rate {trainer.lr:.3g}): {where}. "
-        "Use a lower --lr, --clip-norm, or check the data"
-    )

@@ -17,14 +17,14 @@ from typing import Any
 
 from gpunet import ops, optim
 from gpunet.data.loader import Loader
-from gpunet.errors import CheckpointError, ConfigError
+from gpunet.errors import CheckpointError, ConfigError, DivergedError
 from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
 from gpunet.nn.parameter import FlatParameters
 from gpunet.optim import schedules
 from gpunet.training.callbacks import Callback, EarlyStopping
 from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
-from gpunet.training.diagnose import diverged
+from gpunet.training.diagnose import first_not_finite
 from gpunet.training.evaluation import evaluate
 from gpunet.training.history import History, Record
 from gpunet.training.state import EpochTotals, StepState
@@ -130,10 +130,22 @@ class Trainer:
             totals = self._state.totals()
             if not totals.finite:
                 first = self.epoch * self.steps_per_epoch
-                raise diverged(self, index if totals.failed is None else totals.failed - first)
+                raise self._diverged(index if totals.failed is None else totals.failed - first)
             for callback in self.callbacks:
                 callback.on_step(self, index + 1, totals.loss / totals.steps)
         return totals
+
+    def _diverged(self, index: int) -> DivergedError:
+        """The error for a loss that was not finite in step `index` (from 0) of the running epoch; runs that step again."""
+        number, seed = self.epoch * self.steps_per_epoch + index, self.config.seed
+        x, _ = self.train.training_batch(index * self.batch_size, self.batch_size, seed=seed, step=number)
+        state = self.flat.state.copy()
+        where = first_not_finite(self.model, x, ForwardContext(training=True, seed=seed, step=number))
+        self.flat.state[...] = state  # the diagnosis leaves no trace in the running statistics
+        return DivergedError(
+            f"training diverged in step {number + 1} (epoch {self.epoch + 1}, learning rate {self.lr:.3g}): {where}. "
+            "Use a lower --lr, --clip-norm, or check the data"
+        )
 
     # --- the training -----------------------------------------------------------------------------------------------
 
@@ -171,7 +183,7 @@ class Trainer:
             better = validation.accuracy > self.best_accuracy or self.config.keep == "last"
             weights = self.flat.state_dict() if better else None
         if not math.isfinite(validation.loss):
-            raise diverged(self, self.steps_per_epoch - 1)
+            raise self._diverged(self.steps_per_epoch - 1)
         self.epoch += 1
         self.schedule.observe(validation.loss)
         record: Record = {
