@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -59,6 +60,37 @@ def test_the_package_knows_of_no_checkout() -> None:
     for path in (ROOT / "gpunet").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"README|docs/results|pyproject|\bROOT\b|[\"']git[\"']", text), path
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Not even by an import inside a function; those for type checkers alone do not count."""
+    grimp = pytest.importorskip("grimp", reason="grimp is not installed: pip install -e '.[dev]'")
+    graph = grimp.build_graph("gpunet", cache_dir=None, exclude_type_checking_imports=True)
+    left = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    assert len(left) > 100
+    while leaves := [module for module, imported in left.items() if not imported & left.keys()]:
+        for module in leaves:
+            del left[module]
+    assert not left, f"some of these are in a circle: {sorted(left)}"
+
+
+IMPORTS_BY_STRING = {
+    "gpunet/__init__.py": 2,  # the public names, imported at their first use
+    "gpunet/cli/main.py": 1,  # the commands
+    "gpunet/ops/_dispatch.py": 1,  # the implementations of an op
+}
+"""Calls that import a module of gpunet by its name, which the import linter does not see, in each file."""
+
+
+def test_modules_are_imported_by_statements() -> None:
+    found: dict[str, int] = {}
+    for path in sorted((ROOT / "gpunet").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            if name in ("import_module", "__import__") and "'numba'" not in ast.unparse(node):
+                file = path.relative_to(ROOT).as_posix()
+                found[file] = found.get(file, 0) + 1
+    assert found == IMPORTS_BY_STRING
 
 
 def test_kernels_holds_no_python() -> None:

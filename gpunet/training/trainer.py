@@ -136,7 +136,7 @@ class Trainer:
         return totals
 
     def _diverged(self, index: int) -> DivergedError:
-        """The error for a loss that was not finite in step `index` (from 0) of the running epoch; runs that step again."""
+        """The error for a loss that is not finite in step `index`, from 0, of this epoch; runs that step again."""
         number, seed = self.epoch * self.steps_per_epoch + index, self.config.seed
         x, _ = self.train.training_batch(index * self.batch_size, self.batch_size, seed=seed, step=number)
         state = self.flat.state.copy()
