@@ -8,9 +8,29 @@ import numpy as np
 import pytest
 
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.models import CNN, MLP, CNNConfig, Hybrid, HybridConfig, MLPConfig, create
+from gpunet.models import CNN, MLP, MODELS, CNNConfig, Hybrid, HybridConfig, MLPConfig, create
 from gpunet.nn import ForwardContext, SoftmaxCrossEntropy, summary
-from tests.support import assert_close, torch_or_skip
+from tests.support import assert_close, check_gradient, torch_or_skip
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_kind_of_model_is_built_by_its_options_and_has_its_gradients(kind: str) -> None:
+    """The gradients of the inputs and of all parameters, in float64 without dropout, by central differences."""
+    model = create(MODELS[kind].config(), (28, 28, 1), 10).initialize(seed=3, dtype=np.float64)
+    assert model.output_shape((28, 28, 1)) == (10,) and MODELS[kind].label and MODELS[kind].help
+    rng = np.random.default_rng(0)
+    x, dy = rng.random((2, 28, 28, 1)), rng.standard_normal((2, 10))
+    y, backward = model.forward(x, ForwardContext())
+    dx = backward(dy)
+    assert y.shape == (2, 10)
+    check_gradient(model, dx, x, dy, rng)
+    values = model.flat.values.copy()
+
+    def of_parameters(new: np.ndarray) -> np.ndarray:
+        model.flat.values[...] = new
+        return model(x)
+
+    check_gradient(of_parameters, model.flat.gradients.copy(), values, dy, rng)
 
 
 def test_default_mlp_has_the_parameters_of_784_128_64_10() -> None:
