@@ -2,7 +2,7 @@
 
     python -m bench.conv_training [--epochs 4] [--seeds 3] [--algorithms default ...] [--json FILE] [--save]
 
-The algorithms differ in rounding errors alone, Winograd's being the largest (see gpunet/ops/conv2d/_winograd.py). A
+The algorithms differ in rounding errors alone, Winograd's being the largest (see gpunet/ops/conv2d/cpu/winograd.py). A
 training enlarges such differences until two runs differ as two seeds do, so each algorithm is trained with the same few
 seeds, and the question is whether the means differ by more than the seeds do. Accuracies are those of the last epoch on
 the validation images; the test images are not looked at. `default` is the choice that gpunet makes by the shapes, with
@@ -54,7 +54,7 @@ def forced(algorithm: str) -> Iterator[None]:
     if algorithm == "default":
         yield
     elif algorithm == "sums":
-        with patch.object(cpu._winograd, "applies", lambda g: False):
+        with patch.object(cpu.winograd, "applies", lambda g: False):
             yield
     elif algorithm == "im2col":
 

@@ -36,6 +36,13 @@ def test_import_of_every_part_needs_no_kernel_compiler() -> None:
     assert run(sys.executable, "-c", code, cwd=ROOT).stdout.strip() == "[]"
 
 
+def test_the_cuda_path_needs_no_numba() -> None:
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("gpunet/ops/*/cuda.py")]
+    assert "gpunet.ops.conv2d.cuda" in modules
+    code = f"import sys, {', '.join(modules)}; print('numba' in sys.modules, 'llvmlite' in sys.modules)"
+    assert run(sys.executable, "-c", code, cwd=ROOT).stdout.strip() == "False False"
+
+
 def test_import_takes_less_than_three_tenths_of_a_second() -> None:
     """The one timed assertion, a promise to users: in CPU time, so that a busy machine does not matter."""
     code = "import time; t = time.process_time(); import gpunet; print(time.process_time() - t)"

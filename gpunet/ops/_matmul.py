@@ -1,7 +1,7 @@
-"""Matrix products of whole arrays (CPU): small ones with sums in registers, large ones by BLAS.
+"""Matrix products of whole arrays (CPU): small ones by register tiling, large ones by BLAS.
 
-BLAS copies both factors into an order of its own first. For a right factor that fits into the L2 cache that costs more
-than it gains, and more still where the left factor has few rows.
+BLAS packs both matrices first. For a right-hand matrix that fits into the L2 cache that costs more than it gains, and
+more still where the left-hand matrix has few rows.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import numpy as np
 from gpunet import aligned
 from gpunet.ops._blas import gemm, gemm_address
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._simd import BLOCK_BYTES, add_outer_products, multiples
+from gpunet.ops._simd import PANEL_BYTES, gemm_micro_kernel, multiples
 
 _TILE_ROWS = 6
-"""Rows that a call of the micro-kernel takes."""
+"""Rows of the register tile of a call of the micro-kernel."""
 _CACHED_BYTES = 2**19
-"""A right factor up to this size is read in place."""
+"""A right-hand matrix up to this size is read in place, without packing."""
 _FEW_ROWS = 3
-_PIECES, _PIECE_PRODUCTS = 8, 2**18
-"""Pieces of a product with sums in registers, and multiply-adds of one at least: some microseconds, which is what it
-takes to hand it to a thread that is still awake, as in a training step."""
-_BLAS_PIECE_ROWS, _BLAS_PIECE_PRODUCTS = 64, 2**19
-"""What a piece of a product by BLAS has at least: each copies the whole right factor."""
+_MAX_CHUNKS, _CHUNK_PRODUCTS = 8, 2**18
+"""Chunks of rows of a register-tiled product, at most, and the multiply-adds of one, at least: some microseconds, which
+is what it takes to hand a chunk to a thread that is still awake, as in a training step."""
+_BLAS_CHUNK_ROWS, _BLAS_CHUNK_PRODUCTS = 64, 2**19
+"""Rows and multiply-adds of a chunk for BLAS, at least: each one packs the whole right-hand matrix."""
 
 
 @jit
-def _add_rows(a, b, c):
-    """c = a @ b, adding up rows of b."""
+def _axpy_rows(a, b, c):
+    """c = a @ b, one scaled row of b after the other (axpy)."""
     for i in range(a.shape[0]):
         c[i] = 0
         for k in range(a.shape[1]):
@@ -43,31 +43,31 @@ def _rectify(c):
 
 
 @jit
-def _register_rows(a, row_step, offsets, b, bias, block, relu, c, first, stop):
-    """Rows first ... stop - 1 of the product plus bias; `a` and `b` are flat, `block` is the size of a row of sums."""
+def _tiled_rows(a, row_step, offsets, b, bias, panel, relu, c, first, stop):
+    """Rows first ... stop - 1 of the product plus bias; `a` and `b` are flat, `panel` is PANEL_BYTES in elements."""
     rows, columns = c.shape
     flat = c.reshape(-1)
-    for j in range(0, columns, block):
+    for j in range(0, columns, panel):
         for start in range(first, stop, _TILE_ROWS):
-            i = min(start, rows - _TILE_ROWS)  # the last ones overlap
+            i = min(start, rows - _TILE_ROWS)  # the last tiles overlap
             at = i * row_step
             tile = (
                 *(at, at + row_step, at + 2 * row_step),
                 *(at + 3 * row_step, at + 4 * row_step, at + 5 * row_step),
             )
             to = i * columns + j
-            add_outer_products(*(a, tile, offsets), *(b, j, columns), *(bias, j, 0), *(flat, to, columns))
+            gemm_micro_kernel(*(a, tile, offsets), *(b, j, columns), *(bias, j, 0), *(flat, to, columns))
     if relu:
-        # Also the rows before the first that a last tile computed again: whoever wrote a sum rectifies it afterwards.
+        # Also the rows before the first that an overlapping tile computed again: who writes a sum rectifies it.
         _rectify(flat[min(first, rows - _TILE_ROWS) * columns : min(stop, rows) * columns])
 
 
 @parallel_jit
-def _register_pieces(a, row_step, offsets, b, bias, block, relu, c, pieces):
+def _tiled_chunks(a, row_step, offsets, b, bias, panel, relu, c, chunks):
     tiles = (c.shape[0] + _TILE_ROWS - 1) // _TILE_ROWS
-    for piece in prange(pieces):
-        first, stop = piece * tiles // pieces * _TILE_ROWS, (piece + 1) * tiles // pieces * _TILE_ROWS
-        _register_rows(a, row_step, offsets, b, bias, block, relu, c, first, stop)
+    for chunk in prange(chunks):
+        first, stop = chunk * tiles // chunks * _TILE_ROWS, (chunk + 1) * tiles // chunks * _TILE_ROWS
+        _tiled_rows(a, row_step, offsets, b, bias, panel, relu, c, first, stop)
 
 
 @jit
@@ -94,10 +94,10 @@ def _blas_rows(address, a, trans_a, b, trans_b, c, start, stop):
 
 
 @parallel_jit
-def _blas_pieces(address, a, trans_a, b, trans_b, c, pieces):
+def _blas_chunks(address, a, trans_a, b, trans_b, c, chunks):
     rows = c.shape[0]
-    for piece in prange(pieces):
-        start, stop = piece * rows // pieces, (piece + 1) * rows // pieces
+    for chunk in prange(chunks):
+        start, stop = chunk * rows // chunks, (chunk + 1) * rows // chunks
         _blas_rows(address, a, trans_a, b, trans_b, c, start, stop)
 
 
@@ -113,35 +113,33 @@ def matmul(
 ) -> np.ndarray:
     """op(A) @ op(B) of two C-contiguous matrices of one dtype, plus `bias` in each row, in parallel over rows.
 
-    With `relu` what is negative becomes 0.
-
-    It is written to `out`, a C-contiguous matrix, if that is given.
+    With `relu`, negative values become 0. The result is written to `out`, a C-contiguous matrix, if that is given.
     """
     rows, inner = (a.shape[1], a.shape[0]) if trans_a else a.shape
     if out is None:
         out = aligned.empty((rows, b.shape[0] if trans_b else b.shape[1]), a.dtype)
-    if _in_registers(rows, b, trans_b):
+    if _suits_register_tiling(rows, b, trans_b):
         row_step, step = (1, rows) if trans_a else (inner, 1)
         start = np.zeros(out.shape[1], a.dtype) if bias is None else np.ascontiguousarray(bias)
-        block = BLOCK_BYTES // a.itemsize
-        operands = a.reshape(-1), row_step, multiples(inner, step), b.reshape(-1), start, block, relu, out
-        pieces = min(_PIECES, out.size * inner // _PIECE_PRODUCTS)
-        if pieces <= 1:
-            _register_rows(*operands, 0, rows)
+        panel = PANEL_BYTES // a.itemsize
+        operands = a.reshape(-1), row_step, multiples(inner, step), b.reshape(-1), start, panel, relu, out
+        chunks = min(_MAX_CHUNKS, out.size * inner // _CHUNK_PRODUCTS)
+        if chunks <= 1:
+            _tiled_rows(*operands, 0, rows)
         else:
-            _register_pieces(*operands, pieces)
+            _tiled_chunks(*operands, chunks)
         return out
     if not (out.size and inner):
         out[...] = 0
     elif rows <= _FEW_ROWS and not trans_a and not trans_b:
-        _add_rows(a, b, out)
+        _axpy_rows(a, b, out)
     else:
         by_blas = gemm_address(a.dtype), a, int(trans_a), b, int(trans_b), out
-        pieces = min(-(-rows // _BLAS_PIECE_ROWS), out.size * inner // _BLAS_PIECE_PRODUCTS)
-        if pieces <= 1:
+        chunks = min(-(-rows // _BLAS_CHUNK_ROWS), out.size * inner // _BLAS_CHUNK_PRODUCTS)
+        if chunks <= 1:
             _blas_rows(*by_blas, 0, rows)
         else:
-            _blas_pieces(*by_blas, pieces)
+            _blas_chunks(*by_blas, chunks)
     if bias is not None:
         out += bias
     if relu:
@@ -149,7 +147,7 @@ def matmul(
     return out
 
 
-def _in_registers(rows: int, b: np.ndarray, trans_b: bool) -> bool:
+def _suits_register_tiling(rows: int, b: np.ndarray, trans_b: bool) -> bool:
     return (
-        not trans_b and rows >= _TILE_ROWS and b.nbytes <= _CACHED_BYTES and b.shape[1] * b.itemsize % BLOCK_BYTES == 0
+        not trans_b and rows >= _TILE_ROWS and b.nbytes <= _CACHED_BYTES and b.shape[1] * b.itemsize % PANEL_BYTES == 0
     )

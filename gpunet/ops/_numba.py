@@ -1,4 +1,8 @@
-"""How gpunet uses Numba: the one place that imports and configures it (only ``cpu.py`` files import this)."""
+"""How gpunet uses Numba: the one place that configures it.
+
+Only the ops' ``cpu`` modules import this, and the helpers that they share (``_blas``, ``_exp``, ``_matmul``,
+``_reduce`` and ``_simd``); `lint-imports` sees to it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ jit: Any = functools.partial(numba.njit, cache=True, nogil=True, error_model="nu
 parallel_jit: Any = functools.partial(jit, parallel=True)
 """As :data:`jit`, with ``prange`` loops spread over the threads.
 
-Work is always cut into pieces by the shapes alone, never by the number of threads, and partial sums are added
+Work is always split by the shapes alone, never by the number of threads, and partial sums are added
 in a fixed order: a result has the same bits with one thread and with many.
 """
 

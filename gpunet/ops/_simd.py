@@ -1,12 +1,12 @@
-"""Vector code inside Numba kernels: what loops in Python cannot say, written as LLVM instructions.
+"""SIMD code for Numba kernels, written as LLVM instructions because loops in Python cannot express it.
 
-Numba leaves vectors to LLVM's loop vectoriser, which never keeps a block of sums in registers over a loop. The two
-intrinsics here do, on arrays of float32 or float64: :func:`add_outer_products`, the inner loop of every matrix product,
-and those that :func:`two_sided_product` makes. All arrays that they take are flat and contiguous, all positions are
-in elements, and nothing is checked.
+Numba leaves vectorisation to LLVM, which never keeps a tile of accumulators in registers across a loop. The intrinsics
+here do, for float32 and float64: :func:`gemm_micro_kernel`, the inner loop of every matrix product that is not BLAS's,
+and the transforms that :func:`winograd_transform` makes. All arrays they take are flat and contiguous, all starts,
+strides and offsets count elements, and nothing is checked.
 
-A sum is added up in the order of its terms by fused multiply-adds, where the processor has them: its bits do not depend
-on the width of the vectors.
+A sum accumulates its terms in order, with fused multiply-adds where the processor has them: its bits do not depend on
+the width of the vectors.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def _vector_bytes() -> int:
 
 
 VECTOR_BYTES = _vector_bytes()
-VECTORS = 2
-"""Vectors of a row of sums."""
-BLOCK_BYTES = VECTORS * VECTOR_BYTES
-"""A row of sums. Six such rows fill most of the 16 registers of AVX, and there are enough sums to hide the latency of
-two units for multiply-adds."""
+PANEL_VECTORS = 2
+"""Vectors in a row of the register tile."""
+PANEL_BYTES = PANEL_VECTORS * VECTOR_BYTES
+"""A row of the register tile, and so the width of a panel of the right-hand matrix. Six such rows fill most of the 16
+registers of AVX, and are enough accumulators to hide the latency of two fused multiply-add units."""
 
 
 class _Code:
@@ -84,58 +84,56 @@ class _Code:
 
 
 @intrinsic
-def add_outer_products(
+def gemm_micro_kernel(
     typing_context: Any,
-    values: Any,
-    rows: Any,
-    offsets: Any,
-    vectors: Any,
-    first: Any,
-    step: Any,
-    start: Any,
-    start_first: Any,
-    start_step: Any,
-    result: Any,
-    result_first: Any,
-    result_step: Any,
+    a: Any,
+    a_rows: Any,
+    a_offsets: Any,
+    b: Any,
+    b_start: Any,
+    b_stride: Any,
+    c: Any,
+    c_start: Any,
+    c_stride: Any,
+    d: Any,
+    d_start: Any,
+    d_stride: Any,
 ) -> Any:
-    """result[r, :] = start[r, :] + sum over k of values[rows[r] + offsets[k]] * vectors[k, :].
+    """D = A B + C for one register tile: d[r, :] = c[r, :] + sum over k of a[a_rows[r] + a_offsets[k]] * b[k, :].
 
-    `rows` is a tuple of integers, `offsets` an array of them. Row r of `result` is the BLOCK_BYTES from the element
-    result_first + r * result_step; those of `start` and `vectors` likewise.
+    `a_rows` is a tuple of integers, one for each row of the tile, and `a_offsets` an array of them. Row r of D is the
+    PANEL_BYTES from element d_start + r * d_stride of `d`; the rows of B and C likewise. C and D may be the same.
 
     Source: Van Zee & van de Geijn, BLIS: A Framework for Rapidly Instantiating BLAS Functionality, ACM TOMS, 2015.
     """
-    index, count = types.intp, rows.count
+    index, count = types.intp, a_rows.count
     signature = types.void(
-        values,
-        rows,
-        offsets,
-        *(vectors, index, index),
-        *(start, index, index),
-        *(result, index, index),
+        *(a, a_rows, a_offsets),
+        *(b, index, index),
+        *(c, index, index),
+        *(d, index, index),
     )
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature, args, values.dtype)
-        tile = [(r, v) for r in range(count) for v in range(VECTORS)]
+        code = _Code(context, builder, signature, args, a.dtype)
+        tile = [(r, v) for r in range(count) for v in range(PANEL_VECTORS)]
 
         def position(at: int, row: Any, v: int) -> Any:
-            """Where vector v of a row of the matrix begins that the three arguments from `at` describe."""
+            """The first element of vector v in a row of the matrix given by the three arguments from `at` on."""
             element = builder.add(args[at + 1], builder.mul(args[at + 2], row))
             return builder.add(element, code.integer(v * code.lanes))
 
         data = {at: code.array(at).data for at in (0, 2, 3, 6, 9)}
         bases = [builder.gep(data[0], [builder.extract_value(args[1], r)]) for r in range(count)]
-        sums = {at: cgutils.alloca_once(builder, code.vector) for at in tile}  # LLVM makes registers of them
+        sums = {at: cgutils.alloca_once(builder, code.vector) for at in tile}  # LLVM puts them in registers
         for r, v in tile:
             builder.store(code.load(data[6], position(6, code.integer(r), v)), sums[r, v])
         with cgutils.for_range(builder, code.array(2).nitems) as loop:
             offset = code.element(data[2], loop.index)
-            loaded = [code.load(data[3], position(3, loop.index, v)) for v in range(VECTORS)]
+            loaded = [code.load(data[3], position(3, loop.index, v)) for v in range(PANEL_VECTORS)]
             for r in range(count):
                 value = code.broadcast(code.element(bases[r], offset))
-                for v in range(VECTORS):
+                for v in range(PANEL_VECTORS):
                     builder.store(code.multiply_add(value, loaded[v], builder.load(sums[r, v])), sums[r, v])
         for r, v in tile:
             code.store(builder.load(sums[r, v]), data[9], position(9, code.integer(r), v))
@@ -144,24 +142,24 @@ def add_outer_products(
     return signature, codegen
 
 
-def two_sided_product(matrix: Sequence[Sequence[float]]) -> Any:
-    """An intrinsic ``product(source, at, places, target, to, target_places, length)`` that multiplies by constants.
+def winograd_transform(matrix: Sequence[Sequence[float]]) -> Any:
+    """An intrinsic ``transform(x, x_start, x_offsets, y, y_start, y_offsets, channels)``, with `matrix` compiled in.
 
-    It computes ``Y = M X M^T`` for the (a, b) `matrix` M, once for each of `length` channels (a multiple of the
-    elements of VECTOR_BYTES). Entry (i, j) of X is the channels of `source` from ``at + places[i * b + j]``, or zeros
-    where that place is negative. Entry (i, j) of Y goes to `target` from ``to + target_places[i * a + j]``, or nowhere
-    where that place is negative. Constants of 0, 1 and -1 cost no multiplication.
+    It computes ``Y = M X M^T`` for the (a, b) `matrix` M, once for each of the `channels` (a multiple of the lanes of
+    a vector). Entry (i, j) of X is the channels of `x` from ``x_start + x_offsets[i * b + j]`` on, or zeros where that
+    offset is negative. Entry (i, j) of Y is stored in `y` from ``y_start + y_offsets[i * a + j]`` on, or not at all
+    where that offset is negative. Constants of 0, 1 and -1 cost no multiplication.
     """
 
     @intrinsic
-    def product(
-        typing_context: Any, source: Any, at: Any, places: Any, target: Any, to: Any, target_places: Any, length: Any
+    def transform(
+        typing_context: Any, x: Any, x_start: Any, x_offsets: Any, y: Any, y_start: Any, y_offsets: Any, channels: Any
     ) -> Any:
         index = types.intp
-        signature = types.void(source, index, places, target, index, target_places, index)
+        signature = types.void(x, index, x_offsets, y, index, y_offsets, index)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            code = _Code(context, builder, signature, args, source.dtype)
+            code = _Code(context, builder, signature, args, x.dtype)
             outer, inner = len(matrix), len(matrix[0])
             data = {k: code.array(k).data for k in (0, 2, 3, 5)}
             steps = builder.sdiv(args[6], code.integer(code.lanes))
@@ -182,34 +180,34 @@ def two_sided_product(matrix: Sequence[Sequence[float]]) -> Any:
 
             with cgutils.for_range(builder, steps) as loop:
                 channel = builder.mul(loop.index, code.integer(code.lanes))
-                begin, end = builder.add(args[1], channel), builder.add(args[4], channel)
-                x = []
+                x_begin, y_begin = builder.add(args[1], channel), builder.add(args[4], channel)
+                entries = []
                 for k in range(inner * inner):
-                    place = code.element(data[2], code.integer(k))
-                    is_outside = builder.icmp_signed("<", place, code.integer(0))
-                    somewhere = builder.select(is_outside, code.integer(0), place)
-                    loaded = code.load(data[0], builder.add(begin, somewhere))
-                    x.append(builder.select(is_outside, code.constant(0), loaded))
-                rows = [[combination(row, x[j::inner]) for j in range(inner)] for row in matrix]
+                    offset = code.element(data[2], code.integer(k))
+                    is_outside = builder.icmp_signed("<", offset, code.integer(0))
+                    readable = builder.select(is_outside, code.integer(0), offset)
+                    loaded = code.load(data[0], builder.add(x_begin, readable))
+                    entries.append(builder.select(is_outside, code.constant(0), loaded))
+                rows = [[combination(row, entries[j::inner]) for j in range(inner)] for row in matrix]
                 for i, left in enumerate(rows):
                     for j, right in enumerate(matrix):
                         value = combination(right, left)
-                        place = code.element(data[5], code.integer(i * outer + j))
-                        is_inside = builder.icmp_signed(">=", place, code.integer(0))
+                        offset = code.element(data[5], code.integer(i * outer + j))
+                        is_inside = builder.icmp_signed(">=", offset, code.integer(0))
                         with builder.if_then(is_inside, likely=True):
                             code.store(
-                                value if value is not None else code.constant(0), data[3], builder.add(end, place)
+                                value if value is not None else code.constant(0), data[3], builder.add(y_begin, offset)
                             )
             return context.get_dummy_value()
 
         return signature, codegen
 
-    return product
+    return transform
 
 
 @jit
 def multiples(count: int, step: int) -> np.ndarray:
-    """0, step, 2 step, ...: in a function of its own, where Numba does not make a parallel loop of it."""
+    """0, step, 2 step, ...: a function of its own, so that Numba does not turn it into a parallel loop."""
     result = np.empty(count, np.intp)
     for k in range(count):
         result[k] = k * step
@@ -218,7 +216,7 @@ def multiples(count: int, step: int) -> np.ndarray:
 
 @jit
 def scratch(count: int, like: np.ndarray) -> np.ndarray:
-    """An array of `count` elements of the dtype of `like` that begins at a multiple of VECTOR_BYTES * VECTORS."""
-    memory = np.empty(count + BLOCK_BYTES // like.itemsize, like.dtype)
-    first = -memory.ctypes.data % BLOCK_BYTES // like.itemsize
+    """An array of `count` elements of the dtype of `like` aligned to PANEL_BYTES."""
+    memory = np.empty(count + PANEL_BYTES // like.itemsize, like.dtype)
+    first = -memory.ctypes.data % PANEL_BYTES // like.itemsize
     return memory[first : first + count]

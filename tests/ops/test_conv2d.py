@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.ops.conv2d import conv2d, conv2d_backward, cpu, reference
-from gpunet.ops.conv2d._taps import transposed, without_dead_taps
+from gpunet.ops.conv2d.taps import transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
 from tests.support import assert_close, check_gradient, sum_scale, torch_or_skip
 
@@ -61,13 +61,13 @@ def arrays(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     return x, weight, bias, dy
 
 
-SUMS = ["positions", "im2col", "rows", "direct", "groups"]
+SUMS = ["tap_gemm", "im2col", "register_tiling", "direct", "groups"]
 """The algorithms that add up what the definition says, for every geometry; groups are ``direct`` or one at a time."""
 
 
 def choose_always(algorithm: str, patch: pytest.MonkeyPatch) -> None:
     """Let the CPU use `algorithm` wherever it can."""
-    as_convolution = algorithm in ("rows", "winograd")  # these have no input gradient of their own
+    as_convolution = algorithm in ("register_tiling", "winograd")  # these have no input gradient of their own
 
     def choose(direction: str, g: Conv2dGeometry) -> str:
         if g.groups > 1 and algorithm != "direct":
@@ -128,10 +128,10 @@ def test_every_algorithm_matches_reference(algorithm: str, case: dict[str, Any])
     padding=st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
-def test_rows_of_whole_and_broken_blocks(
+def test_register_tiling_of_whole_and_partial_panels(
     sizes: Any, channels: Any, kernel: Any, stride: Any, dilation: Any, padding: Any, dtype: Any
 ) -> None:
-    """Several tasks for an image, and output channels that fill blocks of registers or do not."""
+    """Several tasks for an image, and output channels that fill panels or do not."""
     x, weight = (*sizes, channels[0]), (*kernel, *channels)
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": 1}
     try:
@@ -139,19 +139,19 @@ def test_rows_of_whole_and_broken_blocks(
     except ShapeError:
         assume(False)
     with pytest.MonkeyPatch.context() as patch:
-        choose_always("rows", patch)
+        choose_always("register_tiling", patch)
         check_against_reference({"x": x, "weight": weight, "options": options, "dtype": dtype, "seed": 2})
 
 
 @pytest.mark.parametrize(
     ("x", "weight", "groups", "algorithms"),
     [
-        ((128, 28, 28, 1), (3, 3, 1, 32), 1, ("rows", "col2im", "rows")),
-        ((1, 14, 14, 32), (3, 3, 32, 64), 1, ("rows", "convolution", "rows")),
+        ((128, 28, 28, 1), (3, 3, 1, 32), 1, ("register_tiling", "col2im", "register_tiling")),
+        ((1, 14, 14, 32), (3, 3, 32, 64), 1, ("register_tiling", "convolution", "register_tiling")),
         ((128, 14, 14, 32), (3, 3, 32, 64), 1, ("winograd", "convolution", "winograd")),
         ((128, 3, 3, 128), (3, 3, 128, 256), 1, ("winograd", "convolution", "winograd")),
-        ((1, 3, 3, 128), (3, 3, 128, 256), 1, ("rows", "convolution", "positions")),
-        ((64, 3, 3, 120), (3, 3, 120, 256), 1, ("positions", "convolution", "positions")),
+        ((1, 3, 3, 128), (3, 3, 128, 256), 1, ("register_tiling", "convolution", "tap_gemm")),
+        ((64, 3, 3, 120), (3, 3, 120, 256), 1, ("tap_gemm", "convolution", "tap_gemm")),
         ((8, 14, 14, 64), (3, 3, 16, 64), 4, ("groups", "groups", "groups")),
         ((8, 14, 14, 32), (3, 3, 1, 32), 32, ("direct", "direct", "direct")),
     ],
@@ -167,7 +167,8 @@ def test_choice_of_products_and_strides() -> None:
     dense = Conv2dGeometry.of((8, 14, 14, 32), (1, 1, 32, 64))
     assert [cpu._choose(direction, dense) for direction in directions] == ["matmul"] * 3
     strided = Conv2dGeometry.of((8, 14, 14, 32), (3, 3, 32, 64), stride=2, padding=1)
-    assert [cpu._choose(direction, strided) for direction in directions] == ["rows", "positions", "rows"]
+    choices = [cpu._choose(direction, strided) for direction in directions]
+    assert choices == ["register_tiling", "tap_gemm", "register_tiling"]
 
 
 def test_dead_taps() -> None:

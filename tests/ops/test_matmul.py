@@ -20,11 +20,11 @@ from tests.support import assert_close, sum_scale
     trans_b=st.booleans(),
     into=st.booleans(),
     with_bias=st.booleans(),
-    pieces=st.sampled_from([1, 2**40]),
+    split=st.booleans(),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
 def test_matches_numpy(
-    sizes: tuple[int, int, int], trans_a: bool, trans_b: bool, into: bool, with_bias: bool, pieces: int, dtype: type
+    sizes: tuple[int, int, int], trans_a: bool, trans_b: bool, into: bool, with_bias: bool, split: bool, dtype: type
 ) -> None:
     rows, inner, columns = sizes
     rng = np.random.default_rng(rows * inner + columns)
@@ -34,10 +34,10 @@ def test_matches_numpy(
     out = np.full((rows, columns), np.nan, dtype) if into else None
     bias = rng.standard_normal(columns).astype(dtype) if with_bias else None
     with pytest.MonkeyPatch.context() as patch:
-        if pieces == 1:  # cut even the smallest products
-            patch.setattr(_matmul, "_PIECE_PRODUCTS", 1)
-            patch.setattr(_matmul, "_BLAS_PIECE_PRODUCTS", 1)
-            patch.setattr(_matmul, "_BLAS_PIECE_ROWS", 8)
+        if split:  # even the smallest products
+            patch.setattr(_matmul, "_CHUNK_PRODUCTS", 1)
+            patch.setattr(_matmul, "_BLAS_CHUNK_PRODUCTS", 1)
+            patch.setattr(_matmul, "_BLAS_CHUNK_ROWS", 8)
         c = matmul(left, right, trans_a=trans_a, trans_b=trans_b, bias=bias, out=out)
     assert c.dtype == dtype and (out is None or c is out)
     wanted = a.astype(np.float64) @ b.astype(np.float64) + (0 if bias is None else bias.astype(np.float64))

@@ -1,4 +1,4 @@
-"""The vector code: products of constants and outer products, against NumPy; and with narrower and wider vectors."""
+"""The SIMD code: the GEMM micro-kernel and Winograd's transforms, against NumPy; also for other vector widths."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ import numpy as np
 import pytest
 
 from gpunet.ops._numba import jit
-from gpunet.ops._simd import BLOCK_BYTES, VECTOR_BYTES, add_outer_products, two_sided_product
+from gpunet.ops._simd import PANEL_BYTES, VECTOR_BYTES, gemm_micro_kernel, winograd_transform
 from gpunet.ops.conv2d import reference
 from tests.support import assert_close
 
 MATRIX = [[0.0, 1.0, -1.0], [0.5, 0.0, 3.0]]
-product = two_sided_product(MATRIX)
+transform = winograd_transform(MATRIX)
 
 
 @jit
-def _add(values, rows, offsets, vectors, step, start, result):  # type: ignore[no-untyped-def]
-    add_outer_products(
-        *(values, (rows[0], rows[1], rows[2]), offsets),
-        *(vectors, 0, step),
-        *(start, 0, step),
-        *(result, 0, step),
+def _multiply(a, rows, offsets, b, stride, c, d):  # type: ignore[no-untyped-def]
+    gemm_micro_kernel(
+        *(a, (rows[0], rows[1], rows[2]), offsets),
+        *(b, 0, stride),
+        *(c, 0, stride),
+        *(d, 0, stride),
     )
 
 
 @jit
-def _product(source, at, places, target, to, target_places, length):  # type: ignore[no-untyped-def]
-    product(source, at, places, target, to, target_places, length)
+def _transform(x, x_start, x_offsets, y, y_start, y_offsets, channels):  # type: ignore[no-untyped-def]
+    transform(x, x_start, x_offsets, y, y_start, y_offsets, channels)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_outer_products(dtype: type) -> None:
-    rng, block = np.random.default_rng(0), BLOCK_BYTES // np.dtype(dtype).itemsize
-    values, vectors = rng.standard_normal(100).astype(dtype), rng.standard_normal((7, block)).astype(dtype)
-    start, result = rng.standard_normal((3, block)).astype(dtype), np.full((3, block), np.nan, dtype)
+def test_micro_kernel(dtype: type) -> None:
+    rng, panel = np.random.default_rng(0), PANEL_BYTES // np.dtype(dtype).itemsize
+    a, b = rng.standard_normal(100).astype(dtype), rng.standard_normal((7, panel)).astype(dtype)
+    c, d = rng.standard_normal((3, panel)).astype(dtype), np.full((3, panel), np.nan, dtype)
     rows, offsets = np.array([0, 13, 40]), np.array([5, 1, 0, 9, 59, 3, 3])
-    _add(values, rows, offsets, vectors.reshape(-1), block, start.reshape(-1), result.reshape(-1))
-    wanted = start.astype(np.float64) + values.astype(np.float64)[rows[:, None] + offsets] @ vectors.astype(np.float64)
-    assert_close(result, wanted, terms=8)
+    _multiply(a, rows, offsets, b.reshape(-1), panel, c.reshape(-1), d.reshape(-1))
+    wanted = c.astype(np.float64) + a.astype(np.float64)[rows[:, None] + offsets] @ b.astype(np.float64)
+    assert_close(d, wanted, terms=8)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_two_sided_product(dtype: type) -> None:
+def test_winograd_transform(dtype: type) -> None:
     rng, length = np.random.default_rng(1), 2 * VECTOR_BYTES // np.dtype(dtype).itemsize
     entries = rng.standard_normal((12, length)).astype(dtype)
     source = np.concatenate([np.full(3, np.nan, dtype), entries.reshape(-1)])
@@ -54,7 +54,7 @@ def test_two_sided_product(dtype: type) -> None:
     x = np.where(where[:, :, None] >= 0, entries[where], 0).astype(np.float64)
     target = np.full(1 + 4 * length, 7, dtype)
     target_where = np.array([2, 0, -1, 3])  # -1: not stored
-    _product(
+    _transform(
         *(source, 3, np.where(where < 0, -1, where * length).reshape(-1)),
         *(target, 1, np.where(target_where < 0, -1, target_where * length)),
         length,
@@ -77,7 +77,7 @@ def test_other_processors(width: int, tmp_path: Path) -> None:
     program = (
         "import sys, numpy as np, gpunet.ops._simd as simd\n"
         f"assert {width} == 64 or simd.VECTOR_BYTES == {width}, simd.VECTOR_BYTES\n"
-        f"simd.VECTOR_BYTES, simd.BLOCK_BYTES = {width}, {2 * width}\n"
+        f"simd.VECTOR_BYTES, simd.PANEL_BYTES = {width}, {2 * width}\n"
         "from gpunet.ops import conv2d, conv2d_backward\n"
         "x, w, dy = np.load(sys.argv[1]).values()\n"
         "dx, dw, _ = conv2d_backward(dy, x, w, padding=1, needs=('x', 'weight'))\n"

@@ -12,10 +12,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gpunet.errors import ShapeError
-from gpunet.ops.conv2d import _winograd, conv2d, conv2d_backward, cpu, reference
-from gpunet.ops.conv2d._cook_toom import MinimalFilter, minimal_filter, transposed
+from gpunet.ops._simd import PANEL_BYTES
+from gpunet.ops.conv2d import conv2d, conv2d_backward, cpu, reference
+from gpunet.ops.conv2d.cpu import winograd
+from gpunet.ops.conv2d.cpu.cook_toom import MinimalFilter, minimal_filter, transposed
 from gpunet.ops.geometry import Conv2dGeometry
 from tests.ops.test_conv2d import check_against_reference, choose_always
+
+PANEL = PANEL_BYTES // np.dtype(np.float32).itemsize
+"""Channels of a panel, which depend on the processor's vectors: Winograd takes multiples of them."""
 
 
 @pytest.mark.parametrize("m", [3, 4])
@@ -54,7 +59,7 @@ AMPLIFICATION = max(amplification(minimal_filter(m)) for m in (3, 4))
 @settings(max_examples=200)
 @given(
     sizes=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
-    channels=st.tuples(st.sampled_from([16, 32]), st.sampled_from([16, 32, 48])),
+    channels=st.tuples(st.sampled_from([PANEL, 2 * PANEL]), st.sampled_from([PANEL, 2 * PANEL, 3 * PANEL])),
     padding=st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
     dtype=st.sampled_from([np.float32, np.float64]),
     seed=st.integers(0, 10_000),
@@ -66,7 +71,7 @@ def test_matches_reference(sizes: Any, channels: Any, padding: Any, dtype: Any, 
         g = Conv2dGeometry.of(x, weight, **options)
     except ShapeError:
         assume(False)
-    assume(_winograd.applies(g))
+    assume(winograd.applies(g))
     case = {"x": x, "weight": weight, "options": options, "dtype": dtype, "seed": seed}
     with pytest.MonkeyPatch.context() as patch:
         choose_always("winograd", patch)
@@ -75,20 +80,21 @@ def test_matches_reference(sizes: Any, channels: Any, padding: Any, dtype: Any, 
 
 
 def test_sizes_of_tiles() -> None:
-    assert [_winograd.tile_size(size, size) for size in (3, 4, 6, 7, 8, 14, 28)] == [3, 4, 3, 4, 4, 4, 4]
+    assert [winograd.tile_size(size, size) for size in (3, 4, 6, 7, 8, 14, 28)] == [3, 4, 3, 4, 4, 4, 4]
 
 
-def test_applies_to_plain_3x3_of_whole_blocks() -> None:
-    x = (2, 8, 8, 32)
-    assert _winograd.applies(Conv2dGeometry.of(x, (3, 3, 32, 16), padding=1))
+def test_applies_to_plain_3x3_of_whole_panels() -> None:
+    x = (2, 8, 8, 2 * PANEL)
+    plain = (3, 3, 2 * PANEL, PANEL)
+    assert winograd.applies(Conv2dGeometry.of(x, plain, padding=1))
     for weight, options in [
-        ((3, 3, 32, 24), {}),
-        ((5, 5, 32, 16), {}),
-        ((3, 3, 32, 16), {"stride": 2}),
-        ((3, 3, 32, 16), {"dilation": 2}),
-        ((3, 3, 16, 32), {"groups": 2}),
+        ((3, 3, 2 * PANEL, PANEL + PANEL // 2), {}),
+        ((5, 5, 2 * PANEL, PANEL), {}),
+        (plain, {"stride": 2}),
+        (plain, {"dilation": 2}),
+        ((3, 3, PANEL, 2 * PANEL), {"groups": 2}),
     ]:
-        assert not _winograd.applies(Conv2dGeometry.of(x, weight, **options))
+        assert not winograd.applies(Conv2dGeometry.of(x, weight, **options))
 
 
 @pytest.mark.parametrize(("size", "channels", "filters"), [(14, 32, 64), (7, 64, 128), (3, 128, 256)])
@@ -109,7 +115,8 @@ def test_error_at_the_network_shapes(size: int, channels: int, filters: int) -> 
 
 
 def test_a_nan_is_not_lost() -> None:
-    x, weight = np.ones((20, 8, 8, 16), np.float32), np.ones((3, 3, 16, 16), np.float32)
+    x, weight = np.ones((20, 8, 8, PANEL), np.float32), np.ones((3, 3, PANEL, PANEL), np.float32)
+    assert cpu._choose("forward", Conv2dGeometry.of(x.shape, weight.shape, padding=1)) == "winograd"
     x[3, 4, 4, 5] = np.nan
     y = conv2d(x, weight, padding=1)
     assert np.isnan(y[3, 3:6, 3:6]).all() and np.isfinite(y[[0, 1, 2, 4]]).all()
@@ -117,7 +124,8 @@ def test_a_nan_is_not_lost() -> None:
 
 def test_bits_do_not_depend_on_threads() -> None:
     rng = np.random.default_rng(3)
-    x, weight = rng.standard_normal((70, 7, 7, 32), np.float32), rng.standard_normal((3, 3, 32, 48), np.float32)
+    x = rng.standard_normal((70, 7, 7, 2 * PANEL), np.float32)
+    weight = rng.standard_normal((3, 3, 2 * PANEL, 3 * PANEL), np.float32)
     assert cpu._choose("forward", Conv2dGeometry.of(x.shape, weight.shape, padding=1)) == "winograd"
     threads, results = numba.get_num_threads(), []
     for count in {1, threads}:

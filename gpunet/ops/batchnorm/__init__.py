@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from gpunet.backend import Array
-from gpunet.checks import check_float, check_number, check_out, check_shape
 from gpunet.errors import ShapeError
 from gpunet.ops._dispatch import implementation
+from gpunet.ops.batchnorm.parameters import BatchNormParameters, check_gradient
 
 
 class BatchNormSaved(NamedTuple):
@@ -22,17 +21,11 @@ class BatchNormSaved(NamedTuple):
     """Whether mean and variance are those of `x`, so that they have a gradient too."""
 
 
-def _rows_and_channels(x: Array) -> tuple[int, int]:
+def _check_axes(x: Array) -> None:
     if x.ndim < 2:
         raise ShapeError(f"x must have at least 2 dimensions, channels last, got shape {tuple(x.shape)}")
     if 0 in x.shape:
         raise ShapeError(f"an empty array cannot be normalised: x {tuple(x.shape)}")
-    return math.prod(x.shape[:-1]), x.shape[-1]
-
-
-def _check_vectors(channels: int, **vectors: Array) -> None:
-    for name, vector in vectors.items():
-        check_shape(name, vector, (channels,))
 
 
 def batch_norm(
@@ -69,18 +62,16 @@ def batch_norm(
         DeviceError: the arrays live on different devices.
     """
     impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
-    rows, channels = _rows_and_channels(x)
-    check_float(x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
-    _check_vectors(channels, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
-    momentum = check_number("momentum", momentum, low=0, high=1)
-    eps = check_number("eps", eps, low=0, low_open=True)
-    if training and rows == 1:
+    _check_axes(x)
+    given = BatchNormParameters(gamma, beta, running_mean, running_var, training, momentum, eps)
+    parameters = given.checked(x)
+    if training and x.size == x.shape[-1]:
         raise ShapeError(
             f"training needs more than one value per channel, got x {tuple(x.shape)}: "
             "use a larger batch, or training=False"
         )
-    y, mean, inv_std = impl.batch_norm(x, gamma, beta, running_mean, running_var, bool(training), momentum, eps)
-    return y, BatchNormSaved(mean, inv_std, bool(training))
+    y, mean, inv_std = impl.batch_norm(x, parameters)
+    return y, BatchNormSaved(mean, inv_std, parameters.training)
 
 
 def batch_norm_backward(
@@ -106,10 +97,7 @@ def batch_norm_backward(
         ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
     """
     impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, *out)
-    _, channels = _rows_and_channels(x)
-    check_float(x=x, dy=dy, gamma=gamma)
-    check_shape("dy", dy, x.shape)
-    _check_vectors(channels, gamma=gamma, **{"saved.mean": saved.mean, "saved.inv_std": saved.inv_std})
-    check_out(out, ("dgamma", gamma.shape, x.dtype), ("dbeta", gamma.shape, x.dtype))
+    _check_axes(x)
+    check_gradient(dy, x.shape, x, gamma, saved.mean, saved.inv_std, out)
     dx, dgamma, dbeta = impl.batch_norm_backward(dy, x, gamma, saved.mean, saved.inv_std, saved.training, out)
     return dx, dgamma, dbeta

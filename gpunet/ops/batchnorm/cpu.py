@@ -12,6 +12,7 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops.batchnorm.parameters import BatchNormParameters
 
 
 def _piece_rows(channels: int) -> int:
@@ -169,20 +170,12 @@ def _matrix(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
 
 
-def normalisation(
-    matrix: np.ndarray,
-    gamma: np.ndarray,
-    beta: np.ndarray,
-    running_mean: np.ndarray,
-    running_var: np.ndarray,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def normalisation(matrix: np.ndarray, parameters: BatchNormParameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`mean` and `inv_std` for the rows of `matrix`, and (shift, scale, offset): y = (x - shift) * scale + offset.
 
     In training, the running statistics move.
     """
+    gamma, beta, running_mean, running_var, training, momentum, eps = parameters
     rows, channels = matrix.shape
     if training:
         piece_rows = _piece_rows(channels)
@@ -220,18 +213,9 @@ def gradient_coefficients(
     return coefficients, dgamma, dbeta
 
 
-def batch_norm(
-    x: np.ndarray,
-    gamma: np.ndarray,
-    beta: np.ndarray,
-    running_mean: np.ndarray,
-    running_var: np.ndarray,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def batch_norm(x: np.ndarray, parameters: BatchNormParameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     matrix, y = _matrix(x), aligned.empty(x.shape, x.dtype)
-    mean, inv_std, coefficients = normalisation(matrix, gamma, beta, running_mean, running_var, training, momentum, eps)
+    mean, inv_std, coefficients = normalisation(matrix, parameters)
     _apply(matrix, _piece_rows(matrix.shape[1]), y.reshape(matrix.shape), coefficients)
     return y, mean, inv_std
 

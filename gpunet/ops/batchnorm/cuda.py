@@ -11,6 +11,7 @@ import numpy as np
 
 from gpunet import cuda
 from gpunet.backend import Array
+from gpunet.ops.batchnorm.parameters import BatchNormParameters
 
 _THREADS = 256
 _BLOCKS = 1024
@@ -40,16 +41,8 @@ def _cut(shape: Sequence[int]) -> _Cut:
     return _Cut(rows, channels, piece_rows, pieces, pieces * tiles, (side, lanes))
 
 
-def batch_norm(
-    x: Array,
-    gamma: Array,
-    beta: Array,
-    running_mean: Array,
-    running_var: Array,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Array, Array, Array]:
+def batch_norm(x: Array, parameters: BatchNormParameters) -> tuple[Array, Array, Array]:
+    gamma, beta, running_mean, running_var, training, momentum, eps = parameters
     x, gamma, beta = cuda.contiguous(x), cuda.contiguous(gamma), cuda.contiguous(beta)
     moving = cuda.contiguous(running_mean), cuda.contiguous(running_var)
     launch = functools.partial(cuda.launch, "batchnorm", real=x.dtype)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gpunet.backend import Array
-from gpunet.checks import check_float, check_number, check_out, check_shape
+from gpunet.checks import check_shape
 from gpunet.errors import DTypeError
 from gpunet.ops._dispatch import implementation
+from gpunet.ops.batchnorm.parameters import BatchNormParameters, check_gradient
 from gpunet.ops.geometry import Pool2dGeometry
 
 
@@ -58,17 +59,11 @@ def batch_norm_max_pool(
         DeviceError: the arrays live on different devices.
     """
     impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
-    geometry = Pool2dGeometry.of(x.shape, 2)
-    check_float(x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
-    vectors = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
-    for name, vector in vectors.items():
-        check_shape(name, vector, (geometry.channels,))
-    momentum = check_number("momentum", momentum, low=0, high=1)
-    eps = check_number("eps", eps, low=0, low_open=True)
-    y, mean, inv_std, argmax = impl.batch_norm_max_pool(
-        x, gamma, beta, running_mean, running_var, bool(training), momentum, eps
-    )
-    return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, bool(training))
+    Pool2dGeometry.of(x.shape, 2)  # raises where the map is smaller than a window
+    given = BatchNormParameters(gamma, beta, running_mean, running_var, training, momentum, eps)
+    parameters = given.checked(x)
+    y, mean, inv_std, argmax = impl.batch_norm_max_pool(x, parameters)
+    return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, parameters.training)
 
 
 def batch_norm_max_pool_backward(
@@ -95,13 +90,9 @@ def batch_norm_max_pool_backward(
     """
     impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, saved.argmax, *out)
     geometry = Pool2dGeometry.of(x.shape, 2)
-    check_float(x=x, dy=dy, gamma=gamma)
-    check_shape("dy", dy, geometry.y_shape)
+    check_gradient(dy, geometry.y_shape, x, gamma, saved.mean, saved.inv_std, out)
     check_shape("saved.argmax", saved.argmax, geometry.y_shape)
-    for name, vector in {"gamma": gamma, "saved.mean": saved.mean, "saved.inv_std": saved.inv_std}.items():
-        check_shape(name, vector, (geometry.channels,))
     if saved.argmax.dtype != np.uint8:
         raise DTypeError(f"saved.argmax must be uint8, as batch_norm_max_pool returns it, got {saved.argmax.dtype}")
-    check_out(out, ("dgamma", gamma.shape, x.dtype), ("dbeta", gamma.shape, x.dtype))
     dx, dgamma, dbeta = impl.batch_norm_max_pool_backward(dy, x, gamma, *saved, out)
     return dx, dgamma, dbeta

@@ -15,6 +15,7 @@ import numpy as np
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops.batchnorm import cpu as batchnorm
+from gpunet.ops.batchnorm.parameters import BatchNormParameters
 from gpunet.ops.geometry import Pool2dGeometry
 from gpunet.ops.pool2d import cpu as pool2d
 
@@ -107,19 +108,10 @@ def _piece_shape(out_width: int, channels: int) -> tuple[int, int]:
 
 
 def batch_norm_max_pool(
-    x: np.ndarray,
-    gamma: np.ndarray,
-    beta: np.ndarray,
-    running_mean: np.ndarray,
-    running_var: np.ndarray,
-    training: bool,
-    momentum: float,
-    eps: float,
+    x: np.ndarray, parameters: BatchNormParameters
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     x, y_shape = np.ascontiguousarray(x), Pool2dGeometry.of(x.shape, 2).y_shape
-    mean, inv_std, coefficients = batchnorm.normalisation(
-        x.reshape(-1, x.shape[3]), gamma, beta, running_mean, running_var, training, momentum, eps
-    )
+    mean, inv_std, coefficients = batchnorm.normalisation(x.reshape(-1, x.shape[3]), parameters)
     y, argmax = aligned.empty(y_shape, x.dtype), aligned.empty(y_shape, np.uint8)
     _normalise_and_pool(x, coefficients, y, argmax)
     return y, mean, inv_std, argmax

@@ -6,21 +6,13 @@ import numpy as np
 
 from gpunet.backend import Array
 from gpunet.ops.batchnorm import cuda as batchnorm
+from gpunet.ops.batchnorm.parameters import BatchNormParameters
 from gpunet.ops.geometry import Pool2dGeometry
 from gpunet.ops.pool2d import cuda as pool2d
 
 
-def batch_norm_max_pool(
-    x: Array,
-    gamma: Array,
-    beta: Array,
-    running_mean: Array,
-    running_var: Array,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Array, Array, Array, Array]:
-    normalised, mean, inv_std = batchnorm.batch_norm(x, gamma, beta, running_mean, running_var, training, momentum, eps)
+def batch_norm_max_pool(x: Array, parameters: BatchNormParameters) -> tuple[Array, Array, Array, Array]:
+    normalised, mean, inv_std = batchnorm.batch_norm(x, parameters)
     y, argmax = pool2d.max_pool2d(normalised, Pool2dGeometry.of(x.shape, 2), np.dtype(np.uint8))
     return y, mean, inv_std, argmax
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from gpunet import cuda
 from gpunet.backend import Array
-from gpunet.ops.conv2d._taps import tap_tables
+from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
 _TILE, _SLAB, _GEMM_THREADS = 64, 16, 128  # of conv2d_gemm.cu

@@ -18,7 +18,7 @@ POINTS = {
     4: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
 }
 """For each m. Of those tried, these had the smallest float32 errors on random maps: half of those of the usual
-0, 1, -1, 2, -2. The matrices B^T and A^T that follow from them are exact in binary. On the choice of points: Alam et
+0, 1, -1, 2, -2. The matrices B^T and A^T that follow from them are exact in float32. On the choice of points: Alam et
 al., Winograd Convolution for Deep Neural Networks: Efficient Point Selection, ACM TECS, 2022."""
 
 Matrix = list[list[Fraction]]

@@ -1,18 +1,16 @@
-# mypy: allow-untyped-calls, allow-untyped-decorators, allow-untyped-defs
-# Numba kernels take no annotations: Numba infers the types.
-"""Convolution as plain loops, for groups of few channels."""
+"""Direct convolution: plain loops, for groups of few channels."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from gpunet.ops._numba import parallel_jit, prange
-from gpunet.ops.conv2d._sums import add_bias
+from gpunet.ops.conv2d.cpu.epilogue import add_bias
 
 
 @parallel_jit
 def convolution(x, weight, trans_weight, bias, taps_y, taps_x, groups, y):
-    """y = convolution of x plus bias, where that has any entries; with `trans_weight`, x is dy and y is dx."""
+    """y = convolution of x plus bias, (C_out,) or empty; with `trans_weight`, x is dy and y is dx."""
     batch, out_height, out_width, y_channels = y.shape
     kernel_h, kernel_w, _, _ = weight.shape
     inner, outer = x.shape[3] // groups, y_channels // groups
@@ -46,6 +44,7 @@ def convolution(x, weight, trans_weight, bias, taps_y, taps_x, groups, y):
 
 @parallel_jit
 def weight_gradient(x, dy, taps_y, taps_x, groups, dweight):
+    """The gradient of the weights, in `dweight`; one task for each tap."""
     batch, out_height, out_width, out_channels = dy.shape
     kernel_h, kernel_w, inner, _ = dweight.shape
     outer = out_channels // groups

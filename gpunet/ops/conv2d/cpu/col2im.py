@@ -1,7 +1,4 @@
-# mypy: allow-untyped-calls, allow-untyped-decorators, allow-untyped-defs
-# mypy: no-warn-unreachable, disable-error-code="call-arg"
-# Numba kernels take no annotations: Numba infers the types.
-"""The gradient of an input of few channels: dy times the weights by BLAS, added up where each patch came from.
+"""The gradient of an input of few channels: a GEMM of dy and the weights, scattered back by col2im.
 
 Source: Chellapilla et al., High Performance Convolutional Neural Networks for Document Processing, 2006.
 """
@@ -12,16 +9,16 @@ import numpy as np
 
 from gpunet.ops._blas import gemm, gemm_address
 from gpunet.ops._numba import parallel_jit, prange
-from gpunet.ops.conv2d._taps import tap_tables
+from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
 _POSITIONS = 256
-"""Output positions of a product, about: its result stays in the L1 cache until it is added up."""
+"""Output positions of a product, about: its result stays in the L1 cache until it is scattered."""
 
 
 @parallel_jit
 def _input_gradient(address, dy, weight, taps_y, taps_x, tile_rows, dx):
-    """dx, a task for each image: products of tile_rows rows of dy, added up along the tables of the forward pass."""
+    """dx, one task for each image: products of tile_rows rows of dy, scattered by the tables of the forward pass."""
     batch, out_height, out_width, out_channels = dy.shape
     kernel_h, kernel_w, channels, _ = weight.shape
     terms, size = kernel_h * kernel_w * channels, dy.itemsize
@@ -59,7 +56,7 @@ def _input_gradient(address, dy, weight, taps_y, taps_x, tile_rows, dx):
 
 
 def input_gradient(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry, dx: np.ndarray) -> None:
-    """The gradient of the input, in `dx`; without groups."""
+    """The gradient of the input, in `dx`; for one group."""
     taps_y, taps_x = tap_tables(g)[0]
     tile_rows = max(1, min(g.out_height, _POSITIONS // g.out_width))
     _input_gradient(gemm_address(dy.dtype), dy, weight, taps_y, taps_x, tile_rows, dx)

@@ -1,24 +1,26 @@
-"""Convolution on the CPU. The ways to compute it, chosen from the shapes alone by :func:`_choose`:
+"""Convolution on the CPU. Seven algorithms, chosen from the shapes alone by :func:`_choose`:
 
 ``matmul``
     A 1x1 kernel: one matrix product.
 ``winograd``
     Fewer multiplications for 3x3 kernels at stride 1, in exchange for transforms of the maps and the weights.
-``rows``
-    Sums in registers over input rows in the L1 cache. The fastest of those that add up what the definition says.
-``positions``
-    One matrix product over the images for each output position and tap; taps on the padding are skipped exactly.
+``register_tiling``
+    An implicit GEMM with its sums in registers, over input rows in the L1 cache. The fastest of those that compute the
+    sums of the definition.
+``tap_gemm``
+    One matrix product over a block of images for each output position and tap; taps on the padding are skipped.
 ``im2col``
     Matrix products over tiles of patches.
+``col2im``
+    The gradient of an input of few channels: a matrix product, scattered back to where the patches came from.
 ``direct``
     Plain loops, for groups of so few channels that any call would cost more than its work.
-``groups``
-    Larger groups: each is a convolution of its own, on copies of its channels.
 
-The gradient of the input at stride 1 is a ``convolution``, that of dy with the weights turned round. Of few channels it
-is the product ``col2im``, added up where the patches came from. Elsewhere it is ``positions``, ``im2col`` or
-``direct``, which are driven by the tables of :mod:`gpunet.ops.conv2d._taps`: with the roles of the maps exchanged, the
-tables inverted and the weights transposed.
+Two more choices lead back to these. ``groups``: each of some larger groups is a convolution of its own, on copies of
+its channels. ``convolution``: the gradient of the input at stride 1 is the convolution of dy with rotated weights.
+
+``tap_gemm``, ``im2col`` and ``direct`` are driven by the tables of :mod:`gpunet.ops.conv2d.taps`, and compute any
+gradient of the input as well: with the roles of the maps exchanged, the tables inverted and the weights transposed.
 """
 
 from __future__ import annotations
@@ -31,18 +33,19 @@ from gpunet import aligned
 from gpunet.ops._blas import gemm_address
 from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
-from gpunet.ops.conv2d import _col2im, _direct, _im2col, _positions, _rows, _winograd
-from gpunet.ops.conv2d._sums import add_pieces
-from gpunet.ops.conv2d._taps import tap_tables, transposed, turned, without_dead_taps
+from gpunet.ops.conv2d.cpu import col2im, direct, im2col, register_tiling, tap_gemm, winograd
+from gpunet.ops.conv2d.cpu.epilogue import reduce_split_k
+from gpunet.ops.conv2d.cpu.rotation import rotate_weight
+from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
 
 _SMALL_MAP, _SMALL_BATCH, _FEW_WEIGHTS = 12, 16, 2**13
-"""Up to so many output positions ``positions`` is faster than ``rows``, unless there are few images (or weights)."""
+"""Up to so many output positions ``tap_gemm`` beats ``register_tiling``, unless there are few images (or weights)."""
 _FEW_CHANNELS = 4
 _TILE_BYTES = 192 * 1024
 """An im2col tile: well inside the L2 cache of any x86-64 core of the last ten years, with room for the weights."""
-_PIECES = 16
-"""Partial sums of the im2col weight gradient: a constant, so that results do not depend on the number of threads."""
+_SPLIT_K = 16
+"""Split-K parts of the im2col weight gradient: a constant, so that results do not depend on the number of threads."""
 
 
 def _choose(direction: str, g: Conv2dGeometry) -> str:
@@ -56,18 +59,18 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
         return "col2im"
     if direction == "backward_x" and transposed(g) is not None:
         return "convolution"
-    if _winograd.applies(g) and _winograd.saves(g):
+    if winograd.applies(g) and winograd.pays_off(g):
         return "winograd"
     if direction == "backward_x":
-        return "positions" if g.batch >= _SMALL_BATCH // 2 else "im2col"
+        return "tap_gemm" if g.batch >= _SMALL_BATCH // 2 else "im2col"
     large_map = g.out_height * g.out_width > _SMALL_MAP
     weights = g.kernel[0] * g.kernel[1] * inner * outer
     few = g.batch < _SMALL_BATCH if direction == "forward" else weights <= _FEW_WEIGHTS
-    return "rows" if large_map or few else "positions"
+    return "register_tiling" if large_map or few else "tap_gemm"
 
 
 def _image_block(g: Conv2dGeometry, out_height: int) -> int:
-    """Images of one task of ``positions``: products of 128 rows keep BLAS busy, 64 where there would be few tasks."""
+    """Images of one task of ``tap_gemm``: products of 128 rows keep BLAS busy, 64 where there would be few tasks."""
     return 128 if -(-g.batch // 128) * out_height >= 4 else 64
 
 
@@ -110,20 +113,20 @@ def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeom
         rows = x.reshape(-1, g.in_channels)
         matmul(rows, weight[0, 0], bias=bias if bias.size else None, out=y.reshape(-1, g.out_channels))
     elif algorithm == "winograd":
-        _winograd.convolution(x, weight, bias, g, y)
-    elif algorithm == "rows":
-        _rows.convolution(x, weight, bias, g, y)
+        winograd.convolution(x, weight, bias, g, y)
+    elif algorithm == "register_tiling":
+        register_tiling.convolution(x, weight, bias, g, y)
     else:
         taps_y, taps_x = tap_tables(g)[0]
         if algorithm == "direct":
-            _direct.convolution(x, weight, 0, bias, taps_y, taps_x, g.groups, y)
-        elif algorithm == "positions":
+            direct.convolution(x, weight, 0, bias, taps_y, taps_x, g.groups, y)
+        elif algorithm == "tap_gemm":
             block = _image_block(g, g.out_height)
-            _positions.convolution(gemm_address(x.dtype), x, weight, 0, bias, taps_y, taps_x, block, y)
+            tap_gemm.convolution(gemm_address(x.dtype), x, weight, 0, bias, taps_y, taps_x, block, y)
         else:
             depth = g.kernel[0] * g.kernel[1] * g.weight_shape[2]
             tile_rows = _tile_rows(g.batch * g.out_height, g.out_width, depth, x.itemsize)
-            _im2col.convolution(gemm_address(x.dtype), x, weight, bias, taps_y, taps_x, tile_rows, y)
+            im2col.convolution(gemm_address(x.dtype), x, weight, bias, taps_y, taps_x, tile_rows, y)
 
 
 def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> np.ndarray:
@@ -141,18 +144,18 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
     elif algorithm == "matmul":
         matmul(dy.reshape(-1, g.out_channels), weight[0, 0], trans_b=True, out=dx.reshape(-1, g.in_channels))
     elif algorithm == "col2im":
-        _col2im.input_gradient(dy, weight, g, dx)
+        col2im.input_gradient(dy, weight, g, dx)
     elif algorithm == "convolution" and as_convolution is not None:
-        _convolve(dy, turned(weight), no_bias, as_convolution, dx)
+        _convolve(dy, rotate_weight(weight), no_bias, as_convolution, dx)
     elif algorithm == "direct":
-        _direct.convolution(dy, weight, 1, no_bias, taps_y, taps_x, g.groups, dx)
-    elif algorithm == "positions":
+        direct.convolution(dy, weight, 1, no_bias, taps_y, taps_x, g.groups, dx)
+    elif algorithm == "tap_gemm":
         block = _image_block(g, g.height)
-        _positions.convolution(gemm_address(dy.dtype), dy, weight, 1, no_bias, taps_y, taps_x, block, dx)
+        tap_gemm.convolution(gemm_address(dy.dtype), dy, weight, 1, no_bias, taps_y, taps_x, block, dx)
     else:
-        across = np.ascontiguousarray(weight.transpose(0, 1, 3, 2))
+        transposed_weight = np.ascontiguousarray(weight.transpose(0, 1, 3, 2))
         rows = _tile_rows(g.batch * g.height, g.width, g.kernel[0] * g.kernel[1] * g.out_channels, dy.itemsize)
-        _im2col.convolution(gemm_address(dy.dtype), dy, across, no_bias, taps_y, taps_x, rows, dx)
+        im2col.convolution(gemm_address(dy.dtype), dy, transposed_weight, no_bias, taps_y, taps_x, rows, dx)
     return dx
 
 
@@ -187,21 +190,21 @@ def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: 
         flat_x, flat_dy = x.reshape(-1, g.in_channels), dy.reshape(-1, g.out_channels)
         matmul(flat_x, flat_dy, trans_a=True, out=dweight[0, 0])
     elif algorithm == "winograd":
-        _winograd.weight_gradient(x, dy, g, dweight)
-    elif algorithm == "rows":
-        _rows.weight_gradient(x, dy, g, dweight)
+        winograd.weight_gradient(x, dy, g, dweight)
+    elif algorithm == "register_tiling":
+        register_tiling.weight_gradient(x, dy, g, dweight)
     elif algorithm == "direct":
-        _direct.weight_gradient(x, dy, taps_y, taps_x, g.groups, dweight)
-    elif algorithm == "positions":
-        _positions.weight_gradient(gemm_address(x.dtype), x, dy, taps_y, taps_x, 128, dweight)
+        direct.weight_gradient(x, dy, taps_y, taps_x, g.groups, dweight)
+    elif algorithm == "tap_gemm":
+        tap_gemm.weight_gradient(gemm_address(x.dtype), x, dy, taps_y, taps_x, 128, dweight)
     else:
         depth = g.kernel[0] * g.kernel[1] * g.weight_shape[2]
         out_rows = g.batch * g.out_height
-        pieces = min(_PIECES, out_rows)
-        rows = _tile_rows(-(-out_rows // pieces), g.out_width, depth, x.itemsize)
-        partial = aligned.empty((pieces, depth, g.out_channels), x.dtype)
-        _im2col.partial_weight_gradients(gemm_address(x.dtype), x, dy, taps_y, taps_x, rows, partial)
-        add_pieces(partial.reshape(pieces, -1), dweight.reshape(-1))
+        parts = min(_SPLIT_K, out_rows)
+        rows = _tile_rows(-(-out_rows // parts), g.out_width, depth, x.itemsize)
+        partial = aligned.empty((parts, depth, g.out_channels), x.dtype)
+        im2col.split_k_weight_gradient(gemm_address(x.dtype), x, dy, taps_y, taps_x, rows, partial)
+        reduce_split_k(partial.reshape(parts, -1), dweight.reshape(-1))
 
 
 def conv2d_backward_bias(dy: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -1,23 +1,19 @@
-# mypy: allow-untyped-calls, allow-untyped-decorators, allow-untyped-defs
-# mypy: no-warn-unreachable, disable-error-code="call-arg"
-# Numba kernels take no annotations: Numba infers the types.
-"""Convolution as one matrix product for each output position and tap.
+"""Convolution as one GEMM over a block of images for each output position and tap.
 
-The rows of a product are the images of a block, which lie at a fixed distance in memory, so nothing is copied and taps
-outside the map are skipped exactly. Neighbouring taps of a kernel row are one product where their channels are
-contiguous.
+The rows of a product are the images of a block, which lie at a fixed stride in memory: nothing is copied, and taps on
+the padding cost nothing. Neighbouring taps of a kernel row are one product where their channels are contiguous.
 """
 
 from __future__ import annotations
 
 from gpunet.ops._blas import gemm
 from gpunet.ops._numba import parallel_jit, prange
-from gpunet.ops.conv2d._sums import add_bias
+from gpunet.ops.conv2d.cpu.epilogue import add_bias
 
 
 @parallel_jit
 def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, block, y):
-    """y = convolution of x plus bias, where that has any entries; with `trans_weight`, x is dy and y is dx."""
+    """y = convolution of x plus bias, (C_out,) or empty; with `trans_weight`, x is dy and y is dx."""
     batch, height, width, x_channels = x.shape
     out_height, out_width, y_channels = y.shape[1], y.shape[2], y.shape[3]
     kernel_h, kernel_w, weight_in, weight_out = weight.shape
@@ -38,7 +34,7 @@ def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, block, y
                     column = taps_x[j, q]
                     run = 1
                     if column >= 0:
-                        # taps that are neighbours in memory, in the map and in the weights, are one product
+                        # taps that are neighbours in memory, in the map and in the weights, make one product
                         while trans_weight == 0 and q + run < kernel_w and taps_x[j, q + run] == column + run:
                             run += 1
                         gemm(
@@ -58,7 +54,7 @@ def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, block, y
                         )
                         beta = x.dtype.type(1)
                     q += run
-            if beta == 0:  # no tap meets the map
+            if beta == 0:  # all taps are on the padding
                 for n in range(first, first + images):
                     y[n, i, j, :] = 0
         for n in range(first, first + images):
@@ -67,7 +63,7 @@ def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, block, y
 
 @parallel_jit
 def weight_gradient(address, x, dy, taps_y, taps_x, block, dweight):
-    """dweight, one task for each tap and block of output channels."""
+    """The gradient of the weights, in `dweight`; one task for each tap and block of output channels."""
     batch, height, width, in_channels = x.shape
     out_height, out_width, out_channels = dy.shape[1], dy.shape[2], dy.shape[3]
     kernel_h, kernel_w = dweight.shape[0], dweight.shape[1]

@@ -1,7 +1,4 @@
-# mypy: allow-untyped-calls, allow-untyped-decorators, allow-untyped-defs
-# mypy: no-warn-unreachable, disable-error-code="call-arg"
-# Numba kernels take no annotations: Numba infers the types.
-"""Convolution as matrix products over tiles of patches that stay in the L2 cache.
+"""Convolution as GEMMs over im2col tiles that stay in the L2 cache.
 
 Source: Chellapilla et al., High Performance Convolutional Neural Networks for Document Processing, 2006.
 """
@@ -12,12 +9,12 @@ import numpy as np
 
 from gpunet.ops._blas import gemm
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops.conv2d._sums import add_bias
+from gpunet.ops.conv2d.cpu.epilogue import add_bias
 
 
 @jit
 def _fill_tile(x, taps_y, taps_x, start, stop, tile):
-    """Patches of the output rows start ... stop - 1 (of all images, counted on) as rows of `tile`."""
+    """The patches of output rows start ... stop - 1 (counted over all images) as rows of `tile`."""
     out_height, out_width, channels = taps_y.shape[0], taps_x.shape[0], x.shape[3]
     entry = 0
     for out_row in range(start, stop):
@@ -41,7 +38,7 @@ def _fill_tile(x, taps_y, taps_x, start, stop, tile):
 
 @parallel_jit
 def convolution(address, x, weight, bias, taps_y, taps_x, tile_rows, y):
-    """y = convolution of x plus bias, where that has any entries."""
+    """y = convolution of x plus bias, (C_out,) or empty."""
     kernel_h, kernel_w, inner, out_channels = weight.shape
     depth = kernel_h * kernel_w * inner
     out_rows, out_width = y.shape[0] * y.shape[1], y.shape[2]
@@ -71,16 +68,16 @@ def convolution(address, x, weight, bias, taps_y, taps_x, tile_rows, y):
 
 
 @parallel_jit
-def partial_weight_gradients(address, x, dy, taps_y, taps_x, tile_rows, partial):
-    """partial[k]: the weight gradient, (depth, C_out), of the k-th piece of the output rows."""
-    pieces, depth, out_channels = partial.shape
+def split_k_weight_gradient(address, x, dy, taps_y, taps_x, tile_rows, partial):
+    """partial[k]: what the k-th part of the output rows contributes to the weight gradient, (depth, C_out)."""
+    parts, depth, out_channels = partial.shape
     out_rows, out_width = dy.shape[0] * dy.shape[1], dy.shape[2]
     size = x.itemsize
-    for piece in prange(pieces):
+    for part in prange(parts):
         tile = np.empty((tile_rows * out_width, depth), x.dtype)
         beta = x.dtype.type(0)
-        stop = (piece + 1) * out_rows // pieces
-        for start in range(piece * out_rows // pieces, stop, tile_rows):
+        stop = (part + 1) * out_rows // parts
+        for start in range(part * out_rows // parts, stop, tile_rows):
             entries = _fill_tile(x, taps_y, taps_x, start, min(stop, start + tile_rows), tile)
             gemm(
                 address,
@@ -94,7 +91,7 @@ def partial_weight_gradients(address, x, dy, taps_y, taps_x, tile_rows, partial)
                 dy.ctypes.data + start * out_width * out_channels * size,
                 out_channels,
                 beta,
-                partial.ctypes.data + piece * depth * out_channels * size,
+                partial.ctypes.data + part * depth * out_channels * size,
                 out_channels,
             )
             beta = x.dtype.type(1)

@@ -1,9 +1,7 @@
-# mypy: allow-untyped-decorators, allow-untyped-defs
-# Numba kernels take no annotations: Numba infers the types.
-"""Which row (column) of the input each output row (column) meets at each tap of a kernel; -1 for the padding.
+"""Tables of the input row (column) that each output row (column) reads at each tap of a kernel; -1 for the padding.
 
-What follows from that: kernels without the taps that meet nothing but padding, and the convolution that is the gradient
-of another one's input.
+And what follows from them: kernels without the taps that only ever read padding, and the convolution that computes the
+gradient of another one's input. Pure geometry, which all devices share.
 """
 
 from __future__ import annotations
@@ -13,8 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from gpunet import aligned
-from gpunet.ops._numba import parallel_jit, prange
 from gpunet.ops.geometry import Conv2dGeometry
 
 
@@ -24,7 +20,7 @@ def _axis_taps(size: int, out: int, kernel: int, stride: int, before: int, dilat
 
 
 def _inverse_taps(taps: np.ndarray, size: int) -> np.ndarray:
-    """For each input position and tap, the output position that used it, or -1."""
+    """For each input position and tap, the output position that reads it there, or -1."""
     inverse = np.full((size, taps.shape[1]), -1)
     out, tap = np.nonzero(taps >= 0)
     inverse[taps[out, tap], tap] = out
@@ -42,10 +38,10 @@ def tap_tables(g: Conv2dGeometry) -> tuple[tuple[np.ndarray, np.ndarray], tuple[
 
 @functools.lru_cache(maxsize=256)
 def without_dead_taps(g: Conv2dGeometry) -> tuple[Conv2dGeometry, tuple[slice, slice]]:
-    """The same convolution without the outer rows and columns of the kernel that only ever meet padding.
+    """The same convolution without the outer rows and columns of the kernel that only ever read padding.
 
-    And the rows and columns of the kernel that are left. On small maps that is much: a "same" 3x3 kernel meets a 1x1
-    map at its centre alone.
+    And the rows and columns of the kernel that are left. On small maps that saves a lot: a "same" 3x3 kernel meets a
+    1x1 map at its centre alone.
     """
     kept, padding = [], list(g.padding)
     for axis, taps in enumerate(tap_tables(g)[0]):
@@ -62,7 +58,7 @@ def without_dead_taps(g: Conv2dGeometry) -> tuple[Conv2dGeometry, tuple[slice, s
 
 @functools.lru_cache(maxsize=256)
 def transposed(g: Conv2dGeometry) -> Conv2dGeometry | None:
-    """The convolution of dy with :func:`turned` weights that gives dx; None at other strides than 1 and for groups."""
+    """The convolution of dy with rotated weights, channels exchanged, that gives dx; None for strides and groups."""
     reach = [(g.kernel[axis] - 1) * g.dilation[axis] for axis in range(2)]
     padding = reach[0] - g.padding[0], reach[0] - g.padding[1], reach[1] - g.padding[2], reach[1] - g.padding[3]
     if g.stride != (1, 1) or g.groups != 1 or min(padding) < 0:
@@ -77,24 +73,3 @@ def transposed(g: Conv2dGeometry) -> Conv2dGeometry | None:
         out_height=g.height,
         out_width=g.width,
     )
-
-
-@parallel_jit
-def _turn(weight, result):
-    kernel_h, kernel_w, channels, out_channels = weight.shape
-    block = 16
-    blocks = (channels + block - 1) // block
-    for task in prange(kernel_h * kernel_w * blocks):
-        tap, first = task // blocks, task % blocks * block
-        p, q = tap // kernel_w, tap % kernel_w
-        for o in range(out_channels):
-            for c in range(first, min(first + block, channels)):
-                result[kernel_h - 1 - p, kernel_w - 1 - q, o, c] = weight[p, q, c, o]
-
-
-def turned(weight: np.ndarray) -> np.ndarray:
-    """The weights of the convolution that gives dx: rows and columns in reverse, channels exchanged."""
-    kernel_h, kernel_w, channels, out_channels = weight.shape
-    result = aligned.empty((kernel_h, kernel_w, out_channels, channels), weight.dtype)
-    _turn(weight, result)
-    return result

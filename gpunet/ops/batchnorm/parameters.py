@@ -1,0 +1,52 @@
+"""The parameters of batch normalisation and their checks, which it shares with the op that also pools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gpunet.backend import Array
+from gpunet.checks import check_float, check_number, check_out, check_shape
+
+
+class BatchNormParameters(NamedTuple):
+    """All that the forward pass is given besides `x`."""
+
+    gamma: Array
+    beta: Array
+    running_mean: Array
+    running_var: Array
+    training: bool
+    momentum: float
+    eps: float
+
+    def checked(self, x: Array) -> BatchNormParameters:
+        """These parameters with plain numbers, or an error where they do not fit `x` or are out of range."""
+        vectors = dict(zip(self._fields[:4], self[:4], strict=True))
+        check_float(x=x, **vectors)
+        check_vectors(x.shape[-1], **vectors)
+        momentum = check_number("momentum", self.momentum, low=0, high=1)
+        eps = check_number("eps", self.eps, low=0, low_open=True)
+        return self._replace(training=bool(self.training), momentum=momentum, eps=eps)
+
+
+def check_vectors(channels: int, **vectors: Array) -> None:
+    """Raise ShapeError unless each vector has an entry for each channel."""
+    for name, vector in vectors.items():
+        check_shape(name, vector, (channels,))
+
+
+def check_gradient(
+    dy: Array,
+    y_shape: Sequence[int],
+    x: Array,
+    gamma: Array,
+    mean: Array,
+    inv_std: Array,
+    out: tuple[Array | None, Array | None],
+) -> None:
+    """Raise unless what the backward pass is given fits together; `mean` and `inv_std` are what forward saved."""
+    check_float(x=x, dy=dy, gamma=gamma)
+    check_shape("dy", dy, y_shape)
+    check_vectors(x.shape[-1], gamma=gamma, **{"saved.mean": mean, "saved.inv_std": inv_std})
+    check_out(out, ("dgamma", gamma.shape, x.dtype), ("dbeta", gamma.shape, x.dtype))

@@ -1,0 +1,196 @@
+"""Convolution as an implicit GEMM with a register tile of sums, reading input rows from the L1 cache.
+
+The input rows that a few output rows of an image need are packed into a small buffer, padding included. There, term t
+(a tap and an input channel) of output position m is at ``positions[m] + terms[t]``. The GEMM micro-kernel accumulates
+outer products of such entries with contiguous vectors: over the terms, with the weights, for the output; over the
+positions, with dy, for the gradient of the weights.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from gpunet import aligned
+from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._simd import PANEL_BYTES, gemm_micro_kernel
+from gpunet.ops.conv2d.cpu.epilogue import reduce_split_k
+from gpunet.ops.geometry import Conv2dGeometry
+
+_POSITIONS = 256
+"""Output positions of a task, about: what the micro-kernel reads again and again stays in the L1 cache."""
+_CHUNK = 32
+"""Positions that the weight gradient accumulates at a time: as many as fit into the L1 cache at a stride of 512
+bytes."""
+_SPLIT_K, _SPLIT_K_ELEMENTS = 32, 2**22
+"""Split-K parts of the weight gradient, and elements of all parts: at most, but at least four parts. They depend on the
+shapes alone, so that results do not depend on the number of threads."""
+_TASKS = 8
+"""Tasks of a convolution, if it can be split into as many."""
+_POSITION_ROWS, _TERM_ROWS = 6, 4
+"""Rows of the register tile: output positions forward, terms for the weight gradient."""
+
+
+class _Layout(NamedTuple):
+    """How the input is packed into the buffer of a task."""
+
+    task_rows: int
+    """Output rows of a task."""
+    top: int
+    """Rows of padding above."""
+    stride: int
+    """Input rows from one output row to the next."""
+    height: int
+    """Rows of the buffer."""
+    width: int
+    """Elements of a row of the buffer."""
+    margin: int
+    """Elements of padding on the left of a row."""
+    positions: np.ndarray
+    """Offset in elements of each output position; padded to _POSITION_ROWS."""
+    terms: np.ndarray
+    """Offset in elements of each term; padded to a multiple of _TERM_ROWS."""
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(g: Conv2dGeometry) -> _Layout:
+    channels = g.in_channels
+    tasks = -(-g.out_height // max(1, _POSITIONS // g.out_width))  # of an image
+    task_rows = -(-g.out_height // tasks)
+    reach = (g.out_width - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
+    width = max(g.padding[2] + g.width, reach) * channels
+    i, j = np.ogrid[:task_rows, : g.out_width]
+    positions = (i * g.stride[0] * width + j * g.stride[1] * channels).reshape(-1)
+    p, q, c = np.ogrid[: g.kernel[0], : g.kernel[1], :channels]
+    terms = (p * g.dilation[0] * width + q * g.dilation[1] * channels + c).reshape(-1)
+    return _Layout(
+        task_rows=task_rows,
+        top=g.padding[0],
+        stride=g.stride[0],
+        height=(task_rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1,
+        width=width,
+        margin=g.padding[2] * channels,
+        positions=np.pad(positions, (0, max(0, _POSITION_ROWS - len(positions)))),
+        terms=np.pad(terms, (0, -len(terms) % _TERM_ROWS)),
+    )
+
+
+def _pad_to_panels(matrix: np.ndarray) -> np.ndarray:
+    """`matrix` with its rows zero-padded to a multiple of PANEL_BYTES, as a vector."""
+    rows, columns = matrix.shape
+    panel = PANEL_BYTES // matrix.itemsize
+    if columns % panel == 0:
+        return matrix.reshape(-1)
+    padded = aligned.zeros((rows, -(-columns // panel) * panel), matrix.dtype)
+    padded[:, :columns] = matrix
+    return padded.reshape(-1)
+
+
+@jit
+def _zeros(size, like):
+    """A function of its own, so that Numba does not turn it into a parallel loop."""
+    return np.zeros(size, like.dtype)
+
+
+@jit
+def _pack_rows(x, n, first, layout, buffer):
+    """Pack the rows of the map x[n] from `first`, which may be negative, into `buffer`, whose margins are zero."""
+    height, length = x.shape[1], x.shape[2]
+    for k in range(layout.height):
+        row, at = first + k, k * layout.width + layout.margin
+        if 0 <= row < height:
+            for e in range(length):
+                buffer[at + e] = x[n, row, e]
+        else:
+            for e in range(length):
+                buffer[at + e] = 0
+
+
+@parallel_jit
+def _convolution(x, weight, bias, layout, term_count, splits, y):
+    """y = convolution of x, (N, H, W * C_in), plus bias; weight and bias as vectors padded to panels.
+
+    The panels of some output rows are split into `splits` tasks.
+    """
+    batch, out_height, out_width, out_channels = y.shape
+    positions, terms = layout.positions, layout.terms[:term_count]
+    flat_y, padded, panel = y.reshape(-1), bias.size, PANEL_BYTES // y.itemsize
+    row_blocks, panels = (out_height + layout.task_rows - 1) // layout.task_rows, padded // panel
+    for task in prange(batch * row_blocks * splits):
+        buffer = _zeros(layout.height * layout.width, x)
+        edge = np.empty(_POSITION_ROWS * panel, x.dtype)  # a tile that does not fit into y
+        row_block, split = task // splits, task % splits
+        n, first = row_block // row_blocks, row_block % row_blocks * layout.task_rows
+        _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
+        count = min(layout.task_rows, out_height - first) * out_width
+        for o in range(split * panels // splits * panel, (split + 1) * panels // splits * panel, panel):
+            for start in range(0, count, _POSITION_ROWS):
+                m = max(0, min(start, count - _POSITION_ROWS))  # the last tiles overlap
+                rows = (
+                    *(positions[m], positions[m + 1], positions[m + 2]),
+                    *(positions[m + 3], positions[m + 4], positions[m + 5]),
+                )
+                at = ((n * out_height + first) * out_width + m) * out_channels + o
+                if o + panel <= out_channels and count >= _POSITION_ROWS:
+                    gemm_micro_kernel(
+                        *(buffer, rows, terms), *(weight, o, padded), *(bias, o, 0), *(flat_y, at, out_channels)
+                    )
+                else:
+                    gemm_micro_kernel(*(buffer, rows, terms), *(weight, o, padded), *(bias, o, 0), *(edge, 0, panel))
+                    for r in range(min(_POSITION_ROWS, count)):
+                        for c in range(min(panel, out_channels - o)):
+                            flat_y[at + r * out_channels + c] = edge[r * panel + c]
+
+
+@parallel_jit
+def _split_k_weight_gradient(x, dy, layout, partial):
+    """partial[k]: what the k-th part of the tasks contributes to the weight gradient, (terms, padded channels).
+
+    `partial` is zero before. The channels of dy are padded to panels.
+    """
+    batch, out_height, out_width, channels = dy.shape
+    positions, terms = layout.positions, layout.terms
+    flat_dy, flat_partial, panel = dy.reshape(-1), partial.reshape(-1), PANEL_BYTES // dy.itemsize
+    tasks = (out_height + layout.task_rows - 1) // layout.task_rows
+    parts = partial.shape[0]
+    for part in prange(parts):
+        buffer = _zeros(layout.height * layout.width, x)
+        for task in range(part * batch * tasks // parts, (part + 1) * batch * tasks // parts):
+            n, first = task // tasks, task % tasks * layout.task_rows
+            _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
+            count = min(layout.task_rows, out_height - first) * out_width
+            for start in range(0, count, _CHUNK):
+                chunk = positions[start : min(count, start + _CHUNK)]
+                at = ((n * out_height + first) * out_width + start) * channels
+                for o in range(0, channels, panel):
+                    for t in range(0, terms.size, _TERM_ROWS):
+                        rows = terms[t], terms[t + 1], terms[t + 2], terms[t + 3]
+                        total = flat_partial, (part * terms.size + t) * channels + o, channels
+                        gemm_micro_kernel(*(buffer, rows, chunk), *(flat_dy, at + o, channels), *total, *total)
+
+
+def convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeometry, y: np.ndarray) -> None:
+    """y = convolution of x plus bias, (C_out,) or empty."""
+    weight = weight.reshape(-1, g.out_channels)
+    bias = bias[None] if bias.size else np.zeros((1, g.out_channels), x.dtype)
+    rows, layout = x.reshape(g.batch, g.height, -1), _layout(g)
+    row_blocks = g.batch * -(-g.out_height // layout.task_rows)
+    panels = -(-g.out_channels * x.itemsize // PANEL_BYTES)
+    splits = max(1, min(panels, _TASKS // row_blocks))
+    _convolution(rows, _pad_to_panels(weight), _pad_to_panels(bias), layout, len(weight), splits, y)
+
+
+def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
+    """The gradient of the weights, in `dweight`."""
+    layout = _layout(g)
+    dy = _pad_to_panels(dy.reshape(-1, g.out_channels)).reshape(*dy.shape[:3], -1)
+    fitting = max(4, min(_SPLIT_K, _SPLIT_K_ELEMENTS // (len(layout.terms) * dy.shape[3])))
+    parts = min(fitting, g.batch * -(-g.out_height // layout.task_rows))
+    partial = aligned.zeros((parts, len(layout.terms), dy.shape[3]), x.dtype)
+    _split_k_weight_gradient(x.reshape(g.batch, g.height, -1), dy, layout, partial)
+    total = aligned.empty(partial.shape[1:], x.dtype)
+    reduce_split_k(partial.reshape(parts, -1), total.reshape(-1))
+    terms = g.kernel[0] * g.kernel[1] * g.in_channels
+    dweight[...] = total[:terms, : g.out_channels].reshape(dweight.shape)
