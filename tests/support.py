@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,3 +82,12 @@ def check_gradient(
         assert abs(actual - expected) <= tolerance, f"directional derivative {actual:.9g}, differences {expected:.9g}"
         return
     pytest.fail("every direction crossed a kink")
+
+
+def save_brightness_data(path: Path, *, train: int, test: int, spread: int = 90, step: int = 20) -> Path:
+    """An NPZ data set of noisy pictures 8 x 8 in three brightnesses, one per class; returns `path`."""
+    rng, count = np.random.default_rng(0), train + test
+    y = np.arange(count) % 3
+    x = (rng.integers(0, spread, (count, 8, 8)) + step * y[:, None, None]).astype(np.uint8)
+    np.savez(path, x_train=x[:train], y_train=y[:train], x_test=x[train:], y_test=y[train:])
+    return path

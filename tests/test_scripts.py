@@ -6,23 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import gpunet as gn
 from gpunet.backend import CPU
+from tests.support import save_brightness_data
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = np.random.default_rng(0)
-    y = np.arange(450) % 3
-    x = (rng.integers(0, 60, (450, 8, 8)) + 60 * y[:, None, None]).astype(np.uint8)
     path = tmp_path_factory.mktemp("data") / "data.npz"
-    np.savez(path, x_train=x[:360], y_train=y[:360], x_test=x[360:], y_test=y[360:])
-    return path
+    return save_brightness_data(path, train=360, test=90, spread=60, step=60)
 
 
 def run(script: str, *options: object) -> list[str]:

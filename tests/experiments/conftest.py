@@ -12,6 +12,7 @@ import pytest
 from gpunet.experiments import published
 from gpunet.experiments.config import merge
 from gpunet.experiments.run import train
+from tests.support import save_brightness_data
 
 CLASS_NAMES = ("left <b>", "right & up", "</script>")
 
@@ -25,13 +26,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures 8 x 8 of three brightnesses, one class each."""
-    rng = np.random.default_rng(0)
-    y = np.arange(240) % 3
-    x = (rng.integers(0, 90, (240, 8, 8)) + 20 * y[:, None, None]).astype(np.uint8)
-    path = tmp_path_factory.mktemp("data") / "data.npz"
-    np.savez(path, x_train=x[:180], y_train=y[:180], x_test=x[180:], y_test=y[180:])
-    return path
+    """Pictures of three brightnesses."""
+    return save_brightness_data(tmp_path_factory.mktemp("data") / "data.npz", train=180, test=60)
 
 
 @pytest.fixture
