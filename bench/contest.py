@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from bench.roofline import Roofline, measure
-from gpunet.devices import CPU, Backend, cuda_status, get_backend
+from gpunet.backend import CPU, Backend
+from gpunet.devices import cuda_status, get_backend
 from tests.support import assert_close, sum_scale, torch_or_skip
 
 Call = Callable[[], Any]

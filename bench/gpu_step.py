@@ -19,8 +19,9 @@ import numpy as np
 
 from bench.conftest import NETWORK
 from gpunet import ops
+from gpunet.backend import Backend
 from gpunet.data.loader import Loader
-from gpunet.devices import Backend, get_backend
+from gpunet.devices import get_backend
 from gpunet.experiments.config import RunConfig, merge
 from gpunet.experiments.warmup import warm_up
 from gpunet.models import create

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.machine import threads
-from gpunet.devices import CPU, Backend, get_backend
+from gpunet.backend import CPU, Backend
+from gpunet.devices import get_backend
 
 
 class Roofline(NamedTuple):

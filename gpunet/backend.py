@@ -24,6 +24,9 @@ from gpunet.machine import cpu_name
 Array: TypeAlias = npt.NDArray[Any]
 """A ``numpy.ndarray`` or ``cupy.ndarray``; there is no tensor class. CuPy has no types of its own to name."""
 
+Scalar: TypeAlias = float | Array
+"""A number, or an array of one element on the device, whose value may change between the replays of a captured step."""
+
 PRECISIONS = ("float32", "tf32")
 """What the products of convolutions and linear layers may be computed in; see :meth:`Backend.use_precision`."""
 

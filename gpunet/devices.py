@@ -14,12 +14,12 @@ import re
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-from gpunet.backend import CPU, Array, Backend, backend_of
+from gpunet.backend import CPU, Backend, backend_of
 from gpunet.cuda.backend import gpu
 from gpunet.cuda.status import CudaStatus, cuda_status
 from gpunet.errors import ConfigError, DeviceError
 
-__all__ = ["CPU", "Array", "Backend", "CudaStatus", "backend_of", "cuda_status", "devices", "get_backend", "use_device"]
+__all__ = ["CudaStatus", "backend_of", "cuda_status", "devices", "get_backend", "use_device"]
 
 logger = logging.getLogger("gpunet")
 

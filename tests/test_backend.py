@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from gpunet import backend, devices, ops
-from gpunet.backend import register_array_type
+from gpunet.backend import CPU, register_array_type
 from gpunet.cuda import CudaBackend
 from gpunet.cuda.backend import gpu
-from gpunet.devices import CPU, CudaStatus, backend_of, cuda_status, get_backend, use_device
+from gpunet.devices import CudaStatus, backend_of, cuda_status, get_backend, use_device
 from gpunet.errors import ConfigError, DeviceError, DTypeError
 
 

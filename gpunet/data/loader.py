@@ -110,7 +110,7 @@ class Loader:
             order = order + self.size * (mirrored_first[order] ^ (epoch & 1))
         self._order[...] = self.backend.asarray(order)  # in place: a captured step knows this array
 
-    def training_batch(self, start: Any, size: int, *, seed: int, step: Any) -> tuple[Array, Array]:
+    def training_batch(self, start: int | Array, size: int, *, seed: int, step: int | Array) -> tuple[Array, Array]:
         """`size` shuffled and augmented images from position `start` on, and their labels.
 
         `start` and `step` are ints or one-element arrays on the device.

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.backend import Backend
 from gpunet.data import Dataset, load, read_image
 from gpunet.data.scaling import Scaling
-from gpunet.devices import Backend, get_backend
+from gpunet.devices import get_backend
 from gpunet.errors import CheckpointError, ConfigError, DataError
 from gpunet.experiments.config import RunConfig, from_toml
 from gpunet.experiments.prepare import loader_of, prepare

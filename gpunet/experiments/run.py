@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.backend import Backend
 from gpunet.data.loader import Loader
-from gpunet.devices import Backend, get_backend
+from gpunet.devices import get_backend
 from gpunet.errors import ConfigError
 from gpunet.experiments.config import RunConfig, to_toml
 from gpunet.experiments.inference import (

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpunet.devices import Array, Backend, get_backend
+from gpunet.backend import Array, Backend
+from gpunet.devices import get_backend
 from gpunet.errors import ConfigError, DTypeError
 from gpunet.nn.parameter import Buffer, FlatParameters, Parameter
 from gpunet.ops import random
@@ -27,7 +28,7 @@ class ForwardContext:
     training: bool = False
     """Batch norm uses the batch's statistics and updates the running ones; dropout drops."""
     seed: int = 0
-    step: Any = 0
+    step: int | Array = 0
     """Number of the training step, an int or a one-element array on the device: it keys the random numbers."""
     needs_input_grad: bool = True
     """Whether backward has to return the gradient of the input; without it, it may return None."""

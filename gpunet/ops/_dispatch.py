@@ -7,7 +7,8 @@ from types import ModuleType
 
 import numpy as np
 
-from gpunet.devices import CPU, Array, backend_of
+from gpunet.backend import CPU, Array
+from gpunet.devices import backend_of
 
 _HOST = frozenset((np.ndarray, type(None)))
 _modules: dict[tuple[str, str], ModuleType] = {}

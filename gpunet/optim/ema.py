@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from gpunet.backend import Array
+from gpunet.backend import Array, Scalar
 from gpunet.checks import check_number
-from gpunet.ops.optimizer import Scalar, ema_update
+from gpunet.ops.optimizer import ema_update
 from gpunet.optim import _slots
 
 if TYPE_CHECKING:

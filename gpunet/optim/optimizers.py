@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gpunet.backend import Array
+from gpunet.backend import Array, Scalar
 from gpunet.checks import check_number
 from gpunet.errors import ConfigError
-from gpunet.ops.optimizer import Scalar, adam_update, sgd_update
+from gpunet.ops.optimizer import adam_update, sgd_update
 from gpunet.optim import _slots
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpunet.backend import Array
 from gpunet.data.loader import Loader
 from gpunet.files import make_folder
 from gpunet.models import CNN, Hybrid, HybridConfig
@@ -53,7 +54,7 @@ def fit_hybrid(
     classes: int,
     run_dir: Path | None = None,
     callbacks: Callable[[str], Sequence[Callback]] = lambda stage: (),
-    class_weights: Any = None,
+    class_weights: Array | None = None,
     metadata: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Any] | None = None,
     resume: bool = False,

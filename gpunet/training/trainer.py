@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gpunet import ops, optim
+from gpunet.backend import Array
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, ConfigError, DivergedError
 from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
@@ -62,7 +63,7 @@ class Trainer:
         validation: Loader,
         run_dir: Path | None = None,
         callbacks: Sequence[Callback] = (),
-        class_weights: Any = None,
+        class_weights: Array | None = None,
         metadata: Mapping[str, Any] | None = None,
         tensors: Mapping[str, Any] | None = None,
     ) -> None:

@@ -12,7 +12,8 @@ from bench import contest
 from bench.contest import Contest, Problem
 from bench.roofline import Roofline, measure
 from bench.test_conv2d import useful_flops
-from gpunet.devices import CPU, cuda_status
+from gpunet.backend import CPU
+from gpunet.devices import cuda_status
 from gpunet.ops.geometry import Conv2dGeometry
 
 X = np.array([[1.0, -2.0], [3.0, 4.0]], np.float32)

@@ -12,7 +12,8 @@ import pytest
 
 import gpunet.data
 import gpunet.ops.pool2d
-from gpunet.devices import CPU, Backend, CudaStatus
+from gpunet.backend import CPU, Backend
+from gpunet.devices import CudaStatus
 from tests.cli.conftest import Command
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gpunet import cuda
-from gpunet.devices import Array, Backend, get_backend
+from gpunet.backend import Array, Backend
+from gpunet.devices import get_backend
 
 SEEDS = (1, 2, 3)
 

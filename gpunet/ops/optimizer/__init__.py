@@ -8,11 +8,11 @@ only the kernel reads, so that a captured step can change them. `decay_size`: we
 
 from __future__ import annotations
 
-from gpunet.backend import Array
+from gpunet.backend import Array, Scalar
 from gpunet.checks import check_float, check_number
 from gpunet.errors import ConfigError, ShapeError
 from gpunet.ops._dispatch import implementation
-from gpunet.ops.optimizer._arguments import Scalar, check_buffers, check_decay, check_scalar
+from gpunet.ops.optimizer._arguments import check_buffers, check_decay, check_scalar
 
 __all__ = ["Scalar", "adam_update", "ema_update", "gradient_scale", "sgd_update"]
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import numpy as np
 
-from gpunet.backend import Array
+from gpunet.backend import Array, Scalar
 from gpunet.checks import FLOAT_DTYPES, check_float, check_int, check_number, check_rank, check_shape
 from gpunet.errors import ConfigError, DTypeError, ShapeError
-
-Scalar = Any
-"""A number, or an array of one element on the device."""
 
 
 def check_buffers(*written: str, **buffers: Array | None) -> None:
@@ -39,12 +36,13 @@ def check_scalar(name: str, value: Scalar | None, *, integer: bool = False, low:
         elif isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
             raise ConfigError(f"{name} must be a number or an array of one element, got {value!r}")
         return None
-    if value.size != 1:
-        raise ShapeError(f"{name} must be a number or an array of one element, got shape {tuple(value.shape)}")
-    if value.dtype.kind not in "iu" if integer else value.dtype not in FLOAT_DTYPES:
+    array = cast(Array, value)
+    if array.size != 1:
+        raise ShapeError(f"{name} must be a number or an array of one element, got shape {tuple(array.shape)}")
+    if array.dtype.kind not in "iu" if integer else array.dtype not in FLOAT_DTYPES:
         expected = "integers" if integer else "float32 or float64"
-        raise DTypeError(f"{name} must be a number or an array of {expected}, got an array of {value.dtype}")
-    return value
+        raise DTypeError(f"{name} must be a number or an array of {expected}, got an array of {array.dtype}")
+    return array
 
 
 def check_decay(weight_decay: float, decay_size: int | None, size: int) -> tuple[float, int]:
