@@ -25,7 +25,13 @@ from numba import prange
 numba.core.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 jit: Any = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
-"""``numba.njit`` with a disk cache. Only module-level functions may use it: closures miss the cache."""
+"""``numba.njit`` with a disk cache. Only module-level functions may use it: closures miss the cache.
+
+A function with `fastmath` flags that other kernels call must be ``inline="always"``. Each caller's library holds a copy
+of its callees, compiled in the caller's context, so that the copies may contract multiplications and additions
+differently. Which copy runs depends on which library was loaded first: the process that compiles would give other bits
+than those that load from the cache.
+"""
 
 parallel_jit: Any = functools.partial(jit, parallel=True)
 """As :data:`jit`, with ``prange`` loops spread over the threads.

@@ -21,7 +21,7 @@ from gpunet.ops._numba import jit, numba, parallel_jit, prange
 _CHUNK = 16384  # elements: less is done by one thread, as waking the others takes longer
 
 _FLAGS = {"contract"}  # fused multiply-adds only: NaN and infinities keep their meaning
-_piece: Any = functools.partial(jit, fastmath=_FLAGS)
+_piece: Any = functools.partial(jit, fastmath=_FLAGS, inline="always")  # see gpunet.ops._numba.jit
 _chunked: Any = functools.partial(parallel_jit, fastmath=_FLAGS)
 
 _TANH_SCALE = math.sqrt(2 / math.pi)

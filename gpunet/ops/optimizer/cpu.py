@@ -17,7 +17,7 @@ _CHUNK = 8192  # entries of one piece: some microseconds of work, so that two th
 
 _FLAGS = {"contract"}  # fused multiply-adds only
 _update: Any = functools.partial(parallel_jit, fastmath=_FLAGS)
-_piece: Any = functools.partial(jit, fastmath=_FLAGS)
+_piece: Any = functools.partial(jit, fastmath=_FLAGS, inline="always")  # see gpunet.ops._numba.jit
 
 
 @_update(fastmath={"contract", "reassoc"})
