@@ -110,7 +110,8 @@ class Layer:
         """Allocate all parameters in one flat buffer on `device` and fill those without a value; returns self.
 
         The values depend on `seed`, the position of the parameter and its shape alone: they are the same on every
-        device. Values that a part already has (from its own `initialize` or training) are kept.
+        device. Values that a part already has (from its own `initialize` or training) are kept, and so are the arrays
+        of a model that has them on `device` already, so that an optimiser that knows them still does.
 
         Raises:
             ConfigError: two parameters have one name.
@@ -122,8 +123,16 @@ class Layer:
         names = [name for name, _ in [*parameters, *buffers]]
         if len(set(names)) != len(names):
             raise ConfigError(f"two parts of the model share a name: {sorted(names)}")
-        fresh = [(index, parameter) for index, (_, parameter) in enumerate(parameters) if parameter.value is None]
         backend = get_backend(device)
+        flat = self.flat
+        if (
+            flat is not None
+            and flat.current
+            and (flat.backend, flat.dtype) == (backend, np.dtype(dtype))
+            and (flat.parameters, flat.buffers) == (dict(parameters), dict(buffers))
+        ):
+            return self
+        fresh = [(index, parameter) for index, (_, parameter) in enumerate(parameters) if parameter.value is None]
         self.flat = FlatParameters(parameters, buffers, backend=backend, dtype=np.dtype(dtype))
         for index, parameter in fresh:
             values = parameter.init(parameter.shape, random.PhiloxStream(seed, random.INIT, index))

@@ -83,6 +83,15 @@ class FlatParameters:
         for buffer, value in zip(self.buffers.values(), _views(self.state, self.buffers.values()), strict=True):
             value[...] = buffer.fill if buffer.value is None else backend.asarray(buffer.value, dtype)
             buffer.value = value
+        self._views = [(part, part.value) for part in self._parts().values()]
+
+    @property
+    def current(self) -> bool:
+        """Whether all parameters and buffers still are views into these arrays.
+
+        They are not when a larger or smaller model that shares them was initialised since: that one has them now.
+        """
+        return all(part.value is view for part, view in self._views)
 
     def named(self, values: Array, state: Array) -> dict[str, Array]:
         """Views into `values` and `state` (arrays laid out as this model's) by name, e.g. ``block1.conv.weight``."""
@@ -91,8 +100,12 @@ class FlatParameters:
         return dict(zip(names, views, strict=True))
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters and buffers on the host, by name."""
-        return {name: self.backend.to_numpy(view).copy() for name, view in self.named(self.values, self.state).items()}
+        """Copies of all parameters and buffers on the host, by name: of the values that the layers compute with."""
+        return {name: self.backend.to_numpy(part.value).copy() for name, part in self._parts().items()}
+
+    def _parts(self) -> dict[str, Parameter | Buffer]:
+        parts: dict[str, Parameter | Buffer] = {}
+        return parts | self.parameters | self.buffers
 
     def load_state_dict(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Fill all parameters and buffers from `tensors`; nothing changes unless all names and shapes fit.
@@ -100,7 +113,7 @@ class FlatParameters:
         Raises:
             CheckpointError: a name is missing or surplus, or a shape differs.
         """
-        views = self.named(self.values, self.state)
+        views = {name: part.value for name, part in self._parts().items()}
         missing, surplus = sorted(views.keys() - tensors.keys()), sorted(tensors.keys() - views.keys())
         if missing or surplus:
             raise CheckpointError(

@@ -41,6 +41,11 @@ class Optimizer:
         """The parameters this optimiser is bound to."""
         if self._flat is None:
             raise ConfigError("the optimizer has no parameters yet: call bind(model.flat) first")
+        if not self._flat.current:
+            raise ConfigError(
+                "the optimizer's parameters have moved to the arrays of another model that shares them and was "
+                "initialised since: bind the flat of the model that is trained"
+            )
         return self._flat
 
     def update(self, lr: Scalar, step: Scalar, scale: Scalar | None = None) -> None:

@@ -69,6 +69,8 @@ class Trainer:
     ) -> None:
         if model.flat is None:
             raise ConfigError("the model has no arrays yet: call model.initialize(seed) before training it")
+        if not model.flat.current:  # a model that shares its layers was initialised since
+            model.initialize(device=model.flat.backend, dtype=model.flat.dtype)
         self.model, self.config = model, config
         self.flat: FlatParameters = model.flat
         self.backend = self.flat.backend
@@ -157,9 +159,15 @@ class Trainer:
             the history of all epochs, those before a resume included.
 
         Raises:
+            ConfigError: the model's arrays have moved since the Trainer was made.
             DivergedError: a loss is not finite; says the step and the first layer concerned.
             OutputError: a checkpoint or the metrics cannot be written.
         """
+        if not self.flat.current:
+            raise ConfigError(
+                "the model's arrays have moved since this Trainer was made, because a model that shares its layers was "
+                "initialised: make the Trainer after that"
+            )
         try:
             for callback in self.callbacks:
                 callback.on_train_start(self)
