@@ -1,5 +1,6 @@
 // Convolution straight from its definition: every option, any channels; and the weight gradient of few input channels.
 // compile: REAL=float | REAL=double
+// needs: conv_shape.cuh
 //
 // Thread mapping:
 //   direct_forward          a thread for each element of y
@@ -32,35 +33,34 @@
 template <int WIDTH>
 __device__ __forceinline__ void forward(
     const real* __restrict__ x, const real* __restrict__ weight, const real* __restrict__ bias, real* __restrict__ y,
-    int groups, int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    const ConvShape& s
 ) {
-    const unsigned lanes = out_channels / WIDTH;
+    const unsigned lanes = s.out_channels / WIDTH;
     const long long item = global_index();
-    if (item >= (long long)batch * out_height * out_width * lanes) return;
-    const unsigned position = (unsigned)item / lanes, line = position / out_width;
-    const int channel = WIDTH * ((unsigned)item - position * lanes), j = position - line * out_width;
-    const int n = line / out_height, i = line - n * out_height;
-    const int inner = in_channels / groups, first = channel / (out_channels / groups) * inner;
+    if (item >= (long long)s.batch * s.out_height * s.out_width * lanes) return;
+    const unsigned position = (unsigned)item / lanes, line = position / s.out_width;
+    const int channel = WIDTH * ((unsigned)item - position * lanes), j = position - line * s.out_width;
+    const int n = line / s.out_height, i = line - n * s.out_height;
+    const int inner = s.in_channels / s.groups, first = channel / (s.out_channels / s.groups) * inner;
     Lanes<real, WIDTH> sums;
 #pragma unroll
     for (int k = 0; k < WIDTH; ++k) sums.at[k] = bias ? bias[channel + k] : real(0);
     const bool vector = reinterpret_cast<unsigned long long>(weight) % alignof(Lanes<real, WIDTH>) == 0;
-    for (int p = 0; p < kernel_h; ++p) {
-        const int row = i * stride_h - top + p * dilation_h;
-        if ((unsigned)row >= (unsigned)height) continue;
-        for (int q = 0; q < kernel_w; ++q) {
-            const int column = j * stride_w - left + q * dilation_w;
-            if ((unsigned)column >= (unsigned)width) continue;
-            const real* from = x + ((n * height + row) * width + column) * in_channels + first;
-            const real* weights = weight + (p * kernel_w + q) * inner * out_channels + channel;
-            for (int c = 0; c < inner; ++c, weights += out_channels) {
+    for (int p = 0; p < s.kernel_h; ++p) {
+        const int row = i * s.stride_h - s.pad_top + p * s.dilation_h;
+        if ((unsigned)row >= (unsigned)s.height) continue;
+        for (int q = 0; q < s.kernel_w; ++q) {
+            const int column = j * s.stride_w - s.pad_left + q * s.dilation_w;
+            if ((unsigned)column >= (unsigned)s.width) continue;
+            const real* from = x + ((n * s.height + row) * s.width + column) * s.in_channels + first;
+            const real* weights = weight + (p * s.kernel_w + q) * inner * s.out_channels + channel;
+            for (int c = 0; c < inner; ++c) {
                 Lanes<real, WIDTH> factors;
                 if (vector) {
-                    factors = *reinterpret_cast<const Lanes<real, WIDTH>*>(weights);
+                    factors = *reinterpret_cast<const Lanes<real, WIDTH>*>(weights + c * s.out_channels);
                 } else {
 #pragma unroll
-                    for (int k = 0; k < WIDTH; ++k) factors.at[k] = weights[k];
+                    for (int k = 0; k < WIDTH; ++k) factors.at[k] = weights[c * s.out_channels + k];
                 }
 #pragma unroll
                 for (int k = 0; k < WIDTH; ++k) sums.at[k] += from[c] * factors.at[k];
@@ -72,44 +72,39 @@ __device__ __forceinline__ void forward(
 
 extern "C" __global__ void __launch_bounds__(256, 4) direct_forward(
     const real* __restrict__ x, const real* __restrict__ weight, const real* __restrict__ bias, real* __restrict__ y,
-    int groups, int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    const __grid_constant__ ConvShape s
 ) {
-    forward<1>(x, weight, bias, y, groups, batch, height, width, in_channels, out_height, out_width, out_channels,
-               kernel_h, kernel_w, stride_h, stride_w, top, left, dilation_h, dilation_w);
+    forward<1>(x, weight, bias, y, s);
 }
 
 // y is aligned to 16 bytes: an array of its own.
 extern "C" __global__ void __launch_bounds__(256, 4) direct_forward_quads(
     const real* __restrict__ x, const real* __restrict__ weight, const real* __restrict__ bias, real* __restrict__ y,
-    int groups, int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    const __grid_constant__ ConvShape s
 ) {
-    forward<4>(x, weight, bias, y, groups, batch, height, width, in_channels, out_height, out_width, out_channels,
-               kernel_h, kernel_w, stride_h, stride_w, top, left, dilation_h, dilation_w);
+    forward<4>(x, weight, bias, y, s);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 4) direct_backward_x(
     const real* __restrict__ dy, const real* __restrict__ weight, real* __restrict__ dx,
-    int groups, int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    const __grid_constant__ ConvShape s
 ) {
     const long long item = global_index();
-    if (item >= (long long)batch * height * width * in_channels) return;
-    const unsigned position = (unsigned)item / in_channels, line = position / width;
-    const int channel = (unsigned)item - position * in_channels, column = position - line * width;
-    const int n = line / height, row = line - n * height;
-    const int inner = in_channels / groups, outer = out_channels / groups, group = channel / inner;
+    if (item >= (long long)s.batch * s.height * s.width * s.in_channels) return;
+    const unsigned position = (unsigned)item / s.in_channels, line = position / s.width;
+    const int channel = (unsigned)item - position * s.in_channels, column = position - line * s.width;
+    const int n = line / s.height, row = line - n * s.height;
+    const int inner = s.in_channels / s.groups, outer = s.out_channels / s.groups, group = channel / inner;
     real sum = 0;
-    for (int p = 0; p < kernel_h; ++p) {
-        const int below = row + top - p * dilation_h, i = below / stride_h;
-        if (below < 0 || i * stride_h != below || i >= out_height) continue;
-        for (int q = 0; q < kernel_w; ++q) {
-            const int right = column + left - q * dilation_w, j = right / stride_w;
-            if (right < 0 || j * stride_w != right || j >= out_width) continue;
-            const real* from = dy + ((n * out_height + i) * out_width + j) * out_channels + group * outer;
-            const int tap = (p * kernel_w + q) * inner + channel - group * inner;
-            const real* factors = weight + tap * out_channels + group * outer;
+    for (int p = 0; p < s.kernel_h; ++p) {
+        const int below = row + s.pad_top - p * s.dilation_h, i = below / s.stride_h;
+        if (below < 0 || i * s.stride_h != below || i >= s.out_height) continue;
+        for (int q = 0; q < s.kernel_w; ++q) {
+            const int right = column + s.pad_left - q * s.dilation_w, j = right / s.stride_w;
+            if (right < 0 || j * s.stride_w != right || j >= s.out_width) continue;
+            const real* from = dy + ((n * s.out_height + i) * s.out_width + j) * s.out_channels + group * outer;
+            const int tap = (p * s.kernel_w + q) * inner + channel - group * inner;
+            const real* factors = weight + tap * s.out_channels + group * outer;
             for (int o = 0; o < outer; ++o) sum += from[o] * factors[o];
         }
     }
@@ -122,74 +117,74 @@ extern "C" __global__ void __launch_bounds__(256, 4) direct_backward_x(
 // *weight.shape).
 extern "C" __global__ void __launch_bounds__(256, 4) direct_backward_weight(
     const real* __restrict__ dy, const real* __restrict__ x, real* __restrict__ partial, int piece_lines,
-    int groups, int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    const __grid_constant__ ConvShape s
 ) {
     __shared__ real totals[WARPS][32];
-    const int blocks = (out_channels + 31) / 32, weight_row = blockIdx.x / blocks;
-    const int channel = (blockIdx.x - weight_row * blocks) * 32 + threadIdx.x, inner = in_channels / groups;
-    const int tap = weight_row / inner, p = tap / kernel_w, q = tap - p * kernel_w;
+    const int blocks = (s.out_channels + 31) / 32, weight_row = blockIdx.x / blocks;
+    const int channel = (blockIdx.x - weight_row * blocks) * 32 + threadIdx.x, inner = s.in_channels / s.groups;
+    const int tap = weight_row / inner, p = tap / s.kernel_w, q = tap - p * s.kernel_w;
     real sum = 0;
-    if (channel < out_channels) {
-        const int from = channel / (out_channels / groups) * inner + weight_row - tap * inner;
-        const int first = blockIdx.y * piece_lines, last = min(batch * out_height, first + piece_lines);
+    if (channel < s.out_channels) {
+        const int from = channel / (s.out_channels / s.groups) * inner + weight_row - tap * inner;
+        const int first = blockIdx.y * piece_lines, last = min(s.batch * s.out_height, first + piece_lines);
         for (int line = first + threadIdx.y; line < last; line += WARPS) {
-            const int n = line / out_height, row = (line - n * out_height) * stride_h - top + p * dilation_h;
-            if ((unsigned)row >= (unsigned)height) continue;
-            for (int j = 0; j < out_width; ++j) {
-                const int column = j * stride_w - left + q * dilation_w;
-                if ((unsigned)column >= (unsigned)width) continue;
-                const real value = x[((n * height + row) * width + column) * in_channels + from];
-                sum += value * dy[(line * out_width + j) * out_channels + channel];
+            const int n = line / s.out_height, i = line - n * s.out_height;
+            const int row = i * s.stride_h - s.pad_top + p * s.dilation_h;
+            if ((unsigned)row >= (unsigned)s.height) continue;
+            for (int j = 0; j < s.out_width; ++j) {
+                const int column = j * s.stride_w - s.pad_left + q * s.dilation_w;
+                if ((unsigned)column >= (unsigned)s.width) continue;
+                const real value = x[((n * s.height + row) * s.width + column) * s.in_channels + from];
+                sum += value * dy[(line * s.out_width + j) * s.out_channels + channel];
             }
         }
     }
     totals[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
-    if (threadIdx.y > 0 || channel >= out_channels) return;
+    if (threadIdx.y > 0 || channel >= s.out_channels) return;
     double total = 0;
     for (int warp = 0; warp < WARPS; ++warp) total += totals[warp][threadIdx.x];
-    const long long size = (long long)kernel_h * kernel_w * inner * out_channels;
-    partial[blockIdx.y * size + weight_row * out_channels + channel] = (real)total;
+    const long long size = (long long)s.kernel_h * s.kernel_w * inner * s.out_channels;
+    partial[blockIdx.y * size + weight_row * s.out_channels + channel] = (real)total;
 }
 
 // Grid: 32 output channels, 16 rows of the weights, pieces of the batch * out_height * out_width positions of dy.
 // partial: (pieces, *weight.shape).
 extern "C" __global__ void __launch_bounds__(256, 2) few_backward_weight(
     const real* __restrict__ dy, const real* __restrict__ x, real* __restrict__ partial, int piece_positions,
-    int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    const __grid_constant__ ConvShape s
 ) {
     __shared__ Quad<real> patches[POSITIONS][PATCH / 4];
     __shared__ real totals[WARPS][PATCH][32];
     const int first = blockIdx.z * piece_positions;
-    const int last = min(batch * out_height * out_width, first + piece_positions);
+    const int last = min(s.batch * s.out_height * s.out_width, first + piece_positions);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, channel = blockIdx.x * 32 + lane;
 
     // This thread fetches element `mine` of the patches of every 16th position, from position (n, i, j) on.
     const int mine = threadIdx.x % PATCH, weight_row = blockIdx.y * PATCH + mine;
-    const int tap = weight_row / in_channels, p = tap / kernel_w, q = tap - p * kernel_w;
-    const int shift_h = p * dilation_h - top, shift_w = q * dilation_w - left, c = weight_row - tap * in_channels;
-    int position = first + threadIdx.x / PATCH, line = position / out_width, j = position - line * out_width;
-    int n = line / out_height, i = line - n * out_height;
+    const int tap = weight_row / s.in_channels, p = tap / s.kernel_w, q = tap - p * s.kernel_w;
+    const int c = weight_row - tap * s.in_channels;
+    const int shift_h = p * s.dilation_h - s.pad_top, shift_w = q * s.dilation_w - s.pad_left;
+    int position = first + threadIdx.x / PATCH, line = position / s.out_width, j = position - line * s.out_width;
+    int n = line / s.out_height, i = line - n * s.out_height;
 
     real sums[PATCH] = {};
     for (int start = first; start < last; start += POSITIONS) {
         for (int at = threadIdx.x / PATCH; at < POSITIONS; at += 256 / PATCH) {
-            const int row = i * stride_h + shift_h, column = j * stride_w + shift_w;
-            const bool inside = position < last && p < kernel_h && (unsigned)row < (unsigned)height &&
-                                (unsigned)column < (unsigned)width;
+            const int row = i * s.stride_h + shift_h, column = j * s.stride_w + shift_w;
+            const bool inside = position < last && p < s.kernel_h && (unsigned)row < (unsigned)s.height &&
+                                (unsigned)column < (unsigned)s.width;
             patches[at][mine / 4].at[mine % 4] =
-                inside ? x[((n * height + row) * width + column) * in_channels + c] : real(0);
+                inside ? x[((n * s.height + row) * s.width + column) * s.in_channels + c] : real(0);
             position += 256 / PATCH;
-            for (j += 256 / PATCH; j >= out_width; j -= out_width)
-                if (++i == out_height) i = 0, ++n;
+            for (j += 256 / PATCH; j >= s.out_width; j -= s.out_width)
+                if (++i == s.out_height) i = 0, ++n;
         }
         real values[POSITIONS / WARPS];
 #pragma unroll
         for (int k = 0; k < POSITIONS / WARPS; ++k) {
             const int at = start + k * WARPS + warp;
-            values[k] = at < last && channel < out_channels ? dy[at * out_channels + channel] : real(0);
+            values[k] = at < last && channel < s.out_channels ? dy[at * s.out_channels + channel] : real(0);
         }
         __syncthreads();
 #pragma unroll
@@ -206,12 +201,12 @@ extern "C" __global__ void __launch_bounds__(256, 2) few_backward_weight(
 #pragma unroll
     for (int k = 0; k < PATCH; ++k) totals[warp][k][lane] = sums[k];
     __syncthreads();
-    if (channel >= out_channels) return;
-    const int rows = kernel_h * kernel_w * in_channels;
+    if (channel >= s.out_channels) return;
+    const int rows = s.kernel_h * s.kernel_w * s.in_channels;
     for (int k = warp; k < PATCH && blockIdx.y * PATCH + k < rows; k += WARPS) {
         double total = 0;
         for (int other = 0; other < WARPS; ++other) total += totals[other][k][lane];
         const int row = blockIdx.y * PATCH + k;
-        partial[((long long)blockIdx.z * rows + row) * out_channels + channel] = (real)total;
+        partial[((long long)blockIdx.z * rows + row) * s.out_channels + channel] = (real)total;
     }
 }

@@ -1,5 +1,6 @@
 // Convolution as a matrix product whose left matrix, the patches, is never written ("implicit GEMM"); groups = 1.
 // compile: REAL=float | REAL=double | REAL=float TF32=1
+// needs: conv_shape.cuh
 // needs: ptx.cuh
 // needs: gemm.cuh
 //
@@ -262,73 +263,69 @@ struct WeightTerms {
 // without bias.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_forward(
     const real* __restrict__ x, const real* __restrict__ weight, const real* __restrict__ bias, real* __restrict__ y,
-    int positions_first,
-    int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    int positions_first, const __grid_constant__ ConvShape s
 ) {
     __shared__ Slabs slabs;
     __shared__ Row rows[TILE];
-    Axis h = forward_axis(height, out_height, kernel_h, stride_h, top, dilation_h);
-    Axis w = forward_axis(width, out_width, kernel_w, stride_w, left, dilation_w);
-    make_rows(rows, h, w, batch, in_channels, out_height, out_width, positions_first);
-    const Piece piece(h.taps * w.taps * in_channels, blockIdx.z, gridDim.z);
+    Axis h = forward_axis(s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h);
+    Axis w = forward_axis(s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w);
+    make_rows(rows, h, w, s.batch, s.in_channels, s.out_height, s.out_width, positions_first);
+    const Piece piece(h.taps * w.taps * s.in_channels, blockIdx.z, gridDim.z);
     const int column = blockIdx.y * TILE;
-    const Gather patches(x, rows, h, w, in_channels, piece.first);
-    ForwardTerms terms(patches, weight, kernel_w, column, out_channels, piece.first);
+    const Gather patches(x, rows, h, w, s.in_channels, piece.first);
+    ForwardTerms terms(patches, weight, s.kernel_w, column, s.out_channels, piece.first);
     Sums sums;
     add_slabs(sums, terms, piece.count, slabs);
-    real* const to = y + (long long)blockIdx.z * batch * out_height * out_width * out_channels;
-    write(sums, &rows[0].result, 4, gridDim.z == 1 ? bias : nullptr, to, column, out_channels);
+    real* const to = y + (long long)blockIdx.z * s.batch * s.out_height * s.out_width * s.out_channels;
+    write(sums, &rows[0].result, 4, gridDim.z == 1 ? bias : nullptr, to, column, s.out_channels);
 }
 
 // Grid: tiles of rows of the largest phase, tiles of columns, phases times pieces. Pieces as above.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_x(
     const real* __restrict__ dy, const real* __restrict__ weight, real* __restrict__ dx, int positions_first,
-    int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    const __grid_constant__ ConvShape s
 ) {
     __shared__ Slabs slabs;
     __shared__ Row rows[TILE];
-    const int phases = stride_h * stride_w, phase = blockIdx.z % phases, part = blockIdx.z / phases;
-    Axis h = backward_axis(height, out_height, kernel_h, stride_h, top, dilation_h, phase / stride_w);
-    Axis w = backward_axis(width, out_width, kernel_w, stride_w, left, dilation_w, phase % stride_w);
-    make_rows(rows, h, w, batch, out_channels, height, width, positions_first);
-    const Piece piece(h.taps * w.taps * out_channels, part, gridDim.z / phases);
+    const int phases = s.stride_h * s.stride_w, phase = blockIdx.z % phases, part = blockIdx.z / phases;
+    Axis h = backward_axis(s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h, phase / s.stride_w);
+    Axis w = backward_axis(s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w, phase % s.stride_w);
+    make_rows(rows, h, w, s.batch, s.out_channels, s.height, s.width, positions_first);
+    const Piece piece(h.taps * w.taps * s.out_channels, part, gridDim.z / phases);
     const int column = blockIdx.y * TILE;
-    const Gather patches(dy, rows, h, w, out_channels, piece.first);
-    BackwardTerms terms = {patches, weight, kernel_w, column, in_channels, vectors(weight, out_channels)};
+    const Gather patches(dy, rows, h, w, s.out_channels, piece.first);
+    BackwardTerms terms = {patches, weight, s.kernel_w, column, s.in_channels, vectors(weight, s.out_channels)};
     Sums sums;
     add_slabs(sums, terms, piece.count, slabs);
-    real* const to = dx + (long long)part * batch * height * width * in_channels;
-    write(sums, &rows[0].result, 4, nullptr, to, column, in_channels);
+    real* const to = dx + (long long)part * s.batch * s.height * s.width * s.in_channels;
+    write(sums, &rows[0].result, 4, nullptr, to, column, s.in_channels);
 }
 
 // Grid: tiles of rows, tiles of columns, pieces. The positions are those whose taps of this tile meet the map.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_weight(
     const real* __restrict__ dy, const real* __restrict__ x, real* __restrict__ dweight,
-    int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    const __grid_constant__ ConvShape s
 ) {
     __shared__ Slabs slabs;
     __shared__ int results[TILE];
-    const Axis h = forward_axis(height, out_height, kernel_h, stride_h, top, dilation_h);
-    const Axis w = forward_axis(width, out_width, kernel_w, stride_w, left, dilation_w);
-    const int all_rows = kernel_h * kernel_w * in_channels, first_row = blockIdx.x * TILE;
+    const Axis h = forward_axis(s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h);
+    const Axis w = forward_axis(s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w);
+    const int all_rows = s.kernel_h * s.kernel_w * s.in_channels, first_row = blockIdx.x * TILE;
     const int last_row = min(all_rows, first_row + TILE) - 1, column = blockIdx.y * TILE;
     if (threadIdx.x < TILE) {
         const int row = first_row + threadIdx.x;
         results[threadIdx.x] = row <= last_row ? row : -1;
     }
-    const Radix taps = {kernel_w, in_channels};
+    const Radix taps = {s.kernel_w, s.in_channels};
     const Digits low = taps.digits(first_row), high = taps.digits(last_row);
     const Span lines = h.span(low.high, high.high);
-    const Span places = low.high == high.high ? w.span(low.middle, high.middle) : w.span(0, kernel_w - 1);
-    const Piece piece(batch * lines.count * places.count, blockIdx.z, gridDim.z);
+    const Span places = low.high == high.high ? w.span(low.middle, high.middle) : w.span(0, s.kernel_w - 1);
+    const Piece piece(s.batch * lines.count * places.count, blockIdx.z, gridDim.z);
 
     WeightTerms terms;
-    terms.x = x, terms.dy = dy, terms.h = h, terms.w = w, terms.batch = batch, terms.taps = taps;
-    terms.column = column, terms.columns = out_channels;
-    terms.x_vector = vectors(x, in_channels), terms.dy_vector = vectors(dy, out_channels);
+    terms.x = x, terms.dy = dy, terms.h = h, terms.w = w, terms.batch = s.batch, terms.taps = taps;
+    terms.column = column, terms.columns = s.out_channels;
+    terms.x_vector = vectors(x, s.in_channels), terms.dy_vector = vectors(dy, s.out_channels);
     terms.radix = {max(1, lines.count), max(1, places.count)};
     terms.first = {0, lines.first, places.first};
     terms.position = terms.radix.digits(piece.first * SLAB + terms.mine.term);
@@ -338,6 +335,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_weig
 
     Sums sums;
     add_slabs(sums, terms, piece.count, slabs);
-    real* const to = dweight + (long long)blockIdx.z * all_rows * out_channels;
-    write(sums, results, 1, nullptr, to, column, out_channels);
+    real* const to = dweight + (long long)blockIdx.z * all_rows * s.out_channels;
+    write(sums, results, 1, nullptr, to, column, s.out_channels);
 }

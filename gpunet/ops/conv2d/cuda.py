@@ -51,10 +51,27 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def _numbers(g: Conv2dGeometry) -> tuple[int, ...]:
-    """The geometry in the order of the kernels' parameters."""
-    sizes = g.batch, g.height, g.width, g.in_channels, g.out_height, g.out_width, g.out_channels
-    return *sizes, *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation
+@functools.lru_cache(maxsize=256)
+def _shape(g: Conv2dGeometry) -> dict[str, int]:
+    """The kernels' ``ConvShape``."""
+    return {
+        "batch": g.batch,
+        "height": g.height,
+        "width": g.width,
+        "in_channels": g.in_channels,
+        "out_height": g.out_height,
+        "out_width": g.out_width,
+        "out_channels": g.out_channels,
+        "kernel_h": g.kernel[0],
+        "kernel_w": g.kernel[1],
+        "stride_h": g.stride[0],
+        "stride_w": g.stride[1],
+        "pad_top": g.padding[0],
+        "pad_left": g.padding[2],
+        "dilation_h": g.dilation[0],
+        "dilation_w": g.dilation[1],
+        "groups": g.groups,
+    }
 
 
 @functools.lru_cache(maxsize=256)
@@ -120,12 +137,12 @@ def conv2d(x: Array, weight: Array, bias: Array | None, g: Conv2dGeometry) -> Ar
         quads = g.out_channels // g.groups % 4 == 0
         kernel, width = ("direct_forward_quads", 4) if quads else ("direct_forward", 1)
         grid = cuda.ceil_div(y.size // width, _THREADS)
-        cuda.launch("conv2d", kernel, grid, _THREADS, x, weight, bias, y, g.groups, *_numbers(g), real=x.dtype)
+        cuda.launch("conv2d", kernel, grid, _THREADS, x, weight, bias, y, _shape(g), real=x.dtype)
         return y
     tiles = cuda.ceil_div(y.size // g.out_channels, _TILE), cuda.ceil_div(g.out_channels, _TILE)
     pieces = _gemm_pieces(max(1, math.prod(tiles)), _useful(g)[0] * g.in_channels)
     target = y if pieces == 1 else cuda.empty((pieces, *g.y_shape), x.dtype, x)
-    args = x, weight, bias, target, _positions_first(g), *_numbers(g)
+    args = x, weight, bias, target, _positions_first(g), _shape(g)
     _gemm("gemm_forward", (*tiles, pieces), *args, real=x.dtype)
     return y if pieces == 1 else _column_sums(target, pieces, 1, y, bias)
 
@@ -136,16 +153,14 @@ def conv2d_backward_x(dy: Array, weight: Array, g: Conv2dGeometry) -> Array:
     dx = cuda.empty(g.x_shape, dy.dtype, dy)
     if _choose("backward_x", g) == "direct":
         grid = cuda.ceil_div(dx.size, _THREADS)
-        cuda.launch(
-            "conv2d", "direct_backward_x", grid, _THREADS, dy, weight, dx, g.groups, *_numbers(g), real=dy.dtype
-        )
+        cuda.launch("conv2d", "direct_backward_x", grid, _THREADS, dy, weight, dx, _shape(g), real=dy.dtype)
         return dx
     phases = math.prod(g.stride)
     rows = g.batch * cuda.ceil_div(g.height, g.stride[0]) * cuda.ceil_div(g.width, g.stride[1])
     tiles = cuda.ceil_div(rows, _TILE), cuda.ceil_div(g.in_channels, _TILE)
     pieces = _gemm_pieces(max(1, math.prod(tiles) * phases), _useful(g)[0] * g.out_channels // phases)
     target = dx if pieces == 1 else cuda.empty((pieces, *g.x_shape), dy.dtype, dy)
-    args = dy, weight, target, _positions_first(g), *_numbers(g)
+    args = dy, weight, target, _positions_first(g), _shape(g)
     _gemm("gemm_backward_x", (*tiles, phases * pieces), *args, real=dy.dtype)
     return dx if pieces == 1 else _column_sums(target, pieces, 1, dx)
 
@@ -162,7 +177,7 @@ def _gemm_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry
     tiles = cuda.ceil_div(rows, _TILE), cuda.ceil_div(g.out_channels, _TILE)
     pieces = _gemm_pieces(math.prod(tiles), g.batch * g.out_height * g.out_width)
     target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
-    args = dy, x, target, *_numbers(g)
+    args = dy, x, target, _shape(g)
     _gemm("gemm_backward_weight", (*tiles, pieces), *args, real=x.dtype)
     return dweight if pieces == 1 else _column_sums(target, pieces, 1, dweight)
 
@@ -174,7 +189,7 @@ def _few_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry)
     piece = _POSITIONS * cuda.ceil_div(stages, max(1, _BLOCKS // math.prod(tiles)))
     pieces = max(1, cuda.ceil_div(positions, max(1, piece)))
     target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
-    args = dy, x, target, piece, *_numbers(g)
+    args = dy, x, target, piece, _shape(g)
     cuda.launch("conv2d", "few_backward_weight", (*tiles, pieces), _THREADS, *args, real=x.dtype)
     return dweight if pieces == 1 else _column_sums(target, pieces, 1, dweight)
 
@@ -185,7 +200,7 @@ def _direct_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeomet
     piece = max(_WARPS, cuda.ceil_div(lines, max(1, _BLOCKS // tiles)))
     pieces = cuda.ceil_div(lines, piece)
     target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
-    args = dy, x, target, piece, g.groups, *_numbers(g)
+    args = dy, x, target, piece, _shape(g)
     cuda.launch("conv2d", "direct_backward_weight", (tiles, pieces), (32, _WARPS), *args, real=x.dtype)
     return dweight if pieces == 1 else _column_sums(target, pieces, 1, dweight)
 
