@@ -1,10 +1,10 @@
 // Activation functions and their gradients, element by element.
 // compile: REAL=float | REAL=double
 //
-// Thread mapping: one thread an element, blocks of 256, coalesced.
-// Bytes an element (float32): forward 8, backward 12. Flops: 1 (ReLU) to about 40 (GELU, backward): bound by memory.
+// Thread mapping: one thread per element, thread blocks of 256, coalesced.
+// Bytes per element (float32): forward 8, backward 12. Flops: 1 (ReLU) to about 40 (GELU, backward): bound by memory.
 //
-// Considered: four elements a thread as one vector (fewer instructions for the same bytes; worth it only where a launch
+// Considered: four elements per thread, vectorized (fewer instructions for the same bytes; worth it only where a launch
 // is bound by issue, which an isolated elementwise pass is not), and fusion into the neighbouring pass, which removes
 // the traffic instead. Not yet timed on a GPU.
 

@@ -1,22 +1,22 @@
 // Batch normalisation of (rows, channels) matrices, forward and backward.
 // compile: REAL=float | REAL=double
 //
-// Three launches each way: piece_* reduces pieces of rows to partial results, finish_* combines those and turns them
-// into a few numbers for each channel, apply_* uses these element by element. Inference needs no statistics: there
-// running_statistics takes the place of the first two. How the rows are cut and the order of all additions depend on
+// Three launches each way: partial_* reduces slices of rows to partial results, finish_* combines those into a few
+// coefficients for each channel, apply_* uses these element by element. Inference needs no statistics: there
+// running_statistics takes the place of the first two. How the rows are sliced and the order of all additions depend on
 // the shape alone, and nothing is atomic: always the same bits.
 //
-// Thread mapping of piece_* and apply_*: blocks of 256 threads, blockDim.x of them side by side for four channels each
-// (8 from 32 channels up, fewer and still a power of two for narrow matrices) and blockDim.y lanes of rows. A thread
-// has four rows under way at a time, each a load of 16 bytes where the channels are a multiple of four; a warp reads
-// whole lines of 128 bytes from 32 channels up, and neighbouring rows below. finish_*: blocks of 4 channels by 64
-// lanes.
+// Thread mapping of partial_* and apply_*: thread blocks of 256, where threadIdx.x stands for four channels (8 threads
+// from 32 channels up, fewer and still a power of two for narrow matrices) and threadIdx.y strides over rows. A thread
+// keeps four rows in flight, each a vectorized load of 16 bytes where the channels are a multiple of four; a warp reads
+// whole lines of 128 bytes from 32 channels up, and contiguous rows below. finish_*: thread blocks of 4 channels by 64
+// threads along y.
 //
 // Bytes for E elements in float32: 12 E forward and 20 E backward, where the second reading of x and dy may come from
 // the second-level cache. Flops: 7 E forward, 10 E backward: bound by memory.
 //
-// Rounding: deviations are taken from the first row of the piece, which is off the piece's mean by at most sqrt(rows of
-// the piece) of its standard deviations, whatever the data; four rows at a time are added in `real`, everything else in
+// Rounding: deviations are taken from the first row of the slice, which is off the slice's mean by at most sqrt(rows of
+// the slice) of its standard deviations, whatever the data; four rows at a time are added in `real`, everything else in
 // double. E[x^2] - E[x]^2 would lose all digits of a channel whose mean is large against its deviation.
 //
 // Considered: sums shifted by the running mean (far off in the first steps, and the result then depends on the past);
@@ -24,38 +24,38 @@
 // of the device idle with few channels); finishing in the prologue of apply_* (saves a launch, repeats the combination
 // in every block). Not yet timed on a GPU.
 
-// ---- pieces of rows -------------------------------------------------------------------------------------------------
+// ---- slices of rows -------------------------------------------------------------------------------------------------
 
-// What a thread of piece_* and apply_* works on: up to four channels (none if `count` is not positive) of a piece's
-// rows.
-struct Lot {
+// What a thread of partial_* and apply_* works on: up to four channels (none if `count` is not positive) of the
+// `length` rows of a slice.
+struct WorkItem {
     int channel, count, start, length;
 };
 
-__device__ __forceinline__ Lot lot_of(int rows, int channels, int piece_rows) {
+__device__ __forceinline__ WorkItem work_item(int rows, int channels, int slice_rows) {
     const unsigned tiles = ((channels + 3u) / 4 + blockDim.x - 1) / blockDim.x;
-    const int channel = 4 * (blockIdx.x % tiles * blockDim.x + threadIdx.x), start = blockIdx.x / tiles * piece_rows;
-    return {channel, min(4, channels - channel), start, min(piece_rows, rows - start)};
+    const int channel = 4 * (blockIdx.x % tiles * blockDim.x + threadIdx.x), start = blockIdx.x / tiles * slice_rows;
+    return {channel, min(4, channels - channel), start, min(slice_rows, rows - start)};
 }
 
-// Row number j of the four that a thread has under way, from `first` on.
+// Row number j of the four that a thread has in flight, from `first` on.
 __device__ __forceinline__ int row_of(int first, int j) { return first + j * (int)blockDim.y; }
 
-// Those four rows; zeros for the ones beyond the piece. `from` is the piece's first row, at the thread's channel.
+// Those four rows; zeros for the ones beyond the slice. `from` is the slice's first row, at the thread's channel.
 __device__ __forceinline__ void load_rows(
-    Quad<real> (&values)[4], const real* from, int first, const Lot& lot, int channels, bool whole) {
+    Vec4<real> (&values)[4], const real* from, int first, const WorkItem& item, int channels, bool vectorized) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
         values[j] = {};
-        if (row_of(first, j) < lot.length)
-            values[j] = load_quad(from + row_of(first, j) * channels, lot.count, whole);
+        if (row_of(first, j) < item.length)
+            values[j] = load_vec4(from + row_of(first, j) * channels, item.count, vectorized);
     }
 }
 
-// Sums of each of N values over the lanes (threadIdx.y, a power of two of them), valid in lane 0. Every thread of the
+// Sums of each of N values over threadIdx.y (blockDim.y is a power of two), valid where that is 0. Every thread of the
 // block must call it; `scratch` is shared memory for N values of each thread.
 template <int N>
-__device__ __forceinline__ void sum_over_lanes(double (&values)[N], double* scratch) {
+__device__ __forceinline__ void sum_over_y(double (&values)[N], double* scratch) {
     const int threads = blockDim.x * blockDim.y, me = threadIdx.y * blockDim.x + threadIdx.x;
 #pragma unroll
     for (int k = 0; k < N; ++k) scratch[k * threads + me] = values[k];
@@ -67,43 +67,43 @@ __device__ __forceinline__ void sum_over_lanes(double (&values)[N], double* scra
         for (int k = 0; k < N; ++k) scratch[k * threads + me] += scratch[k * threads + me + half * blockDim.x];
     }
 #pragma unroll
-    for (int k = 0; k < N; ++k) values[k] = scratch[k * threads + me];  // lane 0 wrote these itself
+    for (int k = 0; k < N; ++k) values[k] = scratch[k * threads + me];  // valid ones: the thread's own
 }
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
-// Of each piece, as (pieces, channels): the mean, and the sum of squared deviations from it.
-extern "C" __global__ void __launch_bounds__(256) piece_statistics(
+// Of each slice, as (slices, channels): the mean, and the sum of squared deviations from it.
+extern "C" __global__ void __launch_bounds__(256) partial_statistics(
     const real* __restrict__ x, double* __restrict__ means, double* __restrict__ squares, int rows, int channels,
-    int piece_rows) {
+    int slice_rows) {
     __shared__ double scratch[8 * 256];
-    const Lot lot = lot_of(rows, channels, piece_rows);
-    const bool whole = channels % 4 == 0 && is_aligned(x);
-    const real* const from = x + lot.start * channels + lot.channel;
+    const WorkItem item = work_item(rows, channels, slice_rows);
+    const bool vectorized = channels % 4 == 0 && is_aligned(x);
+    const real* const from = x + item.start * channels + item.channel;
 
-    Quad<real> shift = {};
-    if (lot.count > 0) shift = load_quad(from, lot.count, whole);
+    Vec4<real> shift = {};
+    if (item.count > 0) shift = load_vec4(from, item.count, vectorized);
     double sums[8] = {};  // of the deviations, of their squares
-    for (int first = threadIdx.y; lot.count > 0 && first < lot.length; first = row_of(first, 4)) {
-        Quad<real> d[4];
-        load_rows(d, from, first, lot, channels, whole);
+    for (int first = threadIdx.y; item.count > 0 && first < item.length; first = row_of(first, 4)) {
+        Vec4<real> d[4];
+        load_rows(d, from, first, item, channels, vectorized);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
 #pragma unroll
             for (int j = 0; j < 4; ++j)
-                if (row_of(first, j) < lot.length) d[j].at[k] -= shift.at[k];
+                if (row_of(first, j) < item.length) d[j].at[k] -= shift.at[k];
             const real d0 = d[0].at[k], d1 = d[1].at[k], d2 = d[2].at[k], d3 = d[3].at[k];
             sums[k] += (d0 + d1) + (d2 + d3);
             sums[4 + k] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3);
         }
     }
-    sum_over_lanes(sums, scratch);
+    sum_over_y(sums, scratch);
     if (threadIdx.y > 0) return;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-        if (k >= lot.count) continue;
-        const int to = lot.start / piece_rows * channels + lot.channel + k;
-        const double offset = sums[k] / lot.length;
+        if (k >= item.count) continue;
+        const int to = item.start / slice_rows * channels + item.channel + k;
+        const double offset = sums[k] / item.length;
         means[to] = shift.at[k] + offset;
         squares[to] = sums[4 + k] - offset * sums[k];
     }
@@ -119,26 +119,26 @@ __device__ __forceinline__ void store_coefficients(
     coefficients[2 * channels + channel] = real(beta - (mean - shift) * gamma * inv_std);
 }
 
-// Mean and variance of all rows from those of the pieces: within the pieces plus between them (Chan, Golub & LeVeque,
-// 1983). Deviations of the pieces' means are taken from the first one, so that a constant channel has a variance of
+// Mean and variance of all rows from those of the slices: within the slices plus between them (Chan, Golub & LeVeque,
+// 1983). Deviations of the slices' means are taken from the first one, so that a constant channel has a variance of
 // exactly zero. Moves the running statistics in place, the variance as its unbiased estimate.
 extern "C" __global__ void __launch_bounds__(256) finish_statistics(
     const double* __restrict__ means, const double* __restrict__ squares, const real* __restrict__ gamma,
     const real* __restrict__ beta, real* __restrict__ running_mean, real* __restrict__ running_var,
     double* __restrict__ mean, double* __restrict__ inv_std, real* __restrict__ coefficients, int rows, int channels,
-    int piece_rows, int pieces, double momentum, double eps) {
+    int slice_rows, int slices, double momentum, double eps) {
     __shared__ double scratch[2 * 256];
     const int channel = blockIdx.x * blockDim.x + threadIdx.x;
     const double origin = channel < channels ? means[channel] : 0.0;
     double sums[2] = {};  // of the deviations of rows from `origin`, of their squares
 #pragma unroll 4
-    for (int piece = threadIdx.y; channel < channels && piece < pieces; piece += blockDim.y) {
-        const double length = min(piece_rows, rows - piece * piece_rows);
-        const double d = means[piece * channels + channel] - origin;
+    for (int slice = threadIdx.y; channel < channels && slice < slices; slice += blockDim.y) {
+        const double length = min(slice_rows, rows - slice * slice_rows);
+        const double d = means[slice * channels + channel] - origin;
         sums[0] += length * d;
-        sums[1] += squares[piece * channels + channel] + length * d * d;
+        sums[1] += squares[slice * channels + channel] + length * d * d;
     }
-    sum_over_lanes(sums, scratch);
+    sum_over_y(sums, scratch);
     if (threadIdx.y > 0 || channel >= channels) return;
     const double offset = sums[0] / rows, spread = sums[1] - offset * sums[0];
     const double squared = spread < 0.0 ? 0.0 : spread;  // below zero by rounding only; NaN stays
@@ -155,9 +155,9 @@ extern "C" __global__ void __launch_bounds__(256) running_statistics(
     const real* __restrict__ gamma, const real* __restrict__ beta, const real* __restrict__ running_mean,
     const real* __restrict__ running_var, double* __restrict__ mean, double* __restrict__ inv_std,
     real* __restrict__ coefficients, int channels, double eps) {
-    const long long item = global_index();
-    if (item >= channels) return;
-    const int channel = item;
+    const long long index = global_index();
+    if (index >= channels) return;
+    const int channel = index;
     mean[channel] = running_mean[channel];
     inv_std[channel] = 1.0 / sqrt(running_var[channel] + eps);
     store_coefficients(
@@ -166,65 +166,65 @@ extern "C" __global__ void __launch_bounds__(256) running_statistics(
 
 extern "C" __global__ void __launch_bounds__(256) apply_statistics(
     const real* __restrict__ x, const real* __restrict__ coefficients, real* __restrict__ y, int rows, int channels,
-    int piece_rows) {
-    const Lot lot = lot_of(rows, channels, piece_rows);
-    if (lot.count <= 0) return;
-    const bool whole = channels % 4 == 0 && is_aligned(x) && is_aligned(coefficients) && is_aligned(y);
-    const Quad<real> shift = load_quad(coefficients + lot.channel, lot.count, whole);
-    const Quad<real> scale = load_quad(coefficients + channels + lot.channel, lot.count, whole);
-    const Quad<real> offset = load_quad(coefficients + 2 * channels + lot.channel, lot.count, whole);
-    const int corner = lot.start * channels + lot.channel;
-    for (int first = threadIdx.y; first < lot.length; first = row_of(first, 4)) {
-        Quad<real> values[4];
-        load_rows(values, x + corner, first, lot, channels, whole);
+    int slice_rows) {
+    const WorkItem item = work_item(rows, channels, slice_rows);
+    if (item.count <= 0) return;
+    const bool vectorized = channels % 4 == 0 && is_aligned(x) && is_aligned(coefficients) && is_aligned(y);
+    const Vec4<real> shift = load_vec4(coefficients + item.channel, item.count, vectorized);
+    const Vec4<real> scale = load_vec4(coefficients + channels + item.channel, item.count, vectorized);
+    const Vec4<real> offset = load_vec4(coefficients + 2 * channels + item.channel, item.count, vectorized);
+    const int corner = item.start * channels + item.channel;
+    for (int first = threadIdx.y; first < item.length; first = row_of(first, 4)) {
+        Vec4<real> values[4];
+        load_rows(values, x + corner, first, item, channels, vectorized);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            if (row_of(first, j) >= lot.length) continue;
+            if (row_of(first, j) >= item.length) continue;
 #pragma unroll
             for (int k = 0; k < 4; ++k)
                 values[j].at[k] = (values[j].at[k] - shift.at[k]) * scale.at[k] + offset.at[k];
-            store_quad(y + corner + row_of(first, j) * channels, values[j], lot.count, whole);
+            store_vec4(y + corner + row_of(first, j) * channels, values[j], item.count, vectorized);
         }
     }
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------------
 
-// Sums over each piece, as (pieces, channels), of dy and of dy * (x - shift), where shift is the mean as a `real`.
-extern "C" __global__ void __launch_bounds__(256) piece_gradients(
+// Sums over each slice, as (slices, channels), of dy and of dy * (x - shift), where shift is the mean as a `real`.
+extern "C" __global__ void __launch_bounds__(256) partial_gradients(
     const real* __restrict__ dy, const real* __restrict__ x, const double* __restrict__ mean, double* __restrict__ sums,
-    double* __restrict__ products, int rows, int channels, int piece_rows) {
+    double* __restrict__ products, int rows, int channels, int slice_rows) {
     __shared__ double scratch[8 * 256];
-    const Lot lot = lot_of(rows, channels, piece_rows);
-    const bool whole = channels % 4 == 0 && is_aligned(dy) && is_aligned(x);
-    const int corner = lot.start * channels + lot.channel;
+    const WorkItem item = work_item(rows, channels, slice_rows);
+    const bool vectorized = channels % 4 == 0 && is_aligned(dy) && is_aligned(x);
+    const int corner = item.start * channels + item.channel;
 
-    Quad<real> shift = {};
+    Vec4<real> shift = {};
 #pragma unroll
     for (int k = 0; k < 4; ++k)
-        if (k < lot.count) shift.at[k] = real(mean[lot.channel + k]);
-    double both[8] = {};
-    for (int first = threadIdx.y; lot.count > 0 && first < lot.length; first = row_of(first, 4)) {
-        Quad<real> d[4], centred[4];
-        load_rows(d, dy + corner, first, lot, channels, whole);
-        load_rows(centred, x + corner, first, lot, channels, whole);
+        if (k < item.count) shift.at[k] = real(mean[item.channel + k]);
+    double totals[8] = {};
+    for (int first = threadIdx.y; item.count > 0 && first < item.length; first = row_of(first, 4)) {
+        Vec4<real> d[4], centred[4];
+        load_rows(d, dy + corner, first, item, channels, vectorized);
+        load_rows(centred, x + corner, first, item, channels, vectorized);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
 #pragma unroll
-            for (int j = 0; j < 4; ++j) centred[j].at[k] -= shift.at[k];  // beyond the piece d is zero
-            both[k] += (d[0].at[k] + d[1].at[k]) + (d[2].at[k] + d[3].at[k]);
-            both[4 + k] += (d[0].at[k] * centred[0].at[k] + d[1].at[k] * centred[1].at[k]) +
+            for (int j = 0; j < 4; ++j) centred[j].at[k] -= shift.at[k];  // beyond the slice d is zero
+            totals[k] += (d[0].at[k] + d[1].at[k]) + (d[2].at[k] + d[3].at[k]);
+            totals[4 + k] += (d[0].at[k] * centred[0].at[k] + d[1].at[k] * centred[1].at[k]) +
                            (d[2].at[k] * centred[2].at[k] + d[3].at[k] * centred[3].at[k]);
         }
     }
-    sum_over_lanes(both, scratch);
+    sum_over_y(totals, scratch);
     if (threadIdx.y > 0) return;
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-        if (k >= lot.count) continue;
-        const int to = lot.start / piece_rows * channels + lot.channel + k;
-        sums[to] = both[k];
-        products[to] = both[4 + k];
+        if (k >= item.count) continue;
+        const int to = item.start / slice_rows * channels + item.channel + k;
+        sums[to] = totals[k];
+        products[to] = totals[4 + k];
     }
 }
 
@@ -233,20 +233,20 @@ extern "C" __global__ void __launch_bounds__(256) piece_gradients(
 extern "C" __global__ void __launch_bounds__(256) finish_gradients(
     const double* __restrict__ sums, const double* __restrict__ products, const real* __restrict__ gamma,
     const double* __restrict__ mean, const double* __restrict__ inv_std, real* __restrict__ dgamma,
-    real* __restrict__ dbeta, real* __restrict__ coefficients, int rows, int channels, int pieces) {
+    real* __restrict__ dbeta, real* __restrict__ coefficients, int rows, int channels, int slices) {
     __shared__ double scratch[2 * 256];
     const int channel = blockIdx.x * blockDim.x + threadIdx.x;
-    double both[2] = {};
+    double totals[2] = {};
 #pragma unroll 4
-    for (int piece = threadIdx.y; channel < channels && piece < pieces; piece += blockDim.y) {
-        both[0] += sums[piece * channels + channel];
-        both[1] += products[piece * channels + channel];
+    for (int slice = threadIdx.y; channel < channels && slice < slices; slice += blockDim.y) {
+        totals[0] += sums[slice * channels + channel];
+        totals[1] += products[slice * channels + channel];
     }
-    sum_over_lanes(both, scratch);
+    sum_over_y(totals, scratch);
     if (threadIdx.y > 0 || channel >= channels) return;
     const real shift = real(mean[channel]);
-    const double lost = mean[channel] - shift, total = both[0];
-    const double product = (both[1] - lost * total) * inv_std[channel], scale = gamma[channel] * inv_std[channel];
+    const double lost = mean[channel] - shift, total = totals[0];
+    const double product = (totals[1] - lost * total) * inv_std[channel], scale = gamma[channel] * inv_std[channel];
     const double slope = -scale * inv_std[channel] * product / rows;
     dgamma[channel] = real(product);
     dbeta[channel] = real(total);
@@ -259,29 +259,29 @@ extern "C" __global__ void __launch_bounds__(256) finish_gradients(
 // In inference dx does not depend on x, which is then not read.
 extern "C" __global__ void __launch_bounds__(256) apply_gradients(
     const real* __restrict__ dy, const real* __restrict__ x, const real* __restrict__ coefficients,
-    real* __restrict__ dx, int rows, int channels, int piece_rows, int training) {
-    const Lot lot = lot_of(rows, channels, piece_rows);
-    if (lot.count <= 0) return;
-    const bool whole =
+    real* __restrict__ dx, int rows, int channels, int slice_rows, int training) {
+    const WorkItem item = work_item(rows, channels, slice_rows);
+    if (item.count <= 0) return;
+    const bool vectorized =
         channels % 4 == 0 && is_aligned(dy) && is_aligned(x) && is_aligned(coefficients) && is_aligned(dx);
-    const Quad<real> shift = load_quad(coefficients + lot.channel, lot.count, whole);
-    const Quad<real> scale = load_quad(coefficients + channels + lot.channel, lot.count, whole);
-    const Quad<real> offset = load_quad(coefficients + 2 * channels + lot.channel, lot.count, whole);
-    const Quad<real> slope = load_quad(coefficients + 3 * channels + lot.channel, lot.count, whole);
-    const int corner = lot.start * channels + lot.channel;
-    for (int first = threadIdx.y; first < lot.length; first = row_of(first, 4)) {
-        Quad<real> d[4], values[4] = {};
-        load_rows(d, dy + corner, first, lot, channels, whole);
-        if (training) load_rows(values, x + corner, first, lot, channels, whole);
+    const Vec4<real> shift = load_vec4(coefficients + item.channel, item.count, vectorized);
+    const Vec4<real> scale = load_vec4(coefficients + channels + item.channel, item.count, vectorized);
+    const Vec4<real> offset = load_vec4(coefficients + 2 * channels + item.channel, item.count, vectorized);
+    const Vec4<real> slope = load_vec4(coefficients + 3 * channels + item.channel, item.count, vectorized);
+    const int corner = item.start * channels + item.channel;
+    for (int first = threadIdx.y; first < item.length; first = row_of(first, 4)) {
+        Vec4<real> d[4], values[4] = {};
+        load_rows(d, dy + corner, first, item, channels, vectorized);
+        if (training) load_rows(values, x + corner, first, item, channels, vectorized);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            if (row_of(first, j) >= lot.length) continue;
+            if (row_of(first, j) >= item.length) continue;
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
                 d[j].at[k] *= scale.at[k];
                 if (training) d[j].at[k] += offset.at[k] + (values[j].at[k] - shift.at[k]) * slope.at[k];
             }
-            store_quad(dx + corner + row_of(first, j) * channels, d[j], lot.count, whole);
+            store_vec4(dx + corner + row_of(first, j) * channels, d[j], item.count, vectorized);
         }
     }
 }

@@ -24,43 +24,43 @@ __device__ __forceinline__ T value_or(const T* pointer, T value) {
     return pointer ? *pointer : value;
 }
 
-// ---- neighbours in memory -------------------------------------------------------------------------------------------
+// ---- vectorized loads and stores ------------------------------------------------------------------------------------
 
-// WIDTH neighbours, which accesses of up to 16 bytes move.
+// WIDTH contiguous elements, loaded and stored as vectors of up to 16 bytes.
 template <typename T, int WIDTH>
-struct alignas(WIDTH * sizeof(T) < 16 ? WIDTH * sizeof(T) : 16) Lanes {
+struct alignas(WIDTH * sizeof(T) < 16 ? WIDTH * sizeof(T) : 16) Vec {
     T at[WIDTH];
 };
 template <typename T>
-using Quad = Lanes<T, 4>;
+using Vec4 = Vec<T, 4>;
 
-// Whether quads at `array` and every four elements further on may be moved as vectors; also true of a null pointer.
+// Whether an array is aligned to its Vec4; also true of a null pointer.
 template <typename T>
 __device__ __forceinline__ bool is_aligned(const T* array) {
-    return reinterpret_cast<unsigned long long>(array) % alignof(Quad<T>) == 0;
+    return reinterpret_cast<unsigned long long>(array) % alignof(Vec4<T>) == 0;
 }
 
-// The first `count` (up to 4) elements at `from`, zeros for the others; as one vector if `whole`, which demands a count
-// of 4 or more and alignment.
+// The first `count` (up to 4) elements at `from`, zeros for the others: predicated scalar loads, or one vector load if
+// `vectorized`, which demands a count of 4 or more and alignment.
 template <typename T>
-__device__ __forceinline__ Quad<T> load_quad(const T* from, int count, bool whole) {
-    if (whole) return *reinterpret_cast<const Quad<T>*>(from);
-    Quad<T> quad = {};
+__device__ __forceinline__ Vec4<T> load_vec4(const T* from, int count, bool vectorized) {
+    if (vectorized) return *reinterpret_cast<const Vec4<T>*>(from);
+    Vec4<T> vec = {};
 #pragma unroll
     for (int k = 0; k < 4; ++k)
-        if (k < count) quad.at[k] = from[k];
-    return quad;
+        if (k < count) vec.at[k] = from[k];
+    return vec;
 }
 
 template <typename T>
-__device__ __forceinline__ void store_quad(T* to, const Quad<T>& quad, int count, bool whole) {
-    if (whole) {
-        *reinterpret_cast<Quad<T>*>(to) = quad;
+__device__ __forceinline__ void store_vec4(T* to, const Vec4<T>& vec, int count, bool vectorized) {
+    if (vectorized) {
+        *reinterpret_cast<Vec4<T>*>(to) = vec;
         return;
     }
 #pragma unroll
     for (int k = 0; k < 4; ++k)
-        if (k < count) to[k] = quad.at[k];
+        if (k < count) to[k] = vec.at[k];
 }
 
 // ---- arithmetic -----------------------------------------------------------------------------------------------------

@@ -1,50 +1,52 @@
-// Convolution as a matrix product whose left matrix, the patches, is never written ("implicit GEMM"); groups = 1.
+// Convolution as implicit GEMM: a matrix product whose A matrix, the im2col patches, is never materialised; groups = 1.
 // compile: REAL=float | REAL=double | REAL=float TF32=1
+// needs: conv_shape.cuh
 // needs: ptx.cuh
 // needs: gemm.cuh
 //
-// Thread mapping: 128 threads for a tile of 64 x 64 of the result, see gemm.cuh.
-//   gemm_forward          rows: output positions    columns: C_out    terms: tap, input channel
-//   gemm_backward_x       rows: input positions     columns: C_in     terms: tap, output channel
-//   gemm_backward_weight  rows: tap, input channel  columns: C_out    terms: output positions
-// With strides, the input positions fall into stride_h * stride_w phases, each of which meets a fixed subset of the
-// taps: a phase is a convolution of its own, with stride 1. Terms may be cut into pieces, one a block along z, where
-// the tiles alone would not fill a GPU; column_sums adds the pieces in order. Global loads are quads where channels and
-// addresses allow, else single and masked. Positions and taps are divided out once; from slab to slab they are counted
-// on.
+// Thread mapping: a thread block of 128 threads for a 64 x 64 tile of the GEMM's M x N result, see gemm.cuh.
+//   gemm_forward          M: output pixels        N: output channels  K: tap, input channel   (fprop)
+//   gemm_backward_x       M: input pixels         N: input channels   K: tap, output channel  (dgrad)
+//   gemm_backward_weight  M: tap, input channel   N: output channels  K: output pixels        (wgrad)
+// With strides, the input pixels of dgrad fall into stride_h * stride_w phases, each of which meets a fixed subset of
+// the taps: a phase is a convolution of its own, with stride 1. Where the tiles alone would not fill a GPU, K is split
+// into slices along gridDim.z (split-K), which column_sums adds in order. Global loads are vectors of four where
+// channels and addresses allow, else scalar and predicated. Pixels and taps are divided out once; from one K tile to
+// the next they are advanced by addition.
 //
-// Flops: 2 * rows * columns * terms, less the taps that no row of a tile meets: with rows ordered position by position,
-// the images innermost, that is every tap on the padding. Bytes (float): 8 KB for a slab of 131 kflop, from the caches;
-// from memory each map once where it fits the second-level cache. One input channel would leave most of a tile empty
-// (3x3: 9 of 16 terms, 9 of 64 rows), so its forward pass and its weight gradient are in conv2d.cu.
+// Flops: 2 M N K, less the taps that no row of a tile meets: where a tile's rows are the images at one pixel, that is
+// every tap on the padding. Bytes (float): 8 KB from the caches for a K tile of 131 kflop; from memory each feature map
+// once where it fits the second-level cache. One input channel would leave most of a tile empty (3x3: K = 9 of 16
+// forward, M = 9 of 64 for the weights), so its forward pass and weight gradient are in conv2d.cu.
 // Considered: im2col in memory (kernel_h * kernel_w times the bytes); Winograd (2.25 times fewer products for 3x3,
-// worse rounding, a kernel of its own); cp.async in three stages (no registers in between, but no rounding to TF32 and
-// no transposition on the way either). Not yet timed on a GPU.
+// worse rounding, a kernel of its own); a three-stage cp.async pipeline (no staging registers, but no rounding to TF32
+// and no transposition on the way either). Not yet timed on a GPU.
 
 #define OUTSIDE (-(1 << 30))
 #define BLOCKS (sizeof(real) == 4 ? 4 : 2)  // a multiprocessor: leaves registers enough that none spill
 
-// ---- positions and taps ---------------------------------------------------------------------------------------------
+// ---- pixels and taps ------------------------------------------------------------------------------------------------
 
-// A row of the tile: the row of the result it is written to, and where on the map it reads at the first tap.
-struct alignas(16) Row {
-    int result, offset, h, w;
+// A row of the GEMM tile: the row of the output it is written to, and the input pixel that its first tap reads, as an
+// offset and as coordinates.
+struct alignas(16) GemmRow {
+    int output, offset, h, w;
 };
 
-struct Span {
+struct Range {
     int first, count;
 };
 
-// One axis of a gather: result i reads the map at start + i * step + shift + tap * spread, if that is in [0, size).
+// One axis of a convolution: output i reads input start + i * step + shift + tap * spread, if that is in [0, size).
 struct Axis {
-    int size, results, taps, start, step, spread;
-    int first_result, result_step;  // result i is element first_result + i * result_step of the array it is written to
+    int size, outputs, taps, start, step, spread;
+    int first_output, output_step;  // output i is element first_output + i * output_step of the array it is written to
     int first_tap, tap_step;        // likewise for the taps and the array of the weights
     int shift;                      // of the taps that are left after trimming
 
-    __device__ __forceinline__ int at(int place, int tap) const { return place + shift + tap * spread; }
+    __device__ __forceinline__ int at(int origin, int tap) const { return origin + shift + tap * spread; }
 
-    // Cuts off the taps that no result meets whose place (at tap 0) is in [low, high]; those left are neighbours.
+    // Cuts off the taps that fall on padding for every output whose tap 0 is in [low, high]; those left are contiguous.
     __device__ __forceinline__ void trim(int low, int high) {
         int skipped = 0;
         while (skipped < taps && !meets(low, high, skipped)) ++skipped;
@@ -57,11 +59,11 @@ struct Axis {
         return high + tap * spread >= 0 && low + tap * spread < size;
     }
 
-    // The results that one of the taps from `low` to `high` leads to the map (spread > 0).
-    __device__ __forceinline__ Span span(int low, int high) const {
+    // The outputs for which one of the taps from `low` to `high` is inside the input (spread > 0).
+    __device__ __forceinline__ Range outputs_inside(int low, int high) const {
         const int below = -(start + high * spread), reach = size - 1 - (start + low * spread);
         const int first = below > 0 ? (below + step - 1) / step : 0;
-        const int last = reach < 0 ? -1 : min(results - 1, reach / step);
+        const int last = reach < 0 ? -1 : min(outputs - 1, reach / step);
         return {first, max(0, last - first + 1)};
     }
 };
@@ -70,7 +72,7 @@ __device__ __forceinline__ Axis forward_axis(int size, int out, int kernel, int 
     return {size, out, kernel, -before, stride, dilation, 0, 1, 0, 1, 0};
 }
 
-// The gradient of the inputs phase, phase + stride ...: the taps that lead from them to an output are `tap_step` apart.
+// Of the gradient of inputs phase, phase + stride ...: the taps that lead from them to an output are `tap_step` apart.
 __device__ __forceinline__ Axis backward_axis(
     int size, int out, int kernel, int stride, int before, int dilation, int phase
 ) {
@@ -82,30 +84,32 @@ __device__ __forceinline__ Axis backward_axis(
     return {out, (size - phase + stride - 1) / stride, taps, start, 1, spread, phase, stride, first_tap, tap_step, 0};
 }
 
-// Fills the table of the tile's rows and trims the axes to the taps that any of them meets.
+// Fills the table of the tile's rows, and trims the axes to the taps that any of them meets. The GEMM's M index is
+// (row, column, image) if images_innermost, else (image, row, column).
 __device__ __forceinline__ void make_rows(
-    Row (&rows)[TILE], Axis& h, Axis& w, int batch, int channels, int result_h, int result_w, int positions_first
+    GemmRow (&rows)[TILE_MN], Axis& h, Axis& w, int batch, int channels, int output_h, int output_w,
+    int images_innermost
 ) {
-    const int first = blockIdx.x * TILE, count = min(TILE, batch * h.results * w.results - first);
-    if (threadIdx.x < TILE) {
-        Row row = {-1, 0, OUTSIDE, OUTSIDE};
+    const int first = blockIdx.x * TILE_MN, count = min(TILE_MN, batch * h.outputs * w.outputs - first);
+    if (threadIdx.x < TILE_MN) {
+        GemmRow row = {-1, 0, OUTSIDE, OUTSIDE};
         if ((int)threadIdx.x < count) {
-            const Radix radix = positions_first ? Radix{w.results, batch} : Radix{h.results, w.results};
-            const Digits at = radix.digits(first + threadIdx.x);  // (row, column, image) or (image, row, column)
-            const int n = positions_first ? at.low : at.high;
-            const int i = positions_first ? at.high : at.middle, j = positions_first ? at.middle : at.low;
+            const Radix radix = images_innermost ? Radix{w.outputs, batch} : Radix{h.outputs, w.outputs};
+            const Digits at = radix.digits(first + threadIdx.x);
+            const int n = images_innermost ? at.low : at.high;
+            const int i = images_innermost ? at.high : at.middle, j = images_innermost ? at.middle : at.low;
             row.h = h.start + i * h.step;
             row.w = w.start + j * w.step;
             row.offset = ((n * h.size + row.h) * w.size + row.w) * channels;
-            const int line = n * result_h + h.first_result + i * h.result_step;
-            row.result = line * result_w + w.first_result + j * w.result_step;
+            const int line = n * output_h + h.first_output + i * h.output_step;
+            row.output = line * output_w + w.first_output + j * w.output_step;
         }
         rows[threadIdx.x] = row;
     }
     __syncthreads();
-    int h_low = h.start, h_high = h.start + (h.results - 1) * h.step;
-    int w_low = w.start, w_high = w.start + (w.results - 1) * w.step;
-    if (positions_first && count > 0) {
+    int h_low = h.start, h_high = h.start + (h.outputs - 1) * h.step;
+    int w_low = w.start, w_high = w.start + (w.outputs - 1) * w.step;
+    if (images_innermost && count > 0) {
         h_low = rows[0].h, h_high = rows[count - 1].h;
         if (h_low == h_high) w_low = rows[0].w, w_high = rows[count - 1].w;
     }
@@ -114,30 +118,34 @@ __device__ __forceinline__ void make_rows(
 }
 
 // Offset of weight[tap, 0, 0], of which `size` elements belong to one tap.
-__device__ __forceinline__ int tap_offset(const Axis& h, const Axis& w, int kernel_w, const Digits& term, int size) {
-    const int row = h.first_tap + term.high * h.tap_step, column = w.first_tap + term.middle * w.tap_step;
+__device__ __forceinline__ int tap_offset(const Axis& h, const Axis& w, int kernel_w, const Digits& k, int size) {
+    const int row = h.first_tap + k.high * h.tap_step, column = w.first_tap + k.middle * w.tap_step;
     return (row * kernel_w + column) * size;
 }
 
-// Left factor of the forward pass and of the input gradient: elements of a map; terms (tap row, tap column, channel).
-struct Gather {
+// ---- operands: what A and B are -------------------------------------------------------------------------------------
+
+// A of the forward pass and of the input gradient: im2col patches of a feature map, K-major, with k as (tap row, tap
+// column, channel).
+struct PatchIterator {
     const real* map;
-    const Row* rows;
+    const GemmRow* rows;
     Axis h, w;
     int channels;
-    bool vector;
-    Along mine;
+    bool vectorized;
+    KMajorThreadMap thread_map;
     Radix radix;
-    Digits term, step;
+    Digits k, step;
 
-    __device__ __forceinline__ Gather(
-        const real* map, const Row* rows, const Axis& h, const Axis& w, int channels, int first_slab
-    ) : map(map), rows(rows), h(h), w(w), channels(channels), vector(vectors(map, channels)),
-        radix{max(1, w.taps), channels}, term(radix.digits(first_slab * SLAB + mine.term)), step(radix.digits(SLAB)) {}
+    __device__ __forceinline__ PatchIterator(
+        const real* map, const GemmRow* rows, const Axis& h, const Axis& w, int channels, int first_tile
+    ) : map(map), rows(rows), h(h), w(w), channels(channels), vectorized(is_vectorizable(map, channels)),
+        radix{max(1, w.taps), channels}, k(radix.digits(first_tile * TILE_K + thread_map.k)),
+        step(radix.digits(TILE_K)) {}
 
-    __device__ __forceinline__ void load(Quad<real> (&quads)[2]) const {
-        load_along(quads, map, vector, radix, term, [&](const Digits& at, int i) {
-            const Row& row = rows[mine.line + i * TILE / 2];
+    __device__ __forceinline__ void load(Vec4<real> (&fragment)[2]) const {
+        load_k_major(fragment, map, vectorized, radix, k, [&](const Digits& at, int i) {
+            const GemmRow& row = rows[thread_map.mn + i * TILE_MN / 2];
             const int y = h.at(row.h, at.high), x = w.at(row.w, at.middle);
             const bool inside = at.high < h.taps && (unsigned)y < (unsigned)h.size && (unsigned)x < (unsigned)w.size;
             return inside ? row.offset + (h.at(0, at.high) * w.size + w.at(0, at.middle)) * channels + at.low : -1;
@@ -145,80 +153,81 @@ struct Gather {
     }
 };
 
-// Right factor of the forward pass: weight[tap, input channel, column].
-struct ForwardTerms {
-    Gather patches;
+// B of the forward pass is weight[tap, input channel, column], MN-major.
+struct ForwardOperands {
+    PatchIterator patches;
     const real* weight;
     int kernel_w, column, columns;
-    bool vector;
-    Across mine;
-    Digits term;
+    bool vectorized;
+    MNMajorThreadMap thread_map;
+    Digits k;
 
-    __device__ __forceinline__ ForwardTerms(
-        const Gather& patches, const real* weight, int kernel_w, int column, int columns, int first_slab
+    __device__ __forceinline__ ForwardOperands(
+        const PatchIterator& patches, const real* weight, int kernel_w, int column, int columns, int first_tile
     ) : patches(patches), weight(weight), kernel_w(kernel_w), column(column), columns(columns),
-        vector(vectors(weight, columns)), term(patches.radix.digits(first_slab * SLAB + mine.term)) {}
+        vectorized(is_vectorizable(weight, columns)), k(patches.radix.digits(first_tile * TILE_K + thread_map.k)) {}
 
-    __device__ __forceinline__ void load(Quad<real> (&left)[2], Quad<real> (&right)[2]) const {
-        patches.load(left);
-        const int tap = tap_offset(patches.h, patches.w, kernel_w, term, patches.channels * columns);
+    __device__ __forceinline__ void load(Vec4<real> (&a)[2], Vec4<real> (&b)[2]) const {
+        patches.load(a);
+        const int tap = tap_offset(patches.h, patches.w, kernel_w, k, patches.channels * columns);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const int at = column + mine.line + i * TILE / 2;
-            const int count = term.high < patches.h.taps ? columns - at : 0;
-            right[i] = load_quad(weight + tap + term.low * columns + at, count, vector && count > 0);
+            const int at = column + thread_map.mn + i * TILE_MN / 2;
+            const int count = k.high < patches.h.taps ? columns - at : 0;
+            b[i] = load_vec4(weight + tap + k.low * columns + at, count, vectorized && count > 0);
         }
     }
     __device__ __forceinline__ void store(
-        const Quad<real> (&left)[2], const Quad<real> (&right)[2], Slab& left_slab, Slab& right_slab
+        const Vec4<real> (&a)[2], const Vec4<real> (&b)[2], OperandTile& tile_a, OperandTile& tile_b
     ) const {
-        patches.mine.store(left, left_slab);
-        mine.store(right, right_slab);
+        patches.thread_map.store(a, tile_a);
+        thread_map.store(b, tile_b);
     }
     __device__ __forceinline__ void advance() {
-        patches.radix.add(patches.term, patches.step);
-        patches.radix.add(term, patches.step);
+        patches.radix.add(patches.k, patches.step);
+        patches.radix.add(k, patches.step);
     }
 };
 
-// Right factor of the input gradient: weight[tap, column, output channel].
-struct BackwardTerms {
-    Gather patches;
+// B of the input gradient is weight[tap, column, output channel], K-major.
+struct BackwardXOperands {
+    PatchIterator patches;
     const real* weight;
     int kernel_w, column, columns;
-    bool vector;
+    bool vectorized;
 
-    __device__ __forceinline__ void load(Quad<real> (&left)[2], Quad<real> (&right)[2]) const {
-        patches.load(left);
-        load_along(right, weight, vector, patches.radix, patches.term, [&](const Digits& at, int i) {
-            const int line = column + patches.mine.line + i * TILE / 2, channels = patches.channels;
+    __device__ __forceinline__ void load(Vec4<real> (&a)[2], Vec4<real> (&b)[2]) const {
+        patches.load(a);
+        load_k_major(b, weight, vectorized, patches.radix, patches.k, [&](const Digits& at, int i) {
+            const int in_channel = column + patches.thread_map.mn + i * TILE_MN / 2, channels = patches.channels;
             const int tap = tap_offset(patches.h, patches.w, kernel_w, at, channels * columns);
-            return at.high < patches.h.taps && line < columns ? tap + line * channels + at.low : -1;
+            return at.high < patches.h.taps && in_channel < columns ? tap + in_channel * channels + at.low : -1;
         });
     }
     __device__ __forceinline__ void store(
-        const Quad<real> (&left)[2], const Quad<real> (&right)[2], Slab& left_slab, Slab& right_slab
+        const Vec4<real> (&a)[2], const Vec4<real> (&b)[2], OperandTile& tile_a, OperandTile& tile_b
     ) const {
-        patches.mine.store(left, left_slab);
-        patches.mine.store(right, right_slab);
+        patches.thread_map.store(a, tile_a);
+        patches.thread_map.store(b, tile_b);
     }
-    __device__ __forceinline__ void advance() { patches.radix.add(patches.term, patches.step); }
+    __device__ __forceinline__ void advance() { patches.radix.add(patches.k, patches.step); }
 };
 
-// Both factors of the weight gradient: x at (position, tap, input channel), dy at (position, column).
-struct WeightTerms {
+// Of the weight gradient, A is x at (output pixel, tap, input channel) and B is dy at (output pixel, column), both
+// MN-major: k is an output pixel.
+struct BackwardWeightOperands {
     const real *x, *dy;
     Axis h, w;
-    Digits first, position, step;  // (image, row, column) where the sum begins; this thread's, counted from there
+    Digits first, k, step;  // (image, row, column) of the first k, and of this thread's, counted from there
     Radix radix;
-    Digits row[2];  // (tap row, tap column, channel) of this thread's quads
+    Digits row[2];  // (tap row, tap column, channel) of this thread's vectors
     Radix taps;
     int batch, column, columns;
-    bool x_vector, dy_vector;
-    Across mine;
+    bool x_vectorized, dy_vectorized;
+    MNMajorThreadMap thread_map;
 
-    __device__ __forceinline__ void load(Quad<real> (&left)[2], Quad<real> (&right)[2]) const {
-        const int n = position.high, i = first.middle + position.middle, j = first.low + position.low;
+    __device__ __forceinline__ void load(Vec4<real> (&a)[2], Vec4<real> (&b)[2]) const {
+        const int n = k.high, i = first.middle + k.middle, j = first.low + k.low;
         const int y0 = h.start + i * h.step, x0 = w.start + j * w.step;
         const bool inside = n < batch;
         const auto offset = [&](const Digits& at) {
@@ -228,116 +237,118 @@ struct WeightTerms {
             return ((n * h.size + at_y) * w.size + at_x) * taps.lows + at.low;
         };
 #pragma unroll
-        for (int q = 0; q < 2; ++q) {
-            if (x_vector) {
-                const int from = offset(row[q]);
-                left[q] = from >= 0 ? quad(x + from) : Quad<real>{};
+        for (int v = 0; v < 2; ++v) {
+            if (x_vectorized) {
+                const int from = offset(row[v]);
+                a[v] = from >= 0 ? load_vec4(x + from) : Vec4<real>{};
             } else {
-                Digits at = row[q];
+                Digits at = row[v];
 #pragma unroll
-                for (int k = 0; k < 4; ++k) {
+                for (int e = 0; e < 4; ++e) {
                     const int from = offset(at);
-                    left[q].at[k] = from >= 0 ? x[from] : real(0);
+                    a[v].at[e] = from >= 0 ? x[from] : real(0);
                     taps.next(at);
                 }
             }
-            const int at = column + mine.line + q * TILE / 2;
-            const int row = (n * h.results + i) * w.results + j;
+            const int at = column + thread_map.mn + v * TILE_MN / 2;
+            const int pixel = (n * h.outputs + i) * w.outputs + j;
             const int count = inside ? columns - at : 0;
-            right[q] = load_quad(dy + row * columns + at, count, dy_vector && count > 0);
+            b[v] = load_vec4(dy + pixel * columns + at, count, dy_vectorized && count > 0);
         }
     }
     __device__ __forceinline__ void store(
-        const Quad<real> (&left)[2], const Quad<real> (&right)[2], Slab& left_slab, Slab& right_slab
+        const Vec4<real> (&a)[2], const Vec4<real> (&b)[2], OperandTile& tile_a, OperandTile& tile_b
     ) const {
-        mine.store(left, left_slab);
-        mine.store(right, right_slab);
+        thread_map.store(a, tile_a);
+        thread_map.store(b, tile_b);
     }
-    __device__ __forceinline__ void advance() { radix.add(position, step); }
+    __device__ __forceinline__ void advance() { radix.add(k, step); }
 };
 
-// ---- kernels; x, y and so on as in gpunet/ops/conv2d, the geometry in the same order everywhere ---------------------
+// ---- kernels; x, y and so on as in gpunet/ops/conv2d ----------------------------------------------------------------
 
-// Grid: tiles of rows, tiles of columns, pieces. With one piece, y is the result; else piece p is written to y[p],
+// Grid: tiles along M, tiles along N, split-K slices. With one slice, y is the result; else slice s is written to y[s],
 // without bias.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_forward(
     const real* __restrict__ x, const real* __restrict__ weight, const real* __restrict__ bias, real* __restrict__ y,
-    int positions_first,
-    int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    int images_innermost, const __grid_constant__ ConvShape s
 ) {
-    __shared__ Slabs slabs;
-    __shared__ Row rows[TILE];
-    Axis h = forward_axis(height, out_height, kernel_h, stride_h, top, dilation_h);
-    Axis w = forward_axis(width, out_width, kernel_w, stride_w, left, dilation_w);
-    make_rows(rows, h, w, batch, in_channels, out_height, out_width, positions_first);
-    const Piece piece(h.taps * w.taps * in_channels, blockIdx.z, gridDim.z);
-    const int column = blockIdx.y * TILE;
-    const Gather patches(x, rows, h, w, in_channels, piece.first);
-    ForwardTerms terms(patches, weight, kernel_w, column, out_channels, piece.first);
-    Sums sums;
-    add_slabs(sums, terms, piece.count, slabs);
-    real* const to = y + (long long)blockIdx.z * batch * out_height * out_width * out_channels;
-    write(sums, &rows[0].result, 4, gridDim.z == 1 ? bias : nullptr, to, column, out_channels);
+    __shared__ SharedStorage shared;
+    __shared__ GemmRow rows[TILE_MN];
+    Axis h = forward_axis(s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h);
+    Axis w = forward_axis(s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w);
+    make_rows(rows, h, w, s.batch, s.in_channels, s.out_height, s.out_width, images_innermost);
+    const SplitKSlice slice(h.taps * w.taps * s.in_channels, blockIdx.z, gridDim.z);
+    const int column = blockIdx.y * TILE_MN;
+    const PatchIterator patches(x, rows, h, w, s.in_channels, slice.first_tile);
+    ForwardOperands operands(patches, weight, s.kernel_w, column, s.out_channels, slice.first_tile);
+    Accumulators accumulators;
+    main_loop(accumulators, operands, slice.tiles, shared);
+    real* const to = y + (long long)blockIdx.z * s.batch * s.out_height * s.out_width * s.out_channels;
+    epilogue(accumulators, &rows[0].output, 4, gridDim.z == 1 ? bias : nullptr, to, column, s.out_channels);
 }
 
-// Grid: tiles of rows of the largest phase, tiles of columns, phases times pieces. Pieces as above.
+// Grid: tiles along M of the largest phase, tiles along N, phases times split-K slices. Slices as above.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_x(
-    const real* __restrict__ dy, const real* __restrict__ weight, real* __restrict__ dx, int positions_first,
-    int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    const real* __restrict__ dy, const real* __restrict__ weight, real* __restrict__ dx, int images_innermost,
+    const __grid_constant__ ConvShape s
 ) {
-    __shared__ Slabs slabs;
-    __shared__ Row rows[TILE];
-    const int phases = stride_h * stride_w, phase = blockIdx.z % phases, part = blockIdx.z / phases;
-    Axis h = backward_axis(height, out_height, kernel_h, stride_h, top, dilation_h, phase / stride_w);
-    Axis w = backward_axis(width, out_width, kernel_w, stride_w, left, dilation_w, phase % stride_w);
-    make_rows(rows, h, w, batch, out_channels, height, width, positions_first);
-    const Piece piece(h.taps * w.taps * out_channels, part, gridDim.z / phases);
-    const int column = blockIdx.y * TILE;
-    const Gather patches(dy, rows, h, w, out_channels, piece.first);
-    BackwardTerms terms = {patches, weight, kernel_w, column, in_channels, vectors(weight, out_channels)};
-    Sums sums;
-    add_slabs(sums, terms, piece.count, slabs);
-    real* const to = dx + (long long)part * batch * height * width * in_channels;
-    write(sums, &rows[0].result, 4, nullptr, to, column, in_channels);
+    __shared__ SharedStorage shared;
+    __shared__ GemmRow rows[TILE_MN];
+    const int phases = s.stride_h * s.stride_w, phase = blockIdx.z % phases, slice_index = blockIdx.z / phases;
+    Axis h = backward_axis(
+        s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h, phase / s.stride_w);
+    Axis w = backward_axis(
+        s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w, phase % s.stride_w);
+    make_rows(rows, h, w, s.batch, s.out_channels, s.height, s.width, images_innermost);
+    const SplitKSlice slice(h.taps * w.taps * s.out_channels, slice_index, gridDim.z / phases);
+    const int column = blockIdx.y * TILE_MN;
+    const PatchIterator patches(dy, rows, h, w, s.out_channels, slice.first_tile);
+    BackwardXOperands operands = {
+        patches, weight, s.kernel_w, column, s.in_channels, is_vectorizable(weight, s.out_channels)};
+    Accumulators accumulators;
+    main_loop(accumulators, operands, slice.tiles, shared);
+    real* const to = dx + (long long)slice_index * s.batch * s.height * s.width * s.in_channels;
+    epilogue(accumulators, &rows[0].output, 4, nullptr, to, column, s.in_channels);
 }
 
-// Grid: tiles of rows, tiles of columns, pieces. The positions are those whose taps of this tile meet the map.
+// Grid: tiles along M, tiles along N, split-K slices. K is the output pixels for which a tap of this tile is inside x.
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_weight(
     const real* __restrict__ dy, const real* __restrict__ x, real* __restrict__ dweight,
-    int batch, int height, int width, int in_channels, int out_height, int out_width, int out_channels,
-    int kernel_h, int kernel_w, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
+    const __grid_constant__ ConvShape s
 ) {
-    __shared__ Slabs slabs;
-    __shared__ int results[TILE];
-    const Axis h = forward_axis(height, out_height, kernel_h, stride_h, top, dilation_h);
-    const Axis w = forward_axis(width, out_width, kernel_w, stride_w, left, dilation_w);
-    const int all_rows = kernel_h * kernel_w * in_channels, first_row = blockIdx.x * TILE;
-    const int last_row = min(all_rows, first_row + TILE) - 1, column = blockIdx.y * TILE;
-    if (threadIdx.x < TILE) {
+    __shared__ SharedStorage shared;
+    __shared__ int output_rows[TILE_MN];
+    const Axis h = forward_axis(s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h);
+    const Axis w = forward_axis(s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w);
+    const int all_rows = s.kernel_h * s.kernel_w * s.in_channels, first_row = blockIdx.x * TILE_MN;
+    const int last_row = min(all_rows, first_row + TILE_MN) - 1, column = blockIdx.y * TILE_MN;
+    if (threadIdx.x < TILE_MN) {
         const int row = first_row + threadIdx.x;
-        results[threadIdx.x] = row <= last_row ? row : -1;
+        output_rows[threadIdx.x] = row <= last_row ? row : -1;
     }
-    const Radix taps = {kernel_w, in_channels};
+    const Radix taps = {s.kernel_w, s.in_channels};
     const Digits low = taps.digits(first_row), high = taps.digits(last_row);
-    const Span lines = h.span(low.high, high.high);
-    const Span places = low.high == high.high ? w.span(low.middle, high.middle) : w.span(0, kernel_w - 1);
-    const Piece piece(batch * lines.count * places.count, blockIdx.z, gridDim.z);
+    const Range lines = h.outputs_inside(low.high, high.high);
+    const Range pixels =
+        low.high == high.high ? w.outputs_inside(low.middle, high.middle) : w.outputs_inside(0, s.kernel_w - 1);
+    const SplitKSlice slice(s.batch * lines.count * pixels.count, blockIdx.z, gridDim.z);
 
-    WeightTerms terms;
-    terms.x = x, terms.dy = dy, terms.h = h, terms.w = w, terms.batch = batch, terms.taps = taps;
-    terms.column = column, terms.columns = out_channels;
-    terms.x_vector = vectors(x, in_channels), terms.dy_vector = vectors(dy, out_channels);
-    terms.radix = {max(1, lines.count), max(1, places.count)};
-    terms.first = {0, lines.first, places.first};
-    terms.position = terms.radix.digits(piece.first * SLAB + terms.mine.term);
-    terms.step = terms.radix.digits(SLAB);
+    BackwardWeightOperands operands;
+    operands.x = x, operands.dy = dy, operands.h = h, operands.w = w, operands.batch = s.batch, operands.taps = taps;
+    operands.column = column, operands.columns = s.out_channels;
+    operands.x_vectorized = is_vectorizable(x, s.in_channels);
+    operands.dy_vectorized = is_vectorizable(dy, s.out_channels);
+    operands.radix = {max(1, lines.count), max(1, pixels.count)};
+    operands.first = {0, lines.first, pixels.first};
+    operands.k = operands.radix.digits(slice.first_tile * TILE_K + operands.thread_map.k);
+    operands.step = operands.radix.digits(TILE_K);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) terms.row[i] = taps.digits(first_row + terms.mine.line + i * TILE / 2);
+    for (int i = 0; i < 2; ++i)
+        operands.row[i] = taps.digits(first_row + operands.thread_map.mn + i * TILE_MN / 2);
 
-    Sums sums;
-    add_slabs(sums, terms, piece.count, slabs);
-    real* const to = dweight + (long long)blockIdx.z * all_rows * out_channels;
-    write(sums, results, 1, nullptr, to, column, out_channels);
+    Accumulators accumulators;
+    main_loop(accumulators, operands, slice.tiles, shared);
+    real* const to = dweight + (long long)blockIdx.z * all_rows * s.out_channels;
+    epilogue(accumulators, output_rows, 1, nullptr, to, column, s.out_channels);
 }

@@ -1,9 +1,9 @@
 // Softmax, its cross entropy with the gradient, and the number of right answers.
 // compile: REAL=float | REAL=double
 //
-// Thread mapping: a row (an example) has `lanes` neighbouring threads of a warp, a power of two up to 32 that the host
-// chooses so that each does about four classes; beyond 128 classes they go round. Three passes over the row: maximum,
-// sum of exponentials, results; the second and third find it in the first-level cache.
+// Thread mapping: a row (an example) has `lanes` consecutive lanes of a warp, a power of two up to 32 that the host
+// chooses so that each does about four classes; beyond 128 classes they stride over the row. Three passes over the row:
+// maximum, sum of exponentials, results; the second and third find it in the first-level cache.
 // A loss or a count over rows has two stages of a fixed order: a block's threads, then in another launch the blocks. A
 // batch of up to 2048 threads is the work of a single block of up to 512, and that launch is all.
 // Bytes an element (float32): softmax 8, cross entropy 8, count 4. Operations an element: about 50, two exponentials.
@@ -47,14 +47,14 @@ __device__ __forceinline__ double row_exponentials(const real* row, real largest
     return row_sum(total, lanes);
 }
 
-// What a thread works on in one turn of its block. Rows beyond the last repeat it, as a warp needs all its lanes, and
-// are not `inside`.
-struct Turn {
+// What a thread works on in one iteration of its block's loop over rows. Rows beyond the last repeat it, as warp
+// collectives need all lanes, and are predicated off.
+struct WorkItem {
     int lane, row;
-    bool inside;
+    bool active;
 };
 
-__device__ __forceinline__ Turn turn_at(long long first, int rows, int lanes) {
+__device__ __forceinline__ WorkItem work_item(long long first, int rows, int lanes) {
     const long long row = first + threadIdx.x / lanes;
     return {(int)threadIdx.x % lanes, (int)min(row, rows - 1LL), row < rows};
 }
@@ -62,14 +62,14 @@ __device__ __forceinline__ Turn turn_at(long long first, int rows, int lanes) {
 // log_of_it: the logarithm of the softmax.
 extern "C" __global__ void __launch_bounds__(256, 1)
     softmax(const real* __restrict__ x, real* __restrict__ y, int rows, int classes, int lanes, int log_of_it) {
-    const Turn turn = turn_at((long long)blockIdx.x * (blockDim.x / lanes), rows, lanes);
-    const real* row = x + (long long)turn.row * classes;
-    const real largest = row_maximum(row, classes, turn.lane, lanes);
-    const double total = row_exponentials(row, largest, classes, turn.lane, lanes);
+    const WorkItem item = work_item((long long)blockIdx.x * (blockDim.x / lanes), rows, lanes);
+    const real* row = x + (long long)item.row * classes;
+    const real largest = row_maximum(row, classes, item.lane, lanes);
+    const double total = row_exponentials(row, largest, classes, item.lane, lanes);
     const double normaliser = log_of_it ? log(total) : 1.0 / total;
-    if (!turn.inside) return;
-    real* out = y + (long long)turn.row * classes;
-    for (int c = turn.lane; c < classes; c += lanes)
+    if (!item.active) return;
+    real* out = y + (long long)item.row * classes;
+    for (int c = item.lane; c < classes; c += lanes)
         out[c] = log_of_it ? real((double)row[c] - largest - normaliser) : real(exp(row[c] - largest) * normaliser);
 }
 
@@ -100,37 +100,37 @@ extern "C" __global__ void __launch_bounds__(512, 1)
                   real* __restrict__ dlogits, real* losses, double* partial, real* loss) {
     __shared__ double scratch[32];
     const double scale = scale_of(weight_sum, fixed_scale), spread = smoothing / classes;
-    const int rows_at_once = blockDim.x / lanes;
+    const int rows_per_block = blockDim.x / lanes;
     double sum = 0;
-    for (long long first = (long long)blockIdx.x * rows_at_once; first < rows; first += gridDim.x * rows_at_once) {
-        const Turn turn = turn_at(first, rows, lanes);
-        const real* row = logits + (long long)turn.row * classes;
-        const real largest = row_maximum(row, classes, turn.lane, lanes);
-        const double total = row_exponentials(row, largest, classes, turn.lane, lanes), log_total = log(total);
+    for (long long first = (long long)blockIdx.x * rows_per_block; first < rows; first += gridDim.x * rows_per_block) {
+        const WorkItem item = work_item(first, rows, lanes);
+        const real* row = logits + (long long)item.row * classes;
+        const real largest = row_maximum(row, classes, item.lane, lanes);
+        const double total = row_exponentials(row, largest, classes, item.lane, lanes), log_total = log(total);
 
         double all_weights = classes;
         if (weight && spread != 0) {
             all_weights = 0;
-            for (int c = turn.lane; c < classes; c += lanes) all_weights += weight[c];
+            for (int c = item.lane; c < classes; c += lanes) all_weights += weight[c];
             all_weights = row_sum(all_weights, lanes);
         }
-        const int label = labels[turn.row];
+        const int label = labels[item.row];
         const bool known = label >= 0 && label < classes;
         const double own = known ? (1 - smoothing) * (weight ? (double)weight[label] : 1.0) : NOT_A_NUMBER;
         const double factor = scale * (own + spread * all_weights) / total;
 
         // The label's probability may be so close to 1 that only double can tell the difference.
         double row_loss = known ? 0.0 : NOT_A_NUMBER;
-        real* gradient = dlogits + (long long)turn.row * classes;
-        for (int c = turn.lane; c < classes; c += lanes) {
+        real* gradient = dlogits + (long long)item.row * classes;
+        for (int c = item.lane; c < classes; c += lanes) {
             const double target = spread * (weight ? (double)weight[c] : 1.0) + (c == label ? own : 0.0);
             if (target != 0) row_loss += target * (log_total - ((double)row[c] - largest));  // 0 * -log(0) would be NaN
-            if (turn.inside) gradient[c] = real(factor * exp(row[c] - largest) - scale * target);
+            if (item.active) gradient[c] = real(factor * exp(row[c] - largest) - scale * target);
         }
         row_loss = row_sum(row_loss, lanes);
-        if (turn.inside && turn.lane == 0) {
+        if (item.active && item.lane == 0) {
             sum += row_loss;
-            if (losses) losses[turn.row] = real(row_loss);
+            if (losses) losses[item.row] = real(row_loss);
         }
     }
     if (losses) return;
@@ -157,18 +157,18 @@ extern "C" __global__ void __launch_bounds__(512)
     count_correct(const real* __restrict__ logits, const int* __restrict__ labels, int rows, int classes, int lanes,
                   int* partial, long long* count) {
     __shared__ int scratch[32];
-    const int rows_at_once = blockDim.x / lanes;
+    const int rows_per_block = blockDim.x / lanes;
     int correct = 0;
-    for (long long first = (long long)blockIdx.x * rows_at_once; first < rows; first += gridDim.x * rows_at_once) {
-        const Turn turn = turn_at(first, rows, lanes);
-        const real* row = logits + (long long)turn.row * classes;
-        const int label = labels[turn.row];
+    for (long long first = (long long)blockIdx.x * rows_per_block; first < rows; first += gridDim.x * rows_per_block) {
+        const WorkItem item = work_item(first, rows, lanes);
+        const real* row = logits + (long long)item.row * classes;
+        const int label = labels[item.row];
         bool right = label >= 0 && label < classes;
         if (right)
-            for (int c = turn.lane; c < classes; c += lanes)
+            for (int c = item.lane; c < classes; c += lanes)
                 right = right && (c < label ? row[c] < row[label] : row[c] <= row[label]);
         const int wrong = row_sum(right ? 0 : 1, lanes);
-        if (turn.inside && turn.lane == 0 && wrong == 0) ++correct;
+        if (item.active && item.lane == 0 && wrong == 0) ++correct;
     }
     correct = block_sum(correct, scratch);
     if (threadIdx.x == 0) {

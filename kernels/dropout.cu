@@ -1,8 +1,8 @@
 // Dropout and its gradient; the mask is a function of (seed, stream, step, index), bit for bit that of the CPU.
 // compile: REAL=float | REAL=double
 //
-// Thread mapping: one thread a counter of the random numbers, that is four neighbouring elements, blocks of 256. Whole
-// and aligned quads are moved as vectors: 16 bytes of float32 and four mask bytes at a time.
+// Thread mapping: one thread for each Philox counter, that is four contiguous elements, thread blocks of 256. Loads and
+// stores are vectorized where arrays are aligned: 16 bytes of float32 and four mask bytes at a time.
 // Bytes an element (float32): 9 in either direction. Operations an element: forward about 25 (a quarter of a Philox
 // block), backward 1: bound by memory.
 //
@@ -22,9 +22,9 @@ extern "C" __global__ void __launch_bounds__(256)
     const long long counter = global_index(), first = 4 * counter;
     if (first >= n) return;
     const int count = (int)min(4LL, n - first);
-    const bool whole = count == 4 && is_aligned(x) && is_aligned(y) && is_aligned(mask);
-    Quad<real> values = load_quad(x + first, count, whole);
-    Quad<unsigned char> kept;
+    const bool vectorized = count == 4 && is_aligned(x) && is_aligned(y) && is_aligned(mask);
+    Vec4<real> values = load_vec4(x + first, count, vectorized);
+    Vec4<unsigned char> kept;
     unsigned words[4];
     counter_words(seed, stream, (unsigned)value_or(step_pointer, step), counter, words);
 #pragma unroll
@@ -32,8 +32,8 @@ extern "C" __global__ void __launch_bounds__(256)
         kept.at[k] = words[k] >= threshold;
         values.at[k] *= kept.at[k] ? scale : real(0);
     }
-    store_quad(y + first, values, count, whole);
-    store_quad(mask + first, kept, count, whole);
+    store_vec4(y + first, values, count, vectorized);
+    store_vec4(mask + first, kept, count, vectorized);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -42,10 +42,10 @@ extern "C" __global__ void __launch_bounds__(256)
     const long long first = 4 * global_index();
     if (first >= n) return;
     const int count = (int)min(4LL, n - first);
-    const bool whole = count == 4 && is_aligned(dy) && is_aligned(mask) && is_aligned(dx);
-    Quad<real> values = load_quad(dy + first, count, whole);
-    const Quad<unsigned char> kept = load_quad(mask + first, count, whole);
+    const bool vectorized = count == 4 && is_aligned(dy) && is_aligned(mask) && is_aligned(dx);
+    Vec4<real> values = load_vec4(dy + first, count, vectorized);
+    const Vec4<unsigned char> kept = load_vec4(mask + first, count, vectorized);
 #pragma unroll
     for (int k = 0; k < 4; ++k) values.at[k] *= kept.at[k] ? scale : real(0);
-    store_quad(dx + first, values, count, whole);
+    store_vec4(dx + first, values, count, vectorized);
 }

@@ -1,10 +1,10 @@
 // The batch of a training step: rows of a data set gathered in a given order, augmented and scaled in one pass.
 // compile: REAL=float | REAL=double
 //
-// Thread mapping: blockIdx.x is a row of the batch. Its elements go to the threads of a block of 256 in turn, or to
-// gridDim.y blocks where rows are long: neighbouring threads read neighbouring pixels (backwards in a mirrored image)
-// and write neighbouring elements. One thread of a block draws the augmentation, two counters, and hands it on in
-// shared memory. The first block of a row writes its label.
+// Thread mapping: blockIdx.x is a row of the batch, over whose elements a thread block of 256 strides, or gridDim.y of
+// them where rows are long. Loads (backwards in a mirrored image) and stores are coalesced. One thread of a block draws
+// the augmentation, two Philox counters, and broadcasts it through shared memory. The first block of a row writes its
+// label.
 // Bytes an element (uint8 to float32): 5, and what scale and offset take, which stay in the cache. Operations an
 // element: about 50, two integer divisions among them. For some hundred small images the launch is most of the cost.
 //

@@ -1,16 +1,17 @@
-// A matrix product in tiles, for sources that name this file as needed: what a block does, whatever its factors are.
+// The main loop and epilogue of a tiled GEMM, C (M x N) = A (M x K) B (K x N), for sources that name this file as
+// needed. What A, B and C are in memory is up to the source: it supplies iterators that load tiles of A and B.
 //
-// A block of 128 threads computes a tile of 64 rows x 64 columns of the result, over slabs of 16 terms that lie in
-// shared memory, double buffered: while one slab is multiplied, the next one is on its way into registers.
+// A thread block of 128 threads computes a 64 x 64 tile of C. K tiles of 16 are double buffered in shared memory: while
+// one is multiplied, the next is loaded from global memory into registers.
 //
-// A thread holds 8 x 4 sums: of each term it reads 2 + 1 quads from shared memory, which a warp does in 3 wavefronts
-// for 32 fused multiply-adds a thread. Rows of a slab are 68 apart, and where a store transposes, a warp takes 16 rows
-// x 2 quads: no bank conflicts either way (float). 8 x 8 sums for 64 threads would halve the reads but also the warps,
-// of which small maps give a multiprocessor few.
+// With FMA, a thread accumulates 8 x 4 elements: for each k it reads 2 + 1 vectors of four from shared memory, 3
+// wavefronts of a warp for 32 fused multiply-adds a thread. Rows of a tile in shared memory are padded to 68 elements,
+// and a transposing store takes 16 rows x 2 vectors a warp: neither has bank conflicts (float). 8 x 8 accumulators for
+// 64 threads would halve the reads, but also the warps, of which small feature maps give a multiprocessor few.
 //
-// With TF32 (float only) factors are rounded to TF32 as they enter the slab and a warp takes 32 x 32 sums in 2 x 4
-// fragments of mma.m16n8k8, which read rows 72 apart without conflicts (transposing stores have 2-way ones). GPUs
-// before compute capability 8.0 have no such instruction: for them the same source is compiled without.
+// With TF32 (float only) elements are rounded to TF32 on their way into shared memory, and a warp accumulates 32 x 32
+// elements in 2 x 4 fragments of mma.m16n8k8, which read rows of 72 elements without bank conflicts (transposing stores
+// have 2-way ones). GPUs before compute capability 8.0 have no such instruction: for them the FMA path is compiled.
 
 #if defined(TF32) && (defined(GPUNET_EMULATOR) || __CUDA_ARCH__ >= 800)
 #define TENSOR_CORES 1
@@ -18,24 +19,26 @@
 #define TENSOR_CORES 0
 #endif
 
-#define TILE 64
-#define SLAB 16
-#define PITCH (TILE + (TENSOR_CORES ? 8 : 4))  // a multiple of four keeps quads aligned
+#define TILE_MN 64
+#define TILE_K 16
+#define PITCH (TILE_MN + (TENSOR_CORES ? 8 : 4))  // a multiple of four keeps vectors aligned
 #define THREADS 128
 
-// ---- neighbours in memory -------------------------------------------------------------------------------------------
+// ---- vectorized loads -----------------------------------------------------------------------------------------------
 
-// Whether four elements from any multiple of four on, in an array with rows of `columns`, may be moved as vectors.
-__device__ __forceinline__ bool vectors(const real* array, int columns) {
+// Whether vectors of four may be loaded from any multiple of four in rows of `columns` elements.
+__device__ __forceinline__ bool is_vectorizable(const real* array, int columns) {
     return columns % 4 == 0 && is_aligned(array);
 }
 
-__device__ __forceinline__ Quad<real> quad(const real* from) { return *reinterpret_cast<const Quad<real>*>(from); }
+__device__ __forceinline__ Vec4<real> load_vec4(const real* from) {
+    return *reinterpret_cast<const Vec4<real>*>(from);
+}
 
-// ---- numbers in mixed radix -----------------------------------------------------------------------------------------
+// ---- indices as mixed-radix numbers ---------------------------------------------------------------------------------
 
-// (tap row, tap column, channel) or (image, row, column): counted on by addition with carries, so that the divisions
-// are made once.
+// A linear index as (tap row, tap column, channel) or (image, row, column). It is divided up once and from then on
+// advanced by addition with carries.
 struct Digits {
     int high, middle, low;
 };
@@ -43,9 +46,9 @@ struct Digits {
 struct Radix {
     int middles, lows;
 
-    __device__ __forceinline__ Digits digits(int number) const {
-        const int rest = number / lows, high = rest / middles;
-        return {high, rest - high * middles, number - rest * lows};
+    __device__ __forceinline__ Digits digits(int index) const {
+        const int rest = index / lows, high = rest / middles;
+        return {high, rest - high * middles, index - rest * lows};
     }
     __device__ __forceinline__ void add(Digits& at, const Digits& step) const {
         at.low += step.low;
@@ -57,17 +60,17 @@ struct Radix {
     __device__ __forceinline__ void next(Digits& at) const { add(at, {0, 0, 1}); }
 };
 
-// ---- slabs ----------------------------------------------------------------------------------------------------------
+// ---- K tiles in shared memory ---------------------------------------------------------------------------------------
 
-typedef real Slab[SLAB][PITCH];  // 16 terms of 64 rows or columns
+typedef real OperandTile[TILE_K][PITCH];  // MN-major: the 64 rows of A, or columns of B, are contiguous for each k
 
-// Both factors, two slabs of each: one in use, one being filled.
-struct Slabs {
-    Slab left[2], right[2];
+// Both operands, double buffered.
+struct SharedStorage {
+    OperandTile a[2], b[2];
 };
 
-// An element as it enters a slab.
-__device__ __forceinline__ real factor(real value) {
+// An element of A or B as the multiplication takes it.
+__device__ __forceinline__ real rounded(real value) {
 #if TENSOR_CORES
     return __uint_as_float(to_tf32(value));
 #else
@@ -75,110 +78,111 @@ __device__ __forceinline__ real factor(real value) {
 #endif
 }
 
-__device__ __forceinline__ Quad<real> factors(const Quad<real>& quad) {
-    return {{factor(quad.at[0]), factor(quad.at[1]), factor(quad.at[2]), factor(quad.at[3])}};
+__device__ __forceinline__ Vec4<real> rounded(const Vec4<real>& vec) {
+    return {{rounded(vec.at[0]), rounded(vec.at[1]), rounded(vec.at[2]), rounded(vec.at[3])}};
 }
 
-// The slabs of this block's piece of the terms, of `pieces`.
-struct Piece {
-    int first, count;
+// The K tiles of one slice of a split-K product.
+struct SplitKSlice {
+    int first_tile, tiles;
 
-    __device__ __forceinline__ Piece(int terms, int piece, int pieces) {
-        const long long slabs = (terms + SLAB - 1) / SLAB;
-        first = int(slabs * piece / pieces);
-        count = int(slabs * (piece + 1) / pieces) - first;
+    __device__ __forceinline__ SplitKSlice(int k, int slice, int slices) {
+        const long long k_tiles = (k + TILE_K - 1) / TILE_K;
+        first_tile = int(k_tiles * slice / slices);
+        tiles = int(k_tiles * (slice + 1) / slices) - first_tile;
     }
 };
 
-// A factor whose terms are neighbours in memory is read as 16 rows x 2 quads a warp and transposed on its way into the
-// slab ...
-struct Along {
-    int term, line;
+// Which elements of a K tile a thread moves: two vectors of four, TILE_MN / 2 rows (columns) apart.
+//
+// A K-major operand, contiguous along K in global memory: 16 rows x 2 vectors a warp, transposed by the store.
+struct KMajorThreadMap {
+    int k, mn;
 
-    __device__ __forceinline__ Along() {
+    __device__ __forceinline__ KMajorThreadMap() {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        term = 4 * (warp % 2 * 2 + lane % 2);
-        line = warp / 2 * 16 + lane / 2;
+        k = 4 * (warp % 2 * 2 + lane % 2);
+        mn = warp / 2 * 16 + lane / 2;
     }
-    __device__ __forceinline__ void store(const Quad<real> (&quads)[2], Slab& slab) const {
+    __device__ __forceinline__ void store(const Vec4<real> (&fragment)[2], OperandTile& tile) const {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
 #pragma unroll
-            for (int k = 0; k < 4; ++k) slab[term + k][line + i * TILE / 2] = factor(quads[i].at[k]);
+            for (int e = 0; e < 4; ++e) tile[k + e][mn + i * TILE_MN / 2] = rounded(fragment[i].at[e]);
         }
     }
 };
 
-// ... and one whose rows or columns are, as it lies: a thread takes two quads of one term.
-struct Across {
-    int term, line;
+// An MN-major operand, contiguous along its rows or columns: both vectors have the same k, stored as they are.
+struct MNMajorThreadMap {
+    int k, mn;
 
-    __device__ __forceinline__ Across() : term(threadIdx.x / 8), line(threadIdx.x % 8 * 4) {}
-    __device__ __forceinline__ void store(const Quad<real> (&quads)[2], Slab& slab) const {
+    __device__ __forceinline__ MNMajorThreadMap() : k(threadIdx.x / 8), mn(threadIdx.x % 8 * 4) {}
+    __device__ __forceinline__ void store(const Vec4<real> (&fragment)[2], OperandTile& tile) const {
 #pragma unroll
         for (int i = 0; i < 2; ++i)
-            *reinterpret_cast<Quad<real>*>(&slab[term][line + i * TILE / 2]) = factors(quads[i]);
+            *reinterpret_cast<Vec4<real>*>(&tile[k][mn + i * TILE_MN / 2]) = rounded(fragment[i]);
     }
 };
 
-// Two quads of a factor whose terms are neighbours in memory; offset(term, i) is negative where there is none.
+// A thread's vectors of a K-major operand; offset(k, i) is negative where there is no element (predicated off: zero).
 template <typename Offset>
-__device__ __forceinline__ void load_along(
-    Quad<real> (&quads)[2], const real* array, bool vector, const Radix& radix, Digits term, const Offset& offset
+__device__ __forceinline__ void load_k_major(
+    Vec4<real> (&fragment)[2], const real* array, bool vectorized, const Radix& radix, Digits k, const Offset& offset
 ) {
-    if (vector) {
+    if (vectorized) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const int from = offset(term, i);
-            quads[i] = from >= 0 ? quad(array + from) : Quad<real>{};
+            const int from = offset(k, i);
+            fragment[i] = from >= 0 ? load_vec4(array + from) : Vec4<real>{};
         }
         return;
     }
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
+    for (int e = 0; e < 4; ++e) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const int from = offset(term, i);
-            quads[i].at[k] = from >= 0 ? array[from] : real(0);
+            const int from = offset(k, i);
+            fragment[i].at[e] = from >= 0 ? array[from] : real(0);
         }
-        radix.next(term);
+        radix.next(k);
     }
 }
 
-// ---- sums -----------------------------------------------------------------------------------------------------------
+// ---- accumulators ---------------------------------------------------------------------------------------------------
 
-// The 32 sums of a thread: runs of WIDTH neighbouring columns, and the place of each run in the tile.
+// The 32 accumulators of a thread, as vectors of WIDTH contiguous columns; row() and column() say where in the tile.
 #if TENSOR_CORES
 
-struct Sums {
+struct Accumulators {
     static constexpr int WIDTH = 2;
     float at[2][4][4];  // fragments of 16 rows x 8 columns: two columns of rows `group` and `group` + 8
-    int corner_row, corner_column, group, member;
+    int warp_row, warp_column, group, thread_in_group;
 
-    __device__ __forceinline__ Sums() : at{} {
+    __device__ __forceinline__ Accumulators() : at{} {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        corner_row = warp / 2 * 32, corner_column = warp % 2 * 32;
-        group = lane / 4, member = lane % 4;
+        warp_row = warp / 2 * 32, warp_column = warp % 2 * 32;
+        group = lane / 4, thread_in_group = lane % 4;
     }
-    __device__ __forceinline__ int row(int run) const { return corner_row + run / 8 * 16 + run % 2 * 8 + group; }
-    __device__ __forceinline__ int column(int run) const { return corner_column + run / 2 % 4 * 8 + member * 2; }
-    __device__ __forceinline__ real value(int run, int k) const { return at[run / 8][run / 2 % 4][run % 2 * 2 + k]; }
+    __device__ __forceinline__ int row(int v) const { return warp_row + v / 8 * 16 + v % 2 * 8 + group; }
+    __device__ __forceinline__ int column(int v) const { return warp_column + v / 2 % 4 * 8 + thread_in_group * 2; }
+    __device__ __forceinline__ real value(int v, int e) const { return at[v / 8][v / 2 % 4][v % 2 * 2 + e]; }
 
-    __device__ __forceinline__ void add_product(const Slab& left, const Slab& right) {
+    __device__ __forceinline__ void multiply_add(const OperandTile& tile_a, const OperandTile& tile_b) {
 #pragma unroll
-        for (int term = 0; term < SLAB; term += 8) {
+        for (int k0 = 0; k0 < TILE_K; k0 += 8) {
             unsigned a[2][4], b[4][2];
 #pragma unroll
-            for (int k = 0; k < 2; ++k) {
-                const int from = term + 4 * k + member;
+            for (int half = 0; half < 2; ++half) {
+                const int k = k0 + 4 * half + thread_in_group;
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
-                    const int row = corner_row + i * 16 + group;
-                    a[i][2 * k] = __float_as_uint(left[from][row]);
-                    a[i][2 * k + 1] = __float_as_uint(left[from][row + 8]);
+                    const int row = warp_row + i * 16 + group;
+                    a[i][2 * half] = __float_as_uint(tile_a[k][row]);
+                    a[i][2 * half + 1] = __float_as_uint(tile_a[k][row + 8]);
                 }
 #pragma unroll
-                for (int j = 0; j < 4; ++j) b[j][k] = __float_as_uint(right[from][corner_column + j * 8 + group]);
+                for (int j = 0; j < 4; ++j) b[j][half] = __float_as_uint(tile_b[k][warp_column + j * 8 + group]);
             }
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
@@ -191,30 +195,31 @@ struct Sums {
 
 #else
 
-struct Sums {
+struct Accumulators {
     static constexpr int WIDTH = 4;
-    real at[8][4];  // of four neighbouring rows, and of those 32 further on; a warp's threads are 4 x 8
-    int corner_row, corner_column;
+    real at[8][4];  // of four contiguous rows, and of those TILE_MN / 2 further on; a warp's threads are 4 x 8
+    int first_row, first_column;
 
-    __device__ __forceinline__ Sums() : at{} {
+    __device__ __forceinline__ Accumulators() : at{} {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        corner_row = 4 * (warp / 2 * 4 + lane / 8), corner_column = 4 * (warp % 2 * 8 + lane % 8);
+        first_row = 4 * (warp / 2 * 4 + lane / 8), first_column = 4 * (warp % 2 * 8 + lane % 8);
     }
-    __device__ __forceinline__ int row(int run) const { return corner_row + run % 4 + run / 4 * (TILE / 2); }
-    __device__ __forceinline__ int column(int run) const { return corner_column; }
-    __device__ __forceinline__ real value(int run, int k) const { return at[run][k]; }
+    __device__ __forceinline__ int row(int v) const { return first_row + v % 4 + v / 4 * (TILE_MN / 2); }
+    __device__ __forceinline__ int column(int v) const { return first_column; }
+    __device__ __forceinline__ real value(int v, int e) const { return at[v][e]; }
 
-    __device__ __forceinline__ void add_product(const Slab& left, const Slab& right) {
+    __device__ __forceinline__ void multiply_add(const OperandTile& tile_a, const OperandTile& tile_b) {
 #pragma unroll
-        for (int k = 0; k < SLAB; ++k) {
-            const Quad<real> upper = quad(&left[k][corner_row]), lower = quad(&left[k][corner_row + TILE / 2]);
-            const Quad<real> across = quad(&right[k][corner_column]);
+        for (int k = 0; k < TILE_K; ++k) {
+            const Vec4<real> upper = load_vec4(&tile_a[k][first_row]);
+            const Vec4<real> lower = load_vec4(&tile_a[k][first_row + TILE_MN / 2]);
+            const Vec4<real> b = load_vec4(&tile_b[k][first_column]);
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
 #pragma unroll
                 for (int c = 0; c < 4; ++c) {
-                    at[r][c] += upper.at[r] * across.at[c];
-                    at[r + 4][c] += lower.at[r] * across.at[c];
+                    at[r][c] += upper.at[r] * b.at[c];
+                    at[r + 4][c] += lower.at[r] * b.at[c];
                 }
             }
         }
@@ -223,51 +228,56 @@ struct Sums {
 
 #endif
 
-// Adds up `count` slabs. Terms loads two quads of either factor a thread, stores them into a slab, and goes on to the
-// next.
-template <typename Terms>
-__device__ __forceinline__ void add_slabs(Sums& sums, Terms& terms, int count, Slabs& slabs) {
-    Quad<real> left[2], right[2];
-    if (count > 0) {
-        terms.load(left, right);
-        terms.store(left, right, slabs.left[0], slabs.right[0]);
+// ---- main loop and epilogue -----------------------------------------------------------------------------------------
+
+// Multiplies `tiles` K tiles. An Operands loads the thread's vectors of A and B, stores them to shared memory, and
+// advances to the next K tile.
+template <typename Operands>
+__device__ __forceinline__ void main_loop(
+    Accumulators& accumulators, Operands& operands, int tiles, SharedStorage& shared
+) {
+    Vec4<real> a[2], b[2];
+    if (tiles > 0) {
+        operands.load(a, b);
+        operands.store(a, b, shared.a[0], shared.b[0]);
     }
     __syncthreads();
-    for (int slab = 0; slab < count; ++slab) {
-        const int now = slab % 2;
-        if (slab + 1 < count) {
-            terms.advance();
-            terms.load(left, right);
+    for (int tile = 0; tile < tiles; ++tile) {
+        const int stage = tile % 2;
+        if (tile + 1 < tiles) {
+            operands.advance();
+            operands.load(a, b);
         }
-        sums.add_product(slabs.left[now], slabs.right[now]);
-        if (slab + 1 < count) terms.store(left, right, slabs.left[1 - now], slabs.right[1 - now]);
+        accumulators.multiply_add(shared.a[stage], shared.b[stage]);
+        if (tile + 1 < tiles) operands.store(a, b, shared.a[1 - stage], shared.b[1 - stage]);
         __syncthreads();
     }
 }
 
-// Writes the tile: its row r to results[r * stride] of y's rows, none if that is negative, and its columns from
-// `column` on.
-__device__ __forceinline__ void write(
-    const Sums& sums, const int* results, int stride, const real* bias, real* y, int column, int columns
+// Adds the bias, if any, and writes the tile: its row r to row output_rows[r * stride] of y, none if that is negative,
+// and its columns from `column` on.
+__device__ __forceinline__ void epilogue(
+    const Accumulators& accumulators, const int* output_rows, int stride, const real* bias, real* y, int column,
+    int columns
 ) {
-    constexpr int WIDTH = Sums::WIDTH;
-    const bool vector = vectors(y, columns);
+    constexpr int WIDTH = Accumulators::WIDTH;
+    const bool vectorized = is_vectorizable(y, columns);
 #pragma unroll
-    for (int run = 0; run < 32 / WIDTH; ++run) {
-        const int result = results[sums.row(run) * stride], first = column + sums.column(run);
-        if (result < 0 || first >= columns) continue;
-        real* const to = y + result * columns + first;
-        Lanes<real, WIDTH> found;
+    for (int v = 0; v < 32 / WIDTH; ++v) {
+        const int row = output_rows[accumulators.row(v) * stride], first = column + accumulators.column(v);
+        if (row < 0 || first >= columns) continue;
+        real* const to = y + row * columns + first;
+        Vec<real, WIDTH> vec;
 #pragma unroll
-        for (int k = 0; k < WIDTH; ++k) {
-            found.at[k] = sums.value(run, k);
-            if (bias && first + k < columns) found.at[k] += bias[first + k];
+        for (int e = 0; e < WIDTH; ++e) {
+            vec.at[e] = accumulators.value(v, e);
+            if (bias && first + e < columns) vec.at[e] += bias[first + e];
         }
-        if (vector) *reinterpret_cast<Lanes<real, WIDTH>*>(to) = found;
+        if (vectorized) *reinterpret_cast<Vec<real, WIDTH>*>(to) = vec;
         else {
 #pragma unroll
-            for (int k = 0; k < WIDTH; ++k)
-                if (first + k < columns) to[k] = found.at[k];
+            for (int e = 0; e < WIDTH; ++e)
+                if (first + e < columns) to[e] = vec.at[e];
         }
     }
 }

@@ -1,10 +1,10 @@
 // Updates of the flat parameter buffer, each in one pass and in place, and the scale of the gradient.
 // compile: REAL=float | REAL=double
 //
-// Thread mapping: a thread does four neighbouring parameters at a time, moved as vectors of 16 bytes where they are
-// whole and all buffers are aligned (views into a flat buffer need not be). At most 512 blocks of 256, all of which a
-// large GPU holds at once, go round: what is the same for all parameters (bias corrections, decay of the average:
-// powers and divisions in double) is computed by one thread a block, not by every thread.
+// Thread mapping: a grid-stride loop over four contiguous parameters a thread, in vectorized loads and stores of 16
+// bytes where all buffers are aligned (views into a flat buffer need not be). At most 512 thread blocks of 256, all of
+// which are resident at once on a large GPU: what is the same for all parameters (bias corrections, decay of the
+// average: powers and divisions in double) is computed by one thread a block, not by every thread.
 // Bytes a parameter (float32): SGD 12, with momentum 20, Adam 28, average 12, norm 4. Operations: 5, 8, 14, 3, 2: bound
 // by memory. The norm's squares are summed in double, in a fixed order: by blocks, then over them in gradient_scale.
 //
@@ -16,20 +16,20 @@
 // whole grid costs as much as a launch); update and average in one kernel (saves reading the parameters again, 4 of 40
 // bytes, at the price of a kernel for each pair). Not yet timed on a GPU.
 
-// The quads that are a thread's: every gridDim.x * blockDim.x-th.
-#define FOR_EACH_QUAD(quad, n) \
-    for (int quad = (int)global_index(); quad < (n) / 4 + ((n) % 4 != 0); quad += gridDim.x * blockDim.x)
+// Grid-stride loop over the vectors of four that n elements take, the last one perhaps incomplete.
+#define FOR_EACH_VEC4(vec, n) \
+    for (int vec = (int)global_index(); vec < (n) / 4 + ((n) % 4 != 0); vec += gridDim.x * blockDim.x)
 
 // ---- norm of the gradient ------------------------------------------------------------------------------------------
 
 extern "C" __global__ void __launch_bounds__(256)
     sums_of_squares(const real* __restrict__ grads, int n, double* __restrict__ partial) {
     __shared__ double scratch[32];
-    const bool vectors = is_aligned(grads);
+    const bool aligned = is_aligned(grads);
     double sum = 0;
-    FOR_EACH_QUAD(quad, n) {
-        const int first = 4 * quad, count = min(4, n - first);
-        const Quad<real> g = load_quad(grads + first, count, vectors && count == 4);
+    FOR_EACH_VEC4(vec, n) {
+        const int first = 4 * vec, count = min(4, n - first);
+        const Vec4<real> g = load_vec4(grads + first, count, aligned && count == 4);
 #pragma unroll
         for (int k = 0; k < 4; ++k) sum += (double)g.at[k] * g.at[k];
     }
@@ -62,13 +62,13 @@ extern "C" __global__ void __launch_bounds__(256)
                const real* scale_pointer, real scale) {
     const real factor = value_or(scale_pointer, scale), rate = real(value_or(lr_pointer, lr));
     if (!isfinite(factor)) return;
-    const bool vectors = is_aligned(params) && is_aligned(grads) && is_aligned(velocity);
-    FOR_EACH_QUAD(quad, n) {
-        const int first = 4 * quad, count = min(4, n - first);
-        const bool whole = vectors && count == 4;
-        Quad<real> p = load_quad(params + first, count, whole), v = {};
-        const Quad<real> g = load_quad(grads + first, count, whole);
-        if (velocity) v = load_quad(velocity + first, count, whole);
+    const bool aligned = is_aligned(params) && is_aligned(grads) && is_aligned(velocity);
+    FOR_EACH_VEC4(vec, n) {
+        const int first = 4 * vec, count = min(4, n - first);
+        const bool vectorized = aligned && count == 4;
+        Vec4<real> p = load_vec4(params + first, count, vectorized), v = {};
+        const Vec4<real> g = load_vec4(grads + first, count, vectorized);
+        if (velocity) v = load_vec4(velocity + first, count, vectorized);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
             const real decay = first + k < decay_size ? weight_decay : real(0);
@@ -76,8 +76,8 @@ extern "C" __global__ void __launch_bounds__(256)
             v.at[k] = momentum * v.at[k] + gradient;  // without momentum, the gradient
             p.at[k] -= rate * (nesterov ? gradient + momentum * v.at[k] : v.at[k]);
         }
-        if (velocity) store_quad(velocity + first, v, count, whole);
-        store_quad(params + first, p, count, whole);
+        if (velocity) store_vec4(velocity + first, v, count, vectorized);
+        store_vec4(params + first, p, count, vectorized);
     }
 }
 
@@ -115,13 +115,13 @@ extern "C" __global__ void __launch_bounds__(256)
     }
     __syncthreads();
     const AdamStep s = shared_step;
-    const bool vectors = is_aligned(params) && is_aligned(grads) && is_aligned(moment1) && is_aligned(moment2);
-    FOR_EACH_QUAD(quad, n) {
-        const int first = 4 * quad, count = min(4, n - first);
-        const bool whole = vectors && count == 4;
-        Quad<real> p = load_quad(params + first, count, whole), m = load_quad(moment1 + first, count, whole);
-        Quad<real> v = load_quad(moment2 + first, count, whole);
-        const Quad<real> g = load_quad(grads + first, count, whole);
+    const bool aligned = is_aligned(params) && is_aligned(grads) && is_aligned(moment1) && is_aligned(moment2);
+    FOR_EACH_VEC4(vec, n) {
+        const int first = 4 * vec, count = min(4, n - first);
+        const bool vectorized = aligned && count == 4;
+        Vec4<real> p = load_vec4(params + first, count, vectorized), m = load_vec4(moment1 + first, count, vectorized);
+        Vec4<real> v = load_vec4(moment2 + first, count, vectorized);
+        const Vec4<real> g = load_vec4(grads + first, count, vectorized);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
             const bool decays = first + k < decay_size;
@@ -131,9 +131,9 @@ extern "C" __global__ void __launch_bounds__(256)
             const real change = s.rate * (m.at[k] / (sqrt(v.at[k]) * s.root + s.eps));
             p.at[k] = (decays ? s.keep : real(1)) * p.at[k] - change;
         }
-        store_quad(moment1 + first, m, count, whole);
-        store_quad(moment2 + first, v, count, whole);
-        store_quad(params + first, p, count, whole);
+        store_vec4(moment1 + first, m, count, vectorized);
+        store_vec4(moment2 + first, v, count, vectorized);
+        store_vec4(params + first, p, count, vectorized);
     }
 }
 
@@ -150,18 +150,18 @@ extern "C" __global__ void __launch_bounds__(256)
     }
     __syncthreads();
     const real keep = factors[0], rest = factors[1];
-    const bool vectors = is_aligned(average) && is_aligned(values);
-    FOR_EACH_QUAD(quad, n) {
-        const int first = 4 * quad, count = min(4, n - first);
-        const bool whole = vectors && count == 4;
-        Quad<real> a = load_quad(average + first, count, whole);
-        const Quad<real> b = load_quad(values + first, count, whole);
+    const bool aligned = is_aligned(average) && is_aligned(values);
+    FOR_EACH_VEC4(vec, n) {
+        const int first = 4 * vec, count = min(4, n - first);
+        const bool vectorized = aligned && count == 4;
+        Vec4<real> a = load_vec4(average + first, count, vectorized);
+        const Vec4<real> b = load_vec4(values + first, count, vectorized);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
             // The smaller factor goes to the difference (torch.lerp's rule): decay 0 gives `values` and 1 `average`.
             const real difference = b.at[k] - a.at[k];
             a.at[k] = rest < keep ? a.at[k] + rest * difference : b.at[k] - keep * difference;
         }
-        store_quad(average + first, a, count, whole);
+        store_vec4(average + first, a, count, vectorized);
     }
 }

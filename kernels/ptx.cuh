@@ -18,7 +18,7 @@ __device__ __forceinline__ unsigned to_tf32(float x) {
 }
 
 // Four 8 x 8 matrices of 16-bit values from shared memory: lane 8 m + r brings the address of row r (16 bytes, aligned)
-// of matrix m; r[m] gets two neighbours of a row (of a column for _trans). All lanes of the warp must call it.
+// of matrix m; r[m] gets two contiguous elements of a row (of a column for _trans). All lanes of the warp must call it.
 __device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], const void* shared_row) {
     const unsigned address = (unsigned)__cvta_generic_to_shared(shared_row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -44,10 +44,9 @@ __device__ __forceinline__ unsigned to_bf16x2(float low, float high) {
     return pair;
 }
 
-// D (16 x 8, float32) += A (16 x 8, TF32) B (8 x 8, TF32) by a whole warp: with group = lane / 4 and member = lane % 4,
-// a holds (row group, term member), (group + 8, member), (group, member + 4), (group + 8, member + 4), b holds (term
-// member, column group), (member + 4, group), and d (group, 2 member), (group, 2 member + 1), and the same of row
-// group + 8.
+// D (16 x 8, float32) += A (16 x 8, TF32) B (8 x 8, TF32) by a whole warp: with g = lane / 4 (the group) and t =
+// lane % 4 (the thread in the group), a holds A[g][t], A[g + 8][t], A[g][t + 4], A[g + 8][t + 4], b holds B[t][g],
+// B[t + 4][g], and d holds D[g][2 t], D[g][2 t + 1], D[g + 8][2 t], D[g + 8][2 t + 1].
 __device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     asm volatile(
         "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
@@ -65,9 +64,9 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const unsigned 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Copies of 16 or 4 bytes from global to shared memory, both aligned to that, that need no registers and land by the
-// time the calling thread has waited for their group; zeros if not `valid`, and then `source` is not read. Other threads
-// see them after a barrier that follows the wait.
+// Asynchronous copies of 16 or 4 bytes from global to shared memory, both aligned to that, without staging registers.
+// They have landed once the calling thread has waited for their group; other threads see them after a barrier that
+// follows the wait. `valid` is a predicate: if it is false, zeros are written and `source` is not read.
 __device__ __forceinline__ void cp_async_16(void* shared_target, const void* source, bool valid) {
     const unsigned address = (unsigned)__cvta_generic_to_shared(shared_target);
     const int bytes = valid ? 16 : 0;

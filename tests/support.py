@@ -1,13 +1,16 @@
-"""What the tests share: comparisons with derived tolerances, a gradient check, and optional oracles."""
+"""What the tests share: comparisons with derived tolerances, a gradient check, difficult data, and optional oracles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TORCH_MISSING = "PyTorch is not installed: pip install -e '.[peers]' to compare with it"
 
@@ -51,6 +54,42 @@ def sum_scale(expected: np.ndarray, terms: int) -> float:
     A single sum can cancel to almost nothing, but its rounding errors are those of partial sums of size sqrt(terms).
     """
     return max(float(np.abs(expected).max(initial=0.0)), float(np.sqrt(terms)))
+
+
+def one_row(*values: float) -> np.ndarray:
+    """A map of one row and one channel."""
+    return np.array(values, np.float64).reshape(1, 1, -1, 1)
+
+
+def large_means(kind: str, rows: int, channels: int, every: int = 1) -> np.ndarray:
+    """A float32 matrix whose columns have means that are large against their deviations.
+
+    `kind` is ``plain``, ``sorted``, ``drifting`` or ``outliers``: those are each `every`-th row, such as the ones from
+    which the deviations of the others are taken.
+    """
+    x = np.random.default_rng(7).normal(1000, 0.5, (rows, channels))
+    if kind == "sorted":
+        x = np.sort(x, 0)
+    if kind == "drifting":
+        x += np.linspace(0, 100, rows)[:, None]
+    if kind == "outliers":
+        x[::every] += 300
+    return x.astype(np.float32)
+
+
+def saved_figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """A list to which every figure is added that Matplotlib saves from now on."""
+    from matplotlib.figure import Figure
+
+    saved = []
+    savefig = Figure.savefig
+
+    def keep(self: Figure, *args: Any, **options: Any) -> None:
+        saved.append(self)
+        savefig(self, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
 
 
 def check_gradient(

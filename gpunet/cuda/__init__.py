@@ -1,6 +1,7 @@
 """CUDA: finds the sources of ``kernels/``, compiles them when they are first needed, and launches them.
 
-Only ``gpunet/ops/*/cuda.py`` uses it. It does not import CuPy before a kernel is compiled for a GPU.
+Only ``gpunet/ops/*/cuda.py`` launches kernels. Beside it, the backend captures a step, training sets the precision, and
+``gpunet warmup`` compiles ahead. CuPy is not imported before a kernel is compiled for a GPU.
 """
 
 from gpunet.cuda.backend import CudaBackend, cuda_backend_of

@@ -41,13 +41,20 @@ class CupyRuntime:
             function = module.function(kernel.name)
             if shared > _STATIC_SHARED_LIMIT and function.max_dynamic_shared_size_bytes < shared:
                 function.max_dynamic_shared_size_bytes = shared
-            function(grid, block, tuple(_NULL if arg is None else arg for arg in args), shared_mem=shared)
+            function(grid, block, tuple(map(_argument, args)), shared_mem=shared)
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         return _Graph(self.device, step)
 
     def synchronize(self) -> None:
         self.device.synchronize()
+
+
+def _argument(arg: Any) -> Any:
+    """`arg` as CuPy takes it: a struct is a NumPy array of one element, which goes in by value."""
+    if arg is None:
+        return _NULL
+    return np.asarray(arg) if isinstance(arg, np.void) else arg
 
 
 class _Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def launch(
     Args:
         source, kernel: a function of ``kernels/<source>.cu``.
         grid, block: numbers of blocks and of threads of a block, up to three each. A grid with a 0 launches nothing.
-        args: arrays, numbers, or None for a null pointer.
+        args: arrays, numbers, None for a null pointer, or a mapping from the members of a struct to numbers.
         real: float32 or float64, what ``real`` in the source is.
         shared: dynamic shared memory, bytes.
         defines: further constants of the specialisation.
@@ -92,16 +92,29 @@ def _checked(kernel: str, parameter: Parameter, arg: Any) -> Any:
         if not parameter.const and not getattr(arg.flags, "writeable", True):
             raise ShapeError(f"{name} is written to, but the array is read-only")
         return arg
+    if parameter.dtype.fields:
+        return _struct(name, parameter.dtype, arg)
+    return _number(name, parameter.dtype, arg)
+
+
+def _struct(name: str, dtype: np.dtype, arg: Any) -> Any:
+    if not isinstance(arg, Mapping) or arg.keys() != set(dtype.names or ()):
+        raise DTypeError(f"{name} is a struct: expected a mapping of {', '.join(dtype.names or ())}, got {arg!r}")
+    members = tuple(_number(f"{name}.{member}", dtype[member], arg[member]) for member in dtype.names or ())
+    return np.array(members, dtype)[()]
+
+
+def _number(name: str, dtype: np.dtype, arg: Any) -> Any:
     if isinstance(arg, (bool, np.bool_)):
         arg = int(arg)
     if not isinstance(arg, (int, float, np.number)):
         raise DTypeError(f"{name} is a number: got {type(arg).__name__}")
-    if parameter.dtype.kind == "f":
-        return parameter.dtype.type(arg)
-    limits = np.iinfo(parameter.dtype)
+    if dtype.kind == "f":
+        return dtype.type(arg)
+    limits = np.iinfo(dtype)
     if not isinstance(arg, (int, np.integer)) or not limits.min <= arg <= limits.max:
         raise DTypeError(f"{name} must be an integer in [{limits.min}, {limits.max}], got {arg!r}")
-    return parameter.dtype.type(arg)
+    return dtype.type(arg)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

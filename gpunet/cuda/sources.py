@@ -32,8 +32,10 @@ _TYPES = {
 _KERNEL = re.compile(
     r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(?P<name>\w+)\s*\((?P<parameters>[^)]*)\)'
 )
+_STRUCT = re.compile(r"struct\s+(?P<name>\w+)\s*\{(?P<members>[^{}]*)\}\s*;")
 _COMPILE = re.compile(r"^//\s*compile:(?P<alternatives>.*)$", re.MULTILINE)
 _NEEDS = re.compile(r"^// needs: (\S+)$", re.MULTILINE)
+_QUALIFIER = re.compile(r"\b(?:__restrict__|__grid_constant__)\b")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 Defines = Mapping[str, str]
@@ -46,6 +48,7 @@ class Parameter:
 
     name: str
     dtype: np.dtype
+    """Of the target of a pointer, or of the value; a structured dtype with the layout of C++ for a struct."""
     pointer: bool
     const: bool
     """Whether a pointer's target is only read."""
@@ -115,9 +118,10 @@ def kernels(name: str, defines: Defines) -> dict[str, Kernel]:
 @functools.cache
 def _kernels(name: str, real: str) -> dict[str, Kernel]:
     text = _COMMENT.sub(" ", source_text(name))
+    types = _types(text, real)
     found = {}
     for match in _KERNEL.finditer(text):
-        parameters = tuple(_parameter(item, real, f"{name}.cu") for item in match["parameters"].split(","))
+        parameters = tuple(_parameter(item, types, f"{name}.cu") for item in match["parameters"].split(","))
         found[match["name"]] = Kernel(match["name"], parameters)
     if len(found) != text.count("__global__"):
         raise ConfigError(
@@ -126,16 +130,41 @@ def _kernels(name: str, real: str) -> dict[str, Kernel]:
     return found
 
 
-def _parameter(text: str, real: str, file: str) -> Parameter:
+def _types(text: str, real: str) -> dict[str, np.dtype]:
+    """The types that parameters may have: numbers, and the source's structs of numbers, passed by value."""
+    types = {name: np.dtype(dtype) for name, dtype in _TYPES.items()}
+    types["real"] = types[real]
+    numbers = dict(types)
+    for match in _STRUCT.finditer(text):
+        members = _members(match["members"], numbers)
+        if members:
+            types[match["name"]] = np.dtype(members, align=True)
+    return types
+
+
+def _members(text: str, numbers: Mapping[str, np.dtype]) -> list[tuple[str, np.dtype]] | None:
+    """Read ``int a, b; float c;``; None if there is anything but numbers."""
+    members = []
+    for declaration in text.split(";")[:-1]:
+        first, *others = declaration.split(",")
+        *kind, name = first.split()
+        dtype = numbers.get(" ".join(kind))
+        names = [name, *map(str.strip, others)]
+        if dtype is None or not all(map(str.isidentifier, names)):
+            return None
+        members += [(name, dtype) for name in names]
+    return members
+
+
+def _parameter(text: str, types: Mapping[str, np.dtype], file: str) -> Parameter:
     """Read a declaration such as ``const real* __restrict__ x``."""
-    declaration, pointer, rest = text.partition("*")
-    words = [*declaration.split(), *rest.replace("__restrict__", " ").split()]
+    declaration, pointer, rest = _QUALIFIER.sub(" ", text).partition("*")
+    words = [*declaration.split(), *rest.split()]
     const = words[0] == "const"
     name = words.pop()
     kind = " ".join(words[const:])
-    kind = real if kind == "real" else kind
-    if kind not in _TYPES:
+    if kind not in types:
         raise ConfigError(
-            f"{file}: parameter {text.strip()!r} has a type that launches do not know: {', '.join(_TYPES)}, real"
+            f"{file}: parameter {text.strip()!r} has a type that launches do not know: {', '.join(types)}"
         )
-    return Parameter(name, np.dtype(_TYPES[kind]), bool(pointer), const)
+    return Parameter(name, types[kind], bool(pointer), const)

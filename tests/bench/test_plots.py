@@ -17,20 +17,12 @@ from bench.table import rows
 from gpunet.errors import DataError, OutputError
 from gpunet.report.canvas import BLUE, VERMILLION
 from tests.bench import samples
+from tests.support import saved_figures
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that have been saved."""
-    saved = []
-    savefig = Figure.savefig
-
-    def keep(self: Figure, *args: Any, **options: Any) -> None:
-        saved.append(self)
-        savefig(self, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
+    return saved_figures(monkeypatch)
 
 
 def test_bars(tmp_path: Path, drawn: list[Figure]) -> None:

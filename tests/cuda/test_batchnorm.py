@@ -14,7 +14,7 @@ from gpunet.ops.batchnorm import cuda as cuda_batchnorm
 from tests.cuda.conftest import Device
 from tests.emulator import RUNTIME
 from tests.ops.test_batchnorm import Case, arrays, cases, scales, wide
-from tests.support import assert_close
+from tests.support import assert_close, large_means
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 TERMS = 16
@@ -22,7 +22,7 @@ TERMS = 16
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few blocks, so that a small matrix too makes threads take several rounds of four rows."""
     monkeypatch.setattr(cuda_batchnorm, "_BLOCKS", 4)
 
@@ -65,15 +65,15 @@ def test_against_reference(device: Device, case: Case) -> None:
 
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
-def test_against_reference_in_several_rounds(device: Device, small_pieces: None, case: Case) -> None:
+def test_against_reference_in_several_rounds(device: Device, small_slices: None, case: Case) -> None:
     check(device, {**case, "shape": (5000, case["shape"][-1])})
 
 
 FORWARD = {
-    True: ["piece_statistics", "finish_statistics", "apply_statistics"],
+    True: ["partial_statistics", "finish_statistics", "apply_statistics"],
     False: ["running_statistics", "apply_statistics"],
 }
-BACKWARD = ["piece_gradients", "finish_gradients", "apply_gradients"]
+BACKWARD = ["partial_gradients", "finish_gradients", "apply_gradients"]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -82,20 +82,20 @@ BACKWARD = ["piece_gradients", "finish_gradients", "apply_gradients"]
 )
 @DTYPES
 def test_shapes(device: Device, launched: list[str], shape: tuple[int, ...], training: bool, dtype: Any) -> None:
-    """Narrow and wide matrices, with and without whole vectors, one piece and several, and the kernels they take."""
+    """Narrow and wide matrices, with and without whole vectors, one slice and several, and the kernels they take."""
     options = {"training": training, "momentum": 0.1, "eps": 1e-5}
     check(device, {"shape": shape, "options": options, "mean": -3.0, "std": 2.0, "dtype": dtype, "seed": 1})
     assert launched == [*FORWARD[training], *BACKWARD]
 
 
 @pytest.mark.parametrize("shape", [(8, 28, 28, 32), (12544, 128), (2304, 256), (256, 512), (10**8, 1), (2, 10**7)])
-def test_pieces_follow_from_the_shape(shape: tuple[int, ...]) -> None:
-    cut = cuda_batchnorm._cut(shape)
-    assert cut.piece_rows * (cut.pieces - 1) < cut.rows <= cut.piece_rows * cut.pieces
-    assert cut.block[0] * cut.block[1] == 256 and cut.piece_rows % (4 * cut.block[1]) == 0
-    tiles = cut.grid // cut.pieces
-    assert cut.pieces == 1 or cut.grid <= cuda_batchnorm._BLOCKS
-    assert 4 * cut.block[0] * (tiles - 1) < cut.channels <= 4 * cut.block[0] * tiles
+def test_slices_follow_from_the_shape(shape: tuple[int, ...]) -> None:
+    slicing = cuda_batchnorm._slicing(shape)
+    assert slicing.slice_rows * (slicing.slices - 1) < slicing.rows <= slicing.slice_rows * slicing.slices
+    assert slicing.block[0] * slicing.block[1] == 256 and slicing.slice_rows % (4 * slicing.block[1]) == 0
+    tiles = slicing.grid // slicing.slices
+    assert slicing.slices == 1 or slicing.grid <= cuda_batchnorm._BLOCKS
+    assert 4 * slicing.block[0] * (tiles - 1) < slicing.channels <= 4 * slicing.block[0] * tiles
 
 
 def test_arrays_that_vectors_cannot_read(device: Device) -> None:
@@ -130,26 +130,14 @@ def test_gradients_go_where_they_are_wanted(device: Device) -> None:
     np.testing.assert_array_equal(device.host(flat), wanted)
 
 
-def difficult(kind: str, rows: int, channels: int) -> np.ndarray:
-    rng = np.random.default_rng(7)
-    x = rng.normal(1000, 0.5, (rows, channels))
-    if kind == "sorted":
-        x = np.sort(x, 0)
-    if kind == "drifting":
-        x += np.linspace(0, 100, rows)[:, None]
-    if kind == "outliers":  # the first row of each piece, from which the others' deviations are taken
-        x[:: cuda_batchnorm._cut(x.shape).piece_rows] += 300
-    return x.astype(np.float32)
-
-
 def vectors(device: Device, channels: int, *values: float) -> list[Array]:
     return [device.array(np.full(channels, value, np.float32)) for value in values]
 
 
 @pytest.mark.parametrize("kind", ["plain", "sorted", "drifting", "outliers"])
 @pytest.mark.parametrize(("rows", "channels"), [(6000, 2), (1500, 33)])
-def test_a_large_mean_costs_no_digits(device: Device, small_pieces: None, kind: str, rows: int, channels: int) -> None:
-    x = difficult(kind, rows, channels)
+def test_a_large_mean_costs_no_digits(device: Device, small_slices: None, kind: str, rows: int, channels: int) -> None:
+    x = large_means(kind, rows, channels, cuda_batchnorm._slicing((rows, channels)).slice_rows)
     exact = x.astype(np.float64)
     one, zero, running_mean, running_var = vectors(device, channels, 1, 0, 0, 1)
     y, saved = batch_norm(device.array(x), one, zero, running_mean, running_var, training=True, momentum=1.0)
@@ -166,8 +154,8 @@ def test_a_large_mean_costs_no_digits(device: Device, small_pieces: None, kind: 
     assert_close(device.host(running_var), unbiased, terms=TERMS, scale=amplified * float(unbiased.max()))
 
 
-def test_a_large_mean_costs_the_gradient_no_digits(device: Device, small_pieces: None) -> None:
-    x = difficult("plain", 6000, 4)
+def test_a_large_mean_costs_the_gradient_no_digits(device: Device, small_slices: None) -> None:
+    x = large_means("plain", 6000, 4)
     one, zero, running_mean, running_var = vectors(device, 4, 1, 0, 0, 1)
     y, saved = batch_norm(device.array(x), one, zero, running_mean, running_var, training=True)
     # dgamma and dbeta are large: dy goes with x, and has a mean
@@ -213,7 +201,7 @@ def test_what_is_not_finite_stays_in_its_channel(device: Device, value: float) -
 
 @pytest.mark.parametrize("shape", [(2, 9, 9, 40), (5000, 3)])
 def test_bits_do_not_depend_on_the_order_of_threads(
-    device: Device, small_pieces: None, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+    device: Device, small_slices: None, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
 ) -> None:
     given, dy = arrays({"shape": shape, "mean": 1.0, "std": 2.0, "dtype": np.float32, "seed": 9})
 

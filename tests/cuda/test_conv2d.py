@@ -51,11 +51,11 @@ def check_against_reference(device: Device, shapes: dict[str, Any]) -> None:
 
 @contextmanager
 def forced(algorithm: str, blocks: int = 264) -> Iterator[None]:
-    """Take `algorithm` on all ways, and so many pieces as give `blocks` blocks, however short they are."""
+    """Take `algorithm` on all ways, and so many slices as give `blocks` blocks, however short they are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, "_choose", lambda direction, g: algorithm)
         patch.setattr(room, "_BLOCKS", blocks)
-        patch.setattr(room, "_PIECE_SLABS", 1)
+        patch.setattr(room, "_MIN_SLICE_TILES", 1)
         yield
 
 
@@ -82,10 +82,10 @@ def test_gemm(device: Device, blocks: int, shapes: dict[str, Any]) -> None:
 
 
 GEMM_SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
-    ((2, 5, 5, 16), (3, 3, 16, 64), {"padding": 1}),  # vectors, whole slabs, whole tiles of columns
-    ((3, 4, 5, 20), (3, 2, 20, 68), {"padding": ((1, 2), (0, 1))}),  # vectors, slabs across taps
-    ((3, 4, 5, 7), (2, 3, 7, 70), {"padding": "same"}),  # no vectors, a second tile of columns
-    ((70, 2, 2, 8), (3, 3, 8, 6), {"padding": 1}),  # positions first: tiles of one and of two positions
+    ((2, 5, 5, 16), (3, 3, 16, 64), {"padding": 1}),  # vectorized, whole K tiles, whole tiles along N
+    ((3, 4, 5, 20), (3, 2, 20, 68), {"padding": ((1, 2), (0, 1))}),  # vectorized, K tiles across taps
+    ((3, 4, 5, 7), (2, 3, 7, 70), {"padding": "same"}),  # scalar loads, a second tile along N
+    ((70, 2, 2, 8), (3, 3, 8, 6), {"padding": 1}),  # images innermost: tiles of one and of two pixels
     ((3, 1, 1, 24), (3, 3, 24, 9), {"padding": 1}),  # one tap of nine
     ((2, 7, 6, 12), (3, 3, 12, 8), {"padding": 2, "stride": (2, 3), "dilation": (3, 2)}),  # phases without taps
     ((1, 3, 2, 4), (1, 1, 4, 8), {"stride": 5}),  # phases beyond the map
@@ -148,7 +148,7 @@ def test_tf32_leaves_float64_alone(device: Device) -> None:
 def test_few_input_channels(
     device: Device, x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], dtype: Any
 ) -> None:
-    assert room._choose("backward_weight", Conv2dGeometry.of(x, weight, **options)) == "few"
+    assert room._choose("backward_weight", Conv2dGeometry.of(x, weight, **options)) == "few_channels"
     check_against_reference(device, case(x, weight, dtype, **options))
 
 
@@ -170,7 +170,7 @@ def test_groups(device: Device, groups: int) -> None:
             (2, 6, 6, 1),
             (3, 3, 1, 8),
             {},
-            ["direct_forward_quads", "gemm_backward_x", "few_backward_weight", "column_sums"],
+            ["direct_forward_vec4", "gemm_backward_x", "few_channels_backward_weight", "column_sums"],
         ),
         (
             (2, 6, 6, 6),
@@ -199,7 +199,7 @@ def test_the_choice(
 
 
 def test_long_sums(device: Device) -> None:
-    """Column sums in several pieces; values whose float32 sum, one after the other, loses its digits."""
+    """Column sums in several slices; values whose float32 sum, one after the other, loses its digits."""
     dy = (1 + np.random.default_rng(0).random((700, 3, 35))).astype(np.float32)
     expected = dy.astype(np.float64).sum((0, 1))
     total = room.conv2d_backward_bias(device.array(dy.reshape(700, 3, 1, 35)))

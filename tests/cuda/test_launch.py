@@ -111,6 +111,26 @@ def test_bad_numbers(recorder: Recorder, n: Any) -> None:
         relu(x, x, n)
 
 
+def test_structs(recorder: Recorder) -> None:
+    x = on_device([[[[1]]]])
+    parameter = cuda.kernels("conv2d", {"REAL": "float"})["direct_forward"].parameters[4]
+    ones = dict.fromkeys(parameter.dtype.names or (), 1)
+
+    def direct_forward(shape: Any) -> None:
+        cuda.launch("conv2d", "direct_forward", 1, 32, x, x, None, x, shape, real="float32")
+
+    direct_forward({**ones, "height": np.int64(7)})
+    shape = recorder.launched[0][4][4]
+    assert isinstance(shape, np.void) and shape.dtype.itemsize == 64
+    assert shape["height"] == 7 and shape["width"] == 1
+    message = r"direct_forward: s is a struct: expected a mapping of batch, height, .*, groups, got "
+    for wrong in ({"batch": 1}, {**ones, "depth": 1}, 1, None, x, tuple(ones.values()), shape):
+        with pytest.raises(DTypeError, match=message):
+            direct_forward(wrong)
+    with pytest.raises(DTypeError, match=r"direct_forward: s\.pad_top must be an integer in"):
+        direct_forward({**ones, "pad_top": 2**31})
+
+
 def test_bad_kernels(recorder: Recorder) -> None:
     x = on_device([1])
     with pytest.raises(ConfigError, match=r"there is no CUDA source nothing\.cu"):

@@ -14,7 +14,7 @@ from gpunet.ops.pool2d import reference
 from tests.cuda.conftest import Device
 from tests.emulator import RUNTIME
 from tests.ops.test_pool2d import Case, arrays, cases, geometry, taps
-from tests.support import assert_close
+from tests.support import assert_close, one_row
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -146,21 +146,16 @@ def test_global_avg(device: Device, shape: tuple[int, ...], dtype: Any) -> None:
     assert_close(device.host(dx), reference.global_avg_pool2d_backward(dy, shape))
 
 
-def column(*values: float) -> np.ndarray:
-    """A map of one row and one channel."""
-    return np.array(values, np.float64).reshape(1, 1, -1, 1)
-
-
 def test_max_of_nan_infinity_and_padding(device: Device) -> None:
-    y, argmax = pool2d.max_pool2d(device.array(column(np.nan, 4, np.nan, 5)), (1, 4))
+    y, argmax = pool2d.max_pool2d(device.array(one_row(np.nan, 4, np.nan, 5)), (1, 4))
     assert np.isnan(device.host(y)).all() and device.host(argmax).ravel().tolist() == [2]  # the last NaN
-    y, argmax = pool2d.max_pool2d(device.array(column(-np.inf, -np.inf, -np.inf)), (1, 3), padding=((0, 0), (1, 0)))
+    y, argmax = pool2d.max_pool2d(device.array(one_row(-np.inf, -np.inf, -np.inf)), (1, 3), padding=((0, 0), (1, 0)))
     assert device.host(y).ravel().tolist() == [-np.inf] and device.host(argmax).ravel().tolist() == [1]
     # taps at -2 and 1, then at -1 and 2, of a map of one element: neither window meets it
     options = {"dilation": (1, 3), "padding": ((0, 0), (2, 2)), "stride": 1}
-    y, argmax = pool2d.max_pool2d(device.array(column(3.0)), (1, 2), **options)
+    y, argmax = pool2d.max_pool2d(device.array(one_row(3.0)), (1, 2), **options)
     assert device.host(y).ravel().tolist() == [-np.inf, -np.inf] and device.host(argmax).ravel().tolist() == [0, 0]
-    dx = pool2d.max_pool2d_backward(device.array(column(1, 1)), argmax, (1, 1, 1, 1), (1, 2), **options)
+    dx = pool2d.max_pool2d_backward(device.array(one_row(1, 1)), argmax, (1, 1, 1, 1), (1, 2), **options)
     assert device.host(dx).tolist() == [[[[0.0]]]]
 
 

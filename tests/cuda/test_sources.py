@@ -52,6 +52,28 @@ def test_reading_a_source(folder: Path) -> None:
     assert [p.dtype for p in kernels["plain"].parameters] == [np.int32, np.int64]
 
 
+def test_structs(folder: Path) -> None:
+    """Those of numbers are types of parameters, as C++ lays them out, wherever the text declares them."""
+    (folder / "sizes.cuh").write_text(
+        "struct Sizes {\n    int a, b;  // not c\n    unsigned char d; real scale;\n};\n"
+        "struct Other { int n[2]; };\nstruct Third { int n; int twice() const { return 2 * n; } };\n"
+    )
+    kernel = 'extern "C" __global__ void sized(real* y, const __grid_constant__ Sizes sizes) {}\n'
+    (folder / "scale.cu").write_text(f"// needs: sizes.cuh\n{SOURCE}{kernel}")
+    sizes = sources.kernels("scale", {"REAL": "double"})["sized"].parameters[1]
+    assert sizes.name == "sizes" and not sizes.pointer
+    fields = {"names": ["a", "b", "d", "scale"], "formats": ["i4", "i4", "u1", "f8"], "offsets": [0, 4, 8, 16]}
+    assert sizes.dtype == np.dtype({**fields, "itemsize": 24}, align=True)
+    assert sources.kernels("scale", {"REAL": "float"})["sized"].parameters[1].dtype.itemsize == 16
+    for unknown in ("Other", "Third"):
+        sources.source_text.cache_clear(), sources._kernels.cache_clear()
+        (folder / "scale.cu").write_text(f"// needs: sizes.cuh\n{SOURCE}{kernel.replace('Sizes', unknown)}")
+        with pytest.raises(
+            ConfigError, match=f"parameter 'const __grid_constant__ {unknown} sizes' has a type .*, real, Sizes"
+        ):
+            sources.kernels("scale", {"REAL": "double"})
+
+
 def test_the_text_names_its_files_and_lines(folder: Path) -> None:
     assert sources.source_text("scale") == f'#line 1 "common.cuh"\ntypedef REAL real;\n\n#line 1 "scale.cu"\n{SOURCE}'
 

@@ -18,6 +18,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
+#define __grid_constant__
 // A section for each kernel (build.py defines its name), so that a block poisons only what is its own.
 #define __shared__ static __attribute__((section(EMULATOR_SHARED_SECTION)))
 

@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <signal.h>
+#include <type_traits>
 #include <utility>
 
 #include "warp.hpp"
@@ -14,35 +15,62 @@ namespace emulator {
 struct Launch {
     uint32_t grid[3], block[3];
     uint64_t shared_bytes, seed;
-    alignas(8) char arguments[];  // eight bytes each
+    alignas(8) char arguments[];  // each in as many times eight bytes as it takes
 };
 
 static const Launch* request;
 
+// The type of a parameter as Python's struct module names it: a struct is so many bytes.
+struct Type {
+    char code;
+    size_t bytes = 0;
+};
+
 template <class T>
-constexpr char type_code(T*) {
-    return 'P';
+constexpr Type type_of(T*) {
+    return {'P'};
 }
-constexpr char type_code(float) { return 'f'; }
-constexpr char type_code(double) { return 'd'; }
-constexpr char type_code(int) { return 'i'; }
-constexpr char type_code(unsigned) { return 'I'; }
-constexpr char type_code(long long) { return 'q'; }
-constexpr char type_code(unsigned long long) { return 'Q'; }
-constexpr char type_code(unsigned char) { return 'B'; }
+template <class T>
+constexpr Type type_of(T) {
+    static_assert(std::is_class_v<T> && std::is_trivially_copyable_v<T> && alignof(T) <= 8, "not a parameter's type");
+    return {'s', sizeof(T)};
+}
+constexpr Type type_of(float) { return {'f'}; }
+constexpr Type type_of(double) { return {'d'}; }
+constexpr Type type_of(int) { return {'i'}; }
+constexpr Type type_of(unsigned) { return {'I'}; }
+constexpr Type type_of(long long) { return {'q'}; }
+constexpr Type type_of(unsigned long long) { return {'Q'}; }
+constexpr Type type_of(unsigned char) { return {'B'}; }
 
 template <auto function>
 struct Kernel;
 
 template <class... Parameters, void (*function)(Parameters...)>
 struct Kernel<function> {
-    static constexpr char types[] = {type_code(Parameters())..., '\0'};  // as Python's struct module names them
+    static const char* types() {
+        static char text[24 * sizeof...(Parameters) + 1];
+        char* end = text;
+        for (const Type type : {type_of(Parameters())...}) {
+            if (type.bytes) end += sprintf(end, "%zu", type.bytes);
+            *end++ = type.code;
+        }
+        *end = '\0';
+        return text;
+    }
 
     static void run() { call(std::index_sequence_for<Parameters...>()); }
 
     template <size_t... position>
     static void call(std::index_sequence<position...>) {
-        function(*reinterpret_cast<const Parameters*>(request->arguments + 8 * position)...);
+        function(*reinterpret_cast<const Parameters*>(request->arguments + offset(position))...);
+    }
+
+    static constexpr size_t offset(size_t position) {
+        size_t sum = 0, number = 0;
+        for (const size_t size : {sizeof(Parameters)...})
+            if (number++ < position) sum += (size + 7) / 8 * 8;
+        return sum;
     }
 };
 
@@ -230,5 +258,5 @@ static const char* launch(const Launch& launch, void (*kernel)(), unsigned max_t
                                 __stop_emulator_shared_##name);                                                  \
     }                                                                                                            \
     extern "C" __attribute__((visibility("default"))) const char* emulator_types_##name() {                      \
-        return emulator::Kernel<name>::types;                                                                    \
+        return emulator::Kernel<name>::types();                                                                  \
     }

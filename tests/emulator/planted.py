@@ -29,7 +29,8 @@ def launch(
     seed: int = 0,
     flags: tuple[str, ...] = (),
 ) -> None:
-    """Launch `kernel` of the source `text`; the parameters are as the arguments are: arrays, None, NumPy scalars."""
+    """Launch `kernel` of the source `text`; the parameters are as the arguments are: arrays, None, NumPy scalars, also
+    of structured dtypes."""
     types = (np.dtype("f4") if arg is None else arg.dtype for arg in args)
     parameters = tuple(
         Parameter(f"p{i}", dtype, arg is None or isinstance(arg, np.ndarray), False)

@@ -35,13 +35,13 @@ class Module:
         """
         found = self._functions.get(kernel.name)
         if found is None:
-            codes = "".join(_code(parameter) for parameter in kernel.parameters)
+            codes = [_code(parameter) for parameter in kernel.parameters]
             types = self._entry(f"emulator_types_{kernel.name}")()
-            if types.decode() != codes:
-                raise EmulationError(f"{kernel.name} has parameters {types.decode()}, but was read as {codes}")
+            if types.decode() != "".join(codes):
+                raise EmulationError(f"{kernel.name} has parameters {types.decode()}, but was read as {''.join(codes)}")
             launch = self._entry(f"emulator_launch_{kernel.name}")
             launch.argtypes = [ctypes.c_char_p]
-            slots = "".join(code + "x" * (8 - struct.calcsize(code)) for code in codes)
+            slots = "".join(code + "x" * (-struct.calcsize(code) % 8) for code in codes)
             found = self._functions[kernel.name] = launch, struct.Struct(f"=6IQQ{slots.replace('P', 'Q')}")
         return found
 
@@ -52,13 +52,17 @@ class Module:
 
 
 def _code(parameter: Parameter) -> str:
-    """The type of a parameter as :mod:`struct` names it."""
+    """The type of a parameter as :mod:`struct` names it; a struct is so many bytes."""
+    if parameter.dtype.fields and not parameter.pointer:
+        return f"{parameter.dtype.itemsize}s"
     return "P" if parameter.pointer else _CODES[parameter.dtype.kind][parameter.dtype.itemsize]
 
 
 def _value(arg: Any) -> Any:
     if arg is None:
         return 0
+    if isinstance(arg, np.void):
+        return arg.tobytes()
     return arg.__array_interface__["data"][0] if isinstance(arg, np.ndarray) else arg.item()
 
 

@@ -87,6 +87,22 @@ def test_atomics() -> None:
     assert [result.get().item() for result in results] == [100, 50, 99, 100]
 
 
+def test_structs_by_value() -> None:
+    """In as many slots of eight bytes as they take, wherever they stand among the parameters."""
+    text = """
+    struct Sizes { int a, b; double c; unsigned char d; };
+    extern "C" __global__ void copy(float first, Sizes s, double* y, Sizes other, int last) {
+        const double values[] = {first, double(s.a), double(s.b), s.c, double(s.d), double(other.d), double(last)};
+        for (int i = 0; i < 7; ++i) y[i] = values[i];
+    }
+    """
+    sizes = np.dtype([("a", "i4"), ("b", "i4"), ("c", "f8"), ("d", "u1")], align=True)
+    y = output(7, dtype=np.float64)
+    structs = [np.array(members, sizes)[()] for members in ((1, -2, 0.5, 200), (0, 0, 0, 7))]
+    launch(text, "copy", np.float32(9), structs[0], y, structs[1], np.int32(-8), block=1)
+    assert y.get().tolist() == [9, 1, -2, 0.5, 200, 7, -8]
+
+
 SHUFFLES = """
 extern "C" __global__ void shuffles(int* y) {
     const int lane = threadIdx.x % 32;

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.ops import batchnorm
 from gpunet.ops.batchnorm import BatchNormSaved, batch_norm, batch_norm_backward, cpu, reference
-from tests.support import assert_close, check_gradient, torch_or_skip
+from tests.support import assert_close, check_gradient, large_means, torch_or_skip
 
 Case = dict[str, Any]
 Arrays = dict[str, np.ndarray]
@@ -190,22 +190,10 @@ def test_reference_gradients(shape: tuple[int, ...], training: bool) -> None:
     check_gradient(lambda v: output(beta=v), dbeta, given["beta"], dy, rng)
 
 
-def difficult(kind: str, rows: int, channels: int) -> np.ndarray:
-    rng = np.random.default_rng(7)
-    x = rng.normal(1000, 0.5, (rows, channels))
-    if kind == "sorted":
-        x = np.sort(x, 0)
-    if kind == "drifting":
-        x += np.linspace(0, 100, rows)[:, None]
-    if kind == "outliers":  # the first row of each piece, from which the others' deviations are taken
-        x[:: cpu._piece_rows(channels)] += 300
-    return x.astype(np.float32)
-
-
 @pytest.mark.parametrize("kind", ["plain", "sorted", "drifting", "outliers"])
 @pytest.mark.parametrize(("rows", "channels"), [(20_000, 8), (3000, 64), (500, 300)])
 def test_a_large_mean_costs_no_digits(kind: str, rows: int, channels: int) -> None:
-    x = difficult(kind, rows, channels)
+    x = large_means(kind, rows, channels, cpu._piece_rows(channels))
     exact = x.astype(np.float64)
     one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     running_mean, running_var = zero.copy(), one.copy()
@@ -222,7 +210,7 @@ def test_a_large_mean_costs_no_digits(kind: str, rows: int, channels: int) -> No
 
 
 def test_a_large_mean_costs_the_gradient_no_digits() -> None:
-    x = difficult("plain", 20_000, 8)
+    x = large_means("plain", 20_000, 8)
     one, zero = np.ones(8, np.float32), np.zeros(8, np.float32)
     dy, saved = batch_norm(x, one, zero, zero.copy(), one.copy(), training=True)
     dy += 1 + 0.5 * np.random.default_rng(11).standard_normal(dy.shape, dtype=np.float32)

@@ -14,7 +14,7 @@ from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.ops import pool2d
 from gpunet.ops.geometry import Pool2dGeometry
 from gpunet.ops.pool2d import reference
-from tests.support import assert_close, check_gradient, torch_or_skip
+from tests.support import assert_close, check_gradient, one_row, torch_or_skip
 
 Case = dict[str, Any]
 
@@ -173,11 +173,6 @@ def test_avg_reference_matches_pytorch(case: Case) -> None:
 IMPLEMENTATIONS = pytest.mark.parametrize("impl", [pool2d, reference])
 
 
-def column(*values: float) -> np.ndarray:
-    """A map of one row and one channel."""
-    return np.array(values, np.float64).reshape(1, 1, -1, 1)
-
-
 @IMPLEMENTATIONS
 def test_max_by_hand(impl: Any) -> None:
     x = np.array([[1, 5, 2, 0], [3, 5, 9, 4], [7, 0, 1, 1], [0, 6, 1, 1]], np.float32).reshape(1, 4, 4, 1)
@@ -190,22 +185,22 @@ def test_max_by_hand(impl: Any) -> None:
 
 @IMPLEMENTATIONS
 def test_max_of_overlapping_windows_adds_up(impl: Any) -> None:
-    y, argmax = impl.max_pool2d(column(1, 8, 2, 3), (1, 3), stride=1, padding=(0, 1))
+    y, argmax = impl.max_pool2d(one_row(1, 8, 2, 3), (1, 3), stride=1, padding=(0, 1))
     assert y.ravel().tolist() == [8, 8, 8, 3]
     assert argmax.ravel().tolist() == [2, 1, 0, 1]
-    dx = impl.max_pool2d_backward(column(1, 10, 100, 1000), argmax, (1, 1, 4, 1), (1, 3), stride=1, padding=(0, 1))
+    dx = impl.max_pool2d_backward(one_row(1, 10, 100, 1000), argmax, (1, 1, 4, 1), (1, 3), stride=1, padding=(0, 1))
     assert dx.ravel().tolist() == [0, 111, 0, 1000]
 
 
 @IMPLEMENTATIONS
 def test_max_ignores_padding_and_takes_nan(impl: Any) -> None:
-    y, argmax = impl.max_pool2d(column(-5, -7, np.nan, np.nan), (1, 2), padding=((0, 0), (1, 0)), ceil_mode=True)
+    y, argmax = impl.max_pool2d(one_row(-5, -7, np.nan, np.nan), (1, 2), padding=((0, 0), (1, 0)), ceil_mode=True)
     # windows: padding -5 | -7 nan | nan
     np.testing.assert_array_equal(y.ravel(), [-5, np.nan, np.nan])
     assert argmax.ravel().tolist() == [1, 1, 0]
-    y, argmax = impl.max_pool2d(column(np.nan, 4, np.nan, 5), (1, 4))
+    y, argmax = impl.max_pool2d(one_row(np.nan, 4, np.nan, 5), (1, 4))
     assert np.isnan(y).all() and argmax.ravel().tolist() == [2]  # the last NaN, as in PyTorch
-    y, argmax = impl.max_pool2d(column(-np.inf, -np.inf, -np.inf), (1, 3))
+    y, argmax = impl.max_pool2d(one_row(-np.inf, -np.inf, -np.inf), (1, 3))
     assert y.ravel().tolist() == [-np.inf] and argmax.ravel().tolist() == [0]
 
 
@@ -213,23 +208,23 @@ def test_max_ignores_padding_and_takes_nan(impl: Any) -> None:
 def test_a_dilated_window_on_padding_alone(impl: Any) -> None:
     # taps at -2 and 1, then at -1 and 2, of a map of one element: neither window meets it
     options = {"dilation": (1, 3), "padding": ((0, 0), (2, 2)), "stride": 1}
-    y, argmax = impl.max_pool2d(column(3.0), (1, 2), **options)
+    y, argmax = impl.max_pool2d(one_row(3.0), (1, 2), **options)
     assert y.ravel().tolist() == [-np.inf, -np.inf] and argmax.ravel().tolist() == [0, 0]
-    assert impl.max_pool2d_backward(column(1, 1), argmax, (1, 1, 1, 1), (1, 2), **options).tolist() == [[[[0.0]]]]
+    assert impl.max_pool2d_backward(one_row(1, 1), argmax, (1, 1, 1, 1), (1, 2), **options).tolist() == [[[[0.0]]]]
 
 
 @IMPLEMENTATIONS
 def test_avg_by_hand(impl: Any) -> None:
-    x = column(6, 12, 30, 60)
+    x = one_row(6, 12, 30, 60)
     options = {"stride": (1, 2), "padding": (0, 1), "ceil_mode": True}
     # windows: padding 6 12 | 12 30 60 | 60 padding (and one beyond the padding, which never counts)
     y = impl.avg_pool2d(x, (1, 3), **options)
     assert_close(y.ravel(), np.array([18 / 3, 102 / 3, 60 / 2]))
     y = impl.avg_pool2d(x, (1, 3), count_include_pad=False, **options)
     assert_close(y.ravel(), np.array([18 / 2, 102 / 3, 60 / 1]))
-    dx = impl.avg_pool2d_backward(column(6, 12, 30), x.shape, (1, 3), **options)
+    dx = impl.avg_pool2d_backward(one_row(6, 12, 30), x.shape, (1, 3), **options)
     assert_close(dx.ravel(), np.array([2.0, 2 + 4, 4, 4 + 15]))
-    dx = impl.avg_pool2d_backward(column(6, 12, 30), x.shape, (1, 3), count_include_pad=False, **options)
+    dx = impl.avg_pool2d_backward(one_row(6, 12, 30), x.shape, (1, 3), count_include_pad=False, **options)
     assert_close(dx.ravel(), np.array([3.0, 3 + 4, 4, 4 + 30]))
 
 

@@ -19,7 +19,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from gpunet.errors import DataError, OutputError, ShapeError
 from gpunet.report import figures, metrics
 from tests.filesystem import largest_file, read_only_folder
-from tests.support import assert_close
+from tests.support import assert_close, saved_figures
 
 RNG = np.random.default_rng(0)
 NAMES = ("T-shirt/top", "cost in $ and 100 % of _x_^2$", "čáp")
@@ -28,16 +28,7 @@ MATRIX = np.array([[8, 1, 1], [0, 5, 0], [4, 2, 4]])
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that have been saved."""
-    saved = []
-    savefig = Figure.savefig
-
-    def keep(self: Figure, *args: Any, **options: Any) -> None:
-        saved.append(self)
-        savefig(self, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
+    return saved_figures(monkeypatch)
 
 
 def check_png(path: Path) -> None:

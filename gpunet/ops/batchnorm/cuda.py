@@ -15,30 +15,30 @@ from gpunet.ops.batchnorm.parameters import BatchNormParameters
 
 _THREADS = 256
 _BLOCKS = 1024
-"""Rows are cut into pieces for at most about so many blocks: several for each multiprocessor of a large GPU."""
-_FINISH_BLOCK = 4, 64  # channels, lanes of pieces
+"""Rows are cut into slices for at most about so many blocks: several for each multiprocessor of a large GPU."""
+_FINISH_BLOCK = 4, 64  # channels, threads that stride over slices
 
 
-class _Cut(NamedTuple):
-    """How a (rows, channels) matrix is cut, by its shape alone."""
+class _Slicing(NamedTuple):
+    """How the rows of a (rows, channels) matrix are cut into slices, by its shape alone."""
 
     rows: int
     channels: int
-    piece_rows: int
-    pieces: int
+    slice_rows: int
+    slices: int
     grid: int
     block: tuple[int, int]
 
 
-def _cut(shape: Sequence[int]) -> _Cut:
+def _slicing(shape: Sequence[int]) -> _Slicing:
     rows, channels = math.prod(shape[:-1]), shape[-1]
-    quads = cuda.ceil_div(channels, 4)
-    side = min(8, 1 << (quads - 1).bit_length())
-    tiles, lanes = cuda.ceil_div(quads, side), _THREADS // side
-    under_way = 4 * lanes  # rows that a block loads at a time
-    piece_rows = under_way * cuda.ceil_div(rows, under_way * max(1, _BLOCKS // tiles))
-    pieces = cuda.ceil_div(rows, piece_rows)
-    return _Cut(rows, channels, piece_rows, pieces, pieces * tiles, (side, lanes))
+    vectors = cuda.ceil_div(channels, 4)
+    width = min(8, 1 << (vectors - 1).bit_length())
+    tiles, height = cuda.ceil_div(vectors, width), _THREADS // width
+    in_flight = 4 * height  # rows that a block loads at a time
+    slice_rows = in_flight * cuda.ceil_div(rows, in_flight * max(1, _BLOCKS // tiles))
+    slices = cuda.ceil_div(rows, slice_rows)
+    return _Slicing(rows, channels, slice_rows, slices, slices * tiles, (width, height))
 
 
 def batch_norm(x: Array, parameters: BatchNormParameters) -> tuple[Array, Array, Array]:
@@ -46,24 +46,24 @@ def batch_norm(x: Array, parameters: BatchNormParameters) -> tuple[Array, Array,
     x, gamma, beta = cuda.contiguous(x), cuda.contiguous(gamma), cuda.contiguous(beta)
     moving = cuda.contiguous(running_mean), cuda.contiguous(running_var)
     launch = functools.partial(cuda.launch, "batchnorm", real=x.dtype)
-    cut = _cut(x.shape)
-    size = cut.rows, cut.channels, cut.piece_rows
-    mean, inv_std = (cuda.empty(cut.channels, np.float64, x) for _ in range(2))
-    coefficients, y = cuda.empty((3, cut.channels), x.dtype, x), cuda.empty_like(x)
+    slicing = _slicing(x.shape)
+    size = slicing.rows, slicing.channels, slicing.slice_rows
+    mean, inv_std = (cuda.empty(slicing.channels, np.float64, x) for _ in range(2))
+    coefficients, y = cuda.empty((3, slicing.channels), x.dtype, x), cuda.empty_like(x)
     results = mean, inv_std, coefficients
     if training:
-        means, squares = (cuda.empty((cut.pieces, cut.channels), np.float64, x) for _ in range(2))
-        launch("piece_statistics", cut.grid, cut.block, x, means, squares, *size)
-        grid = cuda.ceil_div(cut.channels, _FINISH_BLOCK[0])
-        args = means, squares, gamma, beta, *moving, *results, *size, cut.pieces, momentum, eps
+        means, squares = (cuda.empty((slicing.slices, slicing.channels), np.float64, x) for _ in range(2))
+        launch("partial_statistics", slicing.grid, slicing.block, x, means, squares, *size)
+        grid = cuda.ceil_div(slicing.channels, _FINISH_BLOCK[0])
+        args = means, squares, gamma, beta, *moving, *results, *size, slicing.slices, momentum, eps
         launch("finish_statistics", grid, _FINISH_BLOCK, *args)
         for running, moved in zip((running_mean, running_var), moving, strict=True):
             if moved is not running:  # a copy, because `running` is not contiguous
                 running[...] = moved
     else:
-        grid = cuda.ceil_div(cut.channels, _THREADS)
-        launch("running_statistics", grid, _THREADS, gamma, beta, *moving, *results, cut.channels, eps)
-    launch("apply_statistics", cut.grid, cut.block, x, coefficients, y, *size)
+        grid = cuda.ceil_div(slicing.channels, _THREADS)
+        launch("running_statistics", grid, _THREADS, gamma, beta, *moving, *results, slicing.channels, eps)
+    launch("apply_statistics", slicing.grid, slicing.block, x, coefficients, y, *size)
     return y, mean, inv_std
 
 
@@ -79,14 +79,26 @@ def batch_norm_backward(
     dy, x, gamma = cuda.contiguous(dy), cuda.contiguous(x), cuda.contiguous(gamma)
     mean, inv_std = cuda.contiguous(mean), cuda.contiguous(inv_std)
     launch = functools.partial(cuda.launch, "batchnorm", real=x.dtype)
-    cut = _cut(x.shape)
-    size = cut.rows, cut.channels, cut.piece_rows
-    dgamma, dbeta = (cuda.empty(cut.channels, x.dtype, x) if array is None else array for array in out)
-    coefficients, dx = cuda.empty((4, cut.channels), x.dtype, x), cuda.empty_like(x)
-    sums, products = (cuda.empty((cut.pieces, cut.channels), np.float64, x) for _ in range(2))
-    launch("piece_gradients", cut.grid, cut.block, dy, x, mean, sums, products, *size)
-    grid = cuda.ceil_div(cut.channels, _FINISH_BLOCK[0])
-    args = sums, products, gamma, mean, inv_std, dgamma, dbeta, coefficients, cut.rows, cut.channels, cut.pieces
+    slicing = _slicing(x.shape)
+    size = slicing.rows, slicing.channels, slicing.slice_rows
+    dgamma, dbeta = (cuda.empty(slicing.channels, x.dtype, x) if array is None else array for array in out)
+    coefficients, dx = cuda.empty((4, slicing.channels), x.dtype, x), cuda.empty_like(x)
+    sums, products = (cuda.empty((slicing.slices, slicing.channels), np.float64, x) for _ in range(2))
+    launch("partial_gradients", slicing.grid, slicing.block, dy, x, mean, sums, products, *size)
+    grid = cuda.ceil_div(slicing.channels, _FINISH_BLOCK[0])
+    args = (
+        sums,
+        products,
+        gamma,
+        mean,
+        inv_std,
+        dgamma,
+        dbeta,
+        coefficients,
+        slicing.rows,
+        slicing.channels,
+        slicing.slices,
+    )
     launch("finish_gradients", grid, _FINISH_BLOCK, *args)
-    launch("apply_gradients", cut.grid, cut.block, dy, x, coefficients, dx, *size, training)
+    launch("apply_gradients", slicing.grid, slicing.block, dy, x, coefficients, dx, *size, training)
     return dx, dgamma, dbeta

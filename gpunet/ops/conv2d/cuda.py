@@ -1,15 +1,16 @@
 """Convolution on the GPU. Three ways to compute it, chosen from the shapes alone by :func:`_choose`:
 
 ``gemm``
-    ``kernels/conv2d_gemm.cu``: a matrix product in tiles, for one group of channels; the only way that tensor cores
-    take part in, if the precision is ``tf32``.
-``few``
-    The weight gradient of few input channels, ``few_backward_weight`` of ``kernels/conv2d.cu``.
+    ``kernels/conv2d_gemm.cu``: implicit GEMM, for one group of channels; the only way that tensor cores take part in,
+    if the precision is ``tf32``.
+``few_channels``
+    The weight gradient of few input channels, ``few_channels_backward_weight`` of ``kernels/conv2d.cu``.
 ``direct``
-    ``kernels/conv2d.cu``: element by element, for groups and whatever does not suit the tiles.
+    ``kernels/conv2d.cu``: direct convolution, for groups and whatever does not suit the tiles.
 
-Sums are cut into pieces where there would be too few blocks for a GPU otherwise; ``kernels/column_sums.cu`` adds them
-in order. The number of pieces is a function of the shapes, so the same arrays give the same bits on the same device.
+Where the tiles of the result alone would be too few thread blocks to fill a GPU, the reduction dimension K is split
+into slices (split-K), whose partial results ``kernels/column_sums.cu`` adds in order. The number of slices is a
+function of the shapes, so the same arrays give the same bits on the same device.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from gpunet.backend import Array
 from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
-_TILE, _SLAB, _GEMM_THREADS = 64, 16, 128  # of conv2d_gemm.cu
-_PATCH, _POSITIONS = 16, 64  # of few_backward_weight
-_THREADS, _WARPS, _RUN = 256, 8, 8  # of conv2d.cu and column_sums.cu
+_TILE_MN, _TILE_K, _GEMM_THREADS = 64, 16, 128  # of gemm.cuh
+_FEW_TILE_M, _FEW_TILE_K = 16, 64  # of few_channels_backward_weight
+_THREADS, _WARPS, _CHUNK = 256, 8, 8  # of conv2d.cu and column_sums.cu
 _BLOCKS = 264
 """Blocks that a launch should at least have: two for each of the 132 multiprocessors of an H100."""
-_PIECE_SLABS = 8
-"""The least slabs of a piece: fewer are not worth writing and adding a partial result."""
+_MIN_SLICE_TILES = 8
+"""The least K tiles of a split-K slice: fewer are not worth writing and adding a partial result."""
 _MAX_PHASES = 64
 """Of a strided input gradient by gemm, which has a layer of blocks for each."""
 
@@ -42,35 +43,53 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
         return "direct"
     rows = math.prod(g.weight_shape[:3])
     if direction == "backward_weight":
-        return "few" if rows <= 2 * _PATCH else "gemm"  # rows of a tile of 64
+        return "few_channels" if rows <= 2 * _FEW_TILE_M else "gemm"  # of the 64 rows of a GEMM tile
     if direction == "backward_x":
         return "gemm" if math.prod(g.stride) <= _MAX_PHASES else "direct"
-    return "direct" if rows < _SLAB else "gemm"  # terms of a slab of 16
+    return "direct" if rows < _TILE_K else "gemm"
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def _numbers(g: Conv2dGeometry) -> tuple[int, ...]:
-    """The geometry in the order of the kernels' parameters."""
-    sizes = g.batch, g.height, g.width, g.in_channels, g.out_height, g.out_width, g.out_channels
-    return *sizes, *g.kernel, *g.stride, g.padding[0], g.padding[2], *g.dilation
+@functools.lru_cache(maxsize=256)
+def _shape(g: Conv2dGeometry) -> dict[str, int]:
+    """The kernels' ``ConvShape``."""
+    return {
+        "batch": g.batch,
+        "height": g.height,
+        "width": g.width,
+        "in_channels": g.in_channels,
+        "out_height": g.out_height,
+        "out_width": g.out_width,
+        "out_channels": g.out_channels,
+        "kernel_h": g.kernel[0],
+        "kernel_w": g.kernel[1],
+        "stride_h": g.stride[0],
+        "stride_w": g.stride[1],
+        "pad_top": g.padding[0],
+        "pad_left": g.padding[2],
+        "dilation_h": g.dilation[0],
+        "dilation_w": g.dilation[1],
+        "groups": g.groups,
+    }
 
 
 @functools.lru_cache(maxsize=256)
-def _useful(g: Conv2dGeometry) -> tuple[int, float]:
-    """Taps that meet the map from any position, and the share of all pairs of position and tap that do."""
+def _valid_taps(g: Conv2dGeometry) -> tuple[int, float]:
+    """How many taps are inside the input for any output pixel, and the share of all (pixel, tap) pairs that are."""
     rows, columns = (table >= 0 for table in tap_tables(g)[0])
     return int(rows.any(0).sum() * columns.any(0).sum()), float(rows.mean() * columns.mean())
 
 
-def _positions_first(g: Conv2dGeometry) -> bool:
-    """Whether a tile's rows are the images at one position, and not the neighbours within one image.
+def _images_innermost(g: Conv2dGeometry) -> bool:
+    """Whether the M index of the GEMM is (row, column, image), and not (image, row, column).
 
-    The former cuts off the taps on the padding, the latter's taps share the first-level cache: it is taken where less
-    than an eighth of the work is on the padding.
+    With the former a tile's rows are the images at one pixel, whose taps on the padding are cut off; with the latter
+    they are contiguous pixels, whose taps share the first-level cache: it is taken where less than an eighth of the
+    work is on the padding.
     """
-    return _useful(g)[1] < 7 / 8
+    return _valid_taps(g)[1] < 7 / 8
 
 
 def _gemm(kernel: str, grid: tuple[int, ...], *args: Any, real: Any) -> None:
@@ -80,21 +99,22 @@ def _gemm(kernel: str, grid: tuple[int, ...], *args: Any, real: Any) -> None:
     cuda.launch("conv2d_gemm", kernel, grid, _GEMM_THREADS, *args, real=real, **defines)
 
 
-def _gemm_pieces(tiles: int, terms: int) -> int:
-    return max(1, min(cuda.ceil_div(_BLOCKS, tiles), terms // (_SLAB * _PIECE_SLABS)))
+def _split_k(tiles: int, k: int) -> int:
+    """The number of split-K slices for a result of so many tiles."""
+    return max(1, min(cuda.ceil_div(_BLOCKS, tiles), k // (_TILE_K * _MIN_SLICE_TILES)))
 
 
 # --- sums over rows ---------------------------------------------------------------------------------------------------
 
 
-def _column_sums(x: Array, rows: int, pieces: int, out: Array, start: Array | None = None) -> Array:
-    """out[piece] = the sum over the rows of a piece of x (rows, columns), plus `start`, repeated along the columns."""
-    columns = out.size // pieces
-    piece_rows = max(1, cuda.ceil_div(rows, pieces))
-    warps = max(1, min(_WARPS, cuda.ceil_div(piece_rows, _RUN)))
-    grid, period = (cuda.ceil_div(columns, 32), pieces), 1 if start is None else start.size
+def _column_sums(x: Array, rows: int, slices: int, out: Array, start: Array | None = None) -> Array:
+    """out[slice] = the sum over a slice of the rows of x (rows, columns), plus `start`, repeated along the columns."""
+    columns = out.size // slices
+    slice_rows = max(1, cuda.ceil_div(rows, slices))
+    warps = max(1, min(_WARPS, cuda.ceil_div(slice_rows, _CHUNK)))
+    grid, period = (cuda.ceil_div(columns, 32), slices), 1 if start is None else start.size
     cuda.launch(
-        "column_sums", "column_sums", grid, (32, warps), x, start, out, rows, columns, piece_rows, period, real=x.dtype
+        "column_sums", "column_sums", grid, (32, warps), x, start, out, rows, columns, slice_rows, period, real=x.dtype
     )
     return out
 
@@ -103,11 +123,11 @@ def column_sums(x: Array, out: Array | None = None) -> Array:
     """Sums over the rows of a C-contiguous (M, C) matrix, as (C,) of its dtype; in `out` if given."""
     rows, columns = x.shape
     total = cuda.empty(columns, x.dtype, x) if out is None else out
-    pieces = max(1, min(cuda.ceil_div(rows, _WARPS * _RUN), _BLOCKS // cuda.ceil_div(columns, 32)))
-    if pieces == 1:
+    slices = max(1, min(cuda.ceil_div(rows, _WARPS * _CHUNK), _BLOCKS // cuda.ceil_div(columns, 32)))
+    if slices == 1:
         return _column_sums(x, rows, 1, total)
-    partial = _column_sums(x, rows, pieces, cuda.empty((pieces, columns), x.dtype, x))
-    return _column_sums(partial, pieces, 1, total)
+    partial = _column_sums(x, rows, slices, cuda.empty((slices, columns), x.dtype, x))
+    return _column_sums(partial, slices, 1, total)
 
 
 # --- the entries that the op calls ------------------------------------------------------------------------------------
@@ -119,17 +139,17 @@ def conv2d(x: Array, weight: Array, bias: Array | None, g: Conv2dGeometry) -> Ar
     bias = None if bias is None else cuda.contiguous(bias)
     y = cuda.empty(g.y_shape, x.dtype, x)
     if _choose("forward", g) == "direct":
-        quads = g.out_channels // g.groups % 4 == 0
-        kernel, width = ("direct_forward_quads", 4) if quads else ("direct_forward", 1)
+        vectorized = g.out_channels // g.groups % 4 == 0
+        kernel, width = ("direct_forward_vec4", 4) if vectorized else ("direct_forward", 1)
         grid = cuda.ceil_div(y.size // width, _THREADS)
-        cuda.launch("conv2d", kernel, grid, _THREADS, x, weight, bias, y, g.groups, *_numbers(g), real=x.dtype)
+        cuda.launch("conv2d", kernel, grid, _THREADS, x, weight, bias, y, _shape(g), real=x.dtype)
         return y
-    tiles = cuda.ceil_div(y.size // g.out_channels, _TILE), cuda.ceil_div(g.out_channels, _TILE)
-    pieces = _gemm_pieces(max(1, math.prod(tiles)), _useful(g)[0] * g.in_channels)
-    target = y if pieces == 1 else cuda.empty((pieces, *g.y_shape), x.dtype, x)
-    args = x, weight, bias, target, _positions_first(g), *_numbers(g)
-    _gemm("gemm_forward", (*tiles, pieces), *args, real=x.dtype)
-    return y if pieces == 1 else _column_sums(target, pieces, 1, y, bias)
+    tiles = cuda.ceil_div(y.size // g.out_channels, _TILE_MN), cuda.ceil_div(g.out_channels, _TILE_MN)
+    slices = _split_k(max(1, math.prod(tiles)), _valid_taps(g)[0] * g.in_channels)
+    target = y if slices == 1 else cuda.empty((slices, *g.y_shape), x.dtype, x)
+    args = x, weight, bias, target, _images_innermost(g), _shape(g)
+    _gemm("gemm_forward", (*tiles, slices), *args, real=x.dtype)
+    return y if slices == 1 else _column_sums(target, slices, 1, y, bias)
 
 
 def conv2d_backward_x(dy: Array, weight: Array, g: Conv2dGeometry) -> Array:
@@ -138,18 +158,16 @@ def conv2d_backward_x(dy: Array, weight: Array, g: Conv2dGeometry) -> Array:
     dx = cuda.empty(g.x_shape, dy.dtype, dy)
     if _choose("backward_x", g) == "direct":
         grid = cuda.ceil_div(dx.size, _THREADS)
-        cuda.launch(
-            "conv2d", "direct_backward_x", grid, _THREADS, dy, weight, dx, g.groups, *_numbers(g), real=dy.dtype
-        )
+        cuda.launch("conv2d", "direct_backward_x", grid, _THREADS, dy, weight, dx, _shape(g), real=dy.dtype)
         return dx
     phases = math.prod(g.stride)
     rows = g.batch * cuda.ceil_div(g.height, g.stride[0]) * cuda.ceil_div(g.width, g.stride[1])
-    tiles = cuda.ceil_div(rows, _TILE), cuda.ceil_div(g.in_channels, _TILE)
-    pieces = _gemm_pieces(max(1, math.prod(tiles) * phases), _useful(g)[0] * g.out_channels // phases)
-    target = dx if pieces == 1 else cuda.empty((pieces, *g.x_shape), dy.dtype, dy)
-    args = dy, weight, target, _positions_first(g), *_numbers(g)
-    _gemm("gemm_backward_x", (*tiles, phases * pieces), *args, real=dy.dtype)
-    return dx if pieces == 1 else _column_sums(target, pieces, 1, dx)
+    tiles = cuda.ceil_div(rows, _TILE_MN), cuda.ceil_div(g.in_channels, _TILE_MN)
+    slices = _split_k(max(1, math.prod(tiles) * phases), _valid_taps(g)[0] * g.out_channels // phases)
+    target = dx if slices == 1 else cuda.empty((slices, *g.x_shape), dy.dtype, dy)
+    args = dy, weight, target, _images_innermost(g), _shape(g)
+    _gemm("gemm_backward_x", (*tiles, phases * slices), *args, real=dy.dtype)
+    return dx if slices == 1 else _column_sums(target, slices, 1, dx)
 
 
 def conv2d_backward_weight(dy: Array, x: Array, g: Conv2dGeometry, out: Array | None = None) -> Array:
@@ -161,40 +179,40 @@ def conv2d_backward_weight(dy: Array, x: Array, g: Conv2dGeometry, out: Array | 
 
 def _gemm_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
     rows = math.prod(g.weight_shape[:3])
-    tiles = cuda.ceil_div(rows, _TILE), cuda.ceil_div(g.out_channels, _TILE)
-    pieces = _gemm_pieces(math.prod(tiles), g.batch * g.out_height * g.out_width)
-    target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
-    args = dy, x, target, *_numbers(g)
-    _gemm("gemm_backward_weight", (*tiles, pieces), *args, real=x.dtype)
-    return dweight if pieces == 1 else _column_sums(target, pieces, 1, dweight)
+    tiles = cuda.ceil_div(rows, _TILE_MN), cuda.ceil_div(g.out_channels, _TILE_MN)
+    slices = _split_k(math.prod(tiles), g.batch * g.out_height * g.out_width)
+    target = dweight if slices == 1 else cuda.empty((slices, *g.weight_shape), x.dtype, x)
+    args = dy, x, target, _shape(g)
+    _gemm("gemm_backward_weight", (*tiles, slices), *args, real=x.dtype)
+    return dweight if slices == 1 else _column_sums(target, slices, 1, dweight)
 
 
-def _few_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
-    positions, rows = g.batch * g.out_height * g.out_width, math.prod(g.weight_shape[:3])
-    tiles = cuda.ceil_div(g.out_channels, 32), cuda.ceil_div(rows, _PATCH)
-    stages = cuda.ceil_div(positions, _POSITIONS)
-    piece = _POSITIONS * cuda.ceil_div(stages, max(1, _BLOCKS // math.prod(tiles)))
-    pieces = max(1, cuda.ceil_div(positions, max(1, piece)))
-    target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
-    args = dy, x, target, piece, *_numbers(g)
-    cuda.launch("conv2d", "few_backward_weight", (*tiles, pieces), _THREADS, *args, real=x.dtype)
-    return dweight if pieces == 1 else _column_sums(target, pieces, 1, dweight)
+def _few_channels_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
+    pixels, rows = g.batch * g.out_height * g.out_width, math.prod(g.weight_shape[:3])
+    tiles = cuda.ceil_div(g.out_channels, 32), cuda.ceil_div(rows, _FEW_TILE_M)
+    k_tiles = cuda.ceil_div(pixels, _FEW_TILE_K)
+    slice_pixels = _FEW_TILE_K * cuda.ceil_div(k_tiles, max(1, _BLOCKS // math.prod(tiles)))
+    slices = max(1, cuda.ceil_div(pixels, max(1, slice_pixels)))
+    target = dweight if slices == 1 else cuda.empty((slices, *g.weight_shape), x.dtype, x)
+    args = dy, x, target, slice_pixels, _shape(g)
+    cuda.launch("conv2d", "few_channels_backward_weight", (*tiles, slices), _THREADS, *args, real=x.dtype)
+    return dweight if slices == 1 else _column_sums(target, slices, 1, dweight)
 
 
 def _direct_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
-    lines, rows = g.batch * g.out_height, math.prod(g.weight_shape[:3])
+    dy_rows, rows = g.batch * g.out_height, math.prod(g.weight_shape[:3])
     tiles = rows * cuda.ceil_div(g.out_channels, 32)
-    piece = max(_WARPS, cuda.ceil_div(lines, max(1, _BLOCKS // tiles)))
-    pieces = cuda.ceil_div(lines, piece)
-    target = dweight if pieces == 1 else cuda.empty((pieces, *g.weight_shape), x.dtype, x)
-    args = dy, x, target, piece, g.groups, *_numbers(g)
-    cuda.launch("conv2d", "direct_backward_weight", (tiles, pieces), (32, _WARPS), *args, real=x.dtype)
-    return dweight if pieces == 1 else _column_sums(target, pieces, 1, dweight)
+    slice_rows = max(_WARPS, cuda.ceil_div(dy_rows, max(1, _BLOCKS // tiles)))
+    slices = cuda.ceil_div(dy_rows, slice_rows)
+    target = dweight if slices == 1 else cuda.empty((slices, *g.weight_shape), x.dtype, x)
+    args = dy, x, target, slice_rows, _shape(g)
+    cuda.launch("conv2d", "direct_backward_weight", (tiles, slices), (32, _WARPS), *args, real=x.dtype)
+    return dweight if slices == 1 else _column_sums(target, slices, 1, dweight)
 
 
 _BACKWARD_WEIGHT = {
     "gemm": _gemm_backward_weight,
-    "few": _few_backward_weight,
+    "few_channels": _few_channels_backward_weight,
     "direct": _direct_backward_weight,
 }
 

@@ -16,7 +16,7 @@ _THREADS = 256
 _CLASSES = 4  # of one thread
 _WARP = 32
 _BLOCK = 512  # threads of a batch's only block, at most
-_TURNS = 4  # of such a block
+_ITERATIONS = 4  # over rows, of such a block
 _MAX_BLOCKS = 1024
 
 
@@ -89,7 +89,7 @@ def _grid(rows: int, classes: int) -> tuple[int, int, int]:
     """Blocks, threads of a block and lanes of a row, by the shape alone: the order of the sums depends on them."""
     lanes = _lanes(classes)
     threads = rows * lanes
-    if threads <= _TURNS * _BLOCK:
+    if threads <= _ITERATIONS * _BLOCK:
         return 1, min(_BLOCK, _WARP * cuda.ceil_div(threads, _WARP)), lanes
     return min(_MAX_BLOCKS, cuda.ceil_div(threads, _THREADS)), _THREADS, lanes
 
