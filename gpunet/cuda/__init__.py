@@ -1,7 +1,7 @@
-"""CUDA: finds the sources of ``kernels/``, compiles them when they are first needed, and launches them.
+"""CUDA: :class:`CudaBackend` is a device that finds, compiles and launches the sources of ``kernels/``.
 
-Only ``gpunet/ops/*/cuda.py`` launches kernels. Beside it, the backend captures a step, training sets the precision, and
-``gpunet warmup`` compiles ahead. CuPy is not imported before a kernel is compiled for a GPU.
+``gpunet/ops/*/cuda.py`` launches kernels, :mod:`gpunet.devices` chooses a GPU; nothing else imports this package. CuPy
+is not imported before a GPU is chosen.
 """
 
 from gpunet.cuda.backend import CudaBackend, cuda_backend_of
