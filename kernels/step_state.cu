@@ -9,11 +9,13 @@
 // counters: step, position, start, correct, failed; numbers: lr, loss_sum (see gpunet/ops/step_state).
 extern "C" __global__ void advance_step(
     long long* counters, double* numbers, const double* rates, int steps, const real* loss, const long long* correct,
-    int batch_size) {
-    const double value = *loss;
-    if (counters[4] < 0 && !isfinite(value)) counters[4] = counters[0];
+    real* scale, int batch_size) {
+    const double value = *loss, factor = *scale;
+    const double nan_or_0 = (value - value) + (factor - factor);  // 0 if both are finite
+    if (counters[4] < 0 && nan_or_0 != 0) counters[4] = counters[0];
     numbers[0] = rates[counters[1] < steps ? counters[1] : steps - 1];
-    numbers[1] += value;
+    numbers[1] += value + nan_or_0;
+    if (isnan(numbers[1])) *scale = real(numbers[1]);  // to the end of the epoch: nothing is updated any more
     counters[0] += 1;
     counters[1] += 1;
     counters[2] += batch_size;

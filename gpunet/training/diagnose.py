@@ -1,22 +1,30 @@
-"""Where a training went wrong: the first layer with a value that is not finite."""
+"""Where a training went wrong: the first value that is not finite."""
 
 from __future__ import annotations
 
 from gpunet.backend import Array
-from gpunet.nn import ForwardContext, Layer, Sequential
+from gpunet.nn import ForwardContext, Layer, Sequential, SoftmaxCrossEntropy
 
 
 def _finite(array: Array) -> bool:
     return bool(abs(array).max() < float("inf"))  # false for NaN as well
 
 
-def first_not_finite(model: Layer, x: Array, ctx: ForwardContext) -> str:
-    """A sentence about the first parameter, input or layer output of `model` at `x` that is not finite."""
+def first_not_finite(
+    model: Layer, x: Array, labels: Array, loss: SoftmaxCrossEntropy, ctx: ForwardContext, *, gradients: bool = True
+) -> str | None:
+    """What is not finite first in a step, as a clause: the input, a parameter, an output, the loss or a gradient.
+
+    Runs the forward pass layer by layer and, with `gradients`, the backward pass. None if all is finite.
+    """
     if not _finite(x):
         return "the input of the model is not finite"
     for name, parameter in model.named_parameters():
         if not _finite(parameter.value):
             return f"parameter {name} is not finite"
+    for name, buffer in model.named_buffers():
+        if not _finite(buffer.value):
+            return f"buffer {name} is not finite"
 
     def walk(name: str, layer: Layer, x: Array) -> tuple[Array, str | None]:
         if isinstance(layer, Sequential):
@@ -31,7 +39,13 @@ def first_not_finite(model: Layer, x: Array, ctx: ForwardContext) -> str:
     found = walk("", model, x)[1]
     if found:
         return found
-    for name, parameter in model.named_parameters():
-        if not _finite(parameter.grad):
-            return f"the gradient of {name} is not finite"
-    return "the loss is not finite, but all layers are"
+    logits, backward = model.forward(x, ctx)
+    value, dlogits = loss(logits, labels)
+    if not _finite(value):
+        return "the loss is not finite, but all layers are"
+    if gradients:
+        backward(dlogits)
+        for name, parameter in model.named_parameters():
+            if not _finite(parameter.grad):
+                return f"the gradient of {name} is not finite"
+    return None

@@ -22,7 +22,7 @@ class EpochTotals:
     """Sum of the losses."""
     correct: int
     failed: int | None
-    """Number, from 0 in the whole training, of the first step whose loss was not finite."""
+    """Number, from 0 in the whole training, of the first step whose loss or gradient was not finite."""
 
     @property
     def finite(self) -> bool:
@@ -52,9 +52,9 @@ class StepState:
         self._numbers[...] = self._backend.asarray(np.array([rates[0], 0.0]))
         self._rates[...] = self._backend.asarray(np.array(rates, np.float64))
 
-    def advance(self, loss: Array, correct: Array) -> None:
-        """Take in a step's loss and its number of right predictions, and move on to the next step."""
-        ops.advance_step(self._counters, self._numbers, self._rates, loss, correct, batch_size=self._batch_size)
+    def advance(self, loss: Array, correct: Array, scale: Array) -> None:
+        """Take in a step's loss, its number of right predictions and its gradients' scale; move on to the next step."""
+        ops.advance_step(self._counters, self._numbers, self._rates, loss, correct, scale, batch_size=self._batch_size)
 
     def totals(self) -> EpochTotals:
         """The sums so far; waits for the device."""

@@ -26,7 +26,7 @@ from gpunet.training.callbacks import Callback, EarlyStopping
 from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
 from gpunet.training.diagnose import first_not_finite
-from gpunet.training.evaluation import evaluate
+from gpunet.training.evaluation import EVALUATION_BATCH, evaluate
 from gpunet.training.history import History, Record
 from gpunet.training.state import EpochTotals, StepState
 
@@ -111,10 +111,10 @@ class Trainer:
         logits, backward = self.model.forward(x, ctx)
         loss, dlogits = self.loss(logits, labels)
         backward(dlogits)
-        state.advance(loss, ops.count_correct(logits, labels))
-        # Not finite from the first bad loss to the end of the epoch, or if the gradient is not: then updates are left
-        # out, so that the weights can be examined when the host looks.
-        scale, _ = ops.gradient_scale(self.flat.gradients, state.loss_sum, max_norm=self.config.clip_norm)
+        scale, _ = ops.gradient_scale(self.flat.gradients, loss, max_norm=self.config.clip_norm)
+        # From the first loss or gradient that is not finite the scale is NaN until the end of the epoch: updates are
+        # left out, so that the weights of the failed step can be examined when the host reads the state.
+        state.advance(loss, ops.count_correct(logits, labels), scale)
         self.optimizer.update(state.lr, state.step, scale)
         if self.average is not None:
             self.average.update(state.step)
@@ -141,13 +141,27 @@ class Trainer:
     def _diverged(self, index: int) -> DivergedError:
         """The error for a loss that is not finite in step `index`, from 0, of this epoch; runs that step again."""
         number, seed = self.epoch * self.steps_per_epoch + index, self.config.seed
-        x, _ = self.train.training_batch(index * self.batch_size, self.batch_size, seed=seed, step=number)
+        batch = self.train.training_batch(index * self.batch_size, self.batch_size, seed=seed, step=number)
         state = self.flat.state.copy()
-        where = first_not_finite(self.model, x, ForwardContext(training=True, seed=seed, step=number))
+        where = first_not_finite(self.model, *batch, self.loss, ForwardContext(training=True, seed=seed, step=number))
         self.flat.state[...] = state  # the diagnosis leaves no trace in the running statistics
+        where = where or "the norm of the gradients is not finite, although all gradients are"
         return DivergedError(
             f"training diverged in step {number + 1} (epoch {self.epoch + 1}, learning rate {self.lr:.3g}): {where}. "
             "Use a lower --lr, --clip-norm, or check the data"
+        )
+
+    def _not_validated(self) -> DivergedError:
+        """The error for a validation loss that is not finite after an epoch whose training losses are."""
+        where = "it overflows in the sum over the batches"
+        for x, labels in self.validation.batches(EVALUATION_BATCH):
+            found = first_not_finite(self.model, x, labels, SoftmaxCrossEntropy(), ForwardContext(), gradients=False)
+            if found is not None:
+                where = found
+                break
+        return DivergedError(
+            f"the validation loss after epoch {self.epoch + 1} is not finite, though the training losses are: {where}. "
+            "Check the validation data, or use a lower --lr"
         )
 
     # --- the training -----------------------------------------------------------------------------------------------
@@ -192,7 +206,7 @@ class Trainer:
             better = validation.accuracy > self.best_accuracy or self.config.keep == "last"
             weights = self.flat.state_dict() if better else None
         if not math.isfinite(validation.loss):
-            raise self._diverged(self.steps_per_epoch - 1)
+            raise self._not_validated()
         self.epoch += 1
         self.schedule.observe(validation.loss)
         record: Record = {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpunet import nn
+from gpunet.data import Loader
 from gpunet.errors import CheckpointError, ConfigError, DivergedError, OutputError
 from gpunet.models import CNN
 from gpunet.training import Callback, EarlyStopping, Trainer, TrainingConfig, evaluate, load_checkpoint
@@ -245,6 +246,42 @@ def test_divergence_in_a_forward_pass_names_the_layer() -> None:
     model.flat.values[:] = 3e38  # finite, but the products are not
     with pytest.raises(DivergedError, match=r"the output of layer 1 \(Linear\) is not finite"):
         make_trainer(model=model).fit()
+
+
+class Exploding(nn.Layer):
+    """The identity, whose gradient is infinite in one step."""
+
+    elementwise = True
+
+    def forward(self, x: Any, ctx: nn.ForwardContext) -> Any:
+        return x, lambda dy: dy * (np.float32(np.inf) if ctx.training and int(np.ravel(ctx.step)[0]) == 2 else 1)
+
+
+def test_an_infinite_gradient_of_a_finite_loss_stops_the_training_before_its_update() -> None:
+    def model() -> nn.Sequential:
+        return nn.Sequential([nn.Flatten(), nn.Linear(64, 4), Exploding()]).initialize(seed=0)
+
+    exploding = make_trainer(model=model(), clip_norm=1.0, schedule="constant")
+    with pytest.raises(DivergedError, match=r"step 3 \(epoch 1, .*: the gradient of 1\.weight is not finite"):
+        exploding.fit()
+    expected = make_trainer(model=model(), clip_norm=1.0, schedule="constant")
+    expected.train.shuffle(0, 0)
+    expected._state.start_epoch(0, [expected.config.lr] * expected.steps_per_epoch)
+    for _ in range(2):
+        expected._training_step()
+    np.testing.assert_array_equal(exploding.flat.values, expected.flat.values)
+
+
+def test_validation_data_that_are_not_finite_are_named() -> None:
+    features = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
+    labels = np.arange(60) % 3
+    broken = features.copy()
+    broken[7, 2] = np.nan
+    model = nn.Sequential([nn.Linear(5, 3)]).initialize(seed=0)
+    config, parts = TrainingConfig(epochs=1, batch_size=20), [Loader(part, labels) for part in (features, broken)]
+    trainer = Trainer(model, config, train=parts[0], validation=parts[1])
+    with pytest.raises(DivergedError, match=r"validation loss after epoch 1 .*: the input of the model is not finite"):
+        trainer.fit()
 
 
 def test_a_huge_learning_rate_stops_with_an_error_and_leaves_whole_files(tmp_path: Path) -> None:

@@ -10,11 +10,15 @@ from gpunet.ops._numba import jit
 
 
 @jit
-def _advance(counters, numbers, rates, loss, correct, batch_size):
-    if counters[4] < 0 and not math.isfinite(loss):
-        counters[4] = counters[0]
+def _advance(counters, numbers, rates, loss, correct, scale, batch_size):
+    if not (math.isfinite(loss) and math.isfinite(scale[0])):
+        loss = math.nan
+        if counters[4] < 0:
+            counters[4] = counters[0]
     numbers[0] = rates[min(counters[1], rates.size - 1)]
     numbers[1] += loss
+    if math.isnan(numbers[1]):
+        scale[0] = math.nan
     counters[0] += 1
     counters[1] += 1
     counters[2] += batch_size
@@ -27,6 +31,7 @@ def advance_step(
     rates: np.ndarray,
     loss: np.ndarray,
     correct: np.ndarray,
+    scale: np.ndarray,
     batch_size: int,
 ) -> None:
-    _advance(counters, numbers, rates, float(loss.item()), int(correct.item()), batch_size)
+    _advance(counters, numbers, rates, float(loss.item()), int(correct.item()), scale.reshape(1), batch_size)

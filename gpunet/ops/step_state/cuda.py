@@ -6,6 +6,8 @@ from gpunet import cuda
 from gpunet.backend import Array
 
 
-def advance_step(counters: Array, numbers: Array, rates: Array, loss: Array, correct: Array, batch_size: int) -> None:
-    arguments = counters, numbers, rates, rates.size, loss, correct, batch_size
+def advance_step(
+    counters: Array, numbers: Array, rates: Array, loss: Array, correct: Array, scale: Array, batch_size: int
+) -> None:
+    arguments = counters, numbers, rates, rates.size, loss, correct, scale, batch_size
     cuda.launch("step_state", "advance_step", 1, 1, *arguments, real=loss.dtype)
