@@ -1,4 +1,4 @@
 """The command line: ``gpunet`` and ``python -m gpunet``.
 
-One module a command. What a command needs is imported when it runs, so that ``--help`` answers at once.
+One module per command. A command's dependencies are imported only when it runs, so that ``--help`` is fast.
 """

@@ -1,4 +1,4 @@
-"""What the commands that compute share: their device, their threads, and the run they work on."""
+"""Shared by the commands that compute: the device, the number of threads, and the run to work on."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def prepare(args: argparse.Namespace) -> str | None:
     if threads is not None:
         from threadpoolctl import threadpool_limits
 
-        threadpool_limits(threads, user_api="blas")  # finds NumPy's BLAS only now that NumPy is loaded
+        threadpool_limits(threads, user_api="blas")  # only affects BLAS libraries already loaded: NumPy's is now
     logger.info("gpunet %s on %s", __version__, get_backend(device).device)
     return device
 
 
 def _limit_kernel_threads(threads: int) -> None:
-    if "numba" in sys.modules:  # its pool has its size; only fewer of them can be used
+    if "numba" in sys.modules:  # its thread pool has a fixed size by now; only fewer threads can be used
         numba: Any = sys.modules["numba"]
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     else:
@@ -43,14 +43,14 @@ def _limit_kernel_threads(threads: int) -> None:
 
 
 def latest_run(runs_dir: Path = Path("runs")) -> Path:
-    """The run folder in `runs_dir` whose model was saved last.
+    """The run folder in `runs_dir` with the most recently saved model.
 
     Raises:
         CheckpointError: there is none.
     """
     saved = [path for path in runs_dir.glob("*/checkpoint.safetensors") if path.is_file()]
     if not saved:
-        raise CheckpointError(f"there is no trained model in {runs_dir}/: train one, or name it with --run")
+        raise CheckpointError(f"there is no trained model in {runs_dir}/: train one, or give its run folder with --run")
     newest = max(saved, key=lambda path: (path.stat().st_mtime_ns, path)).parent
     logger.info("model: %s", newest)
     return newest
@@ -60,7 +60,7 @@ def existing_run(path: str) -> Path:
     """`path` as a Path.
 
     Raises:
-        CheckpointError: there is nothing.
+        CheckpointError: it does not exist.
     """
     if not Path(path).exists():
         raise CheckpointError(f"there is no run folder or checkpoint {path}")

@@ -1,4 +1,4 @@
-"""What the commands print, and how: results on stdout, everything else on stderr."""
+"""Output of the commands: results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEVELS = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}
 
 @contextmanager
 def logging_on_stderr(verbosity: int) -> Iterator[None]:
-    """Inside the block, gpunet's log goes to stderr: -1 warnings and errors, 0 what happens, 1 everything."""
+    """Send gpunet's log to stderr inside the block; verbosity -1: warnings and errors, 0: also info, 1: also debug."""
     handler = _handler()
     level = logger.level
     logger.addHandler(handler)
@@ -31,7 +31,7 @@ def logging_on_stderr(verbosity: int) -> Iterator[None]:
 
 
 def _handler() -> logging.Handler:
-    """rich on a terminal; plain lines in a file or a pipe, on a dumb terminal, and with ``NO_COLOR``."""
+    """rich on a terminal; plain lines in a file or a pipe, on a dumb terminal, or with ``NO_COLOR``."""
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         from rich.console import Console
         from rich.logging import RichHandler
@@ -44,7 +44,7 @@ def _handler() -> logging.Handler:
 
 
 class _PlainFormatter(logging.Formatter):
-    """The message alone; from warnings on, who says it and how bad it is."""
+    """The message alone; warnings and errors are prefixed with ``gpunet`` and the level."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -52,7 +52,7 @@ class _PlainFormatter(logging.Formatter):
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """Print `result` as one line of strict JSON: a number that is not finite becomes null."""
+    """Print `result` as one line of strict JSON; non-finite numbers become null."""
     print(json.dumps(_finite(result), allow_nan=False))
 
 
@@ -67,7 +67,7 @@ def _finite(value: Any) -> Any:
 
 
 def accuracy_line(split: str, correct: int, total: int) -> str:
-    """Such as ``test accuracy 91.23 % (95 % interval 90.66-91.77)``, with Wilson's interval."""
+    """For example ``test accuracy 91.23 % (95 % interval 90.66-91.77)``, with the Wilson interval."""
     from gpunet.report.metrics import wilson_interval
 
     low, high = wilson_interval(correct, total)

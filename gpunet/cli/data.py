@@ -1,4 +1,4 @@
-"""``gpunet data``: fetch, verify and find the data set."""
+"""``gpunet data``: fetch, verify and locate the data set."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def add_arguments(parser: Parser) -> None:
     parser.set_defaults(run=_no_action, data=None)
     add_action = parser.with_commands("action")
     for name, action, text in (
-        ("fetch", _fetch, "make sure that the files are there: look for them, else download them"),
-        ("verify", _verify, "check the files against their known SHA-256 sums"),
-        ("path", _path, "print the folder in which the files are"),
+        ("fetch", _fetch, "find the files, or download them if they are missing"),
+        ("verify", _verify, "check the files against their known SHA-256 checksums"),
+        ("path", _path, "print the folder that contains the files"),
     ):
         add_action(name, functools.partial(_add_action_arguments, action), help=text)
 
 
 def _add_action_arguments(action: Callable[[argparse.Namespace], None], parser: Parser) -> None:
     parser.set_defaults(run=action)
-    parser.add_argument("--data", metavar="PATH", help="folder of the files (default: the usual places)")
+    parser.add_argument("--data", metavar="PATH", help="folder of the files (default: search the usual locations)")
     common_options(parser)
 
 
 def _no_action(args: argparse.Namespace) -> None:
-    raise UsageError("give an action: gpunet data fetch, verify or path")
+    raise UsageError("no action given: expected gpunet data fetch, verify or path")
 
 
 def _fetch(args: argparse.Namespace) -> None:
@@ -52,8 +52,8 @@ def _path(args: argparse.Namespace) -> None:
     given = _given(args)
     found = data.find(given)
     if found is None:
-        where = f"in {given}" if given else "in any of the usual places"
-        raise DataError(f"the Fashion-MNIST files are not {where}; get them with: gpunet data fetch")
+        where = f"in {given}" if given else "in any of the usual locations"
+        raise DataError(f"the Fashion-MNIST files are not {where}; download them with: gpunet data fetch")
     print(found)
 
 

@@ -1,4 +1,4 @@
-"""``gpunet doctor``: what gpunet runs on here, what is missing, and what to do about it."""
+"""``gpunet doctor``: checks the environment that gpunet runs in, and says how to fix what is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpunet.cli.parser import Parser, common_options, device_option, json_option
 from gpunet.errors import GpunetError
 from gpunet.machine import cpu_facts
 
-_KERNEL_HINT = "install gpunet again into a fresh environment; without a writable folder, set NUMBA_CACHE_DIR"
+_KERNEL_HINT = "reinstall gpunet in a fresh environment; if its folder is not writable, set NUMBA_CACHE_DIR"
 
 
 def add_arguments(parser: Parser) -> None:
@@ -27,15 +27,15 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what was found; 0 if the CPU can be used, and so can the device where one is given."""
+    """Print the report; returns 0 if the CPU can be used, and the given device, if any."""
     if args.verbosity == 0:
-        logger.setLevel(logging.WARNING)  # where the data set was looked for is of no interest here
+        logger.setLevel(logging.WARNING)  # hide the log messages about the search for the data set
     report, problems = examine()
     if args.json:
         print_json({**report, "problems": problems, "ok": not problems})
     else:
         _print(report, problems)
-    if args.device is not None:  # one that cannot be used is an error of its own
+    if args.device is not None:  # raises a DeviceError if it cannot be used
         from gpunet.devices import get_backend
 
         get_backend(args.device)
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:
-    """What this machine has, by part, and the problems that keep gpunet from running on the CPU."""
+    """The state of each component on this machine, and the problems that prevent gpunet from running on the CPU."""
     from gpunet import __version__
 
     problems: list[str] = []
@@ -57,7 +57,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     ):  # fmt: skip
         try:
             report[part] = examine_part()
-        except Exception as error:  # a broken installation raises anything; the other parts are still of use
+        except Exception as error:  # a broken installation may raise anything; examine the other parts
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             report[part] = {"problem": reason}
             problems.append(f"{part} does not work: {reason}; {_KERNEL_HINT}")
@@ -69,7 +69,7 @@ def _numpy() -> dict[str, Any]:
 
     try:
         from threadpoolctl import threadpool_info
-    except ImportError:  # where gpunet runs from its sources, on what a machine happens to have
+    except ImportError:  # when running from a source tree without all dependencies
         return {"version": np.__version__, "blas": []}
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     return {
@@ -82,7 +82,7 @@ def _numpy() -> dict[str, Any]:
 
 
 def _numba() -> dict[str, Any]:
-    """Numba's figures, after one of gpunet's kernels has been compiled and has given the right result."""
+    """Numba's version and threads, after compiling one of gpunet's kernels and checking its result."""
     import numpy as np
 
     from gpunet.ops.pool2d import max_pool2d
@@ -90,7 +90,7 @@ def _numba() -> dict[str, Any]:
     y, _ = max_pool2d(np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1), 2)
     if y.ravel().tolist() != [5.0, 7.0, 13.0, 15.0]:
         raise RuntimeError(f"a compiled kernel gave {y.ravel().tolist()} instead of [5, 7, 13, 15]")
-    numba: Any = importlib.import_module("numba")  # its types do not cover what is asked here
+    numba: Any = importlib.import_module("numba")  # its type hints do not cover the calls below
     return {
         "version": numba.__version__,
         "threading_layer": numba.threading_layer(),
@@ -99,7 +99,7 @@ def _numba() -> dict[str, Any]:
 
 
 def _cuda() -> dict[str, Any]:
-    """What CuPy and the driver say; on each GPU, one of gpunet's kernels is compiled and must give the right result."""
+    """CuPy and driver versions; on each GPU, one of gpunet's kernels is compiled and its result checked."""
     from gpunet.devices import cuda_status
 
     status = cuda_status()
@@ -122,7 +122,7 @@ def _cuda_problem(index: int) -> str | None:
     try:
         backend = get_backend(f"cuda:{index}")
         found = backend.to_numpy(ops.relu(backend.asarray([-1.0, 2.0], "float32"))).tolist()
-    except Exception as error:  # a broken toolkit raises anything
+    except Exception as error:  # a broken toolkit may raise anything
         return f"cuda:{index} cannot run a kernel: {type(error).__name__}: {' '.join(str(error).split())}"
     return None if found == [0.0, 2.0] else f"cuda:{index}: a kernel gave {found} instead of [0, 2]"
 
@@ -135,7 +135,7 @@ def _data() -> dict[str, Any]:
     except GpunetError as error:
         return {"path": None, "problem": " ".join(str(error).split())}
     if folder is None:
-        return {"path": None, "problem": "Fashion-MNIST is not on this machine: gpunet data fetch"}
+        return {"path": None, "problem": "Fashion-MNIST is not on this machine; download it with: gpunet data fetch"}
     return {"path": str(folder), "problem": None}
 
 
@@ -157,7 +157,7 @@ def _print(report: dict[str, Any], problems: list[str]) -> None:
         print(f"{part:<9} {_line(part, found) if isinstance(found, dict) else found}")
     for problem in problems:
         print(f"problem   {problem}")
-    print("everything that the CPU needs works" if not problems else "gpunet cannot run on this machine as it is")
+    print("gpunet can run on the CPU" if not problems else "gpunet cannot run until these problems are fixed")
 
 
 def _line(part: str, found: dict[str, Any]) -> str:
@@ -168,7 +168,7 @@ def _line(part: str, found: dict[str, Any]) -> str:
     if found.get("problem"):
         return f"not usable: {found['problem']}"
     if part == "cpu":
-        return f"{found['name']}, {found['cores']} cores, {' '.join(found['features']) or 'no wide vector units'}"
+        return f"{found['name']}, {found['cores']} cores, {' '.join(found['features']) or 'no wide SIMD units'}"
     if part == "numpy":
         libraries = [f"{blas['name']} {blas['version']}, {blas['threads']} threads" for blas in found["blas"]]
         return f"{found['version']}, BLAS {'; '.join(libraries) or 'unknown'}"

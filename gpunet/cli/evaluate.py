@@ -15,24 +15,26 @@ def add_arguments(parser: Parser) -> None:
     """Add the command's arguments to its parser."""
     parser.set_defaults(run=run, json=False, figures=False, tta=False, data=None, split="test")
     parser.add_argument("path", metavar="RUN_DIR_OR_CHECKPOINT", help="run folder or checkpoint")
-    parser.add_argument("--data", metavar="PATH", help="data set (default: the one the model was trained with)")
+    parser.add_argument("--data", metavar="PATH", help="data set (default: the one the model was trained on)")
     parser.add_argument(
         "--split",
         metavar=f"{{{','.join(SPLITS)}}}",
         type=choice("--split", SPLITS),
-        help="which images (default: test)",
+        help="split to evaluate (default: test)",
     )
     parser.add_argument(
-        "--tta", action="store_true", help="also with the probabilities of each image and its mirror image averaged"
+        "--tta",
+        action="store_true",
+        help="also evaluate with test-time augmentation: probabilities averaged over each image and its mirror image",
     )
-    parser.add_argument("--figures", action="store_true", help="draw figures into the run folder")
+    parser.add_argument("--figures", action="store_true", help="save figures to the run folder")
     json_option(parser)
     compute_options(parser)
     common_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate, and print loss and accuracy."""
+    """Evaluate the model, and print its loss and accuracy."""
     path = existing_run(args.path)
     device = prepare(args)
     from gpunet.experiments.run import evaluate

@@ -1,4 +1,4 @@
-"""``gpunet features``: what the layers of a trained CNN know."""
+"""``gpunet features``: probe the features of a trained CNN's layers."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from gpunet.cli.parser import Parser, common_options, compute_options, json_opti
 def add_arguments(parser: Parser) -> None:
     """Add the command's arguments to its parser."""
     parser.description = (
-        "Compare the features of the layers of a trained CNN or hybrid: kNN, logistic regression, linear SVM and MLP "
-        "on each, measured on the validation images, and maps by principal components and t-SNE."
+        "Compare the features of the layers of a trained CNN or hybrid: the validation accuracy of kNN, logistic "
+        "regression, linear SVM and MLP classifiers trained on each layer, and PCA and t-SNE maps."
     )
     parser.set_defaults(run=run, json=False, layers=None, out=None, train_images=6000, map_images=2000)
     parser.add_argument("path", metavar="RUN_DIR", help="run folder of a CNN or a hybrid")
-    parser.add_argument("--layers", metavar="NAME", nargs="+", help="layers (default: all blocks)")
-    parser.add_argument("--out", metavar="DIR", help="where the table and figures go (default: the run folder)")
+    parser.add_argument("--layers", metavar="NAME", nargs="+", help="layers to compare (default: all blocks)")
+    parser.add_argument("--out", metavar="DIR", help="folder for the table and figures (default: the run folder)")
     parser.add_argument(
         "--train-images",
         metavar="N",
         type=number("--train-images", 2, 10**9),
-        help="training images that the classifiers learn from (default: 6000)",
+        help="number of training images for the classifiers (default: 6000)",
     )
     parser.add_argument(
         "--map-images",
         metavar="N",
         type=number("--map-images", 2, 10**9),
-        help="validation images in the maps (default: 2000)",
+        help="number of validation images in the maps (default: 2000)",
     )
     json_option(parser)
     compute_options(parser)
@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Analyse, and print the table."""
+    """Run the analysis, and print its table."""
     path = existing_run(args.path)
     device = prepare(args)
     from gpunet import __version__
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         print_json({"probes": [asdict(probe) for probe in probes], "version": __version__})
         return
     width = max(len(probe.layer) for probe in probes)
-    print(f"validation accuracy of each classifier on each layer, learnt from {probes[0].train_images} images")
+    print(f"validation accuracy of each classifier on each layer, trained on {probes[0].train_images} images")
     for layer in dict.fromkeys(probe.layer for probe in probes):
         own = {probe.probe: probe for probe in probes if probe.layer == layer}
         cells = "  ".join(f"{name} {own[name].validation_accuracy:.2%}" for name in PROBES)

@@ -1,4 +1,4 @@
-"""Command-line flags made from the declared options of the dataclasses."""
+"""Command-line flags generated from the options declared in dataclasses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _TITLES = {
     "model": "model",
     "data": "data",
     "training": "training",
-    "hybrid": "training of the hybrid's MLP and of both together",
+    "hybrid": "training of the hybrid's MLP, and joint training",
 }
 _PREFIX = "option."
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def add_flags(parser: Parser, kind: str) -> None:
-    """Add a flag to `parser` for every option of the model `kind`, a group for each section."""
+    """Add a flag to `parser` for every option of the model `kind`, one group per section."""
     defaults = merge(kind)
     for section, owner in sections(kind).items():
         group = parser.add_argument_group(_TITLES[section])
@@ -51,7 +51,7 @@ def add_flag(group: Any, owner: type[Options], name: str, default: Any) -> None:
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given on the command line, by name."""
+    """The options given on the command line, by name."""
     return {name.removeprefix(_PREFIX): value for name, value in vars(args).items() if name.startswith(_PREFIX)}
 
 

@@ -1,4 +1,4 @@
-"""The ``gpunet`` command: chooses the subcommand and turns every error into one line and an exit code."""
+"""The ``gpunet`` command: runs the subcommand and turns every error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from gpunet.errors import EXIT_INTERRUPTED, GpunetError
 
 COMMANDS = {
     "train": "train a model",
-    "evaluate": "measure a trained model",
+    "evaluate": "evaluate a trained model",
     "predict": "classify image files",
-    "sweep": "run the trainings that a file declares, and compare them",
+    "sweep": "train the configurations declared in a file, and compare them",
     "features": "compare the features of a CNN's layers",
-    "reproduce": "make the published numbers again",
-    "report": "write an HTML page on a run, or compare several",
+    "reproduce": "reproduce the published results",
+    "report": "write an HTML report of a run, or compare several",
     "doctor": "check the installation, the device and the data set",
-    "warmup": "compile all kernels ahead",
-    "data": "fetch, verify or find the Fashion-MNIST files",
+    "warmup": "compile all kernels ahead of time",
+    "data": "fetch, verify or locate the Fashion-MNIST files",
 }
-"""The commands: each is the module of its name, with ``add_arguments(parser)``, and is imported when it is called."""
+"""The commands. Each is a module of the same name with ``add_arguments(parser)``, imported only when it is called."""
 
 
 def entry_point() -> NoReturn:
-    """Run the command line and end the process with its exit code."""
+    """Run the command line and exit with its exit code."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller, as in `gpunet doctor >&-`
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - lives as long as the process
         elif isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file name may be in no encoding
+            stream.reconfigure(errors="backslashreplace")  # a file name may not be valid text
     sys.exit(main())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv`, by default the process's own; returns the exit code, see :mod:`gpunet.errors`."""
+    """Run the command line `argv`, by default ``sys.argv[1:]``; returns the exit code, see :mod:`gpunet.errors`."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
         code = _run(words)
-        sys.stdout.flush()  # a full disk or a closed pipe must show here, not when Python exits
+        sys.stdout.flush()  # a full disk or a closed pipe must raise here, not when Python exits
         return code
     except KeyboardInterrupt as interrupt:
         return _fail(f"interrupted{f'; {interrupt}' if str(interrupt) else ''}", EXIT_INTERRUPTED, debug, "")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _fail("out of memory; a smaller --batch-size or model may fit", 1, debug)
     except Exception as error:
-        hint = "" if debug else "; run again with --debug to see where"
+        hint = "" if debug else "; run again with --debug for the traceback"
         message = " ".join(str(error).split())
         return _fail(f"unexpected {type(error).__name__}: {message}{hint}", 1, debug)
 
@@ -78,7 +78,7 @@ def _run(words: Sequence[str]) -> int:
     except SystemExit as stop:  # --help and --version
         return int(stop.code or 0)
     if "run" not in args:
-        raise UsageError(f"give a command: {', '.join(parser.commands)} (see gpunet --help)")
+        raise UsageError(f"no command given: expected {', '.join(parser.commands)} (see gpunet --help)")
     with logging_on_stderr(args.verbosity):
         code: int | None = args.run(args)
     return code or 0
@@ -86,9 +86,7 @@ def _run(words: Sequence[str]) -> int:
 
 def build_parser() -> Parser:
     """The parser of the whole command line."""
-    parser = Parser(
-        prog="gpunet", description="Train small neural networks from scratch on NumPy and CuPy arrays with own kernels."
-    )
+    parser = Parser(prog="gpunet", description="Train small neural networks from scratch on NumPy and CuPy arrays.")
     parser.set_defaults(verbosity=0)
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     common_options(parser)
@@ -103,7 +101,7 @@ def _fill(command: str, parser: Parser) -> None:
 
 
 class _Version(argparse.Action):
-    """``--version``, which imports the package only when it is asked for."""
+    """``--version``, which imports the package only when it is used."""
 
     def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
         from gpunet import __version__
@@ -122,7 +120,7 @@ def _fail(message: str, code: int, debug: bool, label: str = "error: ") -> int:
 
 
 def _drop_stdout() -> None:
-    """Send what is still in stdout's buffer nowhere: Python would fail on it a second time when it exits."""
+    """Discard what is left in stdout's buffer: flushing it again at exit would fail a second time."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

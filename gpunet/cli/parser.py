@@ -1,4 +1,4 @@
-"""argparse with gpunet's manners: errors are raised, not printed, and unknown words suggest the nearest known one."""
+"""argparse with gpunet's conventions: errors are raised, not printed, and unknown words get a suggestion."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class UsageError(GpunetError):
-    """The command line cannot be understood. Not a ValueError: argparse would swallow it."""
+    """The command line is invalid. Not a ValueError: argparse would swallow it."""
 
     exit_code = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose options have no default unless one is set on it, so that an option may stand at any level.
+    """A parser whose options have no defaults other than ``set_defaults``, so that they may be given at any level.
 
-    ``gpunet -v train --device cpu cnn -q``: each level adds what was given there to what the levels above found.
+    ``gpunet -v train --device cpu cnn -q``: each level adds the options given there to those of the levels above.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -31,13 +31,13 @@ class Parser(argparse.ArgumentParser):
         self.commands: dict[str, Parser] = {}
         self.noun = "command"
         self.explain_unknown: Callable[[str], str] = lambda name: ""
-        """What to say about an unknown option, if this parser has something better than the nearest of its own."""
+        """Returns a hint for an unknown option; if empty, the closest known option is suggested."""
         self._fill: Callable[[Parser], None] | None = None
 
     def with_commands(self, noun: str) -> Callable[..., None]:
-        """Give this parser subcommands, called `noun`; returns what adds one: ``add(name, fill, help=..., ...)``.
+        """Enable subcommands, called `noun` in messages; returns a function that adds one: ``add(name, fill, ...)``.
 
-        ``fill(parser)`` gives the subcommand its arguments, and is called only when it is the one to run.
+        ``fill(parser)`` adds the subcommand's arguments; it is called only if that subcommand is used.
         """
         self.noun = noun
         actions = self.add_subparsers(title=f"{noun}s", metavar=noun.upper(), parser_class=Parser)
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         return add
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
-        """Print the help, and raise an OSError where argparse would ignore it."""
+        """Print the help; unlike argparse, do not ignore an OSError."""
         print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> NoReturn:
@@ -60,15 +60,15 @@ class Parser(argparse.ArgumentParser):
         """The parsed command line.
 
         Raises:
-            UsageError: it cannot be understood.
+            UsageError: it is invalid.
         """
         self._prepare(words)
         return self.parse_args(words)
 
     def _prepare(self, words: Sequence[str]) -> None:
-        """Fill this parser and the subcommand's, and raise a UsageError with a hint if a word of theirs is unknown.
+        """Fill this parser and the subcommand's, and raise a UsageError with a hint for an unknown option or command.
 
-        argparse itself would first complain of other things that the misspelt word brings with it.
+        argparse itself would first report errors that are mere consequences of the misspelt word.
         """
         if self._fill is not None:
             self._fill(self)
@@ -94,14 +94,14 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.HelpFormatter):
-    """Help in a column wide enough for ``--validation-fraction``."""
+    """Help with an option column wide enough for ``--validation-fraction``."""
 
     def __init__(self, prog: str, **settings: Any) -> None:
         super().__init__(prog, max_help_position=30, **settings)
 
 
 def number(flag: str, low: int, high: int) -> Callable[[str], int]:
-    """An argparse type: a whole number within bounds, with a message that says so."""
+    """An argparse type: a whole number from `low` to `high`, with a clear error message."""
 
     def read(text: str) -> int:
         try:
@@ -116,7 +116,7 @@ def number(flag: str, low: int, high: int) -> Callable[[str], int]:
 
 
 def choice(flag: str, choices: Sequence[str]) -> Callable[[str], str]:
-    """An argparse type: one of `choices`, with a message that suggests the nearest."""
+    """An argparse type: one of `choices`, with an error message that suggests the closest."""
 
     def read(text: str) -> str:
         if text not in choices:
@@ -128,12 +128,12 @@ def choice(flag: str, choices: Sequence[str]) -> Callable[[str], str]:
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
-    """Add what every command has."""
+    """Add the options that every command has."""
     group = parser.add_argument_group("output")
     group.add_argument(
-        "-q", "--quiet", dest="verbosity", action="store_const", const=-1, help="no progress, only warnings and errors"
+        "-q", "--quiet", dest="verbosity", action="store_const", const=-1, help="show only warnings and errors"
     )
-    group.add_argument("-v", "--verbose", dest="verbosity", action="store_const", const=1, help="say more")
+    group.add_argument("-v", "--verbose", dest="verbosity", action="store_const", const=1, help="show more messages")
     group.add_argument("--debug", action="store_true", help="show the Python traceback of an error")
 
 
@@ -152,12 +152,12 @@ def device_option(parser: argparse._ActionsContainer) -> None:
 
 
 def compute_options(parser: argparse.ArgumentParser) -> None:
-    """Add what every command has that computes: ``--device`` and ``--threads``."""
+    """Add the options of every command that computes: ``--device`` and ``--threads``."""
     group = parser.add_argument_group("device")
     device_option(group)
     group.add_argument(
         "--threads",
         metavar="N",
         type=number("--threads", 1, 1024),
-        help="threads on the CPU (default: one a core)",
+        help="number of CPU threads (default: one per core)",
     )

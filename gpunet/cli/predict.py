@@ -1,4 +1,4 @@
-"""``gpunet predict``: what a trained model sees in image files."""
+"""``gpunet predict``: classify image files with a trained model."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def add_arguments(parser: Parser) -> None:
         "--run", dest="run_dir", metavar="RUN_DIR", help="run folder or checkpoint (default: the newest in runs/)"
     )
     parser.add_argument(
-        "--top", metavar="K", type=number("--top", 1, 1000), help="how many classes to show (default: 3)"
+        "--top", metavar="K", type=number("--top", 1, 1000), help="number of most probable classes to show (default: 3)"
     )
     parser.add_argument(
         "--invert",
         metavar=f"{{{','.join(INVERT)}}}",
         type=choice("--invert", INVERT),
-        help="models know bright things on black; always: invert the picture; auto: if its border is bright "
+        help="invert the images, as models are trained on bright objects on black; auto: if the border is bright "
         "(default: auto)",
     )
     json_option(parser)
@@ -40,12 +40,12 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Classify the images; all are checked before the first is classified."""
+    """Classify the images, after checking that all of them exist."""
     path = existing_run(args.run_dir) if args.run_dir is not None else latest_run()
     images = [Path(image) for image in args.images]
     for image in images:
         if not image.is_file():
-            raise DataError(f"cannot read the image {image}: {'not a file' if image.exists() else 'there is none'}")
+            raise DataError(f"cannot read the image {image}: {'not a file' if image.exists() else 'no such file'}")
     device = prepare(args)
     from gpunet.experiments.run import predict
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _top(prediction: Prediction, count: int) -> list[tuple[str, float]]:
-    """The `count` likeliest classes and their probabilities, the likeliest first."""
+    """The `count` most probable classes and their probabilities, in descending order."""
     pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
     return sorted(pairs, key=lambda pair: -pair[1])[:count]
 

@@ -1,4 +1,4 @@
-"""``gpunet report``: an HTML page on a run, or on several in comparison."""
+"""``gpunet report``: an HTML report of a run, or a comparison of several."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ SPLITS = ("validation", "test")
 def add_arguments(parser: Parser) -> None:
     """Add the command's arguments to its parser."""
     parser.description = (
-        "Write one HTML file that needs nothing else: of one run its curves, confusions, classes, calibration, "
-        "mistakes, features, filters, times and configuration; of several runs a table, their curves and McNemar's "
-        "test of each pair. The test accuracy is the one that the run recorded, unless --split test is given."
+        "Write a self-contained HTML file: for one run its learning curves, confusion matrix, per-class metrics, "
+        "calibration, mistakes, features, filters, timings and configuration; for several runs a table, their learning "
+        "curves and McNemar's test for each pair. The test accuracy is the one recorded by the run, unless --split "
+        "test is given."
     )
     parser.set_defaults(run=run, json=False, out=None, data=None, split="validation", tsne=False)
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folder; several are compared")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folder; give several to compare them")
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="where to write (default: report.html in the run folder; of several runs, comparison.html here)",
+        help="file to write (default: report.html in the run folder; for several runs, ./comparison.html)",
     )
     parser.add_argument(
         "--split",
         metavar=f"{{{','.join(SPLITS)}}}",
         type=choice("--split", SPLITS),
-        help="which images are evaluated (default: validation, so that the test images are looked at once, by train)",
+        help="split to evaluate (default: validation, so that the test images are evaluated only once, by train)",
     )
-    parser.add_argument("--data", metavar="PATH", help="where the data set is now (default: where it was in training)")
-    parser.add_argument("--tsne", action="store_true", help="add a map of the features by t-SNE, which takes a while")
+    parser.add_argument("--data", metavar="PATH", help="current path of the data set (default: as in training)")
+    parser.add_argument("--tsne", action="store_true", help="add a t-SNE map of the features (slow)")
     json_option(parser)
     compute_options(parser)
     common_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the page, and print where it is."""
+    """Write the page, and print its path."""
     paths = [existing_run(path) for path in args.runs]
     out = None if args.out is None else Path(args.out)
     if len(paths) > 1 and args.tsne:
-        raise UsageError("--tsne belongs to the report of one run, but several are given")
+        raise UsageError("--tsne is only for the report of a single run, but several are given")
     device = prepare(args)
     from gpunet.experiments.report import compare, report
 

@@ -1,4 +1,4 @@
-"""``gpunet reproduce``: the published numbers, made again."""
+"""``gpunet reproduce``: reproduce the published results."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: Parser) -> None:
     """Add the command's arguments to its parser."""
     parser.description = (
-        "Train the published preset of a model with its published seeds, test each run once, and compare. What the "
-        "folder holds already is not trained again; a stopped run goes on."
+        "Train the published preset of a model with its published seeds, test each run once, and compare. Finished "
+        "runs in the folder are not trained again; an interrupted run is resumed."
     )
     parser.set_defaults(run=run, json=False, preset=None, seeds=None, refit=False, out=None)
     parser.add_argument("kind", metavar=f"{{{','.join(MODELS)}}}", type=choice("the model", tuple(MODELS)))
@@ -33,19 +33,19 @@ def add_arguments(parser: Parser) -> None:
         "--preset",
         metavar=f"{{{','.join(PRESETS)}}}",
         type=choice("--preset", tuple(PRESETS)),
-        help="named settings (default: the published ones, else best)",
+        help="named settings (default: the published preset, else best)",
     )
     parser.add_argument(
-        "--refit", action="store_true", help="learn from the validation images as well; reported apart from the rest"
+        "--refit", action="store_true", help="train on the validation images as well; reported separately"
     )
-    parser.add_argument("--out", metavar="DIR", help="where the run folders are (default: runs/reproduce)")
+    parser.add_argument("--out", metavar="DIR", help="parent folder of the runs (default: runs/reproduce)")
     json_option(parser)
     compute_options(parser)
     common_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train what is missing, print expected and found."""
+    """Train the missing runs, and print expected and found accuracies."""
     device = prepare(args)
     from gpunet.experiments.published import load_published
     from gpunet.experiments.reproduce import compare_with_cnn, reproduce
@@ -62,18 +62,18 @@ def run(args: argparse.Namespace) -> None:
             progress=args.verbosity >= 0,
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("what is finished is kept; continue with the same command") from None
+        raise KeyboardInterrupt("finished runs are kept; continue with the same command") from None
     expected = load_published().get(args.kind)
     if expected is not None and expected.preset != found.preset:
         expected = None
     compared = compare_with_cnn(found, folder) if args.kind == "hybrid" else {}
     if args.json:
-        print_json(_facts(found, expected, compared))
+        print_json(_as_dict(found, expected, compared))
     else:
         _print(found, expected, compared)
 
 
-def _facts(found: Reproduction, expected: Published | None, compared: dict[int, PairedComparison]) -> dict[str, Any]:
+def _as_dict(found: Reproduction, expected: Published | None, compared: dict[int, PairedComparison]) -> dict[str, Any]:
     from dataclasses import asdict
 
     from gpunet import __version__
@@ -112,9 +112,9 @@ def _print(found: Reproduction, expected: Published | None, compared: dict[int, 
     if found.tta:
         print(f"  with mirror images: {100 * sum(found.tta) / len(found.tta):.2f} %")
     if expected is None:
-        print("expected: nothing is published of this preset yet")
+        print("expected: no results are published for this preset yet")
     elif found.refit and expected.refit_mean is None:
-        print("expected: nothing is published of a refit yet")
+        print("expected: no results are published for a refit yet")
     else:
         if found.refit:
             text = _text(expected.refit_mean or 0.0, expected.refit_std, expected.refit_seeds or 0)
@@ -129,22 +129,22 @@ def _print(found: Reproduction, expected: Published | None, compared: dict[int, 
         _print_agreement(agreement(expected, found), len(found.runs))
     for seed, comparison in compared.items():
         print(
-            f"seed {seed}, images that only the hybrid classifies rightly {comparison.only_second}, only the CNN "
-            f"{comparison.only_first}: McNemar's p = {comparison.p_value:.3g}"
+            f"seed {seed}: {comparison.only_second} images classified correctly only by the hybrid, "
+            f"{comparison.only_first} only by the CNN: McNemar's p = {comparison.p_value:.3g}"
         )
     if found.kind == "hybrid" and not compared:
-        print("run gpunet reproduce cnn as well, and this command again, for McNemar's test between the two")
+        print("for McNemar's test between the two, run gpunet reproduce cnn, then this command again")
 
 
 def _print_agreement(within: Any, count: int) -> None:
     if within is None:
-        print("one seed is published, so there is no spread to compare with")
+        print("only one seed is published, so there is no spread to compare with")
         return
     verdict = "within" if within.inside else "NOT within"
     seeds = f"{count} seed{'s' if count != 1 else ''}"
     print(
-        f"the found mean lies {verdict} {100 * within.low:.2f}-{100 * within.high:.2f} %, where the published spread "
-        f"lets expect the mean of {seeds}"
+        f"the found mean lies {verdict} {100 * within.low:.2f}-{100 * within.high:.2f} %, the 95 % prediction interval "
+        f"for the mean of {seeds} given the published ones"
     )
 
 

@@ -1,4 +1,4 @@
-"""``gpunet sweep``: the trainings that a file declares, compared by the validation images."""
+"""``gpunet sweep``: train the configurations declared in a file, and compare their validation accuracy."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 def add_arguments(parser: Parser) -> None:
     """Add the command's arguments to its parser."""
     parser.description = (
-        "Run a sweep: the trainings that a TOML file declares, see scripts/experiments/. They are compared by the "
-        "validation images. Stopped at any moment, the same command goes on."
+        "Run a sweep: train the configurations declared in a TOML file (see scripts/experiments/), and compare their "
+        "validation accuracy. The same command resumes an interrupted sweep."
     )
     parser.set_defaults(
         run=run, json=False, out=None, workers=1, keep_checkpoints=False, retry_failed=False, dry_run=False
     )
-    parser.add_argument("file", metavar="FILE", help="declaration of the sweep")
-    parser.add_argument("--out", metavar="DIR", help="folder of the results (default: sweeps/ and the file's name)")
+    parser.add_argument("file", metavar="FILE", help="TOML file that declares the sweep")
+    parser.add_argument("--out", metavar="DIR", help="folder for the results (default: sweeps/ plus the file's name)")
     parser.add_argument(
-        "--workers", metavar="N", type=number("--workers", 1, 1024), help="trainings at the same time (default: 1)"
+        "--workers", metavar="N", type=number("--workers", 1, 1024), help="number of parallel trials (default: 1)"
     )
     parser.add_argument("--keep-checkpoints", action="store_true", help="keep the weights of all trials")
-    parser.add_argument("--retry-failed", action="store_true", help="train again what failed")
-    parser.add_argument("--dry-run", action="store_true", help="list the trials, and train nothing")
+    parser.add_argument("--retry-failed", action="store_true", help="train failed trials again")
+    parser.add_argument("--dry-run", action="store_true", help="list the trials without training")
     json_option(parser)
     compute_options(parser)
     common_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the sweep, and print what each value of each axis came to."""
+    """Run the sweep, and print the accuracy for each value of each axis."""
     sweep = load_sweep(Path(args.file))
     if args.dry_run:
         _list(sweep)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
             progress=args.verbosity >= 0,
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("what is finished is kept; continue with the same command") from None
+        raise KeyboardInterrupt("finished trials are kept; continue with the same command") from None
     _report(result, as_json=args.json)
 
 
@@ -73,7 +73,7 @@ def _list(sweep: Sweep) -> None:
 
     search = search_of(sweep)
     if not isinstance(search, FixedSearch):
-        print(f"{sweep.options.points} points with {len(sweep.options.seeds)} seeds each, chosen while it runs")
+        print(f"{sweep.options.points} points with {len(sweep.options.seeds)} seeds each, chosen while the sweep runs")
         return
     trials = [trial for point in search.points for trial in sweep.trials(point)]
     for place, trial in enumerate(trials, start=1):
@@ -118,9 +118,9 @@ def _report(result: SweepResult, *, as_json: bool) -> None:
     if result.test is not None:
         low, high = result.test["interval"]
         print(
-            f"test accuracy of the best {100 * result.test['mean']:.2f} % "
+            f"test accuracy of the best point: {100 * result.test['mean']:.2f} % "
             f"(95 % interval {100 * low:.2f}-{100 * high:.2f})"
         )
     if failed:
-        print(f"{failed} of {len(result.rows)} trials failed: the table says why")
+        print(f"{failed} of {len(result.rows)} trials failed: see the table for the errors")
     print(f"table: {os.fspath(result.table)}")

@@ -1,4 +1,4 @@
-"""``gpunet train``: train a model in a new run folder, or continue one."""
+"""``gpunet train``: train a model in a new run folder, or resume a run."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from gpunet.experiments.run import RunResult
 
 _FRESH = ("preset", "config", "name", "runs_dir")
-"""What says how a new run starts, and so cannot be given with ``--resume``."""
+"""The options that set up a new run, and so cannot be given with ``--resume``."""
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of the command and of its three models to its parser."""
     parser.description = (
         "Train a model. The model's own options follow its name: gpunet train cnn --help shows them. "
-        "An option on the command line wins over the file, the file over the preset."
+        "Command-line options override the configuration file, which overrides the preset."
     )
     parser.set_defaults(run=run, json=False, kind=None, tensorboard=False, **dict.fromkeys((*_FRESH, "resume")))
     parser.explain_unknown = _explain_misplaced
@@ -58,16 +58,16 @@ def _add_run_options(parser: Parser) -> None:
         type=choice("--preset", tuple(PRESETS)),
         help="named settings to start from (default: default)",
     )
-    group.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    group.add_argument("--config", metavar="FILE", help="TOML configuration file")
     group.add_argument(
-        "--resume", metavar="RUN_DIR", help="continue the run in this folder; --epochs may raise its number of epochs"
+        "--resume", metavar="RUN_DIR", help="resume the run in this folder; --epochs may increase its number of epochs"
     )
-    group.add_argument("--name", metavar="N", help="start of the run folder's name (default: the model)")
-    group.add_argument("--runs-dir", metavar="DIR", help="where run folders are made (default: runs)")
+    group.add_argument("--name", metavar="N", help="prefix of the run folder's name (default: the model)")
+    group.add_argument("--runs-dir", metavar="DIR", help="parent folder of new run folders (default: runs)")
     group.add_argument(
         "--tensorboard",
         action="store_true",
-        help="also write TensorBoard's events into the run folder; with --resume, of the epochs before as well "
+        help="also write TensorBoard events to the run folder, on --resume including the earlier epochs "
         "(needs pip install 'gpunet[tensorboard]')",
     )
     json_option(group)
@@ -76,7 +76,7 @@ def _add_run_options(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train, and print the result."""
+    """Train the model, and print the result."""
     run_dir: Path | None = None
     if args.resume is not None:
         config, run_dir = _resumed(args)
@@ -102,12 +102,12 @@ def run(args: argparse.Namespace) -> None:
             raise KeyboardInterrupt(f"continue with: gpunet train --resume {run_dir}") from None
         raise
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # a full disk does not say which file
+        if error.filename is None and error.errno is not None:  # a full disk does not report the file
             error.filename = str(run_dir)
         raise
     finally:
         with contextlib.suppress(OSError):
-            run_dir.rmdir()  # only if nothing was written into it
+            run_dir.rmdir()  # succeeds only if nothing was written to it
     _report(result, as_json=args.json)
 
 
@@ -124,23 +124,23 @@ def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
     given = [name for name in _FRESH if getattr(args, name) is not None] + list(options)
     if given:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise UsageError(f"{flags} cannot be given with --resume: a run keeps its settings, but --epochs may grow")
+        raise UsageError(f"{flags} cannot be given with --resume: only --epochs can be changed, to a higher number")
     run_dir = existing_run(args.resume)
     if not (run_dir / "config.toml").is_file():
         raise CheckpointError(f"{run_dir} is not a run folder: it has no config.toml")
     config = load(run_dir / "config.toml")
     if args.kind is not None and args.kind != config.kind:
-        raise ConfigError(f"the run in {run_dir} trains the model {config.kind}, not {args.kind}")
+        raise ConfigError(f"the run in {run_dir} is of the model {config.kind}, not {args.kind}")
     if epochs is not None:
         before = config.training.epochs
         if epochs < before:
-            raise ConfigError(f"--epochs {epochs} is less than the run's {before}; with --resume it can only be raised")
+            raise ConfigError(f"--epochs {epochs} is less than the run's {before}; with --resume it can only grow")
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
     return config, run_dir
 
 
 def new_run_dir(runs_dir: Path, name: str) -> Path:
-    """A new empty folder ``runs_dir/name-time``, numbered if several runs start within one second."""
+    """Create the folder ``runs_dir/name-time``, with a number appended if several runs start in the same second."""
     runs_dir.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     number = 1
@@ -164,7 +164,7 @@ def _checked_name(name: str) -> str:
 def _explain_misplaced(flag: str) -> str:
     name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
     kind = next((kind for kind in MODELS if section_of(name, kind)), None)
-    return f": options of a model follow its name: gpunet train {kind} {flag}" if kind else ""
+    return f": a model's options follow its name: gpunet train {kind} {flag}" if kind else ""
 
 
 def _report(result: RunResult, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""``gpunet warmup``: compile all kernels of a device ahead. They are cached on disk: every later start is quick."""
+"""``gpunet warmup``: compile all kernels of a device ahead of time; cached on disk, they make later starts fast."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Compile, with a progress bar on stderr, and print how much it was."""
+    """Compile with a progress bar on stderr, and print the number of kernels."""
     device = prepare(args)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -45,4 +45,4 @@ def run(args: argparse.Namespace) -> None:
     elif compiled:
         print(f"{len(compiled)} kernels compiled for {backend.device} in {seconds} s")
     else:
-        print(f"all kernels for {backend.device} were compiled already ({seconds} s)")
+        print(f"all kernels for {backend.device} were already compiled ({seconds} s)")

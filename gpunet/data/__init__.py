@@ -1,4 +1,4 @@
-"""Images and labels: Fashion-MNIST found, verified and read; other data sets; the split; single images to predict."""
+"""Data: loading Fashion-MNIST and other image data sets, the validation split, batches, and images to classify."""
 
 from gpunet.data.config import DataConfig
 from gpunet.data.dataset import FASHION_MNIST_CLASSES, Dataset, load

@@ -1,4 +1,4 @@
-"""Data sets of images in memory, read from Fashion-MNIST's files, an IDX folder or an NPZ file."""
+"""In-memory image data sets, read from Fashion-MNIST's files, an IDX folder or an NPZ file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FASHION_MNIST_CLASSES = (
 """Fashion-MNIST's class names in the order of its labels (github.com/zalandoresearch/fashion-mnist, "Labels")."""
 
 LARGEST_LABEL = 9_999
-"""Labels number the classes from 0; a larger one is taken for a mistake."""
+"""Labels are class indices from 0; a larger one is treated as an error."""
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -64,7 +64,7 @@ class Dataset:
             )
         if images.size == 0 or len(images) != len(labels):
             raise DataError(
-                f"a Dataset takes as many labels as images, at least one; got images {images.shape} and "
+                f"a Dataset needs as many labels as images, at least one; got images {images.shape} and "
                 f"{len(labels)} labels"
             )
         classes = len(self.class_names)
@@ -93,16 +93,17 @@ class Dataset:
 
 
 def load(path: str | os.PathLike[str] = FASHION_MNIST) -> tuple[Dataset, Dataset]:
-    """Read a data set; its training and test part.
+    """Read a data set; returns its training and test sets.
 
     path: ``fashion-mnist`` (found on this machine or downloaded, always verified); a folder of IDX files with MNIST's
         names, gzipped or not, images (n, H, W) or (n, H, W, C); or an NPZ file with the arrays x_train, y_train,
         x_test, y_test (images of the same shapes; uint8, or floats k/255) and optionally class_names.
 
-    Labels are class numbers from 0. Classes without names are called by their numbers.
+    Labels are class indices from 0. If there are no class names, the indices are used as names.
 
     Raises:
-        DataError: missing, unreadable, damaged, empty, NaN pixels, wrong rank or dtype, labels that do not fit.
+        DataError: the data are missing, unreadable, damaged, empty, contain NaNs, or have the wrong rank or dtype, or
+            inconsistent labels.
         OutputError: Fashion-MNIST must be downloaded and the cache cannot be written to.
     """
     if str(path) == FASHION_MNIST:
@@ -118,8 +119,8 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST) -> tuple[Dataset, Dataset
 def _load_folder(folder: Path) -> tuple[Dataset, Dataset]:
     missing = [name for name in FILES if locate(folder, name) is None]
     if missing:
-        raise DataError(f"{folder} is no IDX folder: {', '.join(missing)} are missing (also as .gz)")
-    # Labels that are Fashion-MNIST's tell that the images must be, too: then they are verified and have names.
+        raise DataError(f"{folder} is not an IDX folder: {', '.join(missing)} are missing (also as .gz)")
+    # If the labels are Fashion-MNIST's, the images must be, too: verify the files and use the known class names.
     labels = next(name for name in FILES if name.startswith("train-labels"))
     path = locate(folder, labels)
     assert path is not None
@@ -137,7 +138,7 @@ def _read_folder(folder: Path, class_names: tuple[str, ...] | None) -> tuple[Dat
 
 def _load_npz(path: Path) -> tuple[Dataset, Dataset]:
     try:
-        with path.open("rb") as file:  # NumPy leaves a file open that it opened itself and could not read
+        with path.open("rb") as file:  # np.load does not close a file that it opened itself but could not read
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array, expected an NPZ file with {', '.join(_KEYS)}")
@@ -147,17 +148,17 @@ def _load_npz(path: Path) -> tuple[Dataset, Dataset]:
                     found = ", ".join(archive.files) or "nothing"
                     raise DataError(
                         f"{path} lacks {', '.join(missing)}: it holds {found}, expected {', '.join(_KEYS)} "
-                        "(a test part is not split off by itself) and optionally class_names"
+                        "(a test set is not split off automatically) and optionally class_names"
                     )
                 arrays = {key: archive[key] for key in (*_KEYS, "class_names") if key in archive.files}
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        # NumPy says ValueError for arrays of Python objects, and for files of any other kind.
+        # NumPy raises a ValueError for arrays of Python objects and for files of any other format.
         raise DataError(f"{path} is not a readable NPZ file of plain arrays: {error}") from error
     for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of a file that is no array
-            raise DataError(f"{path} is not a readable NPZ file of plain arrays: {key} is no array")
+        if not isinstance(array, np.ndarray):  # NumPy returns the raw bytes of a member that is not an array
+            raise DataError(f"{path} is not a readable NPZ file of plain arrays: {key} is not an array")
     parts = [arrays[key] for key in _KEYS]
     return _datasets(parts, [f"{path}, {key}" for key in _KEYS], _class_names(arrays.get("class_names"), path))
 
@@ -172,14 +173,14 @@ def _class_names(names: np.ndarray | None, path: Path) -> tuple[str, ...] | None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, class_names: not UTF-8: {error}") from error
     if len(set(result)) < len(result) or not all(result):
-        raise DataError(f"{path}, class_names: expected different names that are not empty, got {', '.join(result)}")
+        raise DataError(f"{path}, class_names: expected distinct, non-empty names, got {', '.join(result)}")
     return result
 
 
 def _datasets(
     arrays: list[np.ndarray], sources: list[str], class_names: tuple[str, ...] | None
 ) -> tuple[Dataset, Dataset]:
-    """Check train images, train labels, test images, test labels, and what must hold between them."""
+    """Check train images, train labels, test images, test labels, and their consistency."""
     train_images, test_images = (_images(arrays[i], sources[i]) for i in (0, 2))
     train_labels, test_labels = (_labels(arrays[i], sources[i]) for i in (1, 3))
     for images, labels, i in ((train_images, train_labels, 0), (test_images, test_labels, 2)):
@@ -187,12 +188,12 @@ def _datasets(
             raise DataError(f"{sources[i]} holds {len(images)} images, but {sources[i + 1]} {len(labels)} labels")
     if train_images.shape[1:] != test_images.shape[1:]:
         raise DataError(
-            f"images of two shapes: {train_images.shape[1:]} in {sources[0]}, {test_images.shape[1:]} in {sources[2]}"
+            f"images differ in shape: {train_images.shape[1:]} in {sources[0]}, {test_images.shape[1:]} in {sources[2]}"
         )
     present = np.unique(train_labels)
     unknown = np.setdiff1d(test_labels, present)
     if len(unknown):
-        raise DataError(f"{sources[3]} has labels that {sources[1]} has not: {_some(unknown)}")
+        raise DataError(f"{sources[3]} has labels that {sources[1]} lacks: {_some(unknown)}")
     if len(present) < 2:
         raise DataError(f"{sources[1]} holds a single class ({present[0]}), expected two or more")
     classes = int(present[-1]) + 1
@@ -202,7 +203,7 @@ def _datasets(
         raise DataError(f"{sources[1]} has labels up to {classes - 1}, but there are {len(class_names)} class names")
     absent = np.setdiff1d(np.arange(len(class_names)), present)
     if len(absent):
-        logger.warning("%s: no training image of class %s; labels number the classes from 0", sources[1], _some(absent))
+        logger.warning("%s: no training images of class %s; labels are class indices from 0", sources[1], _some(absent))
     return Dataset(train_images, train_labels, class_names), Dataset(test_images, test_labels, class_names)
 
 
@@ -224,8 +225,8 @@ def _labels(array: np.ndarray, source: str) -> np.ndarray:
         raise DataError(f"{source} holds no labels")
     if array.min() < 0 or array.max() > LARGEST_LABEL:
         raise DataError(
-            f"{source}: labels lie between {array.min()} and {array.max()}, expected class numbers from 0 up "
-            f"(at most {LARGEST_LABEL})"
+            f"{source}: labels lie between {array.min()} and {array.max()}, expected class indices from 0 "
+            f"to {LARGEST_LABEL}"
         )
     return array.astype(np.int32)
 

@@ -1,4 +1,4 @@
-"""Downloads of Fashion-MNIST into the cache: two mirrors, then Debian's package where apt-get exists."""
+"""Downloading Fashion-MNIST to the cache: from two mirrors, then from Debian's package if apt-get is available."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PACKAGE = "dataset-fashion-mnist"
 TIMEOUT = (5.0, 20.0)
 """Seconds to wait for a connection, and for the next bytes of an open one."""
 SLOWEST = 10_000
-"""A mirror that sends fewer bytes a second than this over half a minute is given up."""
+"""Bytes per second; a download slower than this is aborted after 30 seconds."""
 COMMAND_TIMEOUT = 600.0
-"""Seconds after which apt-get or dpkg-deb is stopped."""
+"""Timeout in seconds for apt-get and dpkg-deb."""
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO}
 _STAGING = ".download-"
@@ -37,10 +37,10 @@ _STALE = 24 * 3600.0
 
 
 def fetch(path: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that holds the four verified files, found as :func:`find` does or else downloaded into the cache.
+    """The folder of the four verified files, found as by :func:`find`, or else downloaded to the cache.
 
     Raises:
-        DataError: the given folder is damaged, or the files are nowhere to be had; each source's failure is named.
+        DataError: the given folder is damaged, or no source has the files; the message says why for each source.
         OutputError: the cache cannot be written to.
     """
     folder = find(path)
@@ -51,13 +51,13 @@ def fetch(path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def download(folder: Path) -> None:
-    """Put those of the four files into `folder` that are missing or damaged there.
+    """Download those of the four files that are missing from `folder` or damaged there.
 
-    They are downloaded, decompressed and verified in a temporary folder inside `folder` and moved only when all are
-    good, so that an interruption at any moment leaves no part of a file.
+    They are downloaded, decompressed and verified in a temporary folder inside `folder` and moved only once all are
+    valid, so that an interruption never leaves a partial file.
 
     Raises:
-        DataError: no source had all of them; the message says what happened with each source.
+        DataError: no source had all of them; the message says why for each source.
         OutputError: `folder` cannot be written to.
     """
     needed = [name for name, finding in inspect(folder).items() if finding.problem]
@@ -77,7 +77,7 @@ def download(folder: Path) -> None:
 
 
 def _fill(staging: Path, needed: list[str]) -> None:
-    """Put the files `needed` into `staging`, verified, from as many sources as it takes."""
+    """Download the files `needed` to `staging` and verify them, trying one source after another."""
     failures = []
     for mirror in MIRRORS:
         problem = _from_mirror(mirror, staging, needed)
@@ -92,13 +92,13 @@ def _fill(staging: Path, needed: list[str]) -> None:
     failures.append(problem)
     raise DataError(
         "\n  ".join(["Fashion-MNIST is not on this machine and could not be downloaded:", *failures])
-        + f"\nDownload {', '.join(f'{name}.gz' for name in FILES)} in another way into a folder "
+        + f"\nDownload {', '.join(f'{name}.gz' for name in FILES)} manually to a folder "
         "and set GPUNET_DATA to it."
     )
 
 
 def _from_mirror(mirror: str, staging: Path, needed: list[str]) -> str | None:
-    """Download the files `needed` and strike them off the list; at the first failure, say what happened."""
+    """Download the files `needed` and remove them from the list; returns the first error, or None."""
     import pooch
 
     while needed:
@@ -108,7 +108,7 @@ def _from_mirror(mirror: str, staging: Path, needed: list[str]) -> str | None:
         fetcher = pooch.HTTPDownloader(progressbar=_Progress(name), chunk_size=1 << 16, timeout=TIMEOUT)
         try:
             fetcher(url, str(part), None)
-        except OSError as error:  # the errors of requests are OSErrors, too, but without these numbers
+        except OSError as error:  # the errors of requests are OSErrors, too, but without these errnos
             if error.errno in _DISK_ERRORS:
                 raise
             return f"{url}: {error}"
@@ -121,14 +121,14 @@ def _from_mirror(mirror: str, staging: Path, needed: list[str]) -> str | None:
 
 
 def _from_package(staging: Path, needed: list[str]) -> str | None:
-    """Take the files `needed` out of Debian's package, without installing it; or say what happened."""
+    """Extract the files `needed` from Debian's package, without installing it; returns an error, or None."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return f"Debian package {PACKAGE}: apt-get and dpkg-deb are not on this machine"
     logger.info("Fashion-MNIST: apt-get download %s", PACKAGE)
     work = staging / "package"
     work.mkdir()
     problem = _run(["apt-get", "download", PACKAGE], work)
-    if problem and os.geteuid() == 0:  # the package lists may be missing or old, and only root may fetch them
+    if problem and os.geteuid() == 0:  # the package lists may be missing or old; only root may update them
         logger.info("Fashion-MNIST: %s; updating the package lists", problem)
         problem = _run(["apt-get", "update"], work) or _run(["apt-get", "download", PACKAGE], work)
     if problem:
@@ -150,7 +150,7 @@ def _from_package(staging: Path, needed: list[str]) -> str | None:
 
 
 def _take(path: Path, staging: Path, name: str) -> str | None:
-    """Verify the downloaded file at `path` and write it, decompressed and on the disk, as `staging` / `name`."""
+    """Verify the downloaded file at `path` and write it, decompressed and synced to disk, to `staging` / `name`."""
     problem = check(path, name)
     if problem is None:
         with (staging / name).open("wb") as file:
@@ -161,7 +161,7 @@ def _take(path: Path, staging: Path, name: str) -> str | None:
 
 
 def _run(command: Sequence[str], folder: Path) -> str | None:
-    """Run `command` in `folder`; its last complaint if it failed."""
+    """Run `command` in `folder`; returns its last error message if it failed, else None."""
     line = " ".join(command)
     try:
         done = subprocess.run(
@@ -186,15 +186,15 @@ def _run(command: Sequence[str], folder: Path) -> str | None:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what a download left behind that was killed, so that a cache does not grow."""
+    """Remove what killed downloads left behind, so that the cache does not grow."""
     for left in folder.glob(f"{_STAGING}*"):
-        with contextlib.suppress(FileNotFoundError):  # another process has just finished
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
             if time.time() - left.stat().st_mtime > _STALE:
                 shutil.rmtree(left, ignore_errors=True)
 
 
 class _Progress:
-    """A progress bar for pooch that logs every quarter, and gives up a mirror that trickles."""
+    """A progress bar for pooch that logs every 25 %, and aborts a download that is too slow."""
 
     def __init__(self, name: str) -> None:
         self.name, self.total, self.done, self.quarters = name, 0, 0, 0

@@ -1,4 +1,4 @@
-"""Fashion-MNIST on this machine: where its four files may lie, and whether they are what they should be."""
+"""Fashion-MNIST on this machine: finding its four files, and verifying their checksums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Checksum(NamedTuple):
     sha256: str
 
 
-# Of the decompressed bytes, because the gzip headers of the official files and of Debian's differ.
+# Checksums of the decompressed bytes, because the gzip headers of the official files and of Debian's differ.
 FILES = {
     "train-images-idx3-ubyte": Checksum(47_040_016, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
     "train-labels-idx1-ubyte": Checksum(60_008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
@@ -35,7 +35,7 @@ SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 class Finding(NamedTuple):
-    """What was found of one file: its path if there is one, and what is wrong with it if anything is."""
+    """The result of looking for one file: its path, if it exists, and the problem with it, if any."""
 
     path: Path | None
     problem: str | None
@@ -45,12 +45,12 @@ def cache_folder() -> Path:
     """The folder of downloaded data: ``fashion-mnist`` in $GPUNET_CACHE, $XDG_CACHE_HOME/gpunet or ~/.cache/gpunet.
 
     Raises:
-        OutputError: none of them can be named, because there is no home folder.
+        OutputError: none of the variables is set, and there is no home folder.
     """
     if given := os.environ.get("GPUNET_CACHE"):
         return _expanded(given) / "fashion-mnist"
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(xdg).is_absolute():  # the XDG specification says to ignore any other
+    if Path(xdg).is_absolute():  # the XDG specification says to ignore relative paths
         return Path(xdg) / "gpunet" / "fashion-mnist"
     try:
         return Path.home() / ".cache" / "gpunet" / "fashion-mnist"
@@ -59,7 +59,7 @@ def cache_folder() -> Path:
 
 
 def locate(folder: Path, name: str) -> Path | None:
-    """The file `name` or `name`.gz of `folder`, also if it is written as ``...images.idx3-ubyte``; None without one."""
+    """The file `name` or `name`.gz in `folder`, also if spelt ``...images.idx3-ubyte``; None if there is none."""
     for stem in (name, name.replace("-idx", ".idx")):
         for candidate in (folder / stem, folder / f"{stem}.gz"):
             if candidate.is_file():
@@ -68,7 +68,7 @@ def locate(folder: Path, name: str) -> Path | None:
 
 
 def check(path: Path, name: str) -> str | None:
-    """What is wrong with the file at `path` if it should be `name`; None if nothing is."""
+    """The problem with the file at `path`, which should be `name`; None if it is valid."""
     expected = FILES[name]
     try:
         data = read_plain(path)
@@ -88,7 +88,7 @@ def check(path: Path, name: str) -> str | None:
 
 
 def inspect(folder: Path) -> dict[str, Finding]:
-    """Look for the four files in `folder` and hold each to its checksum; name -> finding."""
+    """Look for the four files in `folder` and check each against its checksum; name -> finding."""
     findings = {}
     for name, expected in FILES.items():
         path = locate(folder, name)
@@ -101,14 +101,14 @@ def inspect(folder: Path) -> dict[str, Finding]:
 
 
 def find(path: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder that holds the four verified files, or None; downloads nothing.
+    """The folder that contains the four verified files, or None; downloads nothing.
 
-    A folder that is given, by `path` or by $GPUNET_DATA, is the only one looked at. Otherwise the cache, torchvision's
-    layout ``FashionMNIST/raw`` under the working folder, Keras' folder and Debian's are tried in this order; one with
-    missing or damaged files is reported to the log and passed over.
+    If a folder is given, by `path` or by $GPUNET_DATA, only that one is searched. Otherwise the cache, torchvision's
+    layout ``FashionMNIST/raw`` under the current folder, Keras' folder and Debian's are tried in this order; one with
+    missing or damaged files is logged and skipped.
 
     Raises:
-        DataError: the given folder does not hold the four files, undamaged; each problem is named.
+        DataError: files are missing or damaged in the given folder; the message lists each problem.
     """
     if path is not None:
         return _given(_expanded(path), "the folder given")
@@ -123,7 +123,7 @@ def find(path: str | os.PathLike[str] | None = None) -> Path | None:
         if all(finding.path is None for finding in findings.values()):
             logger.info("Fashion-MNIST: not in %s", folder)
         else:
-            logger.warning("Fashion-MNIST: %s passed over: %s", folder, "; ".join(problems))
+            logger.warning("Fashion-MNIST: %s skipped: %s", folder, "; ".join(problems))
     return None
 
 
@@ -131,17 +131,17 @@ def verify(path: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """Verify the files that :func:`find` finds; file name -> SHA-256 of its decompressed bytes.
 
     Raises:
-        DataError: there are none, or the given folder does not hold all four undamaged.
+        DataError: there are none, or files are missing or damaged in the given folder.
     """
     folder = find(path)
     if folder is None:
-        raise DataError("Fashion-MNIST is not on this machine: gpunet.data.fetch() downloads it")
+        raise DataError("Fashion-MNIST is not on this machine; download it with gpunet.data.fetch()")
     return {name: checksum.sha256 for name, checksum in FILES.items()}
 
 
 def _given(folder: Path, origin: str) -> Path:
     if not folder.is_dir():
-        raise DataError(f"{folder} ({origin}) is not a folder: expected the one that holds {', '.join(FILES)}")
+        raise DataError(f"{folder} ({origin}) is not a folder: expected the one that contains {', '.join(FILES)}")
     candidates = (folder, folder / "FashionMNIST" / "raw", folder / "fashion-mnist")
     for candidate in candidates:
         findings = inspect(candidate)
@@ -152,8 +152,8 @@ def _given(folder: Path, origin: str) -> Path:
         logger.info("Fashion-MNIST: found in %s (%s)", candidate, origin)
         return candidate
     raise DataError(
-        f"{folder} ({origin}) holds no Fashion-MNIST: {', '.join(FILES)} are missing (also as .gz), there and in its "
-        "folders FashionMNIST/raw and fashion-mnist"
+        f"{folder} ({origin}) does not contain Fashion-MNIST: {', '.join(FILES)} are missing (also as .gz), there and "
+        "in its subfolders FashionMNIST/raw and fashion-mnist"
     )
 
 
@@ -169,7 +169,7 @@ def _local_folders() -> Iterator[Path]:
     try:
         yield Path.home() / ".keras" / "datasets" / "fashion-mnist"
     except RuntimeError:
-        logger.info("Fashion-MNIST: no home folder with Keras' data")
+        logger.info("Fashion-MNIST: no home folder to search for Keras' data")
     yield SYSTEM_FOLDER
 
 
@@ -178,7 +178,7 @@ def _problems(findings: dict[str, Finding]) -> list[str]:
 
 
 def _expanded(path: str | os.PathLike[str]) -> Path:
-    """`path` with ~ replaced where there is a home folder."""
+    """`path` with ~ expanded if there is a home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""The IDX format of the MNIST family: big-endian arrays behind a header of their type and sizes.
+"""The IDX format of the MNIST family: a header with type and sizes, followed by a big-endian array.
 
 Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database", section "the IDX file format".
 """
@@ -23,10 +23,10 @@ _CODES = {np.dtype(text).newbyteorder("="): code for code, text in _DTYPES.items
 
 
 def read_plain(path: str | os.PathLike[str]) -> bytes:
-    """The content of a file, decompressed if it is a gzip file (by its content, not by its name).
+    """The content of a file, decompressed if it is a gzip file (judged by its content, not its name).
 
     Raises:
-        DataError: the file cannot be read, or its gzip stream is damaged or cut off.
+        DataError: the file cannot be read, or its gzip stream is damaged or truncated.
     """
     try:
         data = Path(path).read_bytes()
@@ -37,7 +37,7 @@ def read_plain(path: str | os.PathLike[str]) -> bytes:
     try:
         return gzip.decompress(data)
     except EOFError as error:
-        raise DataError(f"{path} is truncated: its gzip stream of {len(data)} bytes has no end") from error
+        raise DataError(f"{path} is truncated: its gzip stream ends early, after {len(data)} bytes") from error
     except (OSError, zlib.error) as error:
         raise DataError(f"{path} is damaged: its gzip stream cannot be decompressed: {error}") from error
 
@@ -46,7 +46,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
     """Read an IDX file, gzipped or not, into a new array in the machine's byte order.
 
     Raises:
-        DataError: unreadable, not an IDX file, an unknown type, or a size other than the header's.
+        DataError: unreadable, not an IDX file, of an unknown type, or its size contradicts its header.
     """
     data = read_plain(path)
     if len(data) < 4 or data[0] or data[1]:
@@ -60,23 +60,23 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
     rank, dtype = data[3], np.dtype(_DTYPES[data[2]])
     start = 4 + 4 * rank
     if rank == 0:
-        raise DataError(f"{path}: an IDX file of rank 0 holds no array")
+        raise DataError(f"{path}: an IDX file of rank 0 contains no array")
     if len(data) < start:
-        raise DataError(f"{path} is truncated: the header of rank {rank} takes {start} bytes, the file has {len(data)}")
+        raise DataError(f"{path} is truncated: a header of rank {rank} has {start} bytes, the file has {len(data)}")
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", count=rank, offset=4))
     expected = start + math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         state = "is truncated" if len(data) < expected else "has trailing bytes"
         sizes = " x ".join(map(str, shape))
         raise DataError(
-            f"{path} {state}: its header says {sizes} of {dtype.newbyteorder('=')}, that is {expected} bytes, "
-            f"but there are {len(data)}"
+            f"{path} {state}: its header declares {sizes} of {dtype.newbyteorder('=')}, that is {expected} bytes, "
+            f"but the file has {len(data)}"
         )
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def write_idx(path: str | os.PathLike[str], array: np.ndarray[Any, Any]) -> None:
-    """Write `array` as an IDX file, gzipped if `path` ends with ``.gz``; the same array gives the same bytes.
+    """Write `array` as an IDX file, gzipped if `path` ends with ``.gz``; equal arrays give equal bytes.
 
     Raises:
         DataError: the array's dtype is not one of IDX's (uint8, int8, int16, int32, float32, float64), or its rank or

@@ -1,4 +1,4 @@
-"""Pictures of any size and kind as the small images that a model was trained on."""
+"""Reading image files of any size and common formats as inputs for a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 INVERT = ("auto", "always", "never")
 
-# Not all that Pillow knows: some of its readers start other programs.
+# Not all of Pillow's formats: some of its readers start other programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _NPY_MAGIC = b"\x93NUMPY"
 
@@ -25,19 +25,19 @@ _NPY_MAGIC = b"\x93NUMPY"
 def read_image(
     path: str | os.PathLike[str], shape: tuple[int, int, int] = (28, 28, 1), *, invert: str = "auto"
 ) -> np.ndarray:
-    """Read one picture as a model's input, uint8 `shape` = (H, W, C) with C = 1 (grey) or 3 (RGB).
+    """Read one image as input for a model, uint8 `shape` = (H, W, C) with C = 1 (greyscale) or 3 (RGB).
 
     path: PNG, JPEG, BMP, GIF (the first frame), PPM, TIFF or WebP; or an NPY array (H, W) or (H, W, C), uint8 or
-        floats in [0, 1]. Its size is free: the picture is scaled to fit (averaging areas when it shrinks, bilinearly
-        when it grows), keeps its aspect ratio, and is centred on black. Transparent parts count as white. Colours
-        become grey by ITU-R BT.601 luma, if the model wants grey.
+        floats in [0, 1]. It may have any size: the image is resized to fit (area averaging to shrink, bilinear to
+        enlarge), keeping its aspect ratio, and centred on black. Transparent areas become white. For a greyscale
+        model, colours are converted by ITU-R BT.601 luma.
     invert: Fashion-MNIST shows bright clothes on black, photographs often dark ones on white. ``auto`` inverts, for
-        models of grey images, pictures whose outermost pixels are brighter than middle grey on average. (No image of
-        Fashion-MNIST is so, and the negative of each is.) ``always`` and ``never`` do as they say.
+        greyscale models, images whose border pixels are brighter than mid-grey on average. (This is true of no
+        Fashion-MNIST image, and of the negative of each.)
 
     Raises:
-        DataError: the file is missing, unreadable, damaged, of an unknown kind, or has NaNs or a wrong rank.
-        ConfigError: `shape` or `invert` is none of the above.
+        DataError: the file is missing, unreadable, damaged, of an unknown format, or has NaNs or the wrong rank.
+        ConfigError: `shape` or `invert` is not one of the above.
     """
     if len(shape) != 3 or min(shape) < 1 or shape[2] not in (1, 3):
         raise ConfigError(f"images can be read for models that take (H, W, 1) or (H, W, 3), not {tuple(shape)}")
@@ -69,7 +69,7 @@ def _from_picture(path: Path, mode: str) -> Image.Image:
             with Image.open(path, formats=_FORMATS) as file:
                 picture: Image.Image = ImageOps.exif_transpose(file)
         if picture.mode in ("I", "F"):
-            raise DataError(f"{path} has pixels of 32 bits, expected 8 or 16")
+            raise DataError(f"{path} has 32-bit pixels, expected 8 or 16 bits")
         if picture.mode.startswith("I;16"):
             wide = np.asarray(picture).astype(np.uint32)
             picture = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
@@ -80,11 +80,11 @@ def _from_picture(path: Path, mode: str) -> Image.Image:
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is no image of a known kind: expected {', '.join(_FORMATS)} or NPY") from error
+        raise DataError(f"{path} is not an image of a known format: expected {', '.join(_FORMATS)} or NPY") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is too large: {error}") from error
-    except Exception as error:  # on damaged files Pillow's readers raise whatever they stumble over
-        raise DataError(f"{path} cannot be read, it seems to be damaged: {error}") from error
+    except Exception as error:  # Pillow's readers may raise anything on damaged files
+        raise DataError(f"{path} cannot be read and seems to be damaged: {error}") from error
 
 
 def _from_npy(path: Path, mode: str) -> Image.Image:
@@ -97,20 +97,20 @@ def _from_npy(path: Path, mode: str) -> Image.Image:
     if array.ndim not in (2, 3) or array.size == 0:
         raise DataError(f"{path}: expected one image (H, W) or (H, W, C), got an array of shape {array.shape}")
     if array.ndim == 3 and array.shape[2] not in (1, 3):
-        raise DataError(f"{path}: expected 1 or 3 channels, last, got an array of shape {array.shape}")
+        raise DataError(f"{path}: expected 1 or 3 channels in the last axis, got an array of shape {array.shape}")
     pixels = to_uint8(array, f"{path}: the pixels", exact=False)
     picture = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
     return picture.convert(mode)
 
 
 def _bright_border(pixels: np.ndarray) -> bool:
-    """Whether the outermost pixels of a grey picture (H, W) are brighter than middle grey on average."""
+    """Whether the border pixels of a greyscale image (H, W) are brighter than mid-grey on average."""
     border = np.concatenate((pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]))
     return float(border.mean()) > 127.5
 
 
 def _fit(picture: Image.Image, width: int, height: int) -> np.ndarray:
-    """`picture` scaled into (height, width) and centred on black."""
+    """`picture` resized to fit into (height, width) and centred on black."""
     from PIL import Image
 
     factor = min(width / picture.width, height / picture.height)

@@ -1,4 +1,4 @@
-"""A data set on the device, handed out in batches."""
+"""A data set on the device, served in batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpunet.devices import get_backend
 from gpunet.errors import ConfigError, DataError
 from gpunet.ops import random
 
-_FIRST_FLIP = 2**32 - 1  # a step of the stream of orders that no epoch has
+_FIRST_FLIP = 2**32 - 1  # a step of the shuffle stream that no epoch uses
 
 
 def _mirror(images: Array) -> Array:
@@ -25,20 +25,20 @@ class Loader:
     """Images (or features) and labels on a device: shuffled, augmented batches for training, plain ones for evaluation.
 
     Args:
-        images: (n, H, W, C) uint8, or float features of any shape (n, ...) that are handed out as they are.
+        images: (n, H, W, C) uint8, or float features of any shape (n, ...), which are returned unchanged.
         labels: (n,) integers.
         backend: the device; by default that of :func:`gpunet.get_backend`.
         scale, offset: a batch is pixel * scale + offset (for uint8 images), broadcastable to (H, W, C).
         flip, shift, cutout: augmentation of training batches; see :func:`gpunet.ops.gather_batch`.
-        alternate_flip: mirror each training image in every second epoch (K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on
-            a Single GPU", arXiv:2404.00498, 2024), so that two epochs in a row show both forms of it. It takes the
-            memory of the images a second time.
+        alternate_flip: flip each training image every other epoch (K. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a
+            Single GPU", arXiv:2404.00498, 2024), so that two consecutive epochs show both versions of it. It doubles
+            the memory for the images.
         dtype: of the batches, float32 or float64.
 
     Raises:
         DataError: there are no images, or not as many labels as images.
         DeviceError: there is no such device.
-        ConfigError: augmentation of data that are not uint8 images.
+        ConfigError: augmentation is requested for data other than uint8 images.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Loader:
         dtype: Any = "float32",
     ) -> None:
         if len(images) == 0 or len(images) != len(labels):
-            raise DataError(f"expected as many labels as images and at least one, got {len(labels)} and {len(images)}")
+            raise DataError(f"expected as many labels as images, at least one; got {len(labels)} and {len(images)}")
         if images.dtype != np.uint8 and (flip or alternate_flip or shift or cutout):
             raise ConfigError("flip, alternate_flip, shift and cutout need images, not features: leave them out")
         if flip and alternate_flip:
-            raise ConfigError("flip and alternate_flip exclude each other: give one of them")
+            raise ConfigError("flip and alternate_flip are mutually exclusive: give only one of them")
         self.backend = backend = backend or get_backend()
         self.size = len(images)
         self.input_shape: tuple[int, ...] = tuple(images.shape[1:])
-        # Of alternating images the mirrored ones lie behind the others: which one is shown is a matter of the order.
+        # With alternate_flip, the mirrored images are stored after the others: the order decides which one is shown.
         self.alternate_flip = alternate_flip
         if alternate_flip:
             images, labels = np.concatenate([images, _mirror(images)]), np.concatenate([labels, labels])
@@ -93,7 +93,7 @@ class Loader:
         """A loader of the mirrored images, without augmentation.
 
         Raises:
-            ConfigError: these are features.
+            ConfigError: the loader holds features.
         """
         if self.images.dtype != np.uint8:
             raise ConfigError("only images can be mirrored, not features")
@@ -103,15 +103,15 @@ class Loader:
         return mirrored
 
     def shuffle(self, seed: int, epoch: int) -> None:
-        """Put the training batches into the order of `epoch`: a function of `seed` and `epoch` alone."""
+        """Shuffle the training images for `epoch`: the order depends only on `seed` and `epoch`."""
         order = random.PhiloxStream(seed, random.SHUFFLE, epoch).permutation(self.size)
         if self.alternate_flip:
             mirrored_first = random.PhiloxStream(seed, random.SHUFFLE, _FIRST_FLIP).permutation(self.size) & 1
             order = order + self.size * (mirrored_first[order] ^ (epoch & 1))
-        self._order[...] = self.backend.asarray(order)  # in place: a captured step knows this array
+        self._order[...] = self.backend.asarray(order)  # in place: a captured step refers to this array
 
     def training_batch(self, start: int | Array, size: int, *, seed: int, step: int | Array) -> tuple[Array, Array]:
-        """`size` shuffled and augmented images from position `start` on, and their labels.
+        """`size` shuffled and augmented images, starting at position `start`, and their labels.
 
         `start` and `step` are ints or one-element arrays on the device.
         """
@@ -128,7 +128,7 @@ class Loader:
         )
 
     def batches(self, size: int) -> Iterator[tuple[Array, Array]]:
-        """All images in their own order, not augmented, `size` at a time; the last batch may be smaller."""
+        """All images in their original order, not augmented, `size` at a time; the last batch may be smaller."""
         for start in range(0, self.size, size):
             yield ops.gather_batch(
                 self._images,

@@ -1,4 +1,4 @@
-"""Pixels of any honest kind as the uint8 that data sets and images are kept in."""
+"""Conversion of pixels to uint8, the dtype in which data sets and images are stored."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _ROWS = 2048  # converted at a time, so that the float64 temporaries stay small
 
 
 def to_uint8(array: np.ndarray, what: str, *, exact: bool) -> np.ndarray:
-    """`array` as C-contiguous uint8: uint8 as it is, floats in [0, 1] times 255.
+    """`array` as C-contiguous uint8: uint8 unchanged, floats in [0, 1] times 255.
 
-    With `exact` the floats must be k/255 up to rounding (k whole), so that nothing is lost; without, they are rounded
-    to the nearest such number. `what` names the array in messages.
+    With `exact`, floats must be k/255 up to rounding error (k an integer), so that the conversion is lossless;
+    otherwise they are rounded to the nearest such number. `what` names the array in messages.
 
     Raises:
-        DataError: another dtype, a NaN or infinity, a float outside [0, 1] or, with `exact`, not k/255.
+        DataError: the dtype is another one, or a value is NaN or infinite, outside [0, 1] or, with `exact`, not k/255.
     """
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
     if array.dtype.kind != "f":
         raise DataError(f"{what} are {array.dtype}, expected uint8, or floats in [0, 1]")
-    # k/255 rounded once, or k times 1/255 rounded twice, is off by at most eps relatively. Floats that were converted
-    # from float32 carry its rounding, whatever they are now.
+    # k/255, rounded once, and k * (1/255), rounded twice, have a relative error of at most eps. Floats converted from
+    # float32 keep its rounding error, whatever their dtype is now.
     tolerance = 255.0 * max(float(np.finfo(array.dtype).eps), float(np.finfo(np.float32).eps))
     result = np.empty(array.shape, np.uint8)
     flat, out = array.reshape(len(array), -1), result.reshape(len(array), -1)
@@ -43,7 +43,7 @@ def to_uint8(array: np.ndarray, what: str, *, exact: bool) -> np.ndarray:
         if exact and error > tolerance:
             raise DataError(
                 f"{what} are {array.dtype} but not multiples of 1/255 (off by up to {error / 255:.2g}), so they would "
-                "lose precision: give uint8, the original pixels"
+                "lose precision: give the original pixels as uint8"
             )
         out[start : start + _ROWS] = whole
     return result

@@ -1,4 +1,4 @@
-"""From pixels to the numbers a model takes in: x = pixel * scale + offset."""
+"""Scaling of pixels to model inputs: x = pixel * scale + offset."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import numpy as np
 from gpunet.errors import ConfigError, DataError
 
 CHANNEL_FLOOR = 1 / 255
-"""Least deviation of a channel: one grey level; a channel that varies less carries nothing."""
+"""Lower bound on a channel's standard deviation: one grey level; a channel that varies less carries no information."""
 
 PIXEL_FLOOR = 0.05
-"""Least deviation of a pixel. Pixels at the edge are nearly always 0: Fashion-MNIST's first one deviates by 0.0004, so
-that without a floor a single grey level in it would count ten deviations, and a full one two thousand."""
+"""Lower bound on a pixel's standard deviation. Border pixels are almost always 0: Fashion-MNIST's first one has a
+standard deviation of 0.0004, so that without a bound, one grey level in it would count as ten standard deviations, and
+full white as two thousand."""
 
 _BLOCK = 512  # images summed at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """Factor and summand of every pixel, both float32 (1, 1, C) or (H, W, C): x = pixel * scale + offset.
+    """Scale and offset of every pixel, both float32 (1, 1, C) or (H, W, C): x = pixel * scale + offset.
 
     Raises:
         DataError: the arrays have other dtypes or shapes, or hold a NaN or infinity.
@@ -36,7 +37,7 @@ class Scaling:
             if array.dtype != np.float32 or array.ndim != 3 or not np.isfinite(array).all():
                 raise DataError(f"{name} must be finite float32 (H, W, C), got {array.dtype} {array.shape}")
         if self.scale.shape != self.offset.shape:
-            raise DataError(f"scale has shape {self.scale.shape}, but offset {self.offset.shape}")
+            raise DataError(f"scale has shape {self.scale.shape}, but offset has {self.offset.shape}")
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """As plain arrays, for a checkpoint."""
@@ -47,7 +48,7 @@ class Scaling:
         """The inverse of :meth:`to_arrays`.
 
         Raises:
-            DataError: an array is missing or not what it should be.
+            DataError: an array is missing or invalid.
         """
         missing = [name for name in ("scale", "offset") if name not in arrays]
         if missing:
@@ -56,15 +57,15 @@ class Scaling:
 
 
 def scaling_of(images: np.ndarray, standardize: str) -> Scaling:
-    """The scaling of training images, uint8 (n, H, W, C), to [0, 1] and then as `standardize` says.
+    """The scaling of training images, uint8 (n, H, W, C), to [0, 1], followed by standardisation by `standardize`.
 
-    ``none``: no more. ``channel``: minus the mean, over the deviation of each channel. ``pixel``: the same of each
-    pixel. Deviations are biased (divided by n, as scikit-learn's StandardScaler does) and not less than CHANNEL_FLOOR
-    and PIXEL_FLOOR. The sums are whole numbers, hence exact. Give the training part alone: validation and test images
-    must not tell on themselves.
+    ``none``: nothing more. ``channel``: subtract the mean and divide by the standard deviation of each channel.
+    ``pixel``: the same per pixel. Standard deviations are biased (divided by n, as in scikit-learn's StandardScaler)
+    and at least CHANNEL_FLOOR or PIXEL_FLOOR. The sums are integers, hence exact. Pass the training images alone:
+    statistics of validation or test images would leak information.
 
     Raises:
-        ConfigError: `standardize` is none of the three.
+        ConfigError: `standardize` is not one of the three.
         DataError: the images are not uint8 (n, H, W, C) or there are none.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
@@ -80,7 +81,7 @@ def scaling_of(images: np.ndarray, standardize: str) -> Scaling:
     if standardize == "channel":
         total, squares = (array.sum(axis=(0, 1), keepdims=True) for array in (total, squares))
         n, floor = n * height * width, CHANNEL_FLOOR
-    # Python's whole numbers: n * squares may exceed 64 bits, and the difference must not cancel.
+    # Python ints: n * squares may exceed 64 bits, and the difference must not suffer from cancellation.
     pairs = zip(total.ravel().tolist(), squares.ravel().tolist(), strict=True)
     deviations = [math.sqrt(n * square - value * value) / (255 * n) for value, square in pairs]
     deviation = np.maximum(np.array(deviations).reshape(total.shape), floor)

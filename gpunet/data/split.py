@@ -1,4 +1,4 @@
-"""The stratified split of the training images into those to learn from and those to validate on."""
+"""The stratified split of the training images into a training and a validation set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpunet.ops.random import SPLIT, PhiloxStream
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Two disjoint parts of a data set, and where in it their images were: int64, ascending."""
+    """Two disjoint parts of a data set, and the indices of their images in it: int64, ascending."""
 
     train: Dataset
     validation: Dataset
@@ -22,7 +22,7 @@ class Split:
     validation_indices: np.ndarray
 
     def digest(self) -> str:
-        """SHA-256 of the train, then the validation indices as little-endian int64: the record of a split."""
+        """SHA-256 of the training, then the validation indices as little-endian int64; it identifies the split."""
         digest = hashlib.sha256()
         for indices in (self.train_indices, self.validation_indices):
             digest.update(indices.astype("<i8").tobytes())
@@ -30,14 +30,14 @@ class Split:
 
 
 def split(dataset: Dataset, fraction: float, seed: int) -> Split:
-    """Hold out round(fraction * n) images for validation, of each class its share, chosen at random by `seed`.
+    """Hold out round(fraction * n) images for validation, stratified by class and chosen at random by `seed`.
 
-    Each class's share is rounded by the largest remainder. Of a class of two or more images at least one stays to
-    learn from; the only image of a class is held out last of all. The choice depends on the labels, `fraction` and
-    `seed` alone.
+    The numbers per class are rounded by the largest remainder method. At least one image of a class of two or more
+    remains for training; the only image of a class is held out only as a last resort. The choice depends on the
+    labels, `fraction` and `seed` alone.
 
     Raises:
-        ConfigError: `fraction` is not in (0, 1), or leaves one of the parts empty or a class without training images.
+        ConfigError: `fraction` is not in (0, 1), or leaves either part empty or a class without training images.
     """
     labels = dataset.labels
     n = len(labels)
@@ -61,18 +61,18 @@ def split(dataset: Dataset, fraction: float, seed: int) -> Split:
 
 
 def subset(parts: Split, images: int) -> Split:
-    """`parts` with only so many training images, of each class its share, chosen at random; the same validation part.
+    """`parts` with a random stratified subset of `images` training images, and the same validation images.
 
-    The choice depends on the labels and `images` alone: every seed learns from the same ones.
+    The choice depends on the labels and `images` alone: every seed trains on the same images.
 
     Raises:
-        ConfigError: there are not so many training images, or fewer are wanted than there are classes.
+        ConfigError: `images` exceeds the number of training images, or is less than the number of classes.
     """
     n = len(parts.train)
     if not parts.train.classes <= images <= n:
         raise ConfigError(
-            f"train_images must lie between the number of classes, {parts.train.classes}, and that of the images that "
-            f"are not held out, {n}; got {images}"
+            f"train_images must lie between the number of classes, {parts.train.classes}, and the number of images "
+            f"that are not held out, {n}; got {images}"
         )
     if images == n:
         return parts
@@ -82,7 +82,7 @@ def subset(parts: Split, images: int) -> Split:
 
 
 def _shares(counts: list[int], total: int) -> list[int]:
-    """`total` split in proportion to `counts` by the largest remainder, ties to the lower class; see :func:`split`."""
+    """`total` in proportion to `counts` by the largest remainder method, ties to the lower class; see :func:`split`."""
     n = sum(counts)
     limits = [max(count - 1, 0) for count in counts]
     shares = [total * count // n for count in counts]  # within the limits, because total < n
@@ -92,7 +92,7 @@ def _shares(counts: list[int], total: int) -> list[int]:
             open_classes = [label for label, limit in enumerate(limits) if shares[label] < limit]
             if not open_classes:
                 return
-            # Whole numbers, so that equal remainders are equal: (ideal share - share) * n.
+            # Integers, so that equal remainders compare equal: (ideal share - share) * n.
             shares[max(open_classes, key=lambda label: (total * counts[label] - shares[label] * n, -label))] += 1
 
     grow(limits)

@@ -1,1 +1,1 @@
-"""What a run is made of: its configuration, its presets, and the pipeline from data to report."""
+"""Runs: their configuration, presets, and the pipeline from data to report."""

@@ -1,6 +1,6 @@
-"""All settings of one run: declared in dataclasses, read from presets, a TOML file and the command line.
+"""All settings of a run: declared in dataclasses, read from presets, a TOML file and the command line.
 
-The file has one table a section; ``kind`` says which model it is. All keys may be left out::
+The file has one table per section; ``kind`` names the model. All keys are optional::
 
     [model]
     kind = "cnn"
@@ -12,8 +12,8 @@ The file has one table a section; ``kind`` says which model it is. All keys may 
     [training]
     epochs = 20
 
-``[hybrid]`` belongs to the hybrid alone. Option names are unique over the sections, so presets and the command
-line name them without their section.
+``[hybrid]`` is for the hybrid only. Option names are unique across sections, so presets and the command line use them
+without the section.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from gpunet.training.config import HybridTrainingConfig, TrainingConfig
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All settings of one run.
+    """All settings of a run.
 
     Raises:
-        ConfigError: `hybrid` is given for another model.
+        ConfigError: `hybrid` is given for a model other than the hybrid.
     """
 
     model: Options
@@ -53,7 +53,7 @@ class RunConfig:
             if self.hybrid is None:
                 object.__setattr__(self, "hybrid", HybridTrainingConfig())
         elif self.hybrid is not None:
-            raise ConfigError(f"the section 'hybrid' belongs to the hybrid, but the model is {_article(self.kind)}")
+            raise ConfigError(f"the section 'hybrid' is only for the hybrid, but the model is {_article(self.kind)}")
 
     @property
     def kind(self) -> str:
@@ -61,7 +61,7 @@ class RunConfig:
         return kind_of(self.model).name
 
     def cnn(self) -> RunConfig | None:
-        """Of a hybrid, the run that its first stage is: that of its CNN alone. None for other models."""
+        """For a hybrid, the configuration of its first stage, a run of the CNN alone; None for other models."""
         if not isinstance(self.model, HybridConfig):
             return None
         model = CNNConfig(**{name: getattr(self.model, name) for name in option_fields(CNNConfig)})
@@ -94,17 +94,17 @@ def merge(
     *,
     source: str = "configuration",
 ) -> RunConfig:
-    """The settings of a run: defaults, then the preset, then the file, then `overrides`; the later one wins.
+    """The settings of a run: the defaults, overridden by the preset, then the file, then `overrides`.
 
     Args:
-        kind: a name of :data:`gpunet.models.MODELS`; without it, the file must say so.
-        preset: a name of :data:`~gpunet.experiments.presets.PRESETS`; without it, ``default``.
-        toml: the content of a file, as :func:`load_toml` returns it: section, option, value.
-        overrides: option and value, as the command line gives them.
-        source: what messages call the file.
+        kind: a name in :data:`gpunet.models.MODELS`; if None, the file must name the model.
+        preset: a name in :data:`~gpunet.experiments.presets.PRESETS`; if None, ``default``.
+        toml: the content of a file, as :func:`load_toml` returns it: section -> option -> value.
+        overrides: option -> value, such as from the command line.
+        source: the name of the file in error messages.
 
     Raises:
-        ConfigError: something unknown, misplaced, of a wrong type or out of bounds, or no model is named.
+        ConfigError: an option is unknown, misplaced, of the wrong type or out of bounds, or no model is named.
     """
     toml = toml or {}
     kind = _kind(kind, toml, source)
@@ -128,7 +128,7 @@ def load_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # tomllib's own error, wrong UTF-8, a number of 5000 digits
+    except (ValueError, RecursionError) as error:  # tomllib's own error, invalid UTF-8, a number of 5000 digits
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -153,7 +153,7 @@ def from_toml(text: str, source: str = "configuration") -> RunConfig:
 
 
 def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """Section, option, value, with every option written out, in plain JSON and TOML types."""
+    """Section -> option -> value, with every option written out, in plain JSON and TOML types."""
     document: dict[str, dict[str, Any]] = {}
     for section, owner in sections(config.kind).items():
         options = getattr(config, section)
@@ -165,16 +165,16 @@ def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def to_toml(config: RunConfig) -> str:
-    """`config` as TOML text with every option written out, so that later defaults cannot change it."""
+    """`config` as TOML text with every option written out, so that changes of the defaults do not affect it."""
     import tomli_w
 
     text = tomli_w.dumps(to_dict(config))
-    # tomli_w spreads an array over lines; ours are a few numbers
+    # tomli_w writes one element per line; our arrays are a few numbers
     return re.sub(r"\[\n(.*?),\n\]", lambda array: f"[{' '.join(array[1].split())}]", text, flags=re.DOTALL)
 
 
 def belongs_to_others(name: str, kind: str) -> str:
-    """What to say behind a message if the option `name` is not of the model `kind`, but of another; else nothing."""
+    """The end of an error message, if `name` is an option of other models but not of `kind`; else empty."""
     others = [_article(other) for other in MODELS if other != kind and section_of(name, other)]
     return f": it is an option of {' and '.join(others)}, not of {_article(kind)}" if others else ""
 
@@ -191,9 +191,9 @@ def _kind(kind: str | None, toml: Mapping[str, Any], source: str) -> str:
         hint = did_you_mean(str(named), MODELS)
         raise ConfigError(f"{source}: [model] kind must be one of {', '.join(MODELS)}; got {named!r}{hint}")
     if kind and named and kind != named:
-        raise ConfigError(f"{source} configures {_article(named)}, but {_article(kind)} was asked for")
+        raise ConfigError(f"{source} configures {_article(named)}, but {_article(kind)} was requested")
     if not kind and not named:
-        raise ConfigError(f"which model? give {', '.join(MODELS)}, or put kind into [model] of the configuration")
+        raise ConfigError(f"no model given: expected {', '.join(MODELS)}, or kind in [model] of the configuration")
     return kind or str(named)
 
 
@@ -229,14 +229,14 @@ def _apply_file(toml: Mapping[str, Any], kind: str, source: str, values: dict[st
 
 def _unknown_section(section: str, kind: str) -> str:
     if section == "kind":
-        return "kind stands outside of all sections; move it to [model]"
+        return "kind is outside of all sections; move it to [model]"
     if section in MODELS and section != "hybrid":
-        return f'unknown section [{section}]; a model\'s options stand in [model], with kind = "{section}"'
+        return f'unknown section [{section}]; a model\'s options belong in [model], with kind = "{section}"'
     if section in sections("hybrid"):
-        return f"the section [{section}] belongs to the hybrid, not to {_article(kind)}"
+        return f"the section [{section}] is only for the hybrid, not for {_article(kind)}"
     home = section_of(section, kind)
     if home is not None:
-        return f"the option {section!r} stands outside of all sections; move it to [{home}]"
+        return f"the option {section!r} is outside of all sections; move it to [{home}]"
     return f"unknown section or key {section!r}: expected {', '.join(f'[{known}]' for known in sections(kind))}" + (
         did_you_mean(section, sections(kind)) or _explain_unknown(section, kind)
     )

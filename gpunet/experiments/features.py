@@ -1,4 +1,4 @@
-"""What the layers of a trained CNN know: probes and maps of their features, on the validation images."""
+"""Analysis of the features of a trained CNN's layers: probes and maps, on the validation images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger("gpunet")
 PROBES = ("kNN", "logistic regression", "linear SVM", "MLP")
 NEIGHBOURS = 5
 COMPONENTS = 50
-"""Principal components that kNN and t-SNE are given; distances in thousands of dimensions are slow and say less."""
+"""Principal components used by kNN and t-SNE: distances in thousands of dimensions are slow and less meaningful."""
 MLP_HIDDEN, MLP_EPOCHS = (128, 64), 20
 
 TABLE, MAPS, CHART = "features.csv", "feature_maps_of_layers.png", "feature_probes.png"
@@ -41,7 +41,7 @@ TABLE, MAPS, CHART = "features.csv", "feature_maps_of_layers.png", "feature_prob
 
 @dataclass(frozen=True)
 class Probe:
-    """A classifier on the features of a layer."""
+    """The result of a classifier trained on the features of a layer."""
 
     layer: str
     features: int
@@ -64,15 +64,15 @@ def analyse(
 ) -> list[Probe]:
     """Train probes on the features of the CNN in the run folder `path`, and map its images.
 
-    Probes are kNN (5 neighbours, on 50 principal components), logistic regression and linear SVM (scikit-learn, on
-    standardised features), and the MLP 128-64 that is the hybrid's head. They learn from `train_images` of the training
-    images (of each class its share) and are measured on all validation images; the test images are not looked at. The
-    maps, principal components and t-SNE, are of `map_images` validation images.
+    The probes are kNN (5 neighbours, on 50 principal components), logistic regression and linear SVM (scikit-learn, on
+    standardised features), and the MLP 128-64 that is the hybrid's head. They are trained on a stratified subset of
+    `train_images` training images and evaluated on all validation images; the test images are not used. The PCA and
+    t-SNE maps show `map_images` validation images.
 
-    Writes ``features.csv``, ``feature_probes.png`` and ``feature_maps_of_layers.png`` into `out`, by default `path`.
+    Writes ``features.csv``, ``feature_probes.png`` and ``feature_maps_of_layers.png`` to `out`, by default `path`.
 
     Args:
-        layers: names such as ``block2``; by default all blocks, and ``features`` if that is not the last one flattened.
+        layers: names such as ``block2``; by default all blocks, and ``features`` unless it only flattens the last one.
 
     Raises:
         CheckpointError: no usable model. ConfigError: it is an MLP, or has no such layer. DataError: no usable data.
@@ -81,7 +81,7 @@ def analyse(
     saved = load_model(path, device)
     cnn = _cnn(saved, path)
     names = list(layers) if layers else _default_layers(cnn)
-    parts = [_until(cnn, name) for name in names]  # before anything takes long
+    parts = [_until(cnn, name) for name in names]  # fails before the slow part
     data = prepare(saved.config.data)
     train = _subset(data.split.train, train_images, seed)
     validation = data.split.validation
@@ -106,11 +106,11 @@ def _cnn(saved: SavedModel, path: Path) -> Sequential:
         return model.extractor
     if isinstance(model, CNN):
         return model
-    raise ConfigError(f"{path} holds an {type(model).__name__}: the features of a CNN or of a hybrid are analysed")
+    raise ConfigError(f"{path} contains an {type(model).__name__}: features are analysed for a CNN or a hybrid")
 
 
 def _default_layers(cnn: Sequential) -> list[str]:
-    """All blocks, and what comes of the last one where that is more than its flattened output."""
+    """All blocks, and ``features`` unless it only flattens the output of the last one."""
     more = [name for name, layer in cnn.layers.items() if name == "features" and not isinstance(layer, Flatten)]
     return [name for name in cnn.layers if name.startswith("block")] + more
 
@@ -123,7 +123,7 @@ def _until(cnn: Sequential, name: str) -> Sequential:
 
 
 def _subset(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """`count` of the images, of each class its share; all of them if there are not more."""
+    """A stratified subset of `count` images; all of them if there are no more."""
     if count >= len(dataset):
         return dataset
     from sklearn.model_selection import train_test_split
@@ -176,7 +176,7 @@ def _accuracy(
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        # A probe that has not quite converged is a probe still; its accuracy is what is asked for.
+        # A probe that has not fully converged is still a probe: only its accuracy matters.
         warnings.simplefilter("ignore", ConvergenceWarning)
         classifier.fit(train, train_labels)
     return float(classifier.score(validation, validation_labels))
@@ -213,12 +213,12 @@ def _mlp(
     classes: int,
     seed: int,
 ) -> float:
-    """Our own MLP after its last epoch: choosing the epoch by the images it is measured on would favour it."""
-    learnt = Loader(train.astype(np.float32), train_labels, backend=backend)
-    measured = Loader(validation.astype(np.float32), validation_labels, backend=backend)
+    """Accuracy of gpunet's MLP after its last epoch: choosing the epoch on the evaluation images would favour it."""
+    train_loader = Loader(train.astype(np.float32), train_labels, backend=backend)
+    validation_loader = Loader(validation.astype(np.float32), validation_labels, backend=backend)
     model = MLP((train.shape[1], *MLP_HIDDEN, classes), dropout=0.2).initialize(seed, device=backend)
     config = TrainingConfig(epochs=MLP_EPOCHS, lr=1e-3, weight_decay=0.05, keep="last", seed=seed)
-    trainer = Trainer(model, config, train=learnt, validation=measured)
+    trainer = Trainer(model, config, train=train_loader, validation=validation_loader)
     return float(trainer.fit().records[-1]["validation_accuracy"])
 
 

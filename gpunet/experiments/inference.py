@@ -1,4 +1,4 @@
-"""Trained models: read back from a run folder or a checkpoint, evaluated, and used to predict."""
+"""Trained models: loading from a run folder or a checkpoint, evaluation, and prediction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gpunet.training.trainer import BEST
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A trained model with all that is needed to use it."""
+    """A trained model with everything needed to use it."""
 
     model: Sequential
     config: RunConfig
@@ -38,12 +38,12 @@ class SavedModel:
     class_names: tuple[str, ...]
     scaling: Scaling
     backend: Backend
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """A model's figures on a part of a data set."""
+    """A model's metrics on one split of a data set."""
 
     split: str
     loss: float
@@ -53,12 +53,12 @@ class EvaluationResult:
     """Row: true class; column: predicted class."""
     class_names: tuple[str, ...]
     tta_correct: int | None = None
-    """With the probabilities of each image and its mirror image averaged, where that was asked for."""
+    """With test-time augmentation: probabilities averaged over each image and its mirror image; None without it."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one picture."""
+    """A model's prediction for one image."""
 
     path: Path
     label: int
@@ -67,7 +67,7 @@ class Prediction:
 
 
 def description(config: RunConfig, toml: str, dataset: Dataset) -> dict[str, Any]:
-    """The facts that every checkpoint carries, so that it can be used without its run folder."""
+    """The metadata stored in every checkpoint, so that it can be used without its run folder."""
     return {
         "kind": config.kind,
         "config": toml,
@@ -77,7 +77,7 @@ def description(config: RunConfig, toml: str, dataset: Dataset) -> dict[str, Any
 
 
 def scaling_tensors(scaling: Scaling) -> dict[str, np.ndarray]:
-    """The scaling as a checkpoint carries it."""
+    """The scaling as stored in a checkpoint."""
     return prefixed("input", scaling.to_arrays())
 
 
@@ -90,16 +90,16 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
     """
     backend = get_backend(device)
     file = path / BEST if path.is_dir() else path
-    tensors, facts = load_checkpoint(file)
+    tensors, metadata = load_checkpoint(file)
     try:
-        config = from_toml(facts["config"], source=str(file))
-        input_shape, names = tuple(facts["input_shape"]), tuple(facts["class_names"])
+        config = from_toml(metadata["config"], source=str(file))
+        input_shape, names = tuple(metadata["input_shape"]), tuple(metadata["class_names"])
         scaling = Scaling.from_arrays(under("input", tensors))
     except (KeyError, ConfigError, DataError) as error:
-        raise CheckpointError(f"{file} does not describe a model that can be used: {error}") from error
-    stage = facts.get("stage")
+        raise CheckpointError(f"{file} does not describe a usable model: {error}") from error
+    stage = metadata.get("stage")
     if stage == "classifier":
-        raise CheckpointError(f"{file} is the classifier of a hybrid and needs its CNN: give the run folder above it")
+        raise CheckpointError(f"{file} is the classifier of a hybrid and needs its CNN: give the hybrid's run folder")
     if stage == "cnn" and isinstance(config.model, CNNConfig):
         model: Sequential = CNN.from_config(config.model, input_shape, len(names))
     else:
@@ -110,21 +110,21 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
         model.flat.load_state_dict(under("model", tensors))
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
-    return SavedModel(model, config, input_shape, names, scaling, backend, facts)
+    return SavedModel(model, config, input_shape, names, scaling, backend, metadata)
 
 
 def load_class_names(path: Path) -> tuple[str, ...]:
-    """The names of the classes of the model in a run folder or a checkpoint file.
+    """The class names of the model in a run folder or a checkpoint file.
 
     Raises:
         CheckpointError: there is none.
     """
     file = path / BEST if path.is_dir() else path
-    _, facts = load_checkpoint(file)
+    _, metadata = load_checkpoint(file)
     try:
-        return tuple(facts["class_names"])
+        return tuple(metadata["class_names"])
     except KeyError:
-        raise CheckpointError(f"{file} does not name the classes of its model") from None
+        raise CheckpointError(f"{file} contains no class names") from None
 
 
 def evaluate(
@@ -136,20 +136,20 @@ def evaluate(
     figures: bool = False,
     tta: bool = False,
 ) -> EvaluationResult:
-    """Evaluate the model at `path` on the part `split` of its data set, or of the data set `data`.
+    """Evaluate the model at `path` on `split` of its data set, or of the data set `data`.
 
-    `figures` draws the confusion matrix, the metrics of each class and the mistakes into the run folder. `tta` counts
-    the right predictions a second time, from the probabilities of each image and its mirror image averaged.
+    `figures` saves the confusion matrix, per-class metrics and most confident mistakes to the run folder. `tta` also
+    counts correct predictions with test-time augmentation: probabilities averaged over each image and its mirror image.
 
     Raises:
-        ConfigError: `tta` for a model that was not trained on mirrored images, which it would ruin.
-        CheckpointError: no usable model. DataError: no usable data, or images of another shape or other classes.
+        ConfigError: `tta` for a model that was not trained on mirrored images.
+        CheckpointError: no usable model. DataError: no usable data, or the image shape or number of classes differs.
     """
     saved = load_model(path, device)
     options = saved.config.data
     if tta and not options.mirrors:
         raise ConfigError(
-            f"{path} was not trained on mirrored images (--flip), so it cannot judge them: leave out --tta"
+            f"{path} was not trained on mirrored images (--flip), so it cannot classify them: leave out --tta"
         )
     if data is None or split != "test":
         run_data = prepare(options if data is None else dataclasses.replace(options, data=data))
@@ -158,8 +158,8 @@ def evaluate(
         dataset = load(data)[1]
     if dataset.image_shape != saved.input_shape or dataset.classes != len(saved.class_names):
         raise DataError(
-            f"the model takes images {saved.input_shape} of {len(saved.class_names)} classes, the data set has "
-            f"{dataset.image_shape} of {dataset.classes}"
+            f"the model takes images {saved.input_shape} of {len(saved.class_names)} classes, but the data set has "
+            f"images {dataset.image_shape} of {dataset.classes} classes"
         )
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
     found = evaluate_model(saved.model, loader, keep_probabilities=True)
@@ -177,16 +177,16 @@ def evaluate(
 
 
 def feature_map(path: Path, *, device: str | None = None, split: str = "test") -> Path:
-    """Draw the features of the hybrid at `path` for its images of `split`, as ``feature_map.png`` in the run folder.
+    """Plot the features of the hybrid at `path` for its `split` images, as ``feature_map.png`` in the run folder.
 
-    The two directions of largest variance, by a principal component analysis.
+    The features are projected onto their first two principal components.
 
     Raises:
         CheckpointError: no usable model, or it is not a hybrid. DataError: no usable data.
     """
     saved = load_model(path, device)
     if not isinstance(saved.model, Hybrid):
-        raise CheckpointError(f"{path} holds a model {type(saved.model).__name__}: features are mapped for a Hybrid")
+        raise CheckpointError(f"{path} contains a {type(saved.model).__name__}: a feature map needs a Hybrid")
     dataset = prepare(saved.config.data).part(split)
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
     features = extract(saved.model.extract_features, loader)
@@ -196,10 +196,10 @@ def feature_map(path: Path, *, device: str | None = None, split: str = "test") -
 
 
 def predict(path: Path, images: Sequence[Path], *, device: str | None = None, invert: str = "auto") -> list[Prediction]:
-    """Class probabilities of picture files of any size; see :func:`gpunet.data.read_image`.
+    """Class probabilities of image files of any size; see :func:`gpunet.data.read_image`.
 
     Raises:
-        CheckpointError: no usable model. DataError: a file cannot be read as a picture; nothing is predicted then.
+        CheckpointError: no usable model. DataError: a file cannot be read as an image; nothing is predicted then.
     """
     saved = load_model(path, device)
     pixels = np.stack([read_image(image, saved.input_shape, invert=invert) for image in images])

@@ -1,4 +1,4 @@
-"""The data of a run: read, split, scaled, on the device."""
+"""The data of a run: loading, splitting, scaling, and moving it to the device."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class RunData:
         return {"train": self.split.train, "validation": self.split.validation, "test": self.test}[name]
 
     def loader(self, name: str, backend: Backend, dtype: str, augmentation: DataConfig | None = None) -> Loader:
-        """The part `name` on the device, augmented in training batches as `augmentation` says."""
+        """The part `name` on the device, with `augmentation` for its training batches."""
         return loader_of(self.part(name), self.scaling, backend, dtype, augmentation)
 
     def class_weights(self) -> np.ndarray:
-        """Weights that make all classes count the same: n / (classes * n_class), scikit-learn's "balanced"."""
+        """Weights that balance the classes: n / (classes * n_class), scikit-learn's "balanced"."""
         counts = np.bincount(self.split.train.labels, minlength=self.split.train.classes)
         return np.asarray(counts.sum() / (len(counts) * np.maximum(counts, 1)))
 
     def save_indices(self, path: Path) -> None:
-        """Record which of the training images were which, as an NPZ file of int64 vectors."""
+        """Save the indices of the training and validation images, as an NPZ file of int64 vectors."""
         buffer = io.BytesIO()
         np.savez(buffer, train=self.split.train_indices, validation=self.split.validation_indices)
         write_bytes_atomic(path, buffer.getvalue())
@@ -65,11 +65,11 @@ def loader_of(
 
 
 def prepare(config: DataConfig) -> RunData:
-    """Read, split and measure the data that `config` describes.
+    """Load and split the data that `config` describes, and compute its scaling.
 
     Raises:
         DataError: the data are missing, damaged or not usable.
-        ConfigError: they cannot be split as `config` says, or have too few images for it.
+        ConfigError: they cannot be split as configured, or have too few images for it.
     """
     whole, test = load(config.data)
     parts = split(whole, config.validation_fraction, config.split_seed)

@@ -1,7 +1,7 @@
 """Named settings: for each preset and model, the options that differ from the defaults of the dataclasses.
 
-A preset stands on the dataclasses' defaults alone, not on ``default``, so tuning ``default`` changes no other one
-unless it says so by unpacking it.
+A preset builds on the dataclasses' defaults, not on ``default``: tuning ``default`` only changes the presets that
+unpack it.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ DEFAULT: dict[str, dict[str, Any]] = {
         "joint_lr": 0.005,
     },
 }
-"""What ``gpunet train`` does when nothing is said.
+"""The settings of ``gpunet train`` by default.
 
-Of the few recipes tried, those of the highest validation accuracy. Their test accuracies were seen as well, so the test
-figures of these defaults are not those of an untouched test set.
+Of the few recipes tried, those with the highest validation accuracy. Their test accuracies were seen as well, so for
+these defaults the test set is not untouched.
 """
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -96,7 +96,7 @@ BASELINE: dict[str, dict[str, Any]] = {
         "joint_epochs": 0,
     },
 }
-"""The settings of the two programs that gpunet grew from: no augmentation, Adam, the rate halved on a plateau."""
+"""The settings of gpunet's two predecessors: no augmentation, Adam, the learning rate halved on a plateau."""
 
 _BEST_CNN: dict[str, Any] = {
     **_CNN_TRAINING,
@@ -116,7 +116,7 @@ BEST: dict[str, dict[str, Any]] = {
     "cnn": _BEST_CNN,
     "hybrid": {**_BEST_CNN, "classifier_lr": 0.02, "joint_epochs": 2, "joint_lr": 0.005},
 }
-"""The highest validation accuracy known, at any price in time."""
+"""The highest validation accuracy known, regardless of training time."""
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "default": DEFAULT,
@@ -124,5 +124,5 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "baseline": BASELINE,
     "best": BEST,
 }
-"""Preset, model, option: value; a model that a preset does not name has its defaults. Every option belongs to the model
-(tested)."""
+"""Preset -> model -> option -> value; a model that is missing from a preset has its defaults. A test checks that every
+option exists for its model."""

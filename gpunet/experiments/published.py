@@ -1,4 +1,4 @@
-"""The published results, which come with the package as data."""
+"""The published results, which are shipped as package data."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ PUBLISHED: Traversable = importlib.resources.files("gpunet.experiments") / "publ
 
 @dataclass(frozen=True)
 class Published:
-    """What a preset came to on the test images, over the seeds 0, 1, ... Accuracies are fractions."""
+    """The test results of a preset over the seeds 0, 1, ... Accuracies are fractions."""
 
     mean: float
-    """Of a single pass over the test images."""
+    """From a single pass over the test images, without test-time augmentation."""
     std: float | None
-    """Over the seeds, with n - 1; None for a single one."""
+    """Sample standard deviation over the seeds; None for a single one."""
     seeds: int
     interval: tuple[float, float]
-    """Wilson's 95 % interval of `mean` on the number of test images."""
+    """95 % Wilson interval of `mean` for the number of test images."""
     tta_mean: float | None
-    """With the probabilities of each image and its mirror image averaged."""
+    """With test-time augmentation: probabilities averaged over each image and its mirror image."""
     preset: str
     parameters: int
     commit: str | None
     device: str
     tta_std: float | None = None
     refit_mean: float | None = None
-    """After training on the validation images as well, which nothing is then chosen by."""
+    """After training on the validation images as well, which are then not used for any choice."""
     refit_std: float | None = None
     refit_seeds: int | None = None
     refit_tta_mean: float | None = None
@@ -41,7 +41,7 @@ class Published:
 def load_published(path: Path | None = None) -> dict[str, Published]:
     """The published results by kind of model; none if there is no file.
 
-    path: by default the file that comes with the package.
+    path: by default the file shipped with the package.
 
     Raises:
         DataError: the file is damaged.
@@ -58,4 +58,4 @@ def load_published(path: Path | None = None) -> dict[str, Published]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{file} does not hold results of gpunet: {type(error).__name__}: {error}") from error
+        raise DataError(f"{file} does not contain published results: {type(error).__name__}: {error}") from error

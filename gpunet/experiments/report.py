@@ -1,4 +1,4 @@
-"""Reports of saved runs: each model is loaded and evaluated, and what its folder records is gathered."""
+"""Reports of saved runs: loads and evaluates the models, and collects the records of their folders."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ SPLITS = ("validation", "test")
 
 @dataclass(frozen=True)
 class Report:
-    """Where a page was written, and how many of the images each run classified rightly on the way."""
+    """Where a page was written, and how many images each run classified correctly."""
 
     path: Path
     split: str
     runs: dict[str, tuple[int, int] | None]
-    """Run folder: right predictions and images; None where the model could not be evaluated."""
+    """Run folder -> (correct predictions, images); None if the model could not be evaluated."""
 
 
 def report(
@@ -52,18 +52,18 @@ def report(
 ) -> Report:
     """Write the report of the run in `run_dir`, one HTML file, by default its ``report.html``.
 
-    The model is evaluated on the part `split` of its data set. The test accuracy that the run recorded at its end is
-    shown as it is; the test images are evaluated only for `split` ``test``.
+    The model is evaluated on `split` of its data set. The test accuracy that the run recorded at its end is shown
+    unchanged; the test images are evaluated only for `split` ``test``.
 
-    data: where the data set lies now, if not where it was in training. tsne: add a map of the features by t-SNE.
+    data: the data set's current path, if it was moved after training. tsne: add a t-SNE map of the features.
 
     Raises:
-        CheckpointError: `run_dir` holds no usable run. DataError: its data set is not there, or is another one.
+        CheckpointError: `run_dir` contains no usable run. DataError: its data set is missing, or a different one.
         OutputError: the page cannot be written.
     """
     target = out if out is not None else run_dir / REPORT
     facts, saved = _read_run(run_dir, device)
-    with atomic_write(target) as temporary:  # before the evaluation, so that a wrong name is found out now
+    with atomic_write(target) as temporary:  # before the evaluation, so that an unwritable path fails early
         run_data = _data_of(run_dir, saved, facts, data)
         result, loader = _evaluate(saved, run_data, split)
         layers = summary(saved.model, saved.input_shape)
@@ -82,18 +82,18 @@ def compare(
 ) -> Report:
     """Write a page that compares runs, by default ``comparison.html`` in the current folder.
 
-    All arguments are as for :func:`report`. A run whose data set is not there is compared by what it recorded, and the
-    page says so.
+    All arguments are as for :func:`report`. A run whose data set is missing is compared by its recorded results, and
+    the page says so.
 
     Raises:
-        CheckpointError: a folder holds no usable run, or is given twice.
+        CheckpointError: a folder contains no usable run, or is given twice.
         OutputError: the page cannot be written.
     """
     target = out if out is not None else Path(COMPARISON)
     for place, run_dir in enumerate(run_dirs):
         if run_dir.resolve() in [other.resolve() for other in run_dirs[:place]]:
             raise CheckpointError(f"the run {run_dir} is given twice")
-    for run_dir in run_dirs:  # all before the first is evaluated
+    for run_dir in run_dirs:  # check all of them before the first is evaluated
         _read_run(run_dir, device)
     prepared: dict[DataConfig, RunData] = {}
     runs: list[tuple[RunRecord, SplitResult | None]] = []
@@ -106,7 +106,7 @@ def compare(
             try:
                 result, _ = _evaluate(saved, _data_of(run_dir, saved, facts, data, prepared), split)
             except DataError as error:
-                warnings.append(f"{facts.name} is compared by what it recorded, without McNemar's test: {error}")
+                warnings.append(f"{facts.name} is compared by its recorded results, without McNemar's test: {error}")
                 logger.warning("%s", warnings[-1])
             runs.append((facts, result))
         temporary.write_text(comparison(runs, split=split, warnings=warnings), encoding="utf-8")
@@ -119,13 +119,13 @@ def compare(
 
 def _read_run(run_dir: Path, device: str | None) -> tuple[RunRecord, SavedModel]:
     if not run_dir.is_dir():
-        raise CheckpointError(f"{run_dir} is not a run folder: a report needs the folder that gpunet train made")
+        raise CheckpointError(f"{run_dir} is not a run folder: a report needs a folder written by gpunet train")
     if not (run_dir / BEST).is_file():
-        hint = f"; finish it with gpunet train --resume {run_dir}" if (run_dir / "config.toml").is_file() else ""
-        raise CheckpointError(f"{run_dir} holds no trained model: there is no {BEST}{hint}")
+        hint = f"; finish the run with gpunet train --resume {run_dir}" if (run_dir / "config.toml").is_file() else ""
+        raise CheckpointError(f"{run_dir} contains no trained model: there is no {BEST}{hint}")
     saved = load_model(run_dir, device)
-    best = saved.facts.get("validation_accuracy")
-    stage, epoch = saved.facts.get("from_stage"), saved.facts.get("epoch")
+    best = saved.metadata.get("validation_accuracy")
+    stage, epoch = saved.metadata.get("from_stage"), saved.metadata.get("epoch")
     facts = RunRecord(
         folder=run_dir,
         kind=saved.config.kind,
@@ -142,14 +142,14 @@ def _read_run(run_dir: Path, device: str | None) -> tuple[RunRecord, SavedModel]
 
 
 def _history(path: Path) -> list[Record]:
-    """The records of the finished epochs; a last line that was cut off is of one that is not finished."""
+    """The records of the finished epochs; an incomplete last line, from an unfinished epoch, is ignored."""
     if not path.is_file():
         return []
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as one line of JSON for each epoch: {error}") from error
+        raise CheckpointError(f"{path} cannot be read as one line of JSON per epoch: {error}") from error
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -160,7 +160,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
+        raise CheckpointError(f"{path} does not contain a JSON object")
     return found
 
 
@@ -176,16 +176,16 @@ def _data_of(
     if config.data == FASHION_MNIST:
         if find() is None:
             raise DataError(
-                f"the run {run_dir} was trained on Fashion-MNIST, which is not on this machine: get it with "
-                "gpunet data fetch, or say where it is with --data"
+                f"the run {run_dir} was trained on Fashion-MNIST, which is not on this machine: download it with "
+                "gpunet data fetch, or give its path with --data"
             )
     elif not Path(config.data).expanduser().exists():
         raise DataError(
-            f"the data set {config.data} of the run {run_dir} is not there (paths are relative to the current folder): "
-            "say where it is with --data"
+            f"the data set {config.data} of the run {run_dir} does not exist (paths are relative to the current "
+            "folder): give its path with --data"
         )
     known = prepared if prepared is not None else {}
-    # what does not change the images is left out, so that runs share them
+    # only the options that determine the images, so that runs share them
     key = DataConfig(data=config.data, validation_fraction=config.validation_fraction, split_seed=config.split_seed)
     if key not in known:
         known[key] = prepare(key)
@@ -193,14 +193,14 @@ def _data_of(
     shape, classes = found.test.image_shape, found.test.classes
     if shape != saved.input_shape or classes != len(saved.class_names):
         raise DataError(
-            f"the model in {run_dir} takes images {saved.input_shape} of {len(saved.class_names)} classes, the data "
-            f"set {config.data} has {shape} of {classes}"
+            f"the model in {run_dir} takes images {saved.input_shape} of {len(saved.class_names)} classes, but the "
+            f"data set {config.data} has images {shape} of {classes} classes"
         )
     recorded = (facts.environment or {}).get("split_sha256")
     if recorded not in (None, found.split.digest()):
         raise DataError(
-            f"the data set {config.data} is not the one that the run {run_dir} was trained on: it splits otherwise "
-            "into training and validation images; say with --data where that one is"
+            f"the data set {config.data} is not the one that the run {run_dir} was trained on: its split into training "
+            "and validation images differs; give the path of the original with --data"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The published numbers, made again: a preset over its seeds, the test images looked at once at the end of each run."""
+"""Reproducing the published results: a preset over its seeds, each run evaluated once, at its end, on the test set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gpunet.training.hybrid import stage_folder
 from gpunet.training.trainer import LAST, METRICS
 
 SEEDS = 3
-"""How many seeds a model has that is not published yet."""
+"""Number of seeds for a model without published results."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The runs of a preset, one a seed."""
+    """The runs of a preset, one per seed."""
 
     kind: str
     preset: str
@@ -60,28 +60,28 @@ class Reproduction:
 
     @property
     def std(self) -> float | None:
-        """With n - 1; None for a single seed."""
+        """Sample standard deviation over the seeds; None for a single one."""
         return _std([run.accuracy for run in self.runs])
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the mean, on the number of test images: more seeds do not make more images."""
+        """95 % Wilson interval of the mean, for the number of test images: more seeds do not add images."""
         total = self.runs[0].total
         return wilson_interval(round(self.mean * total), total)
 
     @property
     def tta(self) -> list[float]:
-        """The accuracies with mirror images; none unless trained on them."""
+        """The accuracies with test-time augmentation; none unless trained on mirrored images."""
         return [run.tta_correct / run.total for run in self.runs if run.tta_correct is not None]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether found results are those that the published ones let expect."""
+    """Whether the results found agree with the published ones."""
 
     low: float
     high: float
-    """Where the mean of the found seeds lies with 95 % probability, by the published mean and spread."""
+    """The 95 % prediction interval for the mean of the found seeds, given the published mean and spread."""
     inside: bool
 
 
@@ -97,13 +97,13 @@ def reproduce(
 ) -> Reproduction:
     """Train `preset` of the model `kind` with the seeds 0 to `seeds` - 1.
 
-    What `folder` holds of it is not trained again. Each run has a folder named after its settings. A stopped one goes
-    on, and a finished one, whose test images have been looked at, is only read. A hybrid begins with the CNN of a
-    finished run of the settings that its own would have.
+    Each run has a subfolder of `folder`, named after its settings. An interrupted run is resumed, and a finished one,
+    already evaluated on the test images, is only read. A hybrid starts from the CNN of a finished run, if there is one
+    with the settings of its own CNN.
 
     Args:
-        preset, seeds: by default the published ones; of a model that is not published, ``best`` and :data:`SEEDS`.
-        refit: learn from the validation images as well, and take the last epoch.
+        preset, seeds: by default the published ones, or ``best`` and :data:`SEEDS` if there are none for the model.
+        refit: train on the validation images as well, and keep the last epoch.
 
     Raises: as :func:`gpunet.experiments.run.train`, and CheckpointError if a finished run cannot be read.
     """
@@ -122,7 +122,7 @@ def reproduce(
 
 
 def _take_over_cnn(config: RunConfig, preset: str, run_dir: Path) -> None:
-    """Begin a hybrid with the CNN that the same folder holds of these settings, as training it again gives its bits."""
+    """Start a hybrid from a finished CNN with the same settings: training it again would give the same bits."""
     cnn = config.cnn()
     if cnn is None:
         return
@@ -142,7 +142,7 @@ def config_of(kind: str, preset: str, seed: int, *, refit: bool = False) -> RunC
 
 
 def run_dir_of(config: RunConfig, preset: str, folder: Path) -> Path:
-    """Where the run of `config` is kept: named after its settings, so that a changed preset is trained again."""
+    """The folder of the run of `config`, named after its settings, so that a changed preset is trained again."""
     digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:8]
     refit = "-refit" if config.data.refit else ""
     return folder / f"{config.kind}-{preset}{refit}-seed{config.training.seed}-{digest}"
@@ -156,26 +156,26 @@ def read_run(run_dir: Path) -> SeedResult:
     """
     path = run_dir / RESULT
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
         return SeedResult(
-            facts["seed"],
+            result["seed"],
             run_dir,
-            facts["test_correct"],
-            facts["tta_correct"],
-            facts["test_total"],
-            facts["validation_accuracy"],
-            facts["parameters"],
+            result["test_correct"],
+            result["tta_correct"],
+            result["test_total"],
+            result["validation_accuracy"],
+            result["parameters"],
         )
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot read the result {path}: {error}; remove the folder to train again") from error
 
 
 def agreement(expected: Published, found: Reproduction) -> Agreement | None:
-    """Whether the found mean lies where the published one lets expect it; None where no spread is published.
+    """Whether the found mean lies within the prediction interval of the published results; None without a spread.
 
     The 95 % prediction interval of the mean of m further values from n values of a normal distribution with mean x and
     standard deviation s: x +- t(0.975, n - 1) * s * sqrt(1/n + 1/m) (Hahn & Meeker, "Statistical Intervals", 1991,
-    section 4.7). The same machine gives the same bits, hence no difference at all.
+    section 4.7). On the same machine, the results are bit-identical.
     """
     mean, std = (expected.refit_mean, expected.refit_std) if found.refit else (expected.mean, expected.std)
     count = expected.refit_seeds if found.refit else expected.seeds
@@ -192,7 +192,7 @@ def agreement(expected: Published, found: Reproduction) -> Agreement | None:
 def compare_with_cnn(hybrid: Reproduction, folder: Path, preset: str | None = None) -> dict[int, PairedComparison]:
     """McNemar's test of the CNN (first) against the hybrid (second) for each seed whose CNN is finished in `folder`.
 
-    preset: of the CNN; by default the published one, else ``best``.
+    preset: the CNN's; by default the published one, else ``best``.
 
     Raises:
         CheckpointError: the predictions of a finished run cannot be read.
@@ -221,5 +221,5 @@ def _std(values: Sequence[float]) -> float | None:
 
 
 def device_name(device: str | None = None) -> str:
-    """The name of the GPU, or of the CPU, that `device` is."""
+    """The hardware name of `device`, a GPU or the CPU."""
     return get_backend(device).hardware

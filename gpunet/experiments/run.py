@@ -1,4 +1,4 @@
-"""One run, from its configuration to its folder: trained, tested once, with its figures."""
+"""One run, from its configuration to its folder: training, one evaluation on the test images, and figures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RESULT, PREDICTIONS = "result.json", "test_predictions.npz"
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. Accuracies are fractions; the test images were looked at once, at the end."""
+    """The result of a run. Accuracies are fractions; the test images were evaluated once, at the end."""
 
     kind: str
     run_dir: Path
@@ -55,16 +55,17 @@ class RunResult:
     test_loss: float
     validation_accuracy: float
     epochs: int
-    """Epochs that were run, those of all stages of a hybrid together."""
+    """Number of epochs run, over all stages of a hybrid."""
     seconds: float
-    """Time of all epochs, validation included, also of those before a resume."""
+    """Time of all epochs, validation and epochs before a resume included."""
     images_per_second: float
-    """Training throughput on the images: median over the epochs (of a hybrid: of its CNN)."""
+    """Training throughput: median over the epochs (for a hybrid, those of its CNN)."""
     device: str
     seed: int
     parameters: int
     tta_correct: int | None = None
-    """With the probabilities of each image and its mirror image averaged; None unless trained on mirrored images."""
+    """With test-time augmentation: probabilities averaged over each image and its mirror image; None unless trained on
+    mirrored images."""
 
     @property
     def test_accuracy(self) -> float:
@@ -77,16 +78,16 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Fit:
-    """A trained model and its data; no test image has been looked at."""
+    """A trained model and its data; the test images have not been used."""
 
     config: RunConfig
     model: Sequential
     records: list[Record]
-    """Of all epochs, of all stages of a hybrid."""
+    """Of all epochs, over all stages of a hybrid."""
     validation_accuracy: float
-    """Of the weights that the model has; those of `chosen`."""
+    """Of the model's current weights, those of the epoch `chosen`."""
     chosen: Record
-    """The record of the epoch that these weights are of."""
+    """The record of the epoch that these weights come from."""
     data: RunData
     backend: Backend
 
@@ -104,14 +105,14 @@ def train(
     progress: bool = True,
     tensorboard: bool = False,
 ) -> RunResult:
-    """Train what `config` describes into the folder `run_dir`, and test it.
+    """Train the model that `config` describes in the folder `run_dir`, and evaluate it on the test images.
 
-    The folder gets what :func:`fit` writes, ``result.json``, ``test_predictions.npz`` (uint16 (n,): labels,
-    predictions and, where there are any, tta_predictions) and the figures. With `resume`, a stopped run is continued
-    to the same bits as if it had not been stopped. With `tensorboard`, there are also TensorBoard's events (of a
-    hybrid, in the folder of each stage).
+    The folder gets the files of :func:`fit`, ``result.json``, ``test_predictions.npz`` (uint16 (n,): labels,
+    predictions and, if available, tta_predictions) and the figures. With `resume`, an interrupted run is resumed; the
+    result is bit-identical to that of an uninterrupted run. With `tensorboard`, TensorBoard events are written as well
+    (for a hybrid, in the folder of each stage).
 
-    Raises: GpunetError and its kinds; see :mod:`gpunet.errors`.
+    Raises: GpunetError and its subclasses; see :mod:`gpunet.errors`.
     """
     if tensorboard:
         require_tensorboardx()  # before the data are read
@@ -129,7 +130,7 @@ def train(
     if config.data.mirrors:
         predictions["tta_predictions"] = with_mirror_images(found.model, loader, test.probabilities).argmax(1)
     _save_predictions(run_dir / PREDICTIONS, predictions)
-    # of a hybrid, the stage that sees images from first to last; other models have no stages
+    # for a hybrid, only the stage that trains the CNN; other models have no stages
     speeds = [record["images_per_second"] for record in records if record.get("stage", "cnn") == "cnn"]
     result = RunResult(
         kind=config.kind,
@@ -150,13 +151,13 @@ def train(
             else None
         ),
     )
-    facts = {
+    document = {
         **asdict(result),
         "run_dir": str(run_dir),
         "test_accuracy": result.test_accuracy,
         "peak_memory_bytes": peak_memory(),
     }
-    write_text_atomic(run_dir / RESULT, json.dumps(facts, indent=2) + "\n")
+    write_text_atomic(run_dir / RESULT, json.dumps(document, indent=2) + "\n")
     plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
     return result
 
@@ -170,14 +171,14 @@ def fit(
     callbacks: Callable[[str], Sequence[Callback]] = lambda stage: (),
     data: RunData | None = None,
 ) -> Fit:
-    """Train what `config` describes into the folder `run_dir`; the test images are not looked at.
+    """Train the model that `config` describes in the folder `run_dir`; the test images are not used.
 
     The folder gets ``config.toml``, ``environment.json``, ``split.npz``, ``metrics.jsonl``, ``checkpoint.safetensors``
     (best by validation), ``last.safetensors`` and ``summary.txt``.
 
     Args:
-        callbacks: makes those of a stage of a hybrid; for other models it is called with ``""``.
-        data: what :func:`prepare` made of ``config.data``, if that has been done already.
+        callbacks: returns those for a stage of a hybrid; for other models it is called with ``""``.
+        data: the result of :func:`prepare` for ``config.data``, if available.
 
     Raises: as :func:`train`.
     """
@@ -193,7 +194,7 @@ def fit(
         "train": data.loader("train", backend, dtype, config.data),
         "validation": data.loader("validation", backend, dtype),
     }
-    facts, tensors = description(config, toml, data.split.train), scaling_tensors(data.scaling)
+    metadata, tensors = description(config, toml, data.split.train), scaling_tensors(data.scaling)
     weights = None
     if config.training.class_weights == "balanced":
         weights = backend.asarray(data.class_weights(), dtype)
@@ -210,13 +211,13 @@ def fit(
             run_dir=run_dir,
             callbacks=callbacks,
             class_weights=weights,
-            metadata=facts,
+            metadata=metadata,
             tensors=tensors,
             resume=resume,
         )
         model, records, best = hybrid.hybrid, hybrid.records, hybrid.validation_accuracy
         chosen = next(row for row in records if (row["stage"], row["epoch"]) == (hybrid.stage, hybrid.epoch))
-        _save_hybrid(run_dir, model, {**facts, "validation_accuracy": best, "from_stage": hybrid.stage}, tensors)
+        _save_hybrid(run_dir, model, {**metadata, "validation_accuracy": best, "from_stage": hybrid.stage}, tensors)
         write_text_atomic(run_dir / METRICS, "".join(json.dumps(record) + "\n" for record in records))
     else:
         model.initialize(seed, device=backend, dtype=dtype)
@@ -227,7 +228,7 @@ def fit(
             run_dir=run_dir,
             callbacks=callbacks(""),
             class_weights=weights,
-            metadata=facts,
+            metadata=metadata,
             tensors=tensors,
         )
         if resume:
@@ -247,10 +248,11 @@ def _check_refit(config: RunConfig) -> None:
         return
     training = config.training
     if training.keep != "last":
-        raise ConfigError("refit leaves no images to choose the epoch by: give --keep last with it")
+        raise ConfigError("refit leaves no images for choosing the epoch: add --keep last")
     if training.schedule == "plateau" or training.early_stopping:
         raise ConfigError(
-            "refit leaves no images for schedule plateau and early_stopping to look at: take another schedule, and 0"
+            "refit leaves no images for schedule plateau and early_stopping to monitor: use another schedule, and "
+            "early_stopping 0"
         )
 
 
@@ -289,8 +291,8 @@ def _own_version() -> str:
     return __version__
 
 
-def _save_hybrid(run_dir: Path, hybrid: Hybrid, facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+def _save_hybrid(run_dir: Path, hybrid: Hybrid, metadata: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
     if hybrid.flat is None:
         raise ConfigError("the hybrid has no arrays")
     everything = {**prefixed("model", hybrid.flat.state_dict()), **tensors}
-    save_checkpoint(run_dir / BEST, everything, {**facts, "architecture": architecture(hybrid.flat)})
+    save_checkpoint(run_dir / BEST, everything, {**metadata, "architecture": architecture(hybrid.flat)})

@@ -1,4 +1,4 @@
-"""Compiling all kernels ahead of the first training; they are cached on disk."""
+"""Compiling all kernels before the first training run; they are cached on disk."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _IMAGES, _CLASSES = 256, 10
 
 
 def warm_up(backend: Backend, on_compile: Callable[[str, int | None], None]) -> None:
-    """Compile what is not compiled yet for `backend`, telling `on_compile` each name as it begins, and how many in all.
+    """Compile the kernels for `backend` that are not cached; `on_compile` is called with each name and the total.
 
-    On a GPU these are all sources in all their specialisations. On the CPU, where Numba compiles for the types it meets
-    and nobody knows how many these are, what the default recipes need: each model takes a step on random images.
+    On a GPU these are all sources in all their specialisations. On the CPU, where Numba compiles for the types it
+    encounters and the total is unknown (None), they are those of the default recipes: each model takes a training step
+    on random images.
     """
     if not backend.compile_ahead(on_compile):
         with backend.watch_compilation(lambda name: on_compile(name, None)):

@@ -1,1 +1,1 @@
-"""Reports: the figures of a run."""
+"""Reports: the figures and HTML pages of runs."""

@@ -1,4 +1,4 @@
-"""What all figures share: their look, a page that is written whole or not at all, a drawing inside an HTML page."""
+"""Shared by all figures: their style, pages that are written atomically, and drawings inside an HTML page."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TEN = (
 
 DPI = 150
 
-# The reader's own settings must not change the pictures; names of classes are no formulas.
+# The user's matplotlib settings must not change the figures; class names are not formulas.
 _SETTINGS: dict[str, Any] = {"text.parse_math": False, "font.size": 9}
 
 _INK = "#010101"
@@ -56,12 +56,12 @@ _VARIABLES = {
     GREY: "var(--grey)",
     **{colour: f"var(--series-{place})" for place, colour in enumerate(TEN)},
 }
-"""What the colours of a drawing become in HTML: variables of its style sheet, which knows light and dark."""
+"""The CSS variables that replace the colours of a drawing in HTML, so that they adapt to light and dark mode."""
 
 
 @contextlib.contextmanager
 def page(path: PathLike, width: float, height: float) -> Iterator[Figure]:
-    """A figure of `width` x `height` inches to draw on, which is then saved as a PNG file at `path`."""
+    """A figure of `width` x `height` inches to draw on; it is saved as a PNG file at `path`."""
     from matplotlib.figure import Figure
 
     with atomic_write(path) as temporary, _look({}):
@@ -71,12 +71,12 @@ def page(path: PathLike, width: float, height: float) -> Iterator[Figure]:
 
 
 def drawing(draw: Callable[[Figure], None], width: float, height: float, *, name: str, description: str) -> str:
-    """What `draw` puts on a figure of `width` x `height` inches, as an ``<svg>`` element to stand inside HTML.
+    """What `draw` draws on a figure of `width` x `height` inches, as an ``<svg>`` element to embed in HTML.
 
-    It has no background, its text is text, its colours are variables of the page's style sheet, and it is as wide as
-    the page lets it be.
+    It has a transparent background, text is kept as text, colours are CSS variables of the page, and it fills the
+    available width.
 
-    name: different for each drawing on a page, a start for its ids. description: for those who cannot see it.
+    name: unique on the page, the prefix of all ids in the drawing. description: the alternative text.
     """
     from matplotlib.figure import Figure
 
@@ -110,9 +110,9 @@ def _look(settings: dict[str, Any]) -> Iterator[None]:
 
 
 class Sheet:
-    """Square cells in rows and columns for pictures: a single axes, much quicker than one for each picture.
+    """A grid of square cells for images on a single axes, which is much faster than one axes per image.
 
-    headroom: room above each cell for a title, as a share of its side.
+    headroom: space above each cell for a title, as a fraction of its side.
     """
 
     GAP = 0.07
@@ -128,7 +128,7 @@ class Sheet:
         return column * (1 + self.GAP), row * (1 + self.GAP) + (row + 1) * self.headroom
 
     def show(self, row: int, column: int, picture: np.ndarray, title: str = "", **options: Any) -> AxesImage:
-        """Draw `picture`, (H, W) or (H, W, 3), as large as its cell allows, not stretched and not smoothed."""
+        """Draw `picture`, (H, W) or (H, W, 3), as large as its cell allows, neither stretched nor smoothed."""
         height, width = (side / max(picture.shape[:2]) for side in picture.shape[:2])
         x, y = self._corner(row, column)
         left, top = x + (1 - width) / 2, y + (1 - height) / 2
@@ -144,6 +144,6 @@ class Sheet:
         self.show(row, column, picture, title, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
 
     def write(self, row: int, column: int, text: str) -> None:
-        """Write in the middle of a cell."""
+        """Write `text` in the middle of a cell."""
         x, y = self._corner(row, column)
         self.axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8)

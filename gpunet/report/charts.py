@@ -1,4 +1,4 @@
-"""Charts drawn on given axes, for the PNG figures of a run as well as for the drawings inside a report."""
+"""Charts drawn on given axes, for both the PNG figures of a run and the drawings inside a report."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 History = Sequence[Mapping[str, Any]]
-"""Rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (shares of 1), lr and seconds.
+"""Rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (fractions), lr and seconds.
 
-A value that is missing or None leaves a gap. Rows with a stage (the hybrid's) are counted on from stage to stage."""
+A missing or None value leaves a gap. Rows with a stage (the hybrid's) are numbered consecutively across stages."""
 
 _MARKERS = "os^Dv"
 _LINES = ("-", "--", ":", "-.")
 _MOST_NAMED = 60  # classes whose names fit into a map
-_RASTER = 500  # points from which on a picture of them is smaller than their list
+_RASTER = 500  # number of points above which a bitmap is smaller than vector graphics
 
 
 def draw_curves(axes: Axes, history: History, quantity: str) -> None:
-    """The ``loss`` or the ``accuracy`` (in percent) of both parts; the best validation accuracy's epoch is marked."""
+    """The training and validation ``loss`` or ``accuracy`` (in percent), with the best validation epoch marked."""
     numbers = _epochs(history)
     factor = 100 if quantity == "accuracy" else 1
     for part, colour, line, marker in (("train", BLUE, "--", "s"), ("validation", VERMILLION, "-", "o")):
@@ -42,11 +42,11 @@ def draw_curves(axes: Axes, history: History, quantity: str) -> None:
     else:
         axes.set_title(quantity.capitalize())
     _finish_epochs(axes, history)
-    axes.legend()  # last, as it goes where the lines leave room, those of the stages too
+    axes.legend()  # last, so that its position avoids all lines, including those of the stages
 
 
 def draw_rate(axes: Axes, history: History) -> None:
-    """The learning rate after each epoch."""
+    """The learning rate at the end of each epoch."""
     numbers = _epochs(history)
     axes.plot(numbers, _column(history, "lr"), color=GREEN, **_markers(numbers, "D"))
     axes.set_title("Learning rate")
@@ -76,7 +76,7 @@ def draw_compared(axes: Axes, runs: Sequence[tuple[str, History]], quantity: str
 
 
 def draw_reliability(axes: Axes, found: Calibration) -> None:
-    """Accuracy over confidence in each bin, in percent: what lies below the diagonal is too sure."""
+    """Reliability diagram: accuracy over confidence per bin, in percent; overconfident below the diagonal."""
     bins = len(found.counts)
     width = 100 / bins
     centres = width * (np.arange(bins) + 0.5)
@@ -103,20 +103,20 @@ def draw_reliability(axes: Axes, found: Calibration) -> None:
 
 
 def draw_confidences(axes: Axes, found: Calibration) -> None:
-    """The share of the images in each bin of confidence, in percent."""
+    """The percentage of images in each confidence bin."""
     bins = len(found.counts)
     width = 100 / bins
     axes.bar(width * (np.arange(bins) + 0.5), 100 * found.counts / found.counts.sum(), width * 0.94, color=ORANGE)
     axes.set_xlim(0, 100)
     axes.set_xlabel("confidence (%)")
-    axes.set_title("Images (%) of each confidence")
+    axes.set_title("Images (%) by confidence")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
 
 
 def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """Images as points (n, 2), a colour and a marker a class, each class's name near the median of its points."""
-    # By marker and in the order of the data set, not class upon class, which would hide the first ones.
+    """Images as points (n, 2), a colour and a marker per class, with class names near the median of their points."""
+    # By marker and in the order of the data set, not class by class: later classes would hide earlier ones.
     for number, marker in enumerate(_MARKERS):
         chosen = labels % len(_MARKERS) == number
         x, y = plane[chosen].T
@@ -126,7 +126,7 @@ def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Seq
     present = np.unique(labels)[:_MOST_NAMED]
     centres = np.array([np.median(plane[labels == label], axis=0) for label in present])
     size = axes.figure.get_size_inches() * axes.get_position().size  # type: ignore[union-attr]
-    room = np.ptp(plane, axis=0) * (0.81, 0.19) / size  # a name takes about so many inches
+    room = np.ptp(plane, axis=0) * (0.81, 0.19) / size  # the approximate size of a name in inches
     for label, centre in zip(present, _apart(centres, room), strict=True):
         colour = TEN[label % len(TEN)]
         box = {"boxstyle": "round,pad=0.2", "facecolor": WHITE, "edgecolor": colour, "linewidth": 2}
@@ -135,7 +135,7 @@ def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Seq
 
 
 def _apart(centres: np.ndarray, room: np.ndarray) -> np.ndarray:
-    """The places (n, 2) of labels of the size `room`, moved upwards where they would cover one another."""
+    """The positions (n, 2) of labels of the size `room`, moved upwards where they would overlap."""
     width, height = room
     placed: list[np.ndarray] = []
     moved = centres.copy()
@@ -161,17 +161,17 @@ def _column(history: History, name: str) -> np.ndarray:
 
 
 def _markers(epochs: np.ndarray, marker: str) -> dict[str, Any]:
-    """Marked points while they can be told apart."""
+    """Markers, if there are few enough points to tell them apart."""
     return {"marker": marker, "markersize": 3.5} if len(epochs) <= 40 else {}
 
 
 def _finish_epochs(axes: Axes, history: History) -> None:
-    """The axis of the epochs; where a stage begins, a line with its name."""
+    """Format the epoch axis, and mark the start of each stage by a line with its name."""
     stages = [row.get("stage") for row in history]
     epochs = _epochs(history)
     begins = [row for row, stage in enumerate(stages) if stage and (row == 0 or stage != stages[row - 1])]
     if begins:
-        axes.margins(y=0.15)  # room for the names, above the curves and behind the last line
+        axes.margins(y=0.15)  # room for the names, above the curves and right of the last line
         axes.set_xlim(right=max(axes.get_xlim()[1], epochs[begins[-1]] + 0.15 * len(epochs)))
     for row in begins:
         axes.axvline(epochs[row] - 0.5, color=GREY, linewidth=0.8)

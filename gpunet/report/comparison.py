@@ -1,4 +1,4 @@
-"""The comparison of several runs, an HTML page that holds all it shows."""
+"""The comparison of several runs, as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def comparison(
     """The page that compares runs: a table, their curves, and McNemar's test for each pair.
 
     Args:
-        runs: what each folder says, and what its model makes of its `split`; None where that is not known.
+        runs: the record of each folder, and the results of its model on `split`; None if they are not available.
         split: ``validation`` or ``test``.
-        warnings: sentences for the top of the page.
+        warnings: sentences to show at the top of the page.
     """
     from markupsafe import Markup
 
@@ -42,7 +42,7 @@ def comparison(
                 3.7,
                 2.6,
                 name=quantity.replace("_", "-"),
-                description=f"{quantity.replace('_', ' ').capitalize()} of each epoch of the runs",
+                description=f"{quantity.replace('_', ' ').capitalize()} of the runs over the epochs",
             )
         )
         for quantity in (_QUANTITIES if drawn else ())
@@ -63,14 +63,14 @@ def comparison(
 
 
 def differing_options(runs: Sequence[RunRecord]) -> list[str]:
-    """The names of the options that are not the same in all runs; one that a model does not have differs."""
+    """The names of the options that differ between runs; an option that a model lacks counts as different."""
     options = [facts.options for facts in runs]
     names = dict.fromkeys(name for found in options for name in found if name != "kind")
     return [name for name in names if any(found.get(name) != options[0].get(name) for found in options)]
 
 
 def _names(runs: Sequence[RunRecord]) -> list[str]:
-    """The folders' names, or their paths where two have one name."""
+    """The names of the folders, or their paths if several have the same name."""
     names = [facts.name for facts in runs]
     return [str(facts.folder) if names.count(facts.name) > 1 else facts.name for facts in runs]
 
@@ -101,7 +101,7 @@ def _accuracy(correct: int, total: int) -> dict[str, Any]:
 
 
 def _pairs(names: Sequence[str], results: Sequence[SplitResult | None]) -> list[dict[str, Any]]:
-    """McNemar's test of each pair of runs that saw the same images."""
+    """McNemar's test for each pair of runs evaluated on the same images."""
     known = [(name, result) for name, result in zip(names, results, strict=True) if result is not None]
     pairs = []
     for (first, one), (second, other) in itertools.combinations(known, 2):

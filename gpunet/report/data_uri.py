@@ -1,4 +1,4 @@
-"""Small pictures as data URIs, for pages that load nothing."""
+"""Small images as data URIs, for self-contained pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def picture_uri(pixels: np.ndarray) -> str:
 
 
 def coloured_uri(values: np.ndarray, colours: str, low: float, high: float) -> str:
-    """`values` (H, W) on the matplotlib colour map `colours` from `low` to `high`; what is not finite is clear."""
+    """`values` (H, W) on the matplotlib colour map `colours` from `low` to `high`; transparent where not finite."""
     import matplotlib
 
     spread = high - low or 1.0
@@ -29,7 +29,7 @@ def coloured_uri(values: np.ndarray, colours: str, low: float, high: float) -> s
 
 
 def filter_uri(weight: np.ndarray, limit: float) -> str:
-    """A filter (KH, KW, C): of three channels as colours around middle grey, otherwise their mean, red to blue."""
+    """A filter (KH, KW, C): three channels as colours around mid-grey, otherwise the channel mean, red to blue."""
     if weight.shape[2] == 3:
         shares = np.clip(0.5 + np.nan_to_num(weight) / (2 * limit), 0, 1)
         return picture_uri(np.round(255 * shares).astype(np.uint8))

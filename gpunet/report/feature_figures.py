@@ -1,4 +1,4 @@
-"""Figures of the features of a network's layers: maps of the images, and how well simple classifiers use them."""
+"""Figures of the features of a network's layers: maps of the images, and the accuracy of simple classifiers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _MARKERS = "osD^vP"
 
 @dataclass(frozen=True)
 class LayerMap:
-    """Images as points in two planes, by the features of one layer."""
+    """Two maps of images as points, by the features of one layer."""
 
     layer: str
     pca: np.ndarray
     """(n, 2)."""
     shares: np.ndarray
-    """(2,): shares of the variance that the two directions of `pca` have."""
+    """(2,): the fractions of the variance along the two directions of `pca`."""
     tsne: np.ndarray
     """(n, 2)."""
 
 
 def plot_layer_maps(maps: Sequence[LayerMap], labels: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
-    """A row a layer: its features by principal components, and by t-SNE.
+    """One row per layer: PCA and t-SNE maps of its features.
 
     Raises:
         OutputError: `path` cannot be written.

@@ -1,7 +1,6 @@
-"""The pictures of a run: learning curves, confusion, filters, feature maps and mistakes, each a PNG file.
+"""The figures of a run: learning curves, confusion, filters, feature maps and mistakes, each a PNG file.
 
-Colours are told apart by colour-blind readers, too, and shares are given in percent. A file is written whole or not at
-all.
+The colours are colour-blind safe, and fractions are given in percent. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from gpunet.errors import DataError, ShapeError
 from gpunet.report.canvas import BLUE, GREEN, ORANGE, PathLike, Sheet, page
 from gpunet.report.charts import draw_curves, draw_map, draw_rate
 from gpunet.report.metrics import per_class_table, principal_plane, square_confusion
-from gpunet.report.ranking import channels_that_vary, strongest_filters, surest_mistakes
+from gpunet.report.ranking import channels_that_vary, most_confident_mistakes, strongest_filters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_MAPS = 8
 _MOST_MISTAKES = 24
-_MOST_NUMBERED = 25  # classes whose confusions are written out
+_MOST_NUMBERED = 25  # classes whose confusions are shown as numbers
 _MOST_NAMED = 60  # classes whose names fit beside a matrix
 _MOST_BARS = 40  # classes whose bars fit on a page
 
@@ -31,9 +30,9 @@ _MOST_BARS = 40  # classes whose bars fit on a page
 def plot_learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Loss, accuracy and learning rate over the epochs; the epoch of the best validation accuracy is marked.
 
-    history: rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (shares of 1) and lr;
-        a value that is missing or None leaves a gap. Rows with a stage (the hybrid's) are counted on from stage to
-        stage, and where one begins is marked with its name.
+    history: rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (fractions) and lr;
+        a missing or None value leaves a gap. Rows with a stage (the hybrid's) are numbered consecutively across
+        stages, and the start of each stage is marked with its name.
 
     Raises:
         DataError: there are no rows.
@@ -49,10 +48,10 @@ def plot_learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -
 
 
 def plot_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
-    """A confusion matrix (true, predicted) in percent of each row's images, the total accuracy in the title.
+    """A confusion matrix (true, predicted) in percent of each row, with the overall accuracy in the title.
 
     Raises:
-        ShapeError: `matrix` is not square, or has not a row for each class name.
+        ShapeError: `matrix` is not square, or does not have one row per class name.
         OutputError: `path` cannot be written.
     """
     side = min(3.2 + 0.56 * len(square_confusion(matrix, class_names)), 18.0)
@@ -72,7 +71,7 @@ def draw_confusion(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -
     classes, total = len(counts), counts.sum()
     support = counts.sum(axis=1, keepdims=True)
     percent = np.divide(100 * counts, support, out=np.full_like(counts, np.nan), where=support > 0)
-    # The square root of the scale, so that the few confusions are seen beside the many hits.
+    # A square-root scale, so that the few confusions are visible next to the many hits.
     image = axes.imshow(percent, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
     bar.set_label("% of the true class")
@@ -95,7 +94,7 @@ def draw_confusion(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -
 def plot_per_class_metrics(matrix: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
     """Precision, recall and F1 of each class as bars, in percent, the class with the best F1 on top.
 
-    Of many classes, those with the worst F1 are drawn.
+    If there are too many classes, only those with the worst F1 are drawn.
 
     Raises: as :func:`plot_confusion_matrix`.
     """
@@ -108,7 +107,7 @@ def plot_per_class_metrics(matrix: np.ndarray, class_names: Sequence[str], path:
 
 
 def draw_class_metrics(axes: Axes, matrix: np.ndarray, class_names: Sequence[str]) -> None:
-    """:func:`per_class_metrics` on given axes, without the legend.
+    """:func:`plot_per_class_metrics` on given axes, without the legend.
 
     Raises:
         ShapeError: as there.
@@ -136,16 +135,16 @@ def draw_class_metrics(axes: Axes, matrix: np.ndarray, class_names: Sequence[str
 def plot_first_layer_filters(
     weight: np.ndarray, path: PathLike, image_shape: tuple[int, int, int] | None = None
 ) -> None:
-    """The filters of the first layer as small pictures, those of the largest norm first.
+    """The filters of the first layer as small images, in descending order of their norm.
 
     weight: (KH, KW, C, filters) of a convolution, or (H * W * C, units) of a linear layer on images.
     image_shape: (H, W, C) for a linear layer; without it, a square grey image.
 
-    Three input channels are shown as colours around middle grey, otherwise their mean: red below zero, white at
-    zero, blue above, on the same scale for all filters.
+    Three input channels are shown as colours around mid-grey, otherwise their mean: red below zero, white at zero,
+    blue above, on the same scale for all filters.
 
     Raises:
-        ShapeError: the weight has another rank or does not fit the image.
+        ShapeError: the weight has the wrong rank or does not match the image shape.
         OutputError: `path` cannot be written.
     """
     filters = strongest_filters(weight, image_shape)
@@ -169,17 +168,17 @@ def plot_first_layer_filters(
 
 
 def plot_feature_maps(maps: Sequence[tuple[str, np.ndarray]], image: np.ndarray, path: PathLike) -> None:
-    """What each layer makes of one image: a row a layer, its eight channels of the largest deviation (then mean).
+    """Feature maps of one image: one row per layer, its eight channels of largest standard deviation (then mean).
 
     maps: (name of the layer, array (H, W, C)). image: uint8 or floats in [0, 1], (H, W, 1) or (H, W, 3).
 
     Raises:
-        ShapeError: a map or the image has another shape, or there is no map.
+        ShapeError: a map or the image has the wrong shape, or there is no map.
         OutputError: `path` cannot be written.
     """
     _check_image(image)
     if not maps:
-        raise ShapeError("no feature map was given")
+        raise ShapeError("no feature maps were given")
     for name, array in maps:
         if np.ndim(array) != 3 or np.size(array) == 0:
             raise ShapeError(f"the feature maps of {name} must be (H, W, C), got shape {np.shape(array)}")
@@ -195,7 +194,7 @@ def plot_feature_maps(maps: Sequence[tuple[str, np.ndarray]], image: np.ndarray,
             low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
             for column, channel in enumerate(channels_that_vary(array), 1):
                 sheet.show(row, column, array[..., channel], f"{channel}", cmap="viridis", vmin=low, vmax=high)
-        figure.suptitle("Feature maps: the channels that vary most, dark to bright on the scale of their layer")
+        figure.suptitle("Feature maps: the channels that vary most, dark to bright, on one scale per layer")
 
 
 def plot_confident_mistakes(
@@ -206,19 +205,19 @@ def plot_confident_mistakes(
     class_names: Sequence[str],
     path: PathLike,
 ) -> None:
-    """The wrong predictions that the model was surest of, the surest first.
+    """The most confident wrong predictions, in descending order of confidence.
 
     images: (n, H, W, 1) or (n, H, W, 3), uint8 or floats in [0, 1]. labels, predictions: (n,). probabilities:
         (n, classes), or (n,) those of the predicted classes.
 
     Raises:
-        ShapeError: the arrays do not belong together.
+        ShapeError: the arrays have inconsistent shapes.
         OutputError: `path` cannot be written.
     """
     n = len(labels)
     if not len(images) == len(predictions) == len(probabilities) == n or np.ndim(probabilities) not in (1, 2):
         raise ShapeError(
-            f"images, labels, predictions and probabilities must be of one length, got {len(images)}, {n}, "
+            f"images, labels, predictions and probabilities must have the same length, got {len(images)}, {n}, "
             f"{len(predictions)} and {np.shape(probabilities)}"
         )
     if n:
@@ -226,14 +225,14 @@ def plot_confident_mistakes(
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     table = np.asarray(probabilities, np.float64)
     confidence = table if table.ndim == 1 else table[np.arange(n), predictions]
-    wrong = surest_mistakes(labels, predictions, confidence)
+    wrong = most_confident_mistakes(labels, predictions, confidence)
     order = wrong[:_MOST_MISTAKES]
     columns = 6
     rows = max(1, math.ceil(len(order) / columns))
     title = f"No mistakes in {n:,} images"
     if len(wrong):
         share = f"{100 * len(wrong) / n:.2f} %"
-        title = f"The surest of {len(wrong):,} mistakes in {n:,} images ({share}): predicted, true"
+        title = f"The most confident of {len(wrong):,} mistakes in {n:,} images ({share}): predicted, true"
     with page(path, 10, 2.05 * rows + 0.4) as figure:
         sheet = Sheet(figure, rows, columns, headroom=0.2)
         figure.suptitle(title)
@@ -245,14 +244,14 @@ def plot_confident_mistakes(
 
 
 def plot_feature_scatter(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
-    """Images as points in the plane of the two directions in which their features vary most, a colour a class.
+    """Images as points in the plane of the first two principal components of their features, one colour per class.
 
-    features: (n, d), or (n, ...) that is flattened. labels: (n,). The directions are the principal components: the
-    eigenvectors of the covariance with the largest eigenvalues (Hotelling 1933), each turned so that its largest
-    entry is positive.
+    features: (n, d), or (n, ...), which is flattened. labels: (n,). The principal components are the eigenvectors of
+    the covariance matrix with the largest eigenvalues (Hotelling 1933), with the sign chosen so that the entry of
+    largest magnitude is positive.
 
     Raises:
-        ShapeError: features and labels are not of one length, or there are none.
+        ShapeError: features and labels differ in length, or there are none.
         DataError: a feature is NaN or infinite.
         OutputError: `path` cannot be written.
     """
@@ -261,7 +260,7 @@ def plot_feature_scatter(features: np.ndarray, labels: np.ndarray, class_names: 
         raise ShapeError(f"expected as many features as labels, at least one; got {len(features)} and {len(labels)}")
     points = np.asarray(features, np.float64).reshape(len(features), -1)
     if not np.isfinite(points).all():
-        raise DataError("a feature is NaN or infinite, so there is no map of the features")
+        raise DataError("a feature is NaN or infinite, so the features cannot be mapped")
     plane, shares = principal_plane(points)
     with page(path, 8, 7) as figure:
         axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""HTML pages that load nothing: jinja2 templates, and how numbers are written in them."""
+"""Self-contained HTML pages: jinja2 templates, and the formatting of numbers in them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DASH = "\N{EN DASH}"
 
 
 def render(template: str, **content: Any) -> str:
-    """The page that `template`, a file in ``templates``, makes of `content`; all text is escaped."""
+    """`template`, a file in ``templates``, rendered with `content`; all text is escaped."""
     return _environment().get_template(template).render(**content)
 
 
@@ -39,23 +39,23 @@ def _environment() -> Environment:
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """Such as ``93.73 %``."""
+    """For example ``93.73 %``."""
     return f"{100 * share:.{digits}f}{_SPACE}%"
 
 
 def interval(correct: int, total: int) -> str:
-    """Wilson's 95 % interval of an accuracy, in percent, such as ``93.24–94.19``."""
+    """95 % Wilson interval of an accuracy, in percent, such as ``93.24–94.19``."""
     low, high = wilson_interval(correct, total)
     return f"{100 * low:.2f}{_DASH}{100 * high:.2f}"
 
 
 def count(number: int) -> str:
-    """Such as ``1,574,122``."""
+    """For example ``1,574,122``."""
     return f"{number:,}"
 
 
 def duration(seconds: float) -> str:
-    """Such as ``12.5 s``, ``3.8 min`` or ``2.1 h``."""
+    """For example ``12.5 s``, ``3.8 min`` or ``2.1 h``."""
     if seconds < 60:
         return f"{seconds:.1f}{_SPACE}s"
     if seconds < 3600:
@@ -64,17 +64,17 @@ def duration(seconds: float) -> str:
 
 
 def size(size_in_bytes: int) -> str:
-    """Such as ``812 MiB``."""
+    """For example ``812 MiB``."""
     return f"{size_in_bytes / 2**20:,.0f}{_SPACE}MiB"
 
 
 def rounded(number: float | None, digits: int = 4) -> str:
-    """A number with so many decimals; a dash for none."""
+    """`number` with `digits` decimals; a dash if it is None or not finite."""
     return _DASH if number is None or not math.isfinite(number) else f"{number:.{digits}f}"
 
 
 def setting(value: Any) -> str:
-    """The value of an option as a user would write it; a dash for one that a model does not have."""
+    """The value of an option as a user would write it; a dash for None, an option that a model lacks."""
     if value is None:
         return _DASH
     if isinstance(value, bool):

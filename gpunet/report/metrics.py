@@ -1,4 +1,4 @@
-"""Figures that say how good a classifier is."""
+"""Metrics of classifiers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gpunet.errors import ConfigError, ShapeError
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The score interval of a proportion, as fractions ``(low, high)``, each between 0 and 1.
+    """The Wilson score interval of a proportion, as fractions ``(low, high)``, each between 0 and 1.
 
     E. B. Wilson, Probable inference, the law of succession, and statistical inference, Journal of the American
-    Statistical Association 22 (1927). Unlike the normal approximation it holds for accuracies near 1.
+    Statistical Association 22 (1927). Unlike the normal approximation it is valid for accuracies near 1.
 
     Args:
-        correct: images classified rightly.
-        total: all images.
-        confidence: how often such an interval contains the true accuracy.
+        correct: number of images classified correctly.
+        total: number of images.
+        confidence: the probability that such an interval contains the true accuracy.
 
     Raises:
         ConfigError: not ``0 <= correct <= total``, `total` is 0, or `confidence` is not between 0 and 1.
@@ -37,14 +37,14 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     centre = share + z * z / (2 * total)
     half_width = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    # at 0 and `total` the bound is 0 and 1 exactly, which rounding would miss
+    # for 0 and `total` correct, the bounds are exactly 0 and 1, which rounding errors would miss
     low = 0.0 if correct == 0 else (centre - half_width) / scale
     high = 1.0 if correct == total else (centre + half_width) / scale
     return low, high
 
 
 def confusion_matrix(labels: Array, predictions: Array, classes: int) -> Array:
-    """How often each class was taken for each.
+    """How often each class was predicted as each class.
 
     Args:
         labels: the true classes, shape (N,), integers from 0 to `classes` - 1.
@@ -57,7 +57,7 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int) -> Array:
     Raises:
         ShapeError: the arrays are not one-dimensional and of the same length.
         ConfigError: they are not integers from 0 to `classes` - 1.
-        DeviceError: they live on different devices.
+        DeviceError: they are on different devices.
     """
     if labels.ndim != 1 or labels.shape != predictions.shape:
         raise ShapeError(
@@ -77,7 +77,7 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int) -> Array:
 
 
 def square_confusion(matrix: np.ndarray, class_names: Sequence[str] | None = None) -> np.ndarray:
-    """`matrix` as an array; ShapeError unless it is square, and of as many classes as there are names."""
+    """`matrix` as an array; ShapeError unless it is square, with one row per class name."""
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
         raise ShapeError(f"expected a square confusion matrix (true, predicted), got shape {matrix.shape}")
@@ -87,7 +87,7 @@ def square_confusion(matrix: np.ndarray, class_names: Sequence[str] | None = Non
 
 
 class ClassRow(NamedTuple):
-    """What a classifier achieves on one class; 0 where a denominator is 0."""
+    """A classifier's metrics for one class; 0 where a denominator is 0."""
 
     label: int
     precision: float
@@ -120,17 +120,17 @@ def per_class_table(matrix: np.ndarray) -> list[ClassRow]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far a classifier's confidences are from its accuracy, in bins of equal width over (0, 1].
+    """A classifier's accuracy compared with its confidence, in bins of equal width over (0, 1].
 
-    The arrays are of one length, the number of bins M; bin m holds the images with confidence in (m/M, (m + 1)/M].
+    The arrays have length M, the number of bins; bin m holds the images with confidence in (m/M, (m + 1)/M].
     """
 
     counts: np.ndarray
     """Images in each bin, int64."""
     accuracy: np.ndarray
-    """Share of right predictions in each bin, float64; NaN where it is empty."""
+    """Fraction of correct predictions in each bin, float64; NaN if the bin is empty."""
     confidence: np.ndarray
-    """Mean confidence in each bin, float64; NaN where it is empty."""
+    """Mean confidence in each bin, float64; NaN if the bin is empty."""
 
     @property
     def error(self) -> float:
@@ -141,7 +141,7 @@ class Calibration:
 
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> Calibration:
-    """Confidence, the largest probability of an image, against accuracy.
+    """Calibration: confidence, the largest class probability of an image, compared with accuracy.
 
     M. P. Naeini, G. F. Cooper and M. Hauskrecht, Obtaining well calibrated probabilities using Bayesian binning, AAAI
     2015; for networks, with 15 bins: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, On calibration of modern neural
@@ -153,7 +153,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
         bins: the number of bins.
 
     Raises:
-        ShapeError: the arrays do not belong together, or there are no images.
+        ShapeError: the arrays have inconsistent shapes, or there are no images.
         ConfigError: `bins` is less than 1, or a probability is not between 0 and 1.
     """
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
@@ -183,7 +183,7 @@ class PairedComparison:
     """Two classifiers on the same images."""
 
     only_first: int
-    """Images that only the first classifies rightly."""
+    """Images that only the first classifies correctly."""
     only_second: int
     p_value: float
 
@@ -191,14 +191,14 @@ class PairedComparison:
 def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> PairedComparison:
     """McNemar's exact test of whether two classifiers have the same accuracy on the same images.
 
-    Only the images count that one of them gets right and the other wrong; were the classifiers equally good, each of
-    the two would win such an image with probability 1/2. Two-sided, by the binomial distribution.
+    Only discordant images count, those that exactly one of the two classifies correctly; under the null hypothesis,
+    that is either of them with probability 1/2. Two-sided, by the binomial distribution.
 
     Q. McNemar, Note on the sampling error of the difference between correlated proportions or percentages,
     Psychometrika 12 (1947).
 
     Args:
-        first_right, second_right: whether each image is classified rightly, bool (N,), in the same order.
+        first_right, second_right: whether each image is classified correctly, bool (N,), in the same order.
 
     Raises:
         ShapeError: the arrays are not one-dimensional and of the same length.
@@ -217,7 +217,7 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> PairedComparis
 
 
 def principal_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`points` (n, d) in their first two principal components, (n, 2), and the shares of the variance, (2,)."""
+    """`points` (n, d) projected onto two principal components, (n, 2), and the fractions of variance of these, (2,)."""
     plane, shares = np.zeros((len(points), 2)), np.zeros(2)
     n, d = points.shape
     if not np.ptp(points, axis=0).any():
@@ -225,7 +225,7 @@ def principal_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.decomposition import PCA
 
     count = min(2, n, d)
-    # scikit-learn turns each direction so that its largest entry is positive
+    # scikit-learn chooses the signs so that the entry of largest magnitude is positive
     analysis = PCA(count, svd_solver="covariance_eigh" if d <= n else "full")
     plane[:, :count] = analysis.fit_transform(points)
     shares[:count] = analysis.explained_variance_ratio_

@@ -1,4 +1,4 @@
-"""What of a run is worth a picture: the strongest filters, the channels that vary most, the surest mistakes."""
+"""Choosing what to show of a run: the strongest filters, the channels that vary most, the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ _MOST_CHANNELS = 8
 
 @dataclass(frozen=True)
 class Filters:
-    """The filters of a first layer as pictures."""
+    """The filters of a first layer, to be shown as images."""
 
     weight: np.ndarray
     """(KH, KW, C, filters), float64."""
     order: np.ndarray
-    """Those to show, the largest norm first."""
+    """The indices of those to show, in descending order of their norm."""
     largest: float
     """The largest absolute weight among those to show."""
     limit: float
-    """The absolute weight that gets the full colour; a single extreme one would make all others pale."""
+    """The absolute weight at which the colours saturate, so that a single outlier does not make all others pale."""
 
     @property
     def count(self) -> str:
-        """Such as ``64 of 128 filters``."""
+        """For example ``64 of 128 filters``."""
         filters = self.weight.shape[-1]
         return f"{filters} filters" if len(self.order) == filters else f"{len(self.order)} of {filters} filters"
 
 
 def strongest_filters(weight: np.ndarray, image_shape: tuple[int, int, int] | None = None) -> Filters:
-    """The filters of largest norm of a first layer's weight.
+    """The filters with the largest norm in a first layer's weight.
 
     weight: (KH, KW, C, filters) of a convolution, or (H * W * C, units) of a linear layer on images.
     image_shape: (H, W, C) for a linear layer; without it, a square grey image.
 
     Raises:
-        ShapeError: the weight has another rank or does not fit the image.
+        ShapeError: the weight has the wrong rank or does not match the image shape.
     """
     weight = np.asarray(weight, np.float64)
     if weight.ndim == 2:
@@ -63,11 +63,11 @@ def strongest_filters(weight: np.ndarray, image_shape: tuple[int, int, int] | No
 
 
 def channels_that_vary(maps: np.ndarray) -> np.ndarray:
-    """The eight channels of `maps` (H, W, C) of the largest deviation, then mean."""
+    """The eight channels of `maps` (H, W, C) with the largest standard deviation; ties go to the larger mean."""
     return np.lexsort((-maps.mean(axis=(0, 1)), -maps.std(axis=(0, 1))))[:_MOST_CHANNELS]
 
 
-def surest_mistakes(labels: np.ndarray, predictions: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """The indices of all wrong predictions, that of the largest confidence first; all arrays (n,)."""
+def most_confident_mistakes(labels: np.ndarray, predictions: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """The indices of all wrong predictions, in descending order of confidence; all arrays (n,)."""
     wrong = np.flatnonzero(labels != predictions)
     return wrong[np.argsort(-confidence[wrong], kind="stable")]

@@ -17,7 +17,7 @@ from gpunet.report.metrics import confusion_matrix
 
 
 def plot_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, *, prefix: str = "") -> None:
-    """Confusion matrix, metrics of each class and most confident mistakes, as PNG files in `folder`."""
+    """Confusion matrix, per-class metrics and most confident mistakes, as PNG files in `folder`."""
     predictions = probabilities.argmax(1)
     matrix = confusion_matrix(dataset.labels, predictions, dataset.classes)
     names = dataset.class_names
@@ -53,7 +53,7 @@ def _host(model: Layer, array: Any) -> np.ndarray:
 
 
 def first_weight(model: Sequential) -> np.ndarray:
-    """The first layer's weight: HWIO of a convolution, (in, out) of a linear layer."""
+    """The first layer's weight: HWIO for a convolution, (in, out) for a linear layer."""
     for _, layer in model.named_layers():
         if isinstance(layer, (Conv2d, Linear)):
             return _host(model, layer.weight.value)

@@ -1,4 +1,4 @@
-"""What is known of a run: what its folder says, and what its model makes of a part of the data."""
+"""The record of a run: the contents of its folder, and the results of its model on one split of the data."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from gpunet.training.history import Record
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run folder's own record."""
+    """The contents of a run folder."""
 
     folder: Path
     kind: str
     config: Mapping[str, Mapping[str, Any]]
-    """Section, option, value."""
+    """Section -> option -> value."""
     defaults: Mapping[str, Mapping[str, Any]]
     """The same for the preset ``default``."""
     history: list[Record]
-    """One record for each finished epoch; of a hybrid, with its ``stage``."""
+    """One record per finished epoch; for a hybrid, with its ``stage``."""
     result: Mapping[str, Any] | None
     """``result.json``; None while the run is not finished."""
     environment: Mapping[str, Any] | None
     """``environment.json``; None where there is none."""
     parameters: int
     best_validation: float | None
-    """The validation accuracy, a share, that was recorded with the saved weights."""
+    """The validation accuracy, a fraction, recorded with the saved weights."""
     chosen: str
-    """Which weights are saved, such as ``the best: epoch 18``."""
+    """Which weights are saved, such as ``weights of epoch 18``."""
 
     @property
     def name(self) -> str:
@@ -48,13 +48,13 @@ class RunRecord:
 
     @property
     def options(self) -> dict[str, Any]:
-        """All options by name, which are unique over the sections."""
+        """All options by name; names are unique across sections."""
         return {name: value for section in self.config.values() for name, value in section.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class SplitResult:
-    """A model's predictions for a part of its data set."""
+    """A model's predictions for one split of its data set."""
 
     split: str
     """``validation`` or ``test``."""
@@ -65,12 +65,12 @@ class SplitResult:
 
     @cached_property
     def predictions(self) -> np.ndarray:
-        """The likeliest class of each image, (n,)."""
+        """The most probable class of each image, (n,)."""
         return np.asarray(self.probabilities.argmax(axis=1))
 
     @cached_property
     def right(self) -> np.ndarray:
-        """Whether each prediction is right, bool (n,)."""
+        """Whether each prediction is correct, bool (n,)."""
         return np.asarray(self.predictions == self.dataset.labels)
 
     @property
@@ -87,6 +87,6 @@ class SplitResult:
 
     @cached_property
     def matrix(self) -> np.ndarray:
-        """How often each true class (row) was taken for each (column)."""
+        """The confusion matrix: true class (row), predicted class (column)."""
         found: np.ndarray = confusion_matrix(self.dataset.labels, self.predictions, self.dataset.classes)
         return found

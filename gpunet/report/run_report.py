@@ -1,4 +1,4 @@
-"""The report of one run, an HTML page that holds all it shows."""
+"""The report of one run, as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gpunet.report.charts import (
 from gpunet.report.data_uri import coloured_uri, filter_uri, picture_uri
 from gpunet.report.html import render
 from gpunet.report.metrics import calibration, per_class_table, principal_plane
-from gpunet.report.ranking import channels_that_vary, strongest_filters, surest_mistakes
+from gpunet.report.ranking import channels_that_vary, most_confident_mistakes, strongest_filters
 from gpunet.report.run_figures import block_maps, first_weight
 from gpunet.report.run_record import RunRecord, SplitResult
 from gpunet.training.evaluation import EVALUATION_BATCH
@@ -34,7 +34,7 @@ from gpunet.training.evaluation import EVALUATION_BATCH
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_NUMBERED = 25  # classes whose confusions are written out
+_MOST_NUMBERED = 25  # classes whose confusions are shown as numbers
 _MOST_CONFUSIONS = 12
 _MOST_MISTAKES = 24
 _MOST_POINTS = 5000
@@ -56,13 +56,13 @@ def run_report(
     """The page of one run.
 
     Args:
-        facts: what the run folder says.
-        result: what `model` makes of a part of the data; the page's figures are of it.
+        facts: the contents of the run folder.
+        result: the results of `model` on one split of the data, which the page shows.
         model: with its trained weights; its last layer is linear.
-        scaling: from pixels to the model's inputs.
+        scaling: of pixels to the model's inputs.
         loader: the images of `result` on the model's device.
         layers: the table of the model's layers.
-        tsne: add a map of the features by t-SNE, which takes a while.
+        tsne: add a t-SNE map of the features (slow).
     """
     from markupsafe import Markup
 
@@ -78,14 +78,14 @@ def run_report(
     curves = []
     if history:
         curves = [
-            chart("loss", "Loss of each epoch", draw_curves, history, "loss"),
-            chart("accuracy", "Accuracy of each epoch", draw_curves, history, "accuracy"),
-            chart("rate", "Learning rate of each epoch", draw_rate, history),
+            chart("loss", "Loss over the epochs", draw_curves, history, "loss"),
+            chart("accuracy", "Accuracy over the epochs", draw_curves, history, "accuracy"),
+            chart("rate", "Learning rate over the epochs", draw_rate, history),
         ]
     found = calibration(result.dataset.labels, result.probabilities)
     calibration_charts = [
         chart("reliability", "Accuracy over confidence", draw_reliability, found),
-        chart("confidences", "Share of the images of each confidence", draw_confidences, found),
+        chart("confidences", "Share of images by confidence", draw_confidences, found),
     ]
     features, chosen = _features(model, loader)
     maps = [
@@ -119,7 +119,7 @@ def run_report(
         filters=_filters(model, result.dataset.image_shape),
         maps=_maps(model, result.dataset.images[:1], scaling),
         example=_image(result, 0),
-        duration_chart=chart("seconds", "Seconds of each epoch", draw_durations, history) if history else "",
+        duration_chart=chart("seconds", "Seconds per epoch", draw_durations, history) if history else "",
         median_seconds=median(row["seconds"] for row in history) if history else 0.0,
         staged=any(row.get("stage") for row in history),
         peak_memory=(facts.result or {}).get("peak_memory_bytes"),
@@ -171,7 +171,7 @@ def _confusion(result: SplitResult) -> dict[str, Any]:
             "images": int(counts[i, j]),
             "strength": strength,
             "classes": " ".join([*classes, "strong"] if strength > 60 else classes),
-            "title": f"{names[i]} taken for {names[j]}: {100 * shares[i, j]:.1f} %",
+            "title": f"{names[i]} predicted as {names[j]}: {100 * shares[i, j]:.1f} %",
         }
 
     matrix = [{"name": name, "cells": [cell(i, j) for j in range(len(names))]} for i, name in enumerate(names)]
@@ -192,7 +192,7 @@ def _image(result: SplitResult, index: int) -> dict[str, Any]:
 
 def _mistakes(result: SplitResult) -> list[dict[str, Any]]:
     confidence = result.probabilities.max(axis=1)
-    order = surest_mistakes(result.dataset.labels, result.predictions, confidence)[:_MOST_MISTAKES]
+    order = most_confident_mistakes(result.dataset.labels, result.predictions, confidence)[:_MOST_MISTAKES]
     return [_image(result, int(index)) for index in order]
 
 
@@ -237,7 +237,7 @@ def penultimate(model: Sequential) -> Sequential:
 
 
 def _features(model: Sequential, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
-    """The inputs (n, F) of the last layer, in inference mode, and which images (n,) they are of: evenly spread ones."""
+    """The inputs (n, F) of the last layer in inference mode for evenly spaced images, and their indices (n,)."""
     body = penultimate(model)
     width = math.prod(body.output_shape(loader.input_shape))
     most = min(loader.size, _MOST_POINTS, max(2, _MOST_FEATURE_VALUES // width))
@@ -264,15 +264,15 @@ def _feature_planes(
     if tsne:
         some = np.unique(np.linspace(0, len(features) - 1, min(len(features), _MOST_TSNE_POINTS)).astype(np.int64))
         caption = (
-            f"t-SNE of {len(some):,} images (van der Maaten and Hinton 2008): near points are alike; distances between "
-            "groups and their sizes say nothing."
+            f"t-SNE of {len(some):,} images (van der Maaten and Hinton 2008): nearby points are similar; distances "
+            "between clusters and the sizes of clusters are not meaningful."
         )
         planes.append(("tsne", _tsne(features[some]), labels[some], names, caption))
     return planes
 
 
 def _tsne(features: np.ndarray) -> np.ndarray:
-    """`features` (n, F), n >= 2, in a plane, (n, 2)."""
+    """`features` (n, F), n >= 2, embedded in a plane, (n, 2)."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

@@ -1,4 +1,4 @@
-"""Figures of a sweep: the accuracy at each value of what varies, mean and spread over the seeds, and every seed."""
+"""Figures of a sweep: the accuracy for each value that varies, mean and spread over the seeds, and each seed."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _COLUMNS = 2
 
 @dataclass(frozen=True)
 class Panel:
-    """Accuracies, as fractions, at some values: one of the pictures of a sweep."""
+    """Accuracies, as fractions, for several values: one panel of a figure."""
 
     title: str
     values: Sequence[str]
-    """What is compared, from top to bottom."""
+    """The compared values, from top to bottom."""
     series: Sequence[tuple[str, Sequence[Sequence[float]]]]
-    """(name, for each value the accuracies of the seeds; none where all failed). A single series needs no name."""
+    """(name, for each value the accuracies of the seeds; none if all failed). A single series needs no name."""
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """Accuracies, as fractions, over a number that was drawn from a range."""
+    """Accuracies, as fractions, over a number sampled from a range."""
 
     title: str
     name: str
@@ -68,7 +68,7 @@ def plot_gallery(
     confusion: np.ndarray | None = None,
     class_names: Sequence[str] = (),
 ) -> None:
-    """All panels in two columns and, with `confusion`, below them the confusion matrix and the metrics of each class.
+    """All panels in two columns and, with `confusion`, below them the confusion matrix and the per-class metrics.
 
     Raises: as :func:`plot_sweep`, and ShapeError as :func:`gpunet.report.figures.plot_confusion_matrix`.
     """
@@ -94,7 +94,7 @@ def plot_gallery(
 
 
 def draw_panel(axes: Axes, panel: Panel | Scatter) -> None:
-    """One panel: filled marks and bars are means and standard deviations over the seeds, small dots single seeds."""
+    """One panel: filled markers and error bars are mean and standard deviation over the seeds, dots single seeds."""
     if isinstance(panel, Scatter):
         x, y = np.array(panel.points, np.float64).reshape(-1, 2).T
         axes.plot(x, 100 * y, "o", color=BLUE, alpha=0.7)

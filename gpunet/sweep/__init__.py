@@ -1,4 +1,4 @@
-"""Sweeps: many trainings, declared in one file, that answer one question by the validation images."""
+"""Sweeps: many training runs, declared in one file, that answer one question on the validation images."""
 
 from gpunet.sweep.declaration import Axis, Choice, Range, Sweep, load_sweep
 from gpunet.sweep.run import SweepResult, run_sweep

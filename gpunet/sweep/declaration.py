@@ -1,10 +1,10 @@
-"""A sweep as its TOML file declares it: what stays as it is, what varies, and how the points are chosen.
+"""The declaration of a sweep in a TOML file: what is fixed, what varies, and how the points are chosen.
 
 ::
 
     [sweep]
     question = "Which activation suits the MLP?"
-    seeds = [0, 1, 2]            # each point is trained with each of them
+    seeds = [0, 1, 2]            # each point is trained with each seed
 
     [base]                       # kind, preset, and any options of a run by name
     kind = "mlp"
@@ -13,7 +13,7 @@
 
     [axes]
     activation = ["relu", "gelu", "tanh"]      # an option and its values, or
-    schedule = [                               # a name, and the settings that belong together
+    schedule = [                               # a name, and groups of settings
         { name = "constant", schedule = "constant", lr = 1e-3 },
         { name = "one cycle", schedule = "one_cycle" },
     ]
@@ -21,8 +21,8 @@
 ``search = "grid"`` (the default) trains every combination; ``"random"`` and ``"optuna"`` choose ``points`` of them, and
 an axis may then be a range as well: ``lr = { low = 1e-3, high = 1e-1, log = true }``.
 
-The objective is the validation accuracy. With ``evaluate_test = true`` the point of the best mean is, after the end of
-the sweep, measured on the test images once; nothing else of a sweep looks at them.
+The objective is the validation accuracy. With ``evaluate_test = true`` the point with the best mean is evaluated once
+on the test images, after the end of the sweep; a sweep uses them for nothing else.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _TABLE_COLUMNS = ("trial", "status", "validation_accuracy", "validation_loss", "
 class SweepOptions(Options):
     """The section ``[sweep]``."""
 
-    question: str = option("", "what the sweep is to answer, in a sentence")
+    question: str = option("", "the question to answer, in a sentence")
     search: str = option("grid", "how the points are chosen", choices=SEARCHES)
-    seeds: tuple[int, ...] = option((0, 1, 2), "seeds with which each point is trained", low=0, high=2**32 - 1)
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds to train each point with", low=0, high=2**32 - 1)
     points: int = option(20, "random, optuna: number of points", low=1)
-    batch: int = option(4, "optuna: points that are chosen at a time, knowing the results of all before them", low=1)
-    search_seed: int = option(0, "random, optuna: seed of the choice of the points", low=0, high=2**32 - 1)
-    evaluate_test: bool = option(False, "measure the chosen point on the test images, once, after the end")
+    batch: int = option(4, "optuna: points proposed at a time, given the results of all earlier ones", low=1)
+    search_seed: int = option(0, "random, optuna: seed for choosing the points", low=0, high=2**32 - 1)
+    evaluate_test: bool = option(False, "evaluate the best point on the test images, once, after the end")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One value of an axis: what tables call it, and the settings that it stands for."""
+    """One value of an axis: its label in tables, and its settings."""
 
     label: str
     settings: Mapping[str, Any]
@@ -65,7 +65,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; evenly on a logarithmic scale if `log`."""
+    """Numbers from `low` to `high`, both included; uniform on a logarithmic scale if `log`."""
 
     low: float
     high: float
@@ -75,23 +75,23 @@ class Range:
 
 @dataclass(frozen=True)
 class Axis:
-    """Something that varies: either `choices`, or the values of the option `name` in `range`."""
+    """One thing that varies: either `choices`, or the values of the option `name` in `range`."""
 
     name: str
     choices: tuple[Choice, ...] = ()
     range: Range | None = None
 
     def choice(self, value: Any) -> Choice:
-        """`value` of the option that the axis is called after."""
+        """The choice `value` for the option that the axis is named after."""
         return Choice(label_of(value), {self.name: value})
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value of every axis."""
+    """One choice for every axis."""
 
     choices: Mapping[str, Choice]
-    """By the name of the axis."""
+    """By name of the axis."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -100,30 +100,30 @@ class Point:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: a point and a seed."""
+    """One training run: a point and a seed."""
 
     point: Point
     seed: int
     config: RunConfig | None
-    """None if the settings do not fit each other; `error` then says why."""
+    """None if the settings are incompatible; `error` then says why."""
     error: str = ""
 
     @property
     def digest(self) -> str:
-        """A name made from all settings: equal ones are one training."""
+        """A hash of all settings: trials with equal digests are the same training run."""
         if self.config is None:
             return ""
         return hashlib.sha256(to_toml(self.config).encode()).hexdigest()[:12]
 
     @property
     def cnn_digest(self) -> str:
-        """The same of the CNN of a hybrid alone, which several hybrids may have in common; empty for other models."""
+        """The same for a hybrid's CNN alone, which several hybrids may share; empty for other models."""
         cnn = self.config.cnn() if self.config else None
         return hashlib.sha256(to_toml(cnn).encode()).hexdigest()[:12] if cnn else ""
 
     @property
     def epochs(self) -> int:
-        """Epochs at most, of all stages of a hybrid together."""
+        """Maximum number of epochs, over all stages of a hybrid."""
         if self.config is None:
             return 0
         hybrid = self.config.hybrid
@@ -138,18 +138,18 @@ class Sweep:
     kind: str
     preset: str
     settings: Mapping[str, Any]
-    """Of the base: option and value, on top of the preset."""
+    """Of the base: option -> value, on top of the preset."""
     axes: tuple[Axis, ...]
     options: SweepOptions = field(default_factory=SweepOptions)
     text: str = ""
-    """The file."""
+    """The content of the file."""
 
     def base(self) -> RunConfig:
         """The configuration that the points vary."""
         return merge(self.kind, self.preset, overrides=self.settings)
 
     def trials(self, point: Point) -> list[Trial]:
-        """The trainings of `point`, one a seed."""
+        """The trials of `point`, one per seed."""
         settings = {**self.settings}
         for choice in point.choices.values():
             settings.update(choice.settings)
@@ -166,7 +166,7 @@ def load_sweep(path: Path) -> Sweep:
     """The sweep in the TOML file at `path`, named after the file.
 
     Raises:
-        ConfigError: not readable, not TOML, or something in it is unknown, misplaced, of a wrong type or out of bounds.
+        ConfigError: not readable, not TOML, or an entry is unknown, misplaced, of the wrong type or out of bounds.
     """
     path = Path(path)
     document = load_toml(path)
@@ -193,12 +193,12 @@ def parse(document: Mapping[str, Any], name: str, *, source: str = "sweep") -> S
         raise ConfigError(f"{source}: nothing varies: give at least one option and its values in [axes]")
     _check_overlap(axes, source)
     sweep = Sweep(name, kind, preset, settings, axes, options)
-    sweep.base()  # finds an unknown model or preset
+    sweep.base()  # raises if the model or preset is unknown
     return sweep
 
 
 def label_of(value: Any) -> str:
-    """What tables call a value."""
+    """The label of a value in tables."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
@@ -215,7 +215,7 @@ def _options(table: Mapping[str, Any], source: str) -> SweepOptions:
         values[name] = check_option(SweepOptions, name, value, f"{source}: [sweep] {name}")
     options = SweepOptions(**values)
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
-        raise ConfigError(f"{source}: [sweep] seeds must be different and at least one, got {list(options.seeds)}")
+        raise ConfigError(f"{source}: [sweep] seeds must be distinct, and at least one; got {list(options.seeds)}")
     return options
 
 
@@ -242,9 +242,9 @@ def _checked(name: str, value: Any, kind: str, where: str) -> Any:
 def _axis(name: str, values: Any, kind: str, options: SweepOptions, source: str) -> Axis:
     where = f"{source}: [axes] {name}"
     if name == "seed":
-        raise ConfigError(f"{where}: the seeds are an axis already: give seeds = [...] in [sweep]")
+        raise ConfigError(f"{where}: the seeds are already an axis: give seeds = [...] in [sweep]")
     if name in _TABLE_COLUMNS:
-        raise ConfigError(f"{where}: this is a column of every table; give the axis another name")
+        raise ConfigError(f"{where}: every table has a column of this name; give the axis another one")
     if isinstance(values, Mapping):
         return Axis(name, range=_range(name, values, kind, options, where))
     if not isinstance(values, list) or not values:
@@ -261,7 +261,7 @@ def _axis(name: str, values: Any, kind: str, options: SweepOptions, source: str)
 
 def _named(value: Any, kind: str, where: str) -> Choice:
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str) or not value["name"]:
-        raise ConfigError(f"{where}: each of these must be a table with a name and settings, got {value!r}")
+        raise ConfigError(f"{where}: each entry must be a table with a name and settings, got {value!r}")
     settings = {option: _checked(option, entry, kind, where) for option, entry in value.items() if option != "name"}
     return Choice(value["name"], settings)
 
@@ -276,7 +276,7 @@ def _range(name: str, table: Mapping[str, Any], kind: str, options: SweepOptions
     assert section is not None
     base = option_type(sections(kind)[section], name)
     if base.many or base.base not in (int, float):
-        raise ConfigError(f"{where}: only the values of a number can be a range")
+        raise ConfigError(f"{where}: only a numeric option can have a range")
     log = table.get("log", False)
     if not isinstance(log, bool) or not low < high or (log and low <= 0):
         raise ConfigError(f"{where}: expected low < high, and 0 < low with log = true; got {dict(table)!r}")
@@ -284,7 +284,7 @@ def _range(name: str, table: Mapping[str, Any], kind: str, options: SweepOptions
 
 
 def _check_overlap(axes: tuple[Axis, ...], source: str) -> None:
-    """Each option belongs to one axis: a later one would hide what an earlier one varies."""
+    """Each option belongs to one axis only: a later axis would override an earlier one."""
     owners: dict[str, str] = {}
     for axis in axes:
         names = {name for choice in axis.choices for name in choice.settings} or {axis.name}

@@ -1,4 +1,4 @@
-"""Which pictures show a sweep."""
+"""Choosing the panels that show a sweep."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gpunet.sweep.table import Row
 
 
 def panels_of(sweep: Sweep, rows: Sequence[Row]) -> list[Panel | Scatter]:
-    """The panels of `sweep`: of one or two axes a single one with all accuracies, of more a panel of each main effect.
+    """The panels of `sweep`: a single one with all accuracies for one or two axes, else one per main effect.
 
-    A number that was drawn from a range is shown as points over it. Without a finished trial there are none.
+    A number sampled from a range is shown as a scatter plot. Without a finished trial there are no panels.
     """
     if not any(row.outcome.ok for row in rows):
         return []
@@ -27,7 +27,7 @@ def panels_of(sweep: Sweep, rows: Sequence[Row]) -> list[Panel | Scatter]:
 
 
 def _crossed(title: str, axes: Sequence[Axis], rows: Sequence[Row]) -> Panel:
-    """The axis of more values from top to bottom, that of fewer in colours."""
+    """The axis with more values from top to bottom, the other one in colours."""
     main, *others = sorted(axes, key=lambda axis: -len(axis.choices))
     series = []
     for colour in others[0].choices if others else (None,):

@@ -1,4 +1,4 @@
-"""The worker processes of a sweep, and the trials that they are at."""
+"""The worker processes of a sweep, and their current trials."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL
 
 @dataclass(eq=False)
 class Worker:
-    """A process, and what it is at."""
+    """A process, and its current job."""
 
     number: int
     process: subprocess.Popen[str]
     job: Any = None
-    """What was given to :meth:`Pool.start`; None while it is idle."""
+    """The job given to :meth:`Pool.start`; None while the worker is idle."""
     ready: bool = False
-    """It has said that it can be given something to do."""
+    """Whether it has reported that it can take jobs."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker says: ``ready``, ``epoch``, ``done``, ``fatal``; or ``gone``, if its process has ended."""
+    """A message from a worker: ``ready``, ``epoch``, ``done``, ``fatal``; or ``gone``, if its process has ended."""
 
     worker: Worker
     name: str
@@ -42,11 +42,11 @@ class Event:
 
 
 class Pool(contextlib.AbstractContextManager["Pool"]):
-    """`count` workers, each with `threads` threads; they end when the block does, however this process ends.
+    """`count` workers, each with `threads` threads; they end with the block, however this process ends.
 
     Args:
-        log: a folder for what the workers write to stderr.
-        lock: an open file whose lock the workers share, so that it is held until the last of them has ended.
+        log: a folder for the workers' stderr.
+        lock: an open file whose lock the workers share, so that it is held until all of them have ended.
     """
 
     def __init__(self, count: int, threads: int, *, log: Path, lock: IO[str]) -> None:
@@ -70,7 +70,7 @@ class Pool(contextlib.AbstractContextManager["Pool"]):
                     text=True,
                     encoding="utf-8",
                     pass_fds=(self.lock.fileno(),),
-                    process_group=0,  # Ctrl-C is not for them
+                    process_group=0,  # so that Ctrl-C does not reach them
                 )
         except OSError as error:
             raise OutputError(f"cannot start a worker of the sweep: {error.strerror or error}") from error
@@ -80,7 +80,7 @@ class Pool(contextlib.AbstractContextManager["Pool"]):
 
     def _listen(self, worker: Worker) -> None:
         assert worker.process.stdout is not None
-        with contextlib.suppress(ValueError):  # closed meanwhile
+        with contextlib.suppress(ValueError):  # closed in the meantime
             for line in worker.process.stdout:
                 facts = json.loads(line)
                 self._events.put(Event(worker, facts.pop("event"), facts))
@@ -88,26 +88,26 @@ class Pool(contextlib.AbstractContextManager["Pool"]):
         self._events.put(Event(worker, "gone", {"reason": _reason(code)}))
 
     def idle(self) -> Iterator[Worker]:
-        """The workers that are ready and have nothing to do."""
+        """The workers that are ready and have no job."""
         return (worker for worker in self.workers if worker.ready and worker.job is None)
 
     def start(self, worker: Worker, job: Any, order: dict[str, Any]) -> None:
-        """Give an idle worker something to do."""
+        """Give an idle worker a job."""
         assert worker.process.stdin is not None
         worker.job = job
-        with contextlib.suppress(BrokenPipeError):  # it has ended, which its last event says
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as its last event reports
             worker.process.stdin.write(json.dumps(order) + "\n")
             worker.process.stdin.flush()
 
     def event(self, timeout: float) -> Event | None:
-        """The next event; None if there is none in `timeout` seconds."""
+        """The next event; None if there is none within `timeout` seconds."""
         try:
             return self._events.get(timeout=timeout)
         except queue.Empty:
             return None
 
     def replace(self, worker: Worker) -> None:
-        """A new process for one that has ended."""
+        """Start a new process for a worker that has ended."""
         _close(worker)
         self.workers[self.workers.index(worker)] = self._spawn(worker.number)
 
@@ -130,4 +130,4 @@ def _reason(code: int) -> str:
     if code >= 0:
         return f"the worker process ended with code {code}"
     name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-    return f"the worker process was ended by {name}{' (out of memory?)' if -code == signal.SIGKILL else ''}"
+    return f"the worker process was killed by {name}{' (out of memory?)' if -code == signal.SIGKILL else ''}"

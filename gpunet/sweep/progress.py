@@ -1,4 +1,4 @@
-"""How far a sweep is: a live bar on a terminal, a plain line for each finished trial elsewhere."""
+"""Progress of a sweep: a live bar on a terminal, otherwise a plain line per finished trial."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SweepProgress(contextlib.AbstractContextManager["SweepProgress"]):
-    """Counts trials and epochs; the time left is that of the epochs left, at the speed since the start.
+    """Counts trials and epochs; the time left is estimated from the remaining epochs and the speed since the start.
 
     Args:
         console: a rich console, by default one on stderr.
@@ -43,7 +43,7 @@ class SweepProgress(contextlib.AbstractContextManager["SweepProgress"]):
         self._bar.stop()
 
     def add(self, epochs: int) -> None:
-        """One more trial is to be done, of at most so many epochs."""
+        """Add a trial of at most `epochs` epochs."""
         self._trials += 1
         self._epochs += epochs
 
@@ -54,7 +54,7 @@ class SweepProgress(contextlib.AbstractContextManager["SweepProgress"]):
         self.show()
 
     def over(self, row: Row, epochs: int, *, before: bool = False) -> None:
-        """A trial of at most `epochs` epochs is finished; `before`: by an earlier call, or without any training."""
+        """A trial of at most `epochs` epochs is finished; `before`: in an earlier call, or without any training."""
         self._running.pop(row.trial, None)
         self._epochs_over += epochs
         self._finished += 1
@@ -74,14 +74,14 @@ class SweepProgress(contextlib.AbstractContextManager["SweepProgress"]):
         self.show()
 
     def seconds_left(self) -> float | None:
-        """None as long as nothing is known of the speed."""
+        """The estimated time left; None while the speed is unknown."""
         if not self._epochs_run:
             return None
         left = self._epochs - self._epochs_over - sum(self._running.values())
         return (time.perf_counter() - self._started) / self._epochs_run * max(left, 0)
 
     def show(self) -> None:
-        """Bring the bar up to date."""
+        """Update the bar."""
         parts = [f"{self._failed} failed"] if self._failed else []
         parts += [f"best {self._best:.2%}"] if self._best is not None else []
         parts.append(f"{time_text(self.seconds_left())} left")
@@ -95,7 +95,7 @@ class SweepProgress(contextlib.AbstractContextManager["SweepProgress"]):
 
 
 def time_text(seconds: float | None) -> str:
-    """Such as ``2.5 h``, ``12 min`` or ``40 s``; a question mark for None."""
+    """For example ``2.5 h``, ``12 min`` or ``40 s``; a question mark for None."""
     if seconds is None:
         return "?"
     if seconds >= 5400:

@@ -1,4 +1,4 @@
-"""Running a sweep: every trial once, on the workers of one machine, whatever happens in between."""
+"""Running a sweep: every trial once, on the workers of one machine, across any interruptions."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from gpunet.training.trainer import BEST
 TABLE, DECLARATION, TEST = "table.csv", "sweep.toml", "test.json"
 
 _LOCK_PATIENCE = 10.0
-"""Seconds in which the workers of a killed sweep must have ended."""
+"""Seconds to wait for the workers of a killed sweep to end."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep came to."""
+    """The result of a sweep."""
 
     sweep: Sweep
     folder: Path
     rows: list[Row]
     best: list[Row]
-    """Of the point of the highest mean validation accuracy, one a seed; empty if no point has all its seeds."""
+    """Of the point with the highest mean validation accuracy, one per seed; empty if no point has all its seeds."""
     test: dict[str, Any] | None
-    """The chosen point on the test images, where the declaration asks for it."""
+    """The test results of the best point, if the declaration requests them."""
 
     @property
     def table(self) -> Path:
@@ -63,25 +63,25 @@ def run_sweep(
     retry_failed: bool = False,
     progress: bool = True,
 ) -> SweepResult:
-    """Run all trials of `sweep` that `folder` does not hold yet, and write their table.
+    """Run all trials of `sweep` that are not yet finished in `folder`, and write their table.
 
     `folder` gets ``table.csv``, a copy of the declaration, and under ``trials/`` a run folder for each trial, named
-    after its settings. A trial that was finished there is not repeated, one that was stopped goes on from its last
-    epoch: however often a sweep is stopped, its table is the same but for the columns of times. Trials whose settings
-    are still the same are kept when the file changes.
+    after its settings. Finished trials are not repeated, and an interrupted one resumes after its last epoch: however
+    often a sweep is interrupted, its table is the same except for the timing columns. When the file changes, trials
+    whose settings stay the same are kept.
 
     Args:
-        workers: processes that train at the same time; they share out the threads.
-        threads: of all workers together; by default one a core.
+        workers: number of processes that train in parallel; they share the threads.
+        threads: total of all workers; by default one per core.
         device: of all workers.
-        keep_checkpoints: leave the weights in the folders of the trials.
-        retry_failed: train again what failed, for a reason that may have gone.
-        progress: tell on stderr how far it is.
+        keep_checkpoints: keep the weights in the folders of the trials.
+        retry_failed: train failed trials again, in case the cause is gone.
+        progress: show the progress on stderr.
 
     Raises:
         ConfigError: more workers than threads, or the search needs a package that is not installed.
-        OutputError: another sweep is at work in `folder`, or it cannot be written to.
-        DataError, DeviceError: as a training; what is finished stays.
+        OutputError: another sweep is running in `folder`, or it cannot be written to.
+        DataError, DeviceError: as for a single run; finished trials are kept.
     """
     threads = threads or len(os.sched_getaffinity(0))
     if not 1 <= workers <= threads:
@@ -108,7 +108,7 @@ def run_sweep(
 
 @dataclass(eq=False)
 class _Job:
-    """A training to be done; it fills more than one row where a search chose a point twice."""
+    """A pending training run; it fills several rows if a search chose a point more than once."""
 
     trial: Trial
     folder: Path
@@ -116,7 +116,7 @@ class _Job:
 
 
 class _Run:
-    """The state of a running sweep: the rows that are known, and the trainings that are to be done."""
+    """The state of a running sweep: the rows known so far, and the pending jobs."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class _Run:
         return self.folder / "trials" / trial.digest
 
     def enter(self, points: list[Point]) -> list[list[int]]:
-        """Take up `points`; the rows of each. What is finished already is filled in, the rest becomes jobs."""
+        """Add `points`; returns the row numbers of each. Finished trials are filled in, the others become jobs."""
         groups = [self.sweep.trials(point) for point in points]
         first = len(self.trials) + 1
         new = [trial for group in groups for trial in group]
@@ -162,7 +162,7 @@ class _Run:
         return [list(range(first + end - len(group), first + end)) for group, end in zip(groups, ends, strict=True)]
 
     def train(self, pool: Pool) -> None:
-        """Do all jobs on the workers of `pool`."""
+        """Run all jobs on the workers of `pool`."""
         while self.jobs or any(worker.job for worker in pool.workers):
             self._hand_out(pool)
             event = pool.event(timeout=1.0)
@@ -174,7 +174,7 @@ class _Run:
     def _hand_out(self, pool: Pool) -> None:
         for worker in pool.idle():
             busy = {other.job.trial.cnn_digest for other in pool.workers if other.job} - {""}
-            # Hybrids that have their CNN in common wait until one of them has trained it.
+            # Hybrids that share a CNN wait until one of them has trained it.
             waiting = (job for job in self.jobs if job.trial.cnn_digest not in busy or self._shared(job.trial).exists())
             job = next(waiting, None)
             if job is None:
@@ -207,9 +207,7 @@ class _Run:
             raise getattr(errors, event.facts["kind"])(event.facts["message"])
         elif event.name == "gone":
             if job is None:
-                raise OutputError(
-                    f"{event.facts['reason']}; {self.folder}/worker-{event.worker.number}.log may say why"
-                )
+                raise OutputError(f"{event.facts['reason']}; see {self.folder}/worker-{event.worker.number}.log")
             outcome = Outcome(FAILED, error=event.facts["reason"])
             write_outcome(job.folder, outcome)
             self._finish(job, outcome)
@@ -231,12 +229,12 @@ class _Run:
         return self.folder / "shared" / trial.cnn_digest
 
     def write(self) -> None:
-        """Write the rows that are known so far."""
+        """Write the rows known so far."""
         axes = [axis.name for axis in self.sweep.axes]
         write_table(self.folder / TABLE, axes, [self.rows[number] for number in sorted(self.rows)])
 
     def clean(self) -> None:
-        """Remove what no resumed sweep needs any more."""
+        """Remove what a resumed sweep no longer needs."""
         if not self.keep:
             for path in (self.folder / "trials").glob("*"):
                 drop_checkpoints(path)
@@ -247,12 +245,12 @@ class _Run:
 
 
 def _objective(rows: list[Row]) -> float | None:
-    """What a search is told of a point: the mean over its seeds, None if one failed."""
+    """The objective of a point, for the search: the mean over its seeds, None if one failed."""
     return point_accuracy(rows) if all(row.outcome.ok for row in rows) else None
 
 
 def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
-    """The chosen point on the test images: read from the file if that was done before, else measured and written."""
+    """The test results of the best point: read from the file if they exist, else evaluated and written."""
     path = run.folder / TEST
     folders = [run.trial_folder(run.trials[row.trial - 1]) for row in best]
     names = [folder.name for folder in folders]
@@ -263,12 +261,12 @@ def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
     missing = [str(folder) for folder in folders if not (folder / BEST).exists()]
     if missing:
         raise ConfigError(
-            f"the weights of the chosen point were not kept: remove {', '.join(missing)} and run the sweep again"
+            f"the weights of the best point were not kept: remove {', '.join(missing)} and run the sweep again"
         )
     found = [evaluate(folder, device=run.device) for folder in folders]
     mean = statistics.fmean(result.correct / result.total for result in found)
     total = found[0].total
-    facts = {
+    document = {
         "values": best[0].values,
         "trials": names,
         "seeds": [row.seed for row in best],
@@ -278,24 +276,24 @@ def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
         "std": statistics.stdev(result.correct / total for result in found) if len(found) > 1 else None,
         "interval": list(wilson_interval(round(mean * total), total)),
     }
-    write_text_atomic(path, json.dumps(facts, indent=2) + "\n")
-    return facts
+    write_text_atomic(path, json.dumps(document, indent=2) + "\n")
+    return document
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[IO[str]]:
-    """The folder of a sweep, made if it is not there, for one sweep at a time.
+    """Lock the folder of a sweep, created if necessary, for one sweep at a time.
 
-    The lock is the file's, and the workers have the file open as well: after a kill it is free when all of them ended.
+    The workers inherit the open lock file: after a kill, the lock is released once all of them have ended.
 
     Raises:
-        OutputError: the folder cannot be made, or another sweep has it.
+        OutputError: the folder cannot be created, or another sweep is running in it.
     """
     make_folder(folder)
     try:
         file = (folder / ".lock").open("w", encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot write into the folder {folder}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
     with file:
         limit = time.monotonic() + _LOCK_PATIENCE
         while True:
@@ -305,7 +303,7 @@ def _locked(folder: Path) -> Iterator[IO[str]]:
             except BlockingIOError:
                 if time.monotonic() > limit:
                     raise OutputError(
-                        f"another sweep is at work in {folder}: wait for it, or give another --out"
+                        f"another sweep is running in {folder}: wait for it, or give another --out"
                     ) from None
                 time.sleep(0.1)
         yield file

@@ -1,4 +1,4 @@
-"""Which points a sweep trains: all of a grid, random ones, or those that optuna proposes."""
+"""Choosing the points of a sweep: a full grid, random points, or those that optuna proposes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from gpunet.sweep.declaration import Axis, Choice, Point, Sweep
 
 
 class Search(Protocol):
-    """Proposes points, some at a time, from the results of those before.
+    """Proposes points, several at a time, based on the results of earlier ones.
 
-    The proposals are a function of the declaration and the results alone, so that a resumed sweep makes the same ones.
+    The proposals depend only on the declaration and the results, so that a resumed sweep gets the same ones.
     """
 
     def more(self, values: Sequence[float | None]) -> list[Point]:
         """The next points; none when the search is over.
 
-        values: the objective of every point proposed so far, in their order; None where it could not be trained.
+        values: the objective of every point proposed so far, in order; None if it could not be trained.
         """
         ...
 
 
 class FixedSearch:
-    """Points that are known from the beginning."""
+    """Points that are known in advance."""
 
     def __init__(self, points: list[Point]) -> None:
         self.points = points
@@ -40,7 +40,7 @@ class FixedSearch:
 class OptunaSearch:
     """optuna's tree-structured Parzen estimator (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011).
 
-    The study is in memory: a resumed sweep tells it the stored results in the same order, and it proposes the same.
+    The study is in memory: a resumed sweep replays the stored results in the same order, and gets the same proposals.
 
     Raises:
         ConfigError: optuna is not installed.
@@ -51,7 +51,7 @@ class OptunaSearch:
             import optuna
         except ImportError:
             raise ConfigError(
-                'search = "optuna" needs the package optuna: pip install "gpunet[optuna]", or take "random"'
+                'search = "optuna" needs the package optuna: pip install "gpunet[optuna]", or use "random"'
             ) from None
         self._failed = optuna.trial.TrialState.FAIL
         self.sweep = sweep
@@ -59,7 +59,7 @@ class OptunaSearch:
         self._told = 0
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # constant_liar counts as experimental
+            warnings.simplefilter("ignore")  # constant_liar is marked as experimental
             sampler = optuna.samplers.TPESampler(seed=sweep.options.search_seed, constant_liar=True)
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
 
@@ -101,7 +101,7 @@ def search_of(sweep: Sweep) -> Search:
 
 
 def _random_point(sweep: Sweep, number: int) -> Point:
-    """Point `number` of a random search: more points leave the first ones as they are."""
+    """Point `number` of a random search; adding points does not change earlier ones."""
     rng = np.random.default_rng([sweep.options.search_seed, number])
     return Point({axis.name: _random_choice(axis, rng) for axis in sweep.axes})
 

@@ -1,4 +1,4 @@
-"""What a sweep says: mean and spread over the seeds of each value of each axis."""
+"""Summary of a sweep: mean and spread over the seeds for each value of each axis."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gpunet.sweep.table import Row
 
 @dataclass(frozen=True)
 class Effect:
-    """The validation accuracy at one value of one axis, as fractions."""
+    """The validation accuracy for one value of one axis, as fractions."""
 
     axis: str
     value: str
     by_seed: dict[int, float]
     """For each seed, the mean over all trials with this value, whatever the other axes are."""
     failed: int
-    """Trials with this value that could not be trained; they are not in the means."""
+    """Trials with this value that failed; they are not in the means."""
 
     @property
     def seeds(self) -> int:
@@ -31,16 +31,16 @@ class Effect:
 
     @property
     def std(self) -> float | None:
-        """Standard deviation over the seeds, divided by n - 1; None for less than two."""
+        """Sample standard deviation over the seeds; None for fewer than two."""
         return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else None
 
 
 def effects(rows: Sequence[Row], axis: str) -> list[Effect]:
     """The effect of each value of `axis`, in the order in which the table has them.
 
-    With several axes these are main effects: the others are averaged over. Where a trial failed, the same points are
-    left out for all values of the axis, so that means over different points are not compared; a value that failed
-    everywhere has no mean.
+    With several axes these are main effects, averaged over the other axes. If a trial failed, the same combination of
+    the other axes is left out for all values, so that means over different points are not compared; a value whose
+    trials all failed has no mean.
     """
     values = list(dict.fromkeys(row.values[axis] for row in rows))
     everywhere_failed = {
@@ -67,9 +67,9 @@ def _others(row: Row, axis: str) -> tuple[object, ...]:
 
 
 def best_point(rows: Sequence[Row]) -> list[Row]:
-    """The rows, one a seed, of the point of the highest mean validation accuracy; none if no point has all its seeds.
+    """The rows, one per seed, of the point with the highest mean validation accuracy; ties go to the first.
 
-    Of equal ones, the first.
+    There are none if no point has all its seeds.
     """
     points: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:

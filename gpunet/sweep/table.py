@@ -1,4 +1,4 @@
-"""The table of a sweep: one row a trial, in the order of the declaration; what was measured in time comes last."""
+"""The table of a sweep: one row per trial, in the order of the declaration; the timing columns come last."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TIMING = ("seconds", "images_per_second")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial. Accuracy and loss are of the validation images, at the chosen epoch."""
+    """The outcome of a trial. Accuracy and loss are those on the validation images, at the chosen epoch."""
 
     status: str
     validation_accuracy: float | None = None
     validation_loss: float | None = None
     chosen_epoch: int | None = None
     stage: str = ""
-    """Of a hybrid, the stage whose weights were chosen."""
+    """For a hybrid, the stage whose weights were chosen."""
     epochs: int | None = None
     parameters: int | None = None
     error: str = ""
@@ -46,7 +46,7 @@ class Row:
     trial: int
     """From 1, in the order of the declaration."""
     values: dict[str, str]
-    """What the trial has on each axis."""
+    """The label of the trial's choice on each axis."""
     seed: int
     outcome: Outcome
 
@@ -75,7 +75,7 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
     """(names of the axes, rows) of a table that :func:`write_table` wrote.
 
     Raises:
-        DataError: it cannot be read or is no such table.
+        DataError: it cannot be read or is not such a table.
     """
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""One trial: a training in a run folder of its own, whose outcome is a file that is written last."""
+"""One trial: a training run in its own folder, whose outcome file is written last."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 OUTCOME = "trial.json"
 
 FATAL = (DataError, DeviceError, OutputError)
-"""Errors that no other trial would escape: they end the sweep, and the trial counts as not done."""
+"""Errors that would hit every other trial, too: they end the sweep, and the trial counts as not run."""
 
 
 def read_outcome(folder: Path) -> Outcome | None:
@@ -47,7 +47,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Record the end of the trial in `folder`.
+    """Record the outcome of the trial in `folder`.
 
     Raises:
         OutputError: it cannot be written.
@@ -57,7 +57,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 
 
 def drop_checkpoints(folder: Path, *, keep_best: bool = False) -> None:
-    """Remove what takes much room and is needed by nobody who reads the table: weights, and the record of the split."""
+    """Remove large files that the table does not need: the weights, and the indices of the split."""
     for path in folder.glob("**/*.safetensors"):
         if not (keep_best and path == folder / BEST):
             path.unlink(missing_ok=True)
@@ -73,13 +73,13 @@ def run_trial(
     shared_cnn: Path | None = None,
     on_epoch: Callable[[Record], None] = lambda record: None,
 ) -> Outcome:
-    """Train what `config` describes in `folder`, or go on with it, and record the outcome.
+    """Train the model that `config` describes in `folder`, or resume its training, and record the outcome.
 
-    A training that fails is an outcome, too: it diverged, or its settings do not fit each other or the data.
+    A failure is an outcome, too: training diverged, or the settings are incompatible with each other or the data.
 
     Args:
-        shared_cnn: of a hybrid, a folder that holds its trained CNN or will hold it: another trial's of the same sweep
-            that differs in nothing but what comes after the CNN. A trial that finds it has the same bits as if it had
+        shared_cnn: for a hybrid, a folder that contains, or will contain, its trained CNN, shared by the trials of the
+            sweep that differ only in what follows the CNN. The results are bit-identical to those of a trial that
             trained the CNN itself.
 
     Raises: an error of :data:`FATAL`.
@@ -97,7 +97,7 @@ def run_trial(
     try:
         try:
             outcome = attempt()
-        except CheckpointError:  # of an older version, or damaged: the trial starts again
+        except CheckpointError:  # from an older version, or damaged: the trial starts over
             shutil.rmtree(folder, ignore_errors=True)
             outcome = attempt()
     except FATAL:
@@ -105,7 +105,7 @@ def run_trial(
     except GpunetError as error:
         outcome = Outcome(FAILED, error=str(error))
     except OSError as error:
-        raise OutputError(f"cannot read or write in {folder}: {error.strerror or error}") from error
+        raise OutputError(f"cannot read or write files in {folder}: {error.strerror or error}") from error
     except MemoryError:
         outcome = Outcome(FAILED, error="out of memory")
     except Exception as error:
@@ -115,7 +115,7 @@ def run_trial(
 
 
 def outcome_of(found: Fit) -> Outcome:
-    """The row of a trained model."""
+    """The outcome of a trained model."""
     speeds = [record["images_per_second"] for record in found.records if record.get("stage", "cnn") == "cnn"]
     return Outcome(
         OK,
@@ -131,7 +131,7 @@ def outcome_of(found: Fit) -> Outcome:
 
 
 class _Reporter(Callback):
-    """Tells of each epoch."""
+    """Reports each epoch."""
 
     def __init__(self, tell: Callable[[Record], None]) -> None:
         self.tell = tell
@@ -141,7 +141,7 @@ class _Reporter(Callback):
 
 
 class _Share(Callback):
-    """Puts a finished training into a folder where other trials find it."""
+    """Copies a finished training run to a folder where other trials find it."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -153,7 +153,7 @@ class _Share(Callback):
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Remove what a killed sweep left half copied."""
+    """Remove the incomplete copies of a killed sweep."""
     for path in folder.glob("**/.*.tmp*"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""A worker of a sweep: a process that trains one trial after another, as its parent tells it.
+"""A worker of a sweep: a process that runs one trial after another for its parent.
 
-Lines of JSON go both ways: orders come on stdin, and on stdout go ``{"event": "ready" | "epoch" | "done" | "fatal"}``.
-The end of stdin is the end of the parent, however it ended: the worker then stops at once, in the middle of a step, and
-what it leaves behind is resumed later.
+They exchange lines of JSON: orders on stdin, and ``{"event": "ready" | "epoch" | "done" | "fatal"}`` on stdout. When
+stdin ends, the parent has ended, for whatever reason: the worker then stops at once, even in the middle of a step, and
+its trial is resumed later.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from gpunet.sweep.trial import run_trial
 
 def main() -> None:
     """Serve until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
-    # What libraries print must not get between the events.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent, which then ends this process
+    # Output of libraries must not mix with the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -60,7 +60,7 @@ def _read(orders: queue.SimpleQueue[dict[str, Any]]) -> None:
 def _tell(events: TextIO, **event: Any) -> None:
     try:
         print(json.dumps(event), file=events, flush=True)
-    except BrokenPipeError:  # the parent has ended, which the end of stdin would say in a moment
+    except BrokenPipeError:  # the parent has ended, as the end of stdin would soon show
         os._exit(0)
 
 

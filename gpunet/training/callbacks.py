@@ -1,4 +1,4 @@
-"""What can be hung into a training."""
+"""Callbacks: hooks that the trainer calls during training."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of all callbacks: each method is called at its moment and does nothing unless overridden.
+    """Base class of all callbacks: the methods do nothing unless overridden.
 
-    Set ``trainer.stop = True`` to end the training after the running epoch. What a callback has to remember across a
-    stopped and resumed run goes into :meth:`state`.
+    Set ``trainer.stop = True`` to end training after the current epoch. Whatever a callback must keep when a run is
+    stopped and resumed goes into :meth:`state`.
     """
 
     def on_train_start(self, trainer: Trainer) -> None:
-        """Before the first epoch of this call."""
+        """Before the first epoch of this call of :meth:`Trainer.fit`."""
 
     def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
         """Before the first step of `epoch`, counted from 1."""
@@ -25,7 +25,7 @@ class Callback:
     def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
         """After a step, counted from 1 within its epoch, with the mean loss of the epoch so far.
 
-        On the CPU after each; on a GPU, where looking means waiting, after every 50th and the last one.
+        On the CPU after each step; on a GPU, where reading the loss means waiting, after every 50th and the last one.
         """
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
@@ -35,11 +35,11 @@ class Callback:
         """After the last epoch, and also when an exception ends the training."""
 
     def state(self) -> dict[str, Any]:
-        """What to remember, JSON-able."""
+        """The state to save in a checkpoint, JSON-serialisable."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` returned."""
+        """Restore what :meth:`state` returned."""
 
 
 class EarlyStopping(Callback):

@@ -1,6 +1,6 @@
 """Checkpoints: one safetensors file each, with everything that is not an array as JSON in its header.
 
-Nothing is pickled. A file is written aside and renamed, so that there is always a whole one.
+Nothing is pickled. Files are written atomically, so that there is always a complete one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ FORMAT = "gpunet-checkpoint-1"
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """Write `tensors` and the JSON-able `metadata` to `path`, atomically.
+    """Write `tensors` and the JSON-serialisable `metadata` to `path`, atomically.
 
     Raises:
-        OutputError: the file cannot be written; an older one at `path` is still whole.
+        OutputError: the file cannot be written; an older one at `path` is left intact.
     """
     from safetensors.numpy import save
 
@@ -36,7 +36,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors, metadata) of the checkpoint at `path`.
 
     Raises:
-        CheckpointError: there is no such file, or it is not a whole gpunet checkpoint.
+        CheckpointError: there is no such file, or it is not a complete gpunet checkpoint.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -58,6 +58,6 @@ def prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors that :func:`prefixed` put under `prefix`, with their own names again."""
+    """The tensors whose names start with ``prefix/``, without it; the inverse of :func:`prefixed`."""
     start = f"{prefix}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

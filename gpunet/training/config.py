@@ -14,29 +14,29 @@ class TrainingConfig(Options):
     """How a model is trained."""
 
     epochs: int = option(15, "passes over the training images", low=1)
-    batch_size: int = option(128, "images in one step", low=1)
+    batch_size: int = option(128, "images per step", low=1)
     optimizer: str = option("adamw", "update rule", choices=OPTIMIZERS)
-    lr: float = option(2e-3, "learning rate; for one_cycle and cosine its peak", low=0, low_open=True)
+    lr: float = option(2e-3, "learning rate; for one_cycle and cosine, the peak", low=0, low_open=True)
     momentum: float = option(0.9, "momentum of sgd", low=0, high=1, high_open=True)
-    nesterov: bool = option(True, "Nesterov's form of momentum (sgd)")
-    beta1: float = option(0.9, "decay of adam's first moment", low=0, high=1, high_open=True)
-    beta2: float = option(0.999, "decay of adam's second moment", low=0, high=1, high_open=True)
-    weight_decay: float = option(0.0, "decay of weights; biases and batch norm are left out", low=0)
-    schedule: str = option("one_cycle", "how the learning rate changes", choices=SCHEDULES)
+    nesterov: bool = option(True, "Nesterov momentum (sgd)")
+    beta1: float = option(0.9, "adam: decay rate of the first moment", low=0, high=1, high_open=True)
+    beta2: float = option(0.999, "adam: decay rate of the second moment", low=0, high=1, high_open=True)
+    weight_decay: float = option(0.0, "weight decay; not applied to biases and batch norm", low=0)
+    schedule: str = option("one_cycle", "learning rate schedule", choices=SCHEDULES)
     warmup: float = option(
-        0.2, "share of the training in which one_cycle and cosine rise to the peak", low=0, high=1, high_open=True
+        0.2, "one_cycle, cosine: fraction of training spent on the rise to the peak", low=0, high=1, high_open=True
     )
-    lr_step: int = option(10, "step: epochs between two reductions", low=1)
+    lr_step: int = option(10, "step: epochs between reductions", low=1)
     lr_factor: float = option(0.5, "step, exponential, plateau: factor of each reduction", low=0, high=1, low_open=True)
     lr_patience: int = option(3, "plateau: epochs without a better validation loss before a reduction", low=0)
-    label_smoothing: float = option(0.0, "probability spread over all classes", low=0, high=1, high_open=True)
+    label_smoothing: float = option(0.0, "probability mass spread over all classes", low=0, high=1, high_open=True)
     class_weights: str = option(
-        "none", "weights of the classes in the loss; balanced: n / (classes * n_class)", choices=("none", "balanced")
+        "none", "class weights in the loss; balanced: n / (classes * n_class)", choices=("none", "balanced")
     )
-    clip_norm: float = option(0.0, "largest L2 norm of the gradient; 0: no clipping", low=0)
+    clip_norm: float = option(0.0, "maximum L2 norm of the gradient; 0: no clipping", low=0)
     ema_decay: float = option(
         0.0,
-        "decay per step of an average of the weights that is validated instead of them; 0: none",
+        "per-step decay of an exponential moving average of the weights, which is validated instead of them; 0: none",
         low=0,
         high=1,
         high_open=True,
@@ -44,26 +44,26 @@ class TrainingConfig(Options):
     early_stopping: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never", low=0)
     keep: str = option(
         "best",
-        "the weights that a training ends with: of the epoch of the best validation accuracy, or of the last one",
+        "weights to keep: those of the epoch with the best validation accuracy, or those of the last epoch",
         choices=("best", "last"),
     )
-    seed: int = option(0, "seed of initialisation, order, augmentation and dropout", low=0, high=2**32 - 1)
+    seed: int = option(0, "seed of initialisation, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
     dtype: str = option("float32", "precision of all arrays", choices=("float32", "float64"))
     precision: str = option(
         "float32",
-        "on a GPU, of the products of convolutions and linear layers in training; tf32: on tensor cores",
+        "on a GPU, precision of matrix products in convolutions and linear layers in training; tf32: on tensor cores",
         choices=PRECISIONS,
     )
 
 
 @dataclass(frozen=True)
 class HybridTrainingConfig(Options):
-    """What the hybrid trains after its CNN: the MLP on the features, then, if wanted, both together.
+    """How the hybrid is trained after its CNN: the MLP on the features, then, optionally, both jointly.
 
-    Everything not said here (batch size, optimiser, schedule, seed ...) is as in :class:`TrainingConfig`.
+    Everything else (batch size, optimiser, schedule, seed ...) is taken from :class:`TrainingConfig`.
     """
 
-    classifier_epochs: int = option(20, "passes over the features to train the MLP", low=1)
+    classifier_epochs: int = option(20, "epochs of training the MLP on the features", low=1)
     classifier_lr: float = option(1e-3, "learning rate of the MLP on the features", low=0, low_open=True)
-    joint_epochs: int = option(0, "passes to train the CNN and the MLP together; 0: the features stay frozen", low=0)
-    joint_lr: float = option(1e-4, "learning rate of training together", low=0, low_open=True)
+    joint_epochs: int = option(0, "epochs of training the CNN and the MLP jointly; 0: the features stay frozen", low=0)
+    joint_lr: float = option(1e-4, "learning rate of joint training", low=0, low_open=True)

@@ -1,4 +1,4 @@
-"""Where a training went wrong: the first value that is not finite."""
+"""Diagnosis of diverged training: the first non-finite value."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from gpunet.data.loader import Loader
 from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
 
 EVALUATION_BATCH = 1000
-"""Images of one evaluation batch. It is fixed, so that an evaluation has the same bits whoever asks for it."""
+"""Images per evaluation batch. It is fixed, so that all callers get bit-identical results."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and number of right predictions over a data set; the predictions where they were asked for."""
+    """Mean loss and number of correct predictions over a data set, and the class probabilities if requested."""
 
     loss: float
     correct: int
@@ -36,7 +36,7 @@ def evaluate(
 ) -> Evaluation:
     """Run `model` in inference mode over all of `loader`; the loss is plain cross-entropy.
 
-    `on_batch` is called with the number of images done, after each batch.
+    `on_batch` is called after each batch, with the number of images processed so far.
     """
     loss, correct, done = 0.0, 0, 0
     criterion = SoftmaxCrossEntropy()
@@ -57,11 +57,11 @@ def evaluate(
 def with_mirror_images(model: Layer, loader: Loader, probabilities: np.ndarray) -> np.ndarray:
     """Class probabilities, (n, classes), averaged over each image and its mirror image (test-time augmentation).
 
-    Meant for a model that was trained with mirrored images; another one gets worse by it.
+    Meant for a model trained with mirrored images; others get worse with it.
 
     Args:
-        model, loader: as :func:`evaluate`; of images.
-        probabilities: those of the images as they are, (n, classes), from :func:`evaluate`.
+        model, loader: as for :func:`evaluate`; the loader must hold images, not features.
+        probabilities: those of the original images, (n, classes), from :func:`evaluate`.
     """
     mirrored = evaluate(model, loader.mirrored(), keep_probabilities=True).probabilities
     assert mirrored is not None

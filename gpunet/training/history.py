@@ -1,4 +1,4 @@
-"""The record of a training: one line of JSON for each epoch."""
+"""The training history: one line of JSON per epoch."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class History:
                 raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def restore(self, epochs: int) -> None:
-        """Read the first `epochs` records back from the file, and drop what a stopped run wrote after them.
+        """Read the first `epochs` records from the file, and drop what an interrupted run wrote after them.
 
         Raises:
-            CheckpointError: the file does not hold them.
+            CheckpointError: the file does not contain them.
         """
         assert self.path is not None
         try:
@@ -48,7 +48,7 @@ class History:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot read {self.path}: {error}") from error
         if [record.get("epoch") for record in self.records] != list(range(1, epochs + 1)):
-            raise CheckpointError(f"{self.path} does not hold the records of the {epochs} epochs of the checkpoint")
+            raise CheckpointError(f"{self.path} does not contain the records of the {epochs} epochs of the checkpoint")
         write_text_atomic(self.path, "".join(line + "\n" for line in lines))
 
     def column(self, name: str) -> list[Any]:

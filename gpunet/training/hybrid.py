@@ -1,4 +1,4 @@
-"""The hybrid's pipeline: train the CNN, train the MLP on its features, then, if wanted, both together."""
+"""The hybrid's pipeline: train the CNN, train the MLP on its features, then, optionally, both jointly."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ STAGES = ("cnn", "classifier", "joint")
 
 
 def stage_folder(stage: str) -> str:
-    """Where in a run folder the files of `stage` are."""
+    """The folder for the files of `stage`, relative to the run folder."""
     return f"stages/{STAGES.index(stage) + 1}-{stage}"
 
 
 @dataclasses.dataclass(frozen=True)
 class HybridFit:
-    """The trained hybrid, and how each stage went."""
+    """The trained hybrid, and the records of its stages."""
 
     hybrid: Hybrid
     records: list[Record]
-    """The records of all stages in a row, each with its ``stage``."""
+    """The records of all stages in sequence, each with its ``stage``."""
     validation_accuracy: float
     """Of the hybrid as it is returned."""
     stage: str
-    """The stage whose weights it has: ``joint``, or ``classifier`` where training together did not help."""
+    """The stage whose weights it has: ``joint``, or ``classifier`` if joint training did not help."""
     epoch: int
     """The epoch of that stage, from 1."""
 
@@ -59,24 +59,24 @@ def fit_hybrid(
     tensors: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> HybridFit:
-    """Train a hybrid from nothing, in one call.
+    """Train a hybrid from scratch, in one call.
 
-    1. ``cnn``: the CNN with its own classifier, by `training`.
-    2. ``classifier``: the MLP on the features of the best CNN, taken once from the images as they are (frozen
+    1. ``cnn``: the CNN with its own classifier, as configured by `training`.
+    2. ``classifier``: the MLP on the features of the best CNN, extracted once from the original images (frozen
        features, no augmentation), for ``classifier_epochs`` at ``classifier_lr``.
-    3. ``joint``: both together on the (augmented) images, for ``joint_epochs`` at ``joint_lr``. Its weights are kept
-       only if they classify the validation images better than those of the second stage, or with ``keep = "last"``.
+    3. ``joint``: both jointly on the (augmented) images, for ``joint_epochs`` at ``joint_lr``. Its weights are kept
+       only if their validation accuracy is higher than that of the second stage, or with ``keep = "last"``.
 
     Args:
         config, training, stages: the architecture and how to train.
         train, validation: images on the device.
         classes: number of classes.
         run_dir: an existing folder; each stage has its own folder in ``stages/`` there. None writes nothing.
-        callbacks: makes the callbacks of a stage.
-        class_weights, metadata, tensors: as :class:`Trainer`.
-        resume: go on with what `run_dir` holds; finished stages are not run again.
+        callbacks: returns the callbacks for a stage.
+        class_weights, metadata, tensors: as for :class:`Trainer`.
+        resume: resume the run in `run_dir`; finished stages are not repeated.
 
-    Raises: as :meth:`Trainer.fit` and, with `resume`, :meth:`Trainer.resume`.
+    Raises: as for :meth:`Trainer.fit` and, with `resume`, :meth:`Trainer.resume`.
     """
     records: list[Record] = []
 
@@ -103,7 +103,7 @@ def fit_hybrid(
 
     backend, dtype, seed = train.backend, training.dtype, training.seed
     cnn = CNN.from_config(config, train.input_shape, classes)
-    hybrid = Hybrid.on(cnn, config, classes)  # before the long training, so that a wrong option is found now
+    hybrid = Hybrid.on(cnn, config, classes)  # before the long training, so that an invalid option fails early
     cnn.initialize(seed, device=backend, dtype=dtype)
     run("cnn", cnn, training, (train, validation))
 
@@ -116,7 +116,7 @@ def fit_hybrid(
     trainer = run("classifier", hybrid.classifier, how, (features[0], features[1]))
     best, stage, epoch = trainer.best_accuracy, "classifier", trainer.best_epoch
 
-    hybrid.initialize(seed, device=backend, dtype=dtype)  # keeps all values: the hybrid's arrays are one again
+    hybrid.initialize(seed, device=backend, dtype=dtype)  # keeps all values, and joins the arrays of both parts again
     if stages.joint_epochs:
         assert hybrid.flat is not None
         before = hybrid.flat.state_dict()
@@ -128,7 +128,7 @@ def fit_hybrid(
         else:
             hybrid.flat.load_state_dict(before)
             logger.info(
-                "training together gave %.2f %% on the validation images, the frozen features %.2f %%: those are kept",
+                "joint training reached %.2f %% validation accuracy, the frozen features %.2f %%: keeping the latter",
                 100 * joint,
                 100 * best,
             )

@@ -1,4 +1,4 @@
-"""Progress of a training on stderr: a live bar on a terminal, a plain line for each epoch elsewhere."""
+"""Training progress on stderr: a live bar on a terminal, otherwise a plain line per epoch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Progress(Callback):
-    """Epoch, images/s, time left, loss, learning rate; one line is kept for each epoch. Says what is compiled.
+    """Shows epoch, images/s, time left, loss and learning rate, with one line kept per epoch, and kernel compilation.
 
     Args:
         console: a rich console; by default one on stderr.
-        title: put before the epochs, e.g. the stage of a pipeline.
+        title: shown before the epoch, e.g. the stage of a pipeline.
     """
 
     def __init__(self, console: Console | None = None, *, title: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What changes from step to step, on the device: so a captured step can be replayed without the host."""
+"""The state that changes from step to step, on the device, so that a captured step can be replayed without the host."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gpunet.ops.step_state import COUNTERS, NUMBERS
 
 @dataclass(frozen=True)
 class EpochTotals:
-    """Sums over the steps of the running epoch so far."""
+    """Sums over the steps of the current epoch so far."""
 
     steps: int
     loss: float
     """Sum of the losses."""
     correct: int
     failed: int | None
-    """Number, from 0 in the whole training, of the first step whose loss or gradient was not finite."""
+    """Index, from 0 over the whole training, of the first step with a non-finite loss or gradient, or None."""
 
     @property
     def finite(self) -> bool:
@@ -30,11 +30,11 @@ class EpochTotals:
 
 
 class StepState:
-    """Counters, learning rate and sums of a training, in fixed arrays on the device.
+    """Counters, learning rate and sums of a training run, in fixed arrays on the device.
 
     Attributes:
-        step, start: (1,) int64, finished steps of the training and position of the next batch.
-        lr: (1,) float64, learning rate of the running step, once :meth:`advance` was called in it.
+        step, start: (1,) int64, number of finished steps in the run and position of the next batch.
+        lr: (1,) float64, learning rate of the current step, once :meth:`advance` was called in it.
         loss_sum: (1,) float64.
     """
 
@@ -53,7 +53,10 @@ class StepState:
         self._rates[...] = self._backend.asarray(np.array(rates, np.float64))
 
     def advance(self, loss: Array, correct: Array, scale: Array) -> None:
-        """Take in a step's loss, its number of right predictions and its gradients' scale; move on to the next step."""
+        """Add a step's loss and number of correct predictions to the sums, and advance to the next step.
+
+        `scale` is the factor of its gradients, set to NaN if the step or an earlier one of the epoch failed.
+        """
         ops.advance_step(self._counters, self._numbers, self._rates, loss, correct, scale, batch_size=self._batch_size)
 
     def totals(self) -> EpochTotals:

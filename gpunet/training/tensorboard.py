@@ -1,4 +1,4 @@
-"""TensorBoard's event files: the scalars of each epoch and the configuration of the run."""
+"""TensorBoard event files: the scalars of each epoch and the configuration of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpunet.training.trainer import Trainer
 
 FOLDER = "tensorboard"
-"""In a run folder: the event files."""
+"""The folder for event files in a run folder."""
 
 _TAGS = {
     "train_loss": "loss/train",
@@ -31,10 +31,10 @@ _TAGS = {
 
 
 class TensorBoard(Callback):
-    """Writes an event file that TensorBoard shows: the record of each epoch, whose number is the step.
+    """Writes a TensorBoard event file with the record of each epoch; the step is the number of the epoch.
 
-    A resumed run begins a new file with the epochs before the resume and then removes the old one, which may hold an
-    epoch that was cut off: so there is each epoch once.
+    A resumed run starts a new file with the earlier epochs and then removes the old one, which may contain an
+    incomplete epoch, so that each epoch appears once.
 
     Args:
         folder: where the event file goes; by default ``tensorboard`` in the trainer's run folder.
@@ -62,10 +62,10 @@ class TensorBoard(Callback):
         with _output(folder):
             folder.mkdir(parents=True, exist_ok=True)
             old = sorted(folder.glob("events.out.tfevents.*"))
-            # Not SummaryWriter: its thread would die of a full disk in silence, and then stop the training.
+            # Not SummaryWriter: on a full disk its thread would die silently, and then block training.
             self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
             self._write(text("configuration", _configuration(trainer)), 0, time.time())
-            # As if the epochs before had ended just now: pauses between stop and resume are left out.
+            # As if the earlier epochs had just ended: pauses between stop and resume are left out.
             left = sum(record["seconds"] for record in trainer.history.records)
             for record in trainer.history.records:
                 left -= record["seconds"]
@@ -99,7 +99,7 @@ class TensorBoard(Callback):
 
 
 def require_tensorboardx() -> None:
-    """Make sure that event files can be written.
+    """Check that event files can be written.
 
     Raises:
         ConfigError: tensorboardX is not installed.
@@ -108,13 +108,13 @@ def require_tensorboardx() -> None:
         import tensorboardX  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"TensorBoard's events need tensorboardX, which cannot be imported ({error}): pip install "
+            f"TensorBoard events need tensorboardX, which cannot be imported ({error}): pip install "
             "'gpunet[tensorboard]'"
         ) from error
 
 
 def _configuration(trainer: Trainer) -> str:
-    """The run's TOML, or the options of the trainer where it has no more, as Markdown."""
+    """The run's TOML or, if there is none, the options of the trainer, as Markdown."""
     options = vars(trainer.config)
     text = trainer.metadata.get("config") or "\n".join(f"{name} = {value!r}" for name, value in options.items())
     return f"```toml\n{text}\n```"
@@ -125,4 +125,4 @@ def _output(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write TensorBoard's events into {folder}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write TensorBoard events to {folder}: {error.strerror or error}") from error

@@ -1,9 +1,8 @@
-"""The trainer: epochs of steps, validation, checkpoints; the same seed gives the same weights, bit for bit.
+"""The trainer: training epochs, validation and checkpoints; the same seed gives bit-identical weights.
 
-What a step computes depends on the seed, the step's number and the weights alone: the order of the images, their
-augmentation and the dropout masks are functions of (seed, step), batches have a fixed size, and every reduction has a
-fixed order whatever the number of threads. So a run that was stopped and resumed ends with the bits of one that was
-not.
+A step depends only on the seed, the step number and the weights: the order of the images, their augmentation and the
+dropout masks are functions of (seed, step), batches have a fixed size, and every reduction has a fixed order,
+regardless of the number of threads. So an interrupted and resumed run is bit-identical to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -31,27 +30,27 @@ from gpunet.training.history import History, Record
 from gpunet.training.state import EpochTotals, StepState
 
 BEST, LAST, METRICS = "checkpoint.safetensors", "last.safetensors", "metrics.jsonl"
-"""In a run folder: the model of the best validation accuracy (of the last epoch, with ``keep = "last"``), all that is
-needed to go on after the last epoch, and the record of each epoch."""
+"""In a run folder: the model with the best validation accuracy (of the last epoch, with ``keep = "last"``), everything
+needed to resume after the last epoch, and the record of each epoch."""
 
 
 class Trainer:
     """Trains an initialised model on a :class:`~gpunet.data.loader.Loader`.
 
     Args:
-        model: a layer whose :meth:`~gpunet.nn.Layer.initialize` was called.
+        model: a layer initialised by :meth:`~gpunet.nn.Layer.initialize`.
         config: how to train.
         train, validation: the data, on the model's device.
         run_dir: an existing folder for ``metrics.jsonl``, the best and the last checkpoint; None writes nothing.
         callbacks: called in this order.
         class_weights: weight of each class in the loss, (classes,) on the device; or None.
-        metadata, tensors: JSON-able facts and host arrays that every checkpoint carries along (its configuration).
+        metadata, tensors: JSON-serialisable values and host arrays to store in every checkpoint (its configuration).
 
     Attributes:
         epoch, step: number of finished epochs and steps.
         lr: learning rate of the last step.
         history: the records of all epochs.
-        stop: set it to end the training after the running epoch.
+        stop: set it to end training after the current epoch.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Trainer:
         self.flat: FlatParameters = model.flat
         self.backend = self.flat.backend
         self.train, self.validation, self.run_dir = train, validation, run_dir
-        # Batches have one size, so the images that do not fill the last batch wait for another epoch's order.
+        # All batches have the same size, so each epoch drops the images that do not fill its last batch.
         self.batch_size = min(config.batch_size, train.size)
         self.steps_per_epoch = train.size // self.batch_size
         self.optimizer = optim.create(config.optimizer, **vars(config))
@@ -104,7 +103,7 @@ class Trainer:
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def _training_step(self) -> None:
-        # Only ops on arrays that stay where they are: on a GPU this is recorded once and replayed (Backend.capture).
+        # Only ops on arrays that stay in place: on a GPU this is recorded once and replayed (Backend.capture).
         seed, state = self.config.seed, self._state
         x, labels = self.train.training_batch(state.start, self.batch_size, seed=seed, step=state.step)
         ctx = ForwardContext(training=True, seed=seed, step=state.step, needs_input_grad=False)
@@ -112,8 +111,8 @@ class Trainer:
         loss, dlogits = self.loss(logits, labels)
         backward(dlogits)
         scale, _ = ops.gradient_scale(self.flat.gradients, loss, max_norm=self.config.clip_norm)
-        # From the first loss or gradient that is not finite the scale is NaN until the end of the epoch: updates are
-        # left out, so that the weights of the failed step can be examined when the host reads the state.
+        # From the first non-finite loss or gradient to the end of the epoch, the scale is NaN: updates are skipped, so
+        # that the weights can be examined when the host reads the totals.
         state.advance(loss, ops.count_correct(logits, labels), scale)
         self.optimizer.update(state.lr, state.step, scale)
         if self.average is not None:
@@ -139,16 +138,16 @@ class Trainer:
         return totals
 
     def _diverged(self, index: int) -> DivergedError:
-        """The error for a loss that is not finite in step `index`, from 0, of this epoch; runs that step again."""
+        """The error for a non-finite loss in step `index`, from 0, of this epoch; runs that step again."""
         number, seed = self.epoch * self.steps_per_epoch + index, self.config.seed
         batch = self.train.training_batch(index * self.batch_size, self.batch_size, seed=seed, step=number)
         state = self.flat.state.copy()
         where = first_not_finite(self.model, *batch, self.loss, ForwardContext(training=True, seed=seed, step=number))
-        self.flat.state[...] = state  # the diagnosis leaves no trace in the running statistics
+        self.flat.state[...] = state  # the diagnosis must not change the running statistics
         where = where or "the norm of the gradients is not finite, although all gradients are"
         return DivergedError(
             f"training diverged in step {number + 1} (epoch {self.epoch + 1}, learning rate {self.lr:.3g}): {where}. "
-            "Use a lower --lr, --clip-norm, or check the data"
+            "Use a lower --lr or --clip-norm, or check the data"
         )
 
     def _not_validated(self) -> DivergedError:
@@ -167,14 +166,14 @@ class Trainer:
     # --- the training -----------------------------------------------------------------------------------------------
 
     def fit(self) -> History:
-        """Train up to ``config.epochs`` epochs, then put the weights that ``config.keep`` names into the model.
+        """Train up to ``config.epochs`` epochs, then load the weights selected by ``config.keep`` into the model.
 
         Returns:
-            the history of all epochs, those before a resume included.
+            the history of all epochs, including those before a resume.
 
         Raises:
             ConfigError: the model's arrays have moved since the Trainer was made.
-            DivergedError: a loss is not finite; says the step and the first layer concerned.
+            DivergedError: a loss is not finite; the message names the step and the first layer affected.
             OutputError: a checkpoint or the metrics cannot be written.
         """
         if not self.flat.current:
@@ -224,7 +223,7 @@ class Trainer:
             callback.on_epoch_end(self, record)
         if weights is not None:
             self.best_epoch, self.best_accuracy, self._best = self.epoch, validation.accuracy, weights
-        # The last checkpoint comes last: whatever is cut off before it is computed again, to the same bits.
+        # The last checkpoint is written last: an epoch interrupted before it is computed again, with the same bits.
         self.history.append(record)
         if weights is not None:
             self._save_best()
@@ -234,13 +233,13 @@ class Trainer:
 
     def _save_best(self) -> None:
         if self.run_dir is not None:
-            facts = {
+            metadata = {
                 **self.metadata,
                 "epoch": self.best_epoch,
                 "validation_accuracy": self.best_accuracy,
                 "architecture": architecture(self.flat),
             }
-            save_checkpoint(self.run_dir / BEST, {**prefixed("model", self._best), **self.tensors}, facts)
+            save_checkpoint(self.run_dir / BEST, {**prefixed("model", self._best), **self.tensors}, metadata)
 
     def _save_last(self) -> None:
         if self.run_dir is None:
@@ -254,7 +253,7 @@ class Trainer:
         }
         if self.average is not None:
             tensors |= prefixed("average", {name: host(slot) for name, slot in self.average.slots().items()})
-        facts = {
+        metadata = {
             **self.metadata,
             "epoch": self.epoch,
             "step": self.step,
@@ -267,48 +266,48 @@ class Trainer:
             "batch_size": self.batch_size,
             "train_size": self.train.size,
         }
-        save_checkpoint(self.run_dir / LAST, tensors, facts)
+        save_checkpoint(self.run_dir / LAST, tensors, metadata)
 
     def resume(self) -> bool:
-        """Go back to where the last checkpoint in the run folder was written; False if there is none yet.
+        """Restore the state of the last checkpoint in the run folder; returns False if there is none yet.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or is of another architecture, batch size or data set.
+            CheckpointError: the checkpoint is damaged, or has a different architecture, batch size or data set.
         """
         if self.run_dir is None or not (self.run_dir / LAST).exists():
             return False
         path = self.run_dir / LAST
-        tensors, facts = load_checkpoint(path)
+        tensors, metadata = load_checkpoint(path)
         for name, value in (("batch_size", self.batch_size), ("train_size", self.train.size)):
-            if facts.get(name) != value:
-                raise CheckpointError(f"{path} was written with {name} {facts.get(name)}, this training has {value}")
+            if metadata.get(name) != value:
+                raise CheckpointError(f"{path} was written with {name} {metadata.get(name)}, but this run has {value}")
         self.flat.load_state_dict(under("model", tensors))
         self.optimizer.load_slots(under("optimizer", tensors))
         if self.average is not None:
             self.average.load_slots(under("average", tensors))
         self._best = under("best", tensors)
-        self.epoch, self.step, self.stop = facts["epoch"], facts["step"], facts["stop"]
-        self.best_epoch, self.best_accuracy = facts["best_epoch"], facts["best_accuracy"]
-        self.schedule.load_state(facts["schedule"])
-        found, here = [name for name, _ in facts["callbacks"]], [type(item).__name__ for item in self._stateful()]
+        self.epoch, self.step, self.stop = metadata["epoch"], metadata["step"], metadata["stop"]
+        self.best_epoch, self.best_accuracy = metadata["best_epoch"], metadata["best_accuracy"]
+        self.schedule.load_state(metadata["schedule"])
+        found, here = [name for name, _ in metadata["callbacks"]], [type(item).__name__ for item in self._stateful()]
         if found != here:
-            raise CheckpointError(f"{path} was written with the callbacks {found}, this training has {here}")
-        for callback, (_, state) in zip(self._stateful(), facts["callbacks"], strict=True):
+            raise CheckpointError(f"{path} was written with the callbacks {found}, but this run has {here}")
+        for callback, (_, state) in zip(self._stateful(), metadata["callbacks"], strict=True):
             callback.load_state(state)
         self.history.restore(self.epoch)
-        self._save_best()  # a kill between the two files may have left a newer one
+        self._save_best()  # a kill between writing the two files may have left a newer one
         return True
 
     def _stateful(self) -> list[Callback]:
-        """The callbacks that have something to remember; others, such as a progress bar, may come and go."""
+        """The callbacks with state; others, such as a progress bar, may be added or removed on resume."""
         return [callback for callback in self.callbacks if callback.state()]
 
     def restore_best(self) -> None:
-        """Put the weights of the best validation accuracy (with ``keep = "last"``, the last ones) into the model."""
+        """Load the weights with the best validation accuracy (with ``keep = "last"``, the last) into the model."""
         if self._best:
             self.flat.load_state_dict(self._best)
 
 
 def architecture(flat: FlatParameters) -> dict[str, list[int]]:
-    """Names and shapes of all parameters and buffers: what a checkpoint must share with a model."""
+    """Names and shapes of all parameters and buffers, which must be the same in a checkpoint and a model."""
     return {name: list(view.shape) for name, view in flat.named(flat.values, flat.state).items()}

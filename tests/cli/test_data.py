@@ -51,6 +51,6 @@ def test_damaged_data(gpunet_command: Command, action: str) -> None:
 @pytest.mark.usefixtures("asked")
 def test_missing_data(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = gpunet_command("data", "path", "--data", "empty")
-    assert_refused(outcome, 3, "the Fashion-MNIST files are not in empty; get them with: gpunet data fetch")
+    assert_refused(outcome, 3, "the Fashion-MNIST files are not in empty; download them with: gpunet data fetch")
     monkeypatch.setattr(gpunet.data, "find", lambda path=None: None)
-    assert_refused(gpunet_command("data", "path"), 3, "the Fashion-MNIST files are not in any of the usual places")
+    assert_refused(gpunet_command("data", "path"), 3, "the Fashion-MNIST files are not in any of the usual locations")

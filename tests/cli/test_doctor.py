@@ -35,7 +35,7 @@ def test_healthy_machine(gpunet_command: Command) -> None:
     assert parts["cuda"] == "not usable: CuPy is not installed: pip ..."
     assert parts["data"].endswith("gpunet data fetch")
     assert parts["cache"].endswith("(writable)")
-    assert outcome.out.splitlines()[-1] == "everything that the CPU needs works"
+    assert outcome.out.splitlines()[-1] == "gpunet can run on the CPU"
 
 
 def test_json(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_device_in_the_environment_is_not_asked_for(gpunet_command: Command, mon
 def test_device_asked_for_but_unusable(gpunet_command: Command) -> None:
     outcome = gpunet_command("doctor", "--device", "cuda", "-q")
     assert outcome.code == 4
-    assert "everything that the CPU needs works" in outcome.out, "the report comes first"
+    assert "gpunet can run on the CPU" in outcome.out, "the report comes first"
     assert outcome.err.startswith("gpunet: error: device 'cuda' is not available: CuPy is not installed")
     assert len(outcome.err.splitlines()) == 1
 
@@ -107,7 +107,7 @@ def test_broken_kernels(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch
     assert outcome.code == 1
     assert "problem   numba does not work: " in outcome.out
     assert ("instead of [5, 7, 13, 15]" if how == "wrong" else "OSError: libgomp.so.1: not found") in outcome.out
-    assert outcome.out.splitlines()[-1] == "gpunet cannot run on this machine as it is"
+    assert outcome.out.splitlines()[-1] == "gpunet cannot run until these problems are fixed"
     assert json.loads(gpunet_command("doctor", "--json").out)["ok"] is False
 
 

@@ -28,7 +28,7 @@ from tests.cli.fake_run import FakeRun
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 1, "cannot read or write runs/cnn-"),
         (MemoryError(), 1, "out of memory; a smaller --batch-size or model may fit"),
         (RuntimeError("broken\nin two lines"), 1,
-         "unexpected RuntimeError: broken in two lines; run again with --debug to see where"),
+         "unexpected RuntimeError: broken in two lines; run again with --debug for the traceback"),
         (RecursionError(), 1, "unexpected RecursionError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,

@@ -182,13 +182,13 @@ def test_resume_may_extend(gpunet_command: Command, fake_run: FakeRun, words: tu
 def test_resume_may_not_shorten(gpunet_command: Command) -> None:
     run_dir, _ = started_run()
     outcome = gpunet_command("train", "--resume", run_dir, "--epochs", "4")
-    assert_refused(outcome, 2, "--epochs 4 is less than the run's 5; with --resume it can only be raised")
+    assert_refused(outcome, 2, "--epochs 4 is less than the run's 5; with --resume it can only grow")
 
 
 def test_resume_keeps_the_model(gpunet_command: Command) -> None:
     run_dir, _ = started_run()
     outcome = gpunet_command("train", "mlp", "--resume", run_dir)
-    assert_refused(outcome, 2, f"the run in {run_dir} trains the model cnn, not mlp")
+    assert_refused(outcome, 2, f"the run in {run_dir} is of the model cnn, not mlp")
 
 
 def test_resume_with_a_damaged_configuration(gpunet_command: Command) -> None:

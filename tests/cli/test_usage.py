@@ -17,17 +17,18 @@ pytestmark = pytest.mark.usefixtures("fake_run")
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "give a command: train, evaluate, predict, sweep, features, reproduce, report, doctor, warmup, data"),
-        ("-q", "give a command"),
+        ("", "no command given: expected train, evaluate, predict, sweep, features, reproduce, report, doctor, warmup, "
+             "data"),
+        ("-q", "no command given"),
         ("trian", "unknown command 'trian': expected train, evaluate, predict, sweep, features, reproduce, report, "
          "doctor, warmup, data (did you mean"),
         ("--verbos", "unknown option --verbos of gpunet (did you mean '--verbose'?)"),
         ("-x", "unrecognized arguments: -x"),
-        ("train", "which model? give mlp, cnn, hybrid"),
+        ("train", "no model given: expected mlp, cnn, hybrid"),
         ("train cn", "unknown model 'cn': expected mlp, cnn, hybrid (did you mean 'cnn'?)"),
         ("train --preset quick cn", "unknown model 'cn'"),
         ("train cnn mlp", "unrecognized arguments: mlp"),
-        ("train --lr 1 cnn", "unknown option --lr of gpunet train: options of a model follow its name: "
+        ("train --lr 1 cnn", "unknown option --lr of gpunet train: a model's options follow its name: "
          "gpunet train mlp --lr"),
         ("train --no-flip cnn", "gpunet train mlp --no-flip"),
         ("train --epohcs 3 cnn", "unknown option --epohcs of gpunet train (did you mean '--epochs'?)"),
@@ -73,7 +74,7 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("evaluate . --split tset", "--split must be one of test, validation, train; got 'tset' (did you mean "
          "'test'?)"),
         ("evaluate . --figure", "unknown option --figure of gpunet evaluate (did you mean '--figures'?)"),
-        ("predict x.png", "there is no trained model in runs/: train one, or name it with --run"),
+        ("predict x.png", "there is no trained model in runs/: train one, or give its run folder with --run"),
         ("predict --rnu . x.png", "unknown option --rnu of gpunet predict (did you mean '--run'?)"),
         ("predict --run .", "the following arguments are required: IMAGE"),
         ("predict --run none x.png", "there is no run folder or checkpoint none"),
@@ -90,11 +91,11 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("report none", "there is no run folder or checkpoint none"),
         ("report . none", "there is no run folder or checkpoint none"),
         ("report . --split train", "--split must be one of validation, test; got 'train'"),
-        ("report . . --tsne", "--tsne belongs to the report of one run, but several are given"),
+        ("report . . --tsne", "--tsne is only for the report of a single run, but several are given"),
         ("report . --output x", "unknown option --output of gpunet report (did you mean '--out'?)"),
         ("doctor --threads 2", "unknown option --threads of gpunet doctor"),
         ("doctor now", "unrecognized arguments: now"),
-        ("data", "give an action: gpunet data fetch, verify or path"),
+        ("data", "no action given: expected gpunet data fetch, verify or path"),
         ("data ftech", "unknown action 'ftech': expected fetch, verify, path (did you mean 'fetch'?)"),
         ("data fetch --path x", "unknown option --path of gpunet data fetch"),
     ],
@@ -113,7 +114,7 @@ def test_usage_error(gpunet_command: Command, fake_run: FakeRun, line: str, mess
         ("[model]\nepochs = 3\n", "run.toml: [model] has no option 'epochs'; move it to [training]"),
         ("[training]\nlr = -1\n", "run.toml: [training] lr must be greater than 0, got -1.0"),
         ("[training]\nlr = 'x'\n", "run.toml: [training] lr must be of type float, got 'x'"),
-        ('[model]\nkind = "mlp"\n', "run.toml configures an mlp, but a cnn was asked for"),
+        ('[model]\nkind = "mlp"\n', "run.toml configures an mlp, but a cnn was requested"),
     ],
 )
 def test_bad_configuration_file(gpunet_command: Command, content: str, message: str) -> None:
@@ -142,7 +143,7 @@ def test_unusable_device(gpunet_command: Command, monkeypatch: pytest.MonkeyPatc
 
 def test_missing_image(gpunet_command: Command, fake_run: FakeRun) -> None:
     Path("good.png").touch()
-    assert_refused(gpunet_command("predict", "--run", ".", "good.png", "bad.png"), 3, "image bad.png: there is none")
+    assert_refused(gpunet_command("predict", "--run", ".", "good.png", "bad.png"), 3, "image bad.png: no such file")
     assert_refused(gpunet_command("predict", "--run", ".", "good.png", "."), 3, "image .: not a file")
     assert fake_run.calls == []
 

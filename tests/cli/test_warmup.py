@@ -19,7 +19,7 @@ def test_on_the_cpu_nothing_is_left_to_compile(gpunet_command: Command) -> None:
     assert outcome.code == 0 and "for cpu" in outcome.out
     again = gpunet_command("warmup", "--json")
     assert {**json.loads(again.out), "seconds": 0} == {"device": "cpu", "compiled": 0, "seconds": 0}
-    assert "were compiled already" in gpunet_command("warmup").out
+    assert "were already compiled" in gpunet_command("warmup").out
 
 
 def test_names_are_counted(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

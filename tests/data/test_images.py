@@ -199,7 +199,10 @@ class TestNpy:
             (np.zeros(5, np.uint8), r"expected one image \(H, W\) or \(H, W, C\), got an array of shape \(5,\)"),
             (np.zeros((1, 28, 28, 1), np.uint8), r"got an array of shape \(1, 28, 28, 1\)"),
             (np.zeros((0, 28), np.uint8), r"got an array of shape \(0, 28\)"),
-            (np.zeros((3, 28, 28), np.uint8), r"expected 1 or 3 channels, last, got an array of shape \(3, 28, 28\)"),
+            (
+                np.zeros((3, 28, 28), np.uint8),
+                r"expected 1 or 3 channels in the last axis, got an array of shape \(3, 28, 28\)",
+            ),
             (np.full((28, 28), np.nan), r"the pixels: 784 pixel\(s\) are NaN"),
             (np.full((28, 28), 128.0), "the pixels are float64 between 128 and 128"),
             (np.zeros((28, 28), np.int32), "the pixels are int32, expected uint8"),
@@ -236,7 +239,9 @@ def test_missing_and_folder(tmp_path: Path) -> None:
 )
 def test_unknown_kinds(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file.png").write_bytes(content)
-    refused(tmp_path / "file.png", "is no image of a known kind: expected PNG, JPEG, BMP, GIF, PPM, TIFF, WEBP or NPY")
+    refused(
+        tmp_path / "file.png", "is not an image of a known format: expected PNG, JPEG, BMP, GIF, PPM, TIFF, WEBP or NPY"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".gif", ".tif", ".webp"])
@@ -245,7 +250,7 @@ def test_truncated(tmp_path: Path, suffix: str, share: float) -> None:
     path = save(tmp_path, RNG.integers(0, 256, (60, 60, 3), np.uint8), suffix)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    refused(path, "damaged|no image of a known kind")
+    refused(path, "damaged|not an image of a known format")
 
 
 def test_png_with_a_wrong_checksum(tmp_path: Path) -> None:
@@ -268,8 +273,8 @@ def test_picture_that_would_fill_the_memory(tmp_path: Path) -> None:
 
 
 def test_32_bits(tmp_path: Path) -> None:
-    refused(save(tmp_path, GREY.astype(np.float32), ".tif"), "has pixels of 32 bits, expected 8 or 16")
-    refused(save(tmp_path, GREY.astype(np.int32), ".tif"), "has pixels of 32 bits")
+    refused(save(tmp_path, GREY.astype(np.float32), ".tif"), "has 32-bit pixels, expected 8 or 16 bits")
+    refused(save(tmp_path, GREY.astype(np.int32), ".tif"), "has 32-bit pixels")
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (28, 28, 2), (0, 28, 1), (28, 28, 1, 1)])

@@ -123,5 +123,5 @@ def test_what_cannot_be_mirrored() -> None:
         Loader(features, labels, backend=CPU).mirrored()
     with pytest.raises(ConfigError, match="alternate_flip, shift and cutout need images"):
         Loader(features, labels, backend=CPU, alternate_flip=True)
-    with pytest.raises(ConfigError, match="flip and alternate_flip exclude each other"):
+    with pytest.raises(ConfigError, match="flip and alternate_flip are mutually exclusive"):
         Loader(*numbered(3), backend=CPU, flip=True, alternate_flip=True)

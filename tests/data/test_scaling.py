@@ -96,7 +96,7 @@ ONES = np.ones((1, 1, 3), np.float32)
         ({"scale": ONES.astype(float), "offset": ONES}, "scale must be finite float32"),
         ({"scale": ONES, "offset": ONES[0]}, r"offset must be finite float32 \(H, W, C\), got float32 \(1, 3\)"),
         ({"scale": ONES, "offset": ONES * np.float32(np.nan)}, "offset must be finite"),
-        ({"scale": ONES, "offset": ONES[..., :1]}, r"scale has shape \(1, 1, 3\), but offset \(1, 1, 1\)"),
+        ({"scale": ONES, "offset": ONES[..., :1]}, r"scale has shape \(1, 1, 3\), but offset has \(1, 1, 1\)"),
     ],
 )
 def test_bad_arrays(arrays: dict[str, np.ndarray], message: str) -> None:

@@ -56,7 +56,7 @@ def test_hybrid_training_defaults() -> None:
 
 
 def test_hybrid_training_is_for_the_hybrid_alone() -> None:
-    with pytest.raises(ConfigError, match="the section 'hybrid' belongs to the hybrid, but the model is a cnn"):
+    with pytest.raises(ConfigError, match="the section 'hybrid' is only for the hybrid, but the model is a cnn"):
         RunConfig(CNNConfig(), hybrid=HybridTrainingConfig())
 
 
@@ -105,8 +105,8 @@ def test_merge_leaves_its_arguments_alone() -> None:
             {"model": {"filters": [3]}},
             "r.toml: [model] has no option 'filters': it is an option of a cnn and a hybrid, not of an mlp",
         ),
-        ("cnn", {"epochs": 3}, "r.toml: the option 'epochs' stands outside of all sections; move it to [training]"),
-        ("cnn", {"kind": "cnn"}, "r.toml: kind stands outside of all sections; move it to [model]"),
+        ("cnn", {"epochs": 3}, "r.toml: the option 'epochs' is outside of all sections; move it to [training]"),
+        ("cnn", {"kind": "cnn"}, "r.toml: kind is outside of all sections; move it to [model]"),
         (
             "cnn",
             {"trainig": {}},
@@ -120,9 +120,9 @@ def test_merge_leaves_its_arguments_alone() -> None:
         (
             "cnn",
             {"cnn": {"filters": [3]}},
-            'r.toml: unknown section [cnn]; a model\'s options stand in [model], with kind = "cnn"',
+            'r.toml: unknown section [cnn]; a model\'s options belong in [model], with kind = "cnn"',
         ),
-        ("mlp", {"hybrid": {}}, "r.toml: the section [hybrid] belongs to the hybrid, not to an mlp"),
+        ("mlp", {"hybrid": {}}, "r.toml: the section [hybrid] is only for the hybrid, not for an mlp"),
         ("cnn", {"training": 3}, "r.toml: training must be a table, [training], got training = 3"),
         ("cnn", {"model": 3}, "r.toml: model must be a table, [model], got model = 3"),
         ("cnn", {"training": {"lr": -1}}, "r.toml: [training] lr must be greater than 0, got -1.0"),
@@ -134,14 +134,14 @@ def test_merge_leaves_its_arguments_alone() -> None:
             {"training": {"optimizer": "adm"}},
             "r.toml: [training] optimizer must be one of sgd, adam, adamw; got 'adm' (did you mean 'adam'?)",
         ),
-        ("cnn", {"model": {"kind": "mlp"}}, "r.toml configures an mlp, but a cnn was asked for"),
+        ("cnn", {"model": {"kind": "mlp"}}, "r.toml configures an mlp, but a cnn was requested"),
         (
             None,
             {"model": {"kind": "cn"}},
             "r.toml: [model] kind must be one of mlp, cnn, hybrid; got 'cn' (did you mean 'cnn'?)",
         ),
         (None, {"model": {"kind": 3}}, "r.toml: [model] kind must be one of mlp, cnn, hybrid; got 3"),
-        (None, {}, "which model? give mlp, cnn, hybrid, or put kind into [model] of the configuration"),
+        (None, {}, "no model given: expected mlp, cnn, hybrid, or kind in [model] of the configuration"),
     ],
 )
 def test_bad_file(kind: str | None, toml: dict[str, Any], message: str) -> None:

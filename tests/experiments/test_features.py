@@ -93,5 +93,5 @@ def test_bad_input(run_dir: Path, data: Path, tmp_path: Path) -> None:
         analyse(run_dir, train_images=2, out=tmp_path, device="cpu")
     words = ["--data", data, "--hidden", 4, "--epochs", 1, "--device", "cpu", "--runs-dir", tmp_path, "-q"]
     assert main(["train", "mlp", *map(str, words)]) == 0
-    with pytest.raises(ConfigError, match="holds an MLP: the features of a CNN or of a hybrid are analysed"):
+    with pytest.raises(ConfigError, match="contains an MLP: features are analysed for a CNN or a hybrid"):
         analyse(next(tmp_path.glob("mlp-*")), device="cpu")

@@ -39,5 +39,5 @@ def test_missing_and_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert load_published() == {}
     for text in ("{", "[]", '{"mlp": {"mean": 1}}', '{"mlp": 3}'):
         (tmp_path / "r.json").write_text(text)
-        with pytest.raises(DataError, match=r"r\.json does not hold results of gpunet"):
+        with pytest.raises(DataError, match=r"r\.json does not contain published results"):
             load_published(tmp_path / "r.json")

@@ -119,7 +119,7 @@ def test_headline(trained: Trained, pages: dict[str, Page], kind: str) -> None:
     assert f"Validation accuracy {100 * correct / total:.2f} % {wilson(correct, total)}; 48 images" in text
     recorded = json.loads((folder / "result.json").read_text())
     share = 100 * recorded["test_correct"] / 60
-    assert f"Test accuracy {share:.2f} % {wilson(recorded['test_correct'], 60)}; 60 images, read once" in text
+    assert f"Test accuracy {share:.2f} % {wilson(recorded['test_correct'], 60)}; 60 images, evaluated once" in text
     assert f"Parameters {recorded['parameters']:,}" in text
     assert f"Epochs {recorded['epochs']} weights of" in text
 
@@ -130,13 +130,13 @@ def test_headline(trained: Trained, pages: dict[str, Page], kind: str) -> None:
             error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
     # the report's probabilities are float32: an image at the edge of a bin could change it, but none is there
     assert np.abs(confidence[:, None] - np.arange(1, 15) / 15).min() > 1e-6
-    assert f"Expected calibration error {100 * error:.2f} %" in text
-    assert f"{100 * confidence.mean():.2f} % sure" in text
+    assert f"The expected calibration error is {100 * error:.2f} %" in text
+    assert f"The mean confidence is {100 * confidence.mean():.2f} %" in text
     assert f"Peak memory of the process on the host: {recorded['peak_memory_bytes'] / 2**20:,.0f} MiB" in text
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_mistakes_are_the_surest_with_their_images(trained: Trained, pages: dict[str, Page], kind: str) -> None:
+def test_mistakes_are_the_most_confident_with_their_images(trained: Trained, pages: dict[str, Page], kind: str) -> None:
     folder = trained.folders[kind]
     table, labels = probabilities(trained, folder)
     images, _ = part(trained, folder, "validation")
@@ -182,7 +182,7 @@ def test_features(trained: Trained, pages: dict[str, Page], kind: str, width: in
     last = [layer for layer in layers.values() if type(layer).__name__ == "Linear"][-1]
     np.testing.assert_allclose(last(features), saved.model(x), rtol=1e-4, atol=1e-5)
     shares = PCA(2, svd_solver="full").fit(features.astype(np.float64)).explained_variance_ratio_
-    assert f"{width} numbers an image, of 48 validation images" in pages[kind].text
+    assert f"{width} values per image, for 48 validation images" in pages[kind].text
     assert f"components, {100 * shares[0]:.1f} % and {100 * shares[1]:.1f} % of the variance" in pages[kind].text
 
 
@@ -218,7 +218,9 @@ def test_the_test_images_are_read_only_when_asked_for(
     correct = int((table.argmax(axis=1) == labels).sum())
     assert found.runs == {str(trained.folders["mlp"]): (correct, 60)}
     text = Page(tmp_path / "c.html").text
-    assert f"Test accuracy {100 * correct / 60:.2f} % {wilson(correct, 60)}; 60 images, read for this report" in text
+    assert (
+        f"Test accuracy {100 * correct / 60:.2f} % {wilson(correct, 60)}; 60 images, evaluated for this report" in text
+    )
     recorded = json.loads((trained.folders["mlp"] / "result.json").read_text())["validation_accuracy"]
     assert f"Validation accuracy {100 * recorded:.2f} % as recorded in training" in text
 
@@ -227,7 +229,7 @@ def test_the_recorded_test_accuracy_is_shown_as_it_is(copied: Path) -> None:
     result = json.loads((copied / "result.json").read_text())
     (copied / "result.json").write_text(json.dumps({**result, "test_correct": 7, "test_total": 9}))
     report(copied)
-    assert f"Test accuracy 77.78 % {wilson(7, 9)}; 9 images, read once" in Page(copied / "report.html").text
+    assert f"Test accuracy 77.78 % {wilson(7, 9)}; 9 images, evaluated once" in Page(copied / "report.html").text
 
 
 def test_command(
@@ -271,7 +273,7 @@ def test_an_unfinished_run(copied: Path) -> None:
     assert "Test accuracy" not in page.text and "Nothing is recorded." in page.text
     (copied / "metrics.jsonl").unlink()
     report(copied)
-    assert "No epoch is recorded." in Page(copied / "report.html").text
+    assert "No epochs are recorded." in Page(copied / "report.html").text
 
 
 def test_tsne_and_stages_of_a_hybrid(trained: Trained, tmp_path: Path) -> None:
@@ -284,10 +286,10 @@ def test_tsne_and_stages_of_a_hybrid(trained: Trained, tmp_path: Path) -> None:
 def test_data_that_have_moved(trained: Trained, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports, "find", lambda: None)
     with pytest.raises(
-        DataError, match=r"which is not on this machine: get it with gpunet data fetch, or say .*--data"
+        DataError, match=r"is not on this machine: download it with gpunet data fetch, or give .*--data"
     ):
         report(copied, data="fashion-mnist")
-    with pytest.raises(DataError, match=r"the data set gone.npz of the run .* is not there .*: say where it is with"):
+    with pytest.raises(DataError, match=r"the data set gone.npz of the run .* does not exist .*: give its path with"):
         report(copied, data="gone.npz")
     assert not (copied / "report.html").exists()
     with np.load(trained.data) as arrays:
@@ -295,27 +297,27 @@ def test_data_that_have_moved(trained: Trained, copied: Path, tmp_path: Path, mo
     np.savez(tmp_path / "moved.npz", **parts)
     report(copied, data=str(tmp_path / "moved.npz"))
     np.savez(tmp_path / "other.npz", **{**parts, "y_train": np.roll(parts["y_train"], 1)})
-    with pytest.raises(DataError, match=r"is not the one that the run .* was trained on: it splits otherwise"):
+    with pytest.raises(DataError, match=r"is not the one that the run .* was trained on: its split"):
         report(copied, data=str(tmp_path / "other.npz"))
     np.savez(tmp_path / "small.npz", **{**parts, "x_train": parts["x_train"][:, 1:], "x_test": parts["x_test"][:, 1:]})
-    with pytest.raises(DataError, match=r"takes images \(10, 12, 1\) of 3 classes, the data set .* has \(9, 12, 1\)"):
+    with pytest.raises(DataError, match=r"takes images \(10, 12, 1\) of 3 classes, but .* has images \(9, 12, 1\)"):
         report(copied, data=str(tmp_path / "small.npz"))
 
 
 def test_folders_that_are_no_runs(trained: Trained, copied: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is not a run folder: a report needs the folder that gpunet train made"):
+    with pytest.raises(CheckpointError, match="is not a run folder: a report needs a folder written by gpunet train"):
         report(copied / "checkpoint.safetensors")
-    with pytest.raises(CheckpointError, match=r"holds no trained model: there is no checkpoint\.safetensors$"):
+    with pytest.raises(CheckpointError, match=r"contains no trained model: there is no checkpoint\.safetensors$"):
         report(tmp_path)
     (copied / "result.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"result\.json cannot be read as JSON"):
         report(copied)
     (copied / "result.json").write_text("[]")
-    with pytest.raises(CheckpointError, match=r"result\.json does not hold a JSON object"):
+    with pytest.raises(CheckpointError, match=r"result\.json does not contain a JSON object"):
         report(copied)
     (copied / "result.json").unlink()
     (copied / "metrics.jsonl").write_text("no JSON\n")
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be read as one line of JSON for each epoch"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be read as one line of JSON per epoch"):
         report(copied)
     (copied / "checkpoint.safetensors").unlink()
     with pytest.raises(CheckpointError, match="finish it with gpunet train --resume"):
@@ -379,7 +381,7 @@ def test_comparison_of_a_run_whose_data_are_gone(
     found = compare([trained.folders["mlp"], copied], out=tmp_path / "c.html")
     assert found.runs[str(copied)] is None
     page = Page(tmp_path / "c.html")
-    assert "copied is compared by what it recorded, without McNemar's test: the data set gone.npz" in page.text
+    assert "copied is compared by its recorded results, without McNemar's test: the data set gone.npz" in page.text
     assert "pairs-table" not in page.tables
     recorded: dict[str, Any] = json.loads((copied / "result.json").read_text())
     row = page.tables["runs-table"][2]

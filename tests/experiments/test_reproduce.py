@@ -39,7 +39,7 @@ def test_nothing_is_published_then_it_is_reproduced(
 ) -> None:
     assert gpunet("reproduce", "mlp", "--seeds", 2) == 0
     out = capsys.readouterr().out
-    assert "expected: nothing is published of this preset yet" in out and "seed 1: test accuracy " in out
+    assert "expected: no results are published for this preset yet" in out and "seed 1: test accuracy " in out
     folders = sorted((unpublished / "runs" / "reproduce").iterdir())
     facts = [json.loads((folder / "result.json").read_text()) for folder in folders]
     accuracies = [fact["test_correct"] / 60 for fact in facts]
@@ -61,7 +61,7 @@ def test_nothing_is_published_then_it_is_reproduced(
         assert found["expected"]["mean"] == entry.mean and found["within_expected"] is True
 
     assert gpunet("reproduce", "mlp", "--refit") == 0
-    assert "expected: nothing is published of a refit yet" in capsys.readouterr().out
+    assert "expected: no results are published for a refit yet" in capsys.readouterr().out
     assert len(list((unpublished / "runs" / "reproduce").glob("mlp-best-refit-seed*"))) == 2
     refit = replace(entry, refit_mean=0.5, refit_std=0.01, refit_seeds=3, refit_tta_mean=0.625)
     publish(unpublished, refit)
@@ -84,7 +84,7 @@ def test_a_stopped_run_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_save_last", interrupted)
         assert gpunet("reproduce", "mlp", "--seeds", 1) == 130
-    assert "what is finished is kept; continue with the same command" in capsys.readouterr().err
+    assert "finished runs are kept; continue with the same command" in capsys.readouterr().err
     (folder,) = (unpublished / "runs" / "reproduce").iterdir()
     first = (folder / "metrics.jsonl").read_text()
     assert gpunet("reproduce", "mlp", "--seeds", 1) == 0
@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on(
 
 def test_mcnemar_between_hybrid_and_cnn(unpublished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpunet("reproduce", "hybrid", "--seeds", 1) == 0
-    assert "run gpunet reproduce cnn as well" in capsys.readouterr().out
+    assert "run gpunet reproduce cnn, then this command again" in capsys.readouterr().out
     assert gpunet("reproduce", "cnn", "--seeds", 1) == 0
     assert gpunet("reproduce", "hybrid", "--seeds", 2, "--json") == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["mcnemar"]
@@ -106,7 +106,10 @@ def test_mcnemar_between_hybrid_and_cnn(unpublished: Path, capsys: pytest.Captur
     expected = binomtest(hybrid, cnn + hybrid).pvalue if cnn + hybrid else 1.0
     assert found == {"0": {"only_first": cnn, "only_second": hybrid, "p_value": pytest.approx(expected)}}
     assert gpunet("reproduce", "hybrid", "--seeds", 1) == 0
-    assert f"only the hybrid classifies rightly {hybrid}, only the CNN {cnn}: McNemar's p = " in capsys.readouterr().out
+    assert (
+        f"{hybrid} images classified correctly only by the hybrid, {cnn} only by the CNN: McNemar's p = "
+        in capsys.readouterr().out
+    )
 
 
 def test_a_hybrid_begins_with_the_cnn_that_is_there(unpublished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def test_stages_of_a_hybrid_can_be_evaluated(data: Path, tmp_path: Path, capsys:
     with pytest.raises(CheckpointError, match="needs its CNN"):
         evaluate(run_dir / "stages" / "2-classifier")
     assert feature_map(run_dir).stat().st_size > 1000
-    with pytest.raises(CheckpointError, match="holds a model CNN: features are mapped for a Hybrid"):
+    with pytest.raises(CheckpointError, match="contains a CNN: a feature map needs a Hybrid"):
         feature_map(run_dir / "stages" / "1-cnn")
 
 
@@ -288,7 +288,7 @@ def test_refit_learns_from_all_training_images(data: Path, tmp_path: Path, capsy
     last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     assert result["val_accuracy"] == last["validation_accuracy"] and last["step"] == 3 * (120 // 16)
     for words, message in (
-        (("--refit",), "refit leaves no images to choose the epoch by: give --keep last"),
+        (("--refit",), "refit leaves no images for choosing the epoch: add --keep last"),
         (("--refit", "--keep", "last", "--schedule", "plateau"), "refit leaves no images for schedule plateau"),
         (("--refit", "--keep", "last", "--early-stopping", "2"), "refit leaves no images for schedule plateau"),
     ):

@@ -282,7 +282,7 @@ class TestFeatureMaps:
 
     def test_bad_shapes(self, tmp_path: Path) -> None:
         good = np.zeros((2, 2, 1))
-        with pytest.raises(ShapeError, match="no feature map was given"):
+        with pytest.raises(ShapeError, match="no feature maps were given"):
             figures.plot_feature_maps([], self.IMAGE, tmp_path / "a.png")
         with pytest.raises(ShapeError, match=r"the feature maps of fc must be \(H, W, C\), got shape \(5,\)"):
             figures.plot_feature_maps([("block", good), ("fc", np.zeros(5))], self.IMAGE, tmp_path / "a.png")
@@ -310,7 +310,7 @@ class TestConfidentMistakes:
         self.draw(tmp_path / "mistakes.png")
         check_png(tmp_path / "mistakes.png")
         assert texts(drawn[0]) == [
-            "The surest of 3 mistakes in 5 images (60.00 %): predicted, true",
+            "The most confident of 3 mistakes in 5 images (60.00 %): predicted, true",
             f"{NAMES[1]} 98.0 %\ntrue: čáp 1.0 %",
             f"čáp 70.0 %\ntrue: {NAMES[0]} 20.0 %",
             f"{NAMES[0]} 60.0 %\ntrue: {NAMES[1]} 30.0 %",
@@ -345,7 +345,7 @@ class TestConfidentMistakes:
             {"images": self.IMAGES[:4]},
             {"probabilities": np.zeros((5, 3, 1))},
         ):
-            with pytest.raises(ShapeError, match="must be of one length"):
+            with pytest.raises(ShapeError, match="must have the same length"):
                 self.draw(tmp_path / "a.png", **changes)
         with pytest.raises(ShapeError, match="expected an image"):
             self.draw(tmp_path / "a.png", images=self.IMAGES[..., 0])

@@ -57,14 +57,14 @@ def test_many_classes_and_colours(tmp_path: Path) -> None:
     assert [pixels(uri).shape for alt, uri in page.images if alt.startswith("Filter")] == [(4, 5, 3)] * 7
     index, uri = next((int(alt.split()[1]), uri) for alt, uri in page.images if alt.startswith("Image "))
     np.testing.assert_array_equal(pixels(uri), dataset.images[index])
-    assert "No epoch is recorded." in page.text
+    assert "No epochs are recorded." in page.text
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_images_and_no_hidden_layer(tmp_path: Path, count: int) -> None:
     images = RNG.integers(0, 256, (count, 3, 3, 1), np.uint8)
     page = page_of(MLP((9, 2)), Dataset(images, np.zeros(count, np.int32), ("a", "b")), tmp_path)
-    assert f"9 numbers an image, of {count} validation images" in page.text
+    assert f"9 values per image, for {count} validation images" in page.text
 
 
 def test_no_mistakes(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_no_mistakes(tmp_path: Path) -> None:
     images = RNG.integers(0, 256, (6, 2, 2, 1), np.uint8)
     labels = model.initialize(0, device=CPU)(images.reshape(6, 4).astype(np.float32) / 255).argmax(axis=1)
     page = page_of(model, Dataset(images, labels.astype(np.int32), ("a", "b")), tmp_path)
-    assert "There are none: all 6 validation images are classified rightly." in page.text
+    assert "There are none: all 6 validation images are classified correctly." in page.text
     assert "confusions-table" not in page.tables
 
 

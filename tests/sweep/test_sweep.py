@@ -59,7 +59,7 @@ def test_a_sweep_its_failures_and_its_second_call(
     captured = capsys.readouterr()
     assert captured.err == ""
     assert "activation: validation accuracy, mean and standard deviation over the seeds" in captured.out
-    assert "trials failed: the table says why" in captured.out
+    assert "trials failed: see the table for the errors" in captured.out
     assert captured.out.splitlines()[-1] == f"table: {tmp_path / 'out' / 'table.csv'}"
     rows = lines(tmp_path / "out")
     assert [(row["activation"], row["rate"], row["seed"]) for row in rows] == [
@@ -137,7 +137,7 @@ def test_interrupted_killed_and_resumed_gives_the_same_table(
         assert main(["sweep", str(file), "--out", str(cut), "--device", "cpu", "--threads", "2"]) == 130
     err = capsys.readouterr().err
     assert "1/6 trials  activation: relu  seed 0  validation accuracy " in err and " left" in err
-    assert "interrupted; what is finished is kept; continue with the same command" in err
+    assert "interrupted; finished trials are kept; continue with the same command" in err
     kept = stamps(cut)
     assert len(kept) == len(lines(cut)) == 1
 
@@ -177,7 +177,7 @@ def test_the_test_images_are_for_the_chosen_point_alone(
     assert quietly(sweep, tmp_path / "out").test == result.test and len(measured) == 2, "read once"
     assert not list((tmp_path / "out").glob("trials/*/*.safetensors"))
     (tmp_path / "out" / "test.json").unlink()
-    with pytest.raises(ConfigError, match="the weights of the chosen point were not kept: remove "):
+    with pytest.raises(ConfigError, match="the weights of the best point were not kept: remove "):
         quietly(sweep, tmp_path / "out")
     assert all("test" not in name for name in lines(tmp_path / "out", timing=True)[0])
 
@@ -221,7 +221,7 @@ def test_a_worker_that_is_killed_is_a_failed_trial(
         patch.setattr(Pool, "start", killed)
         quietly(sweep, tmp_path / "out")
     first, *others = lines(tmp_path / "out")
-    assert first["status"] == "failed" and first["error"] == "the worker process was ended by SIGKILL (out of memory?)"
+    assert first["status"] == "failed" and first["error"] == "the worker process was killed by SIGKILL (out of memory?)"
     assert [row["status"] for row in others] == ["ok"] * 3
     quietly(sweep, tmp_path / "out")
     assert lines(tmp_path / "out")[0]["status"] == "failed"
@@ -238,7 +238,7 @@ def test_what_ends_a_sweep(declare: Declare, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OutputError, match="cannot make the folder"):
         quietly(sweep, tmp_path / "file")
     monkeypatch.setattr(sweep_run, "_LOCK_PATIENCE", 0.0)
-    with sweep_run._locked(tmp_path / "out"), pytest.raises(OutputError, match="another sweep is at work in"):
+    with sweep_run._locked(tmp_path / "out"), pytest.raises(OutputError, match="another sweep is running in"):
         quietly(sweep, tmp_path / "out")
     lost = Sweep(**{**vars(sweep), "settings": {**sweep.settings, "data": str(tmp_path / "none.npz")}})
     with pytest.raises(DataError, match=r"none\.npz does not exist"):

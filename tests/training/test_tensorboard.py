@@ -118,7 +118,7 @@ def test_nowhere_to_write(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="TensorBoard needs a folder for its events: give it one, or the trainer"):
         make_trainer(callbacks=(TensorBoard(),)).fit()
     (tmp_path / "tensorboard").write_text("a file")
-    with pytest.raises(OutputError, match=r"cannot write TensorBoard's events into .*tensorboard: File exists"):
+    with pytest.raises(OutputError, match=r"cannot write TensorBoard events to .*tensorboard: File exists"):
         make_trainer(tmp_path, (TensorBoard(),)).fit()
 
 

@@ -130,7 +130,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, options: dict[str
 def test_callbacks_with_memory_must_be_there_again(tmp_path: Path) -> None:
     make_trainer(tmp_path, epochs=1, early_stopping=2, callbacks=(Callback(),)).fit()
     assert make_trainer(tmp_path, epochs=1, early_stopping=2).resume(), "one without memory may be missing"
-    with pytest.raises(CheckpointError, match=r"with the callbacks \['EarlyStopping'\], this training has \[\]"):
+    with pytest.raises(CheckpointError, match=r"with the callbacks \['EarlyStopping'\], but this run has \[\]"):
         make_trainer(tmp_path, epochs=1).resume()
 
 
@@ -210,7 +210,7 @@ def test_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
     other = make_trainer(tmp_path, epochs=1, model=nn.Sequential([nn.Flatten(), nn.Linear(64, 4)]).initialize())
     with pytest.raises(CheckpointError, match="another architecture"):
         other.resume()
-    with pytest.raises(CheckpointError, match="batch_size 32, this training has 16"):
+    with pytest.raises(CheckpointError, match="batch_size 32, but this run has 16"):
         make_trainer(tmp_path, epochs=1, batch_size=16).resume()
 
 

@@ -1,6 +1,6 @@
 "use strict";
-// A click on a header sorts its table by that column, a second click the other way round.
-// A cell is compared by its data-sort, or its text; numbers as numbers; what is not known comes last.
+// Clicking a header sorts its table by that column; clicking it again reverses the order.
+// Cells are compared by their data-sort attribute or else their text, numerically if possible; unknown values come last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const heads = Array.from(table.tHead.rows[0].cells);
