@@ -131,7 +131,12 @@ def common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every command has."""
     group = parser.add_argument_group("output")
     group.add_argument(
-        "-q", "--quiet", dest="verbosity", action="store_const", const=-1, help="show only warnings and errors"
+        "-q",
+        "--quiet",
+        dest="verbosity",
+        action="store_const",
+        const=-1,
+        help="show only warnings and errors, no progress",
     )
     group.add_argument("-v", "--verbose", dest="verbosity", action="store_const", const=1, help="show more messages")
     group.add_argument("--debug", action="store_true", help="show the Python traceback of an error")

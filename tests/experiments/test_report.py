@@ -320,7 +320,7 @@ def test_folders_that_are_no_runs(trained: Trained, copied: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be read as one line of JSON per epoch"):
         report(copied)
     (copied / "checkpoint.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="finish it with gpunet train --resume"):
+    with pytest.raises(CheckpointError, match="finish the run with gpunet train --resume"):
         report(copied)
     with pytest.raises(OutputError, match=r"the folder .* does not exist"):
         report(trained.folders["mlp"], out=tmp_path / "missing" / "a.html")
