@@ -200,7 +200,7 @@ def test_state_dict_round_trip_and_mismatch() -> None:
         np.testing.assert_array_equal(value, saved[name])
     kept = model.flat.values.copy()
     missing = {name: value for name, value in saved.items() if name != "0.bias"}
-    with pytest.raises(CheckpointError, match=r"another architecture: it lacks 0\.bias"):
+    with pytest.raises(CheckpointError, match=r"another architecture: missing 0\.bias"):
         model.flat.load_state_dict(missing)
     with pytest.raises(CheckpointError, match="unknown extra"):
         model.flat.load_state_dict({**saved, "extra": np.ones(1)})
