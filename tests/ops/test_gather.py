@@ -258,7 +258,11 @@ FEATURES = np.zeros((N, 3), np.float32)
             {"images": U8.astype(np.int64)},
         ),
         (ShapeError, r"features must have shape \(n, F\) or \(n, H, W, C\), got \(5,\)", {"images": np.zeros(N)}),
-        (ConfigError, "float32 features can be neither augmented nor scaled", {"images": FEATURES, "flip": True}),
+        (
+            ConfigError,
+            "only uint8 images can be augmented or scaled, got float32 features",
+            {"images": FEATURES, "flip": True},
+        ),
         (ConfigError, "float32 features can be neither", {"images": FEATURES, "shift": 1}),
         (ConfigError, "float32 features can be neither", {"images": FEATURES, "cutout": 1}),
         (ConfigError, "float32 features can be neither", {"images": FEATURES, "scale": np.ones(3, np.float32)}),
@@ -274,7 +278,7 @@ FEATURES = np.zeros((N, 3), np.float32)
         (ConfigError, "start must be between 0 and 1, got 2", {"start": 2}),
         (ConfigError, "start must be between 0 and 1, got 2", {"start": np.array([2])}),
         (ConfigError, "start must be between 0 and 1, got -1", {"start": np.array([-1])}),
-        (ShapeError, r"start must be an integer or an array of one element, got shape \(2,\)", {"start": np.arange(2)}),
+        (ShapeError, r"start must be an integer or a one-element array, got shape \(2,\)", {"start": np.arange(2)}),
         (DTypeError, "step must be an integer, got an array of float64", {"step": np.zeros(1)}),
         (ConfigError, "step must be between 0 and 4294967295, got -1", {"step": -1}),
         (ConfigError, "seed must be between 0 and", {"seed": 2**64}),
@@ -287,7 +291,7 @@ FEATURES = np.zeros((N, 3), np.float32)
             {"scale": np.ones(2, np.float32)},
         ),
         (ShapeError, r"offset must have shape", {"offset": np.ones((1, 1, 1), np.float32)}),
-        (DTypeError, "scale must be float32 as the batch, got float64", {"scale": np.ones((1, 1, 2))}),
+        (DTypeError, "scale must be float32 like the batch, got float64", {"scale": np.ones((1, 1, 2))}),
     ],
 )
 def test_bad_arguments_are_refused(error, message, change):

@@ -1,4 +1,4 @@
-"""The state of a training that changes from step to step: on the device, so that a captured step can be replayed."""
+"""Training state that changes from step to step; kept on the device, so that a captured step can be replayed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from gpunet.errors import DTypeError
 from gpunet.ops._dispatch import implementation
 
 COUNTERS = ("step", "position", "start", "correct", "failed")
-"""Entries of `counters`: finished steps of the training, finished steps of the epoch, position of the next batch's
-first image, right predictions of the epoch, and the number of its first step whose loss was not finite, or -1."""
+"""Entries of `counters`: completed steps of the training and of the epoch, position of the next batch's first image,
+correct predictions in the epoch, and number of its first step with a non-finite loss, or -1."""
 NUMBERS = ("lr", "loss_sum")
-"""Entries of `numbers`: learning rate of the running step, and the sum of the epoch's losses."""
+"""Entries of `numbers`: learning rate of the current step, and sum of the epoch's losses."""
 
 
 def advance_step(
     counters: Array, numbers: Array, rates: Array, loss: Array, correct: Array, *, batch_size: int
 ) -> None:
-    """Take in the loss of a step's forward pass, and move on, all **in place**.
+    """Accumulate the loss of a step's forward pass and advance the counters, all **in place**.
 
-    ``loss_sum += loss``, ``correct += correct``, ``lr = rates[position]`` (the last rate, past the end), then step and
-    position move on by one and start by `batch_size`. A loss that is not finite is noted in ``failed``.
+    ``loss_sum += loss``, ``correct += correct``, ``lr = rates[position]`` (past the end, the last rate); then step and
+    position are incremented by one and start by `batch_size`. The first non-finite loss is recorded in ``failed``.
 
     Args:
         counters: int64 (5,), see :data:`COUNTERS`.
@@ -28,7 +28,7 @@ def advance_step(
         rates: float64 (n,), the learning rates of the epoch's steps.
         loss: one element, float32 or float64.
         correct: one element, int64.
-        batch_size: images of a step.
+        batch_size: images per step.
 
     Raises:
         ShapeError, DTypeError, DeviceError, ConfigError: the arrays are not as above.
