@@ -212,7 +212,8 @@ def test_two_devices_are_refused(monkeypatch):
     class Elsewhere(np.ndarray):
         pass
 
-    other = backend.Backend(device="elsewhere", xp=np, implementation="cpu")
+    other = backend.CpuBackend()
+    other.device = "elsewhere"
     monkeypatch.setitem(backend._array_types, Elsewhere, lambda array: other)
     with pytest.raises(DeviceError, match="cpu and elsewhere"):
         dropout(X, 0.5, seed=0, step=np.ones(1, np.int64).view(Elsewhere), stream=16)

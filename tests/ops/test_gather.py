@@ -263,10 +263,18 @@ FEATURES = np.zeros((N, 3), np.float32)
             "only uint8 images can be augmented or scaled, got float32 features",
             {"images": FEATURES, "flip": True},
         ),
-        (ConfigError, "float32 features can be neither", {"images": FEATURES, "shift": 1}),
-        (ConfigError, "float32 features can be neither", {"images": FEATURES, "cutout": 1}),
-        (ConfigError, "float32 features can be neither", {"images": FEATURES, "scale": np.ones(3, np.float32)}),
-        (ConfigError, "float32 features can be neither", {"images": FEATURES, "offset": np.ones(3, np.float32)}),
+        (ConfigError, "only uint8 images can be augmented or scaled", {"images": FEATURES, "shift": 1}),
+        (ConfigError, "only uint8 images can be augmented or scaled", {"images": FEATURES, "cutout": 1}),
+        (
+            ConfigError,
+            "only uint8 images can be augmented or scaled",
+            {"images": FEATURES, "scale": np.ones(3, np.float32)},
+        ),
+        (
+            ConfigError,
+            "only uint8 images can be augmented or scaled",
+            {"images": FEATURES, "offset": np.ones(3, np.float32)},
+        ),
         (ShapeError, r"labels must have shape \(5,\), got \(4,\)", {"labels": np.zeros(4, np.int64)}),
         (DTypeError, "labels must be integers, got float64", {"labels": np.zeros(N)}),
         (ShapeError, r"order must have 1 dimensions \(m,\), got shape \(5, 1\)", {"order": np.zeros((N, 1), np.int64)}),
@@ -304,7 +312,8 @@ def test_two_devices_are_refused(monkeypatch):
     class Elsewhere(np.ndarray):
         pass
 
-    other = backend.Backend(device="elsewhere", xp=np, implementation="cpu")
+    other = backend.CpuBackend()
+    other.device = "elsewhere"
     monkeypatch.setitem(backend._array_types, Elsewhere, lambda array: other)
     for name, array in (("order", np.arange(3)), ("start", np.zeros(1, np.int64)), ("step", np.zeros(1, np.int64))):
         arguments = {"images": U8, "labels": np.zeros(N, np.int64), "order": np.arange(3), "start": 0, "size": 2}
