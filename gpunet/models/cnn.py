@@ -42,7 +42,7 @@ class CNNConfig(Options):
     )
     activation: str = option("relu", "activation of each block", choices=ACTIVATIONS)
     batch_norm: bool = option(True, "batch normalisation in each block")
-    head: tuple[int, ...] = option((), "sizes of the hidden layers between features and logits", low=1)
+    head: tuple[int, ...] = option((), "sizes of hidden layers between the features and the classes", low=1)
     dropout: float = option(
         0.2, "probability of dropping a feature before each linear layer", low=0, high=1, high_open=True
     )

@@ -185,7 +185,9 @@ def test_tables_that_do_not_belong(declared: Path, sweep: Sweep, tmp_path: Path)
     folder.mkdir(parents=True)
     write_table(folder / "table.csv", ["activation"], rows_of(sweep, ACCURACIES))
     (folder / "sweep.toml").write_text(DECLARATION.replace('"gelu"', '"gelu_tanh"'))
-    with pytest.raises(DataError, match="belongs to another version of the sweep mlp_activations: run gpunet sweep again"):
+    with pytest.raises(
+        DataError, match="belongs to another version of the sweep mlp_activations: run gpunet sweep again"
+    ):
         make_gallery(declared, tmp_path / "sweeps", out)
     (folder / "table.csv").unlink()
     write_table(out / "mlp_activations.csv", ["dropout"], [])
