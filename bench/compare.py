@@ -1,10 +1,10 @@
-"""Compares a run of the op benchmarks with an earlier one, in one table, and flags what got slower.
+"""Compares a run of the op benchmarks with an earlier one and flags regressions.
 
     python -m bench.compare [NEW.json] [--against OLD.json] [--select EXPRESSION]
 
-Without NEW the benchmarks are run, with the batch and threads of the old file, and kept in ``.benchmarks/``; without
-``--against``, OLD is the newest result that is committed. Two runs are best compared by their ratios against the same
-peer, in which the machine's state cancels out; where there is none, by ours' time.
+Without NEW, the benchmarks are run with the batch size and threads of the old file, and saved in ``.benchmarks/``;
+without ``--against``, OLD is the newest committed result. Runs are compared by their ratios to the same peer, in which
+the state of the machine cancels out; without a common peer, by gpunet's time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.table import Row, markdown, number, ratio, rows
 from gpunet.errors import DataError
 
 SLOWER = 1.10
-"""From here on, an op is flagged."""
+"""Slowdown from which an op is flagged."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Change:
 
     @property
     def time(self) -> float:
-        """Our new time divided by the old one."""
+        """gpunet's new time divided by its old one."""
         return self.new.ms[_ours(self.new)] / self.old.ms[_ours(self.old)]
 
     @property
     def slowdown(self) -> float:
-        """How many times slower: against the same peer where both runs have one, else by our time alone."""
+        """Factor of slowdown: relative to the same peer if both runs have one, else by gpunet's time alone."""
         if self.old.peer == self.new.peer and self.old.ratio and self.new.ratio:
             return self.old.ratio / self.new.ratio
         return self.time
@@ -53,7 +53,7 @@ def _ours(row: Row) -> str:
 
 
 def changes(old: results.Report, new: results.Report) -> list[Change]:
-    """The ops that both runs have, in the order of the new one."""
+    """The ops in both runs, in the order of the new one."""
     before = {row.key: row for row in rows(old["results"])}
     return [Change(before[row.key], row) for row in rows(new["results"]) if row.key in before]
 
@@ -64,7 +64,7 @@ def table(found: Sequence[Change]) -> str:
         [
             one.new.op, one.new.shape, one.new.direction, number(one.old.ms[_ours(one.old)]),
             number(one.new.ms[_ours(one.new)]), ratio(one.time), _peers(one), ratio(one.old.ratio),
-            ratio(one.new.ratio), f"{one.slowdown:.2f} times slower" if one.slower else "",
+            ratio(one.new.ratio), f"{one.slowdown:.2f}x slower" if one.slower else "",
         ]
         for one in found
     ]  # fmt: skip
@@ -77,10 +77,10 @@ def _peers(change: Change) -> str:
 
 
 def remarks(old: results.Report, new: results.Report, found: Sequence[Change]) -> list[str]:
-    """What a reader has to know besides the table."""
+    """Notes to go with the table."""
     said = [f"old: {old['file']}, {results.day(old)}; new: {results.day(new)}; {len(found)} ops in both"]
     if _place(old) != _place(new):
-        said.append("the machines differ: their times cannot be compared, ratios only with care")
+        said.append("the machines differ: times are not comparable, ratios only with care")
     differing = [name for name in ("torch", "numpy", "numba") if old["versions"].get(name) != new["versions"].get(name)]
     if differing:
         said.append(f"versions differ: {', '.join(differing)}")
@@ -105,8 +105,8 @@ def last_committed() -> results.Report:
     found = results.newest("bench", results.committed())
     if found is None:
         raise DataError(
-            f"no result of the op benchmarks is committed in {results.RESULTS}: run make bench and commit what it "
-            "writes, or name a file with --against"
+            f"there is no committed result of the op benchmarks in {results.RESULTS}: run make bench and commit what "
+            "it writes, or name a file with --against"
         )
     return found
 
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _expect_ops(report: results.Report) -> None:
     if report["kind"] != "bench":
-        raise DataError(f"{report['file']} holds results of kind {report['kind']}, expected bench: from make bench")
+        raise DataError(f"{report['file']} holds results of kind {report['kind']}, expected bench, as from make bench")
 
 
 if __name__ == "__main__":

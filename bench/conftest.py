@@ -1,4 +1,4 @@
-"""What the benchmarks share: shapes of the network, the batch, and the contest of the implementations."""
+"""Fixtures of the benchmarks: the network's shapes, the batch size, and the comparison of implementations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from bench.machine import SPIN
 
-# Contestants in one process must not spin against each other. Read when a library is loaded, so `make bench` sets it
-# for the whole process; this is for those who start pytest themselves.
+# Contestants in the same process must not steal each other's cores by spinning. The variables are read when a library
+# is loaded, so `make bench` sets them for the whole process; this is for running pytest directly.
 for name, value in SPIN.items():
     os.environ.setdefault(name, value)
 
@@ -26,11 +26,11 @@ NETWORK = {
 """Input channels, output channels and map size of the five convolutions of the default CNN."""
 
 BATCH = 4
-"""Images of a benchmark's batch. Small, so that the benchmarks double as tests; see ``--bench-batch``."""
+"""Default batch size. Small, so that the benchmarks double as tests; see ``--bench-batch``."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--bench-batch", type=int, default=BATCH, help="images of a batch in benchmarks")
+    parser.addoption("--bench-batch", type=int, default=BATCH, help="batch size of the benchmarks")
 
 
 @pytest.fixture

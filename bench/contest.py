@@ -1,8 +1,8 @@
-"""One op, computed by several implementations: who they are, how each is prepared, checked and timed.
+"""Several implementations of one op: how each is prepared, checked and timed.
 
-A benchmark describes a :class:`Problem`; :class:`Contest` (the fixture ``contest``) checks the chosen implementation's
-result against another implementation's and then times it. Beside each peer's time stands the ratio of its time to ours,
-measured in pairs: see :func:`paired_ratios`.
+A benchmark describes a :class:`Problem`; :class:`Contest` (the fixture ``contest``) checks the result of the chosen
+implementation against that of another one, and then times it. Along with each peer's time, it reports the ratio of that
+time to gpunet's, measured in pairs: see :func:`paired_ratios`.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ OURS = {"cpu": "numba", "cuda": "rawkernel"}
 ON_GPU = ("cupy", "rawkernel")
 
 BURST = 0.01
-"""Seconds of one side of a pair: long enough for the clock, short enough that both sides see the same machine."""
+"""Seconds per side of a pair: long enough for the clock's resolution, short enough for both to see the same load."""
 PAIRS = 7
 PAIRS_LIMIT = 1.0
-"""Seconds of all pairs; where these do not suffice there are fewer, but at least three."""
+"""Time budget of all pairs, in seconds; if it is too short there are fewer pairs, but at least three."""
 CALLS_A_ROUND = 20
-"""On a GPU, so many calls are timed with one synchronisation, which would else be most of the time."""
+"""Calls per synchronisation on a GPU, where synchronising after every call would dominate the time."""
 REFERENCE_LIMIT = 0.1
-"""Seconds; a reference that takes longer is left out."""
+"""Seconds; references that take longer are skipped."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """An op at one shape in one direction, and how implementations compute it.
+    """An op at one shape in one direction, and its implementations.
 
-    Each maker takes the arrays, on its device and its own copies, and returns the call that is timed; `expression`
-    takes the array module first. The call returns one array or a tuple of them.
+    Each implementation is a function that takes copies of the arrays on its device and returns the call to time;
+    `expression` takes the array module as its first argument. The call returns an array or a tuple of arrays.
     """
 
     op: str
@@ -53,33 +53,33 @@ class Problem:
     batch: int
     arrays: Mapping[str, np.ndarray]
     bytes_moved: int
-    """What must be read and written at least: each array once."""
+    """Minimum memory traffic: each array once."""
     flops: int = 0
     terms: int = 1
     """Length of the sums, for the tolerance."""
     sums: bool = False
     """Whether the results are sums of `terms` products of standard normal numbers, which may cancel."""
     scale: float | None = None
-    """Size of the numbers whose rounding the results carry; default: their largest value."""
+    """Magnitude of the numbers whose rounding errors affect the results; default: the largest result."""
     ours: Callable[[Any], Call] | None = None
     expression: Callable[[Any, Any], Call] | None = None
     reference: Callable[[Any], Call] | None = None
     pytorch: Callable[..., Call] | None = None
-    """Takes torch, the tensors and what stands behind ``pytorch`` in the implementation's name."""
+    """Takes torch, the tensors and the suffix after ``pytorch-`` in the implementation's name."""
     reference_seconds: float = 0.0
-    """Rough time of the reference, so that it is left out where it is not feasible."""
+    """Rough time of the reference, to skip it if it would take too long."""
     others: Mapping[str, Callable[[Any], Call]] = field(default_factory=dict)
-    """Makers of further implementations by their names, on NumPy arrays."""
+    """Further implementations by name, on NumPy arrays."""
     oracle: Callable[[], Any] | None = None
-    """Results in float64, or the first rows of them. Default: the reference's; for itself, the NumPy expression's."""
+    """Results in float64, or their first rows. Default: the reference's; to check the reference, NumPy's."""
     oracle_is: str = "reference"
-    """The implementation that the oracle is one of, which is itself held to another one."""
+    """The implementation that serves as the oracle, and is therefore checked against another one."""
     read: Callable[[Any], Any] = field(default=lambda results: results)
-    """From what a call returns to what is compared."""
+    """Extracts what is compared from the result of a call."""
 
 
 def backend_for(implementation: str) -> Backend:
-    """The device an implementation runs on; skips the test, with the reason, where there is none."""
+    """The device an implementation runs on; skips the test, with the reason, if there is none."""
     if implementation not in ON_GPU:
         return CPU
     problem = cuda_status().problem
@@ -89,7 +89,7 @@ def backend_for(implementation: str) -> Backend:
 
 
 def prepare(problem: Problem, implementation: str) -> Call:
-    """The call that an implementation is timed by; skips the test where it cannot run."""
+    """The call to time for an implementation; skips the test if it cannot run."""
     backend = backend_for(implementation)
     arrays = {name: array.copy() for name, array in problem.arrays.items()}
     if implementation in problem.others:
@@ -98,7 +98,7 @@ def prepare(problem: Problem, implementation: str) -> Call:
     if kind == "pytorch":
         torch = torch_or_skip()
         assert problem.pytorch
-        # Maps are NHWC in memory, which is a channels-last view of PyTorch's NCHW; the variant may lay them out anew.
+        # Maps are NHWC in memory, a channels-last view of PyTorch's NCHW; the variant may convert the layout.
         tensors = SimpleNamespace(**{name: torch.from_numpy(array) for name, array in arrays.items()})
         return problem.pytorch(torch, tensors, variant)
     if kind == "reference":
@@ -115,7 +115,7 @@ def prepare(problem: Problem, implementation: str) -> Call:
 
 
 def on_host(results: Any) -> tuple[np.ndarray, ...]:
-    """Arrays of NumPy, CuPy or PyTorch as NumPy's."""
+    """NumPy, CuPy or PyTorch arrays as NumPy arrays."""
     results = results if isinstance(results, (tuple, list)) else (results,)
     return tuple(np.asarray(one.get() if hasattr(one, "get") else one) for one in results)
 
@@ -123,11 +123,11 @@ def on_host(results: Any) -> tuple[np.ndarray, ...]:
 def paired_ratios(
     ours: Call, theirs: Call, pairs: int = PAIRS, burst: float = BURST, limit: float = PAIRS_LIMIT
 ) -> list[float]:
-    """Their time divided by ours, once a pair: both work for about `burst` seconds, one directly after the other.
+    """Their time divided by ours, one ratio per pair: each runs for about `burst` seconds, back to back.
 
-    The order changes from pair to pair, and one call before each burst, which does not count, wakes the threads and
-    brings the arrays back into the caches. Both sides of a pair see the same load, clock rate and neighbours, so these
-    cancel out, which they do not when one is timed after all of the other.
+    The order alternates from pair to pair, and an untimed call before each burst wakes the threads and brings the
+    arrays back into cache. Both sides of a pair see the same load, clock rate and noise from other processes, so that
+    these cancel out, unlike when one is timed entirely before the other.
     """
     sides = (ours, theirs)
     once = [max(_seconds(side, 1), 1e-9) for side in sides]
@@ -151,7 +151,7 @@ def _seconds(call: Call, count: int) -> float:
 
 
 class Contest:
-    """Checks and times implementations; one object a session, so that what they share is computed once."""
+    """Checks and times implementations; one object per session, so that shared results are computed once."""
 
     def __init__(self) -> None:
         self._oracle: tuple[Any, tuple[np.ndarray, ...]] = ((), ())
@@ -163,7 +163,7 @@ class Contest:
         return self._rooflines[backend.device]
 
     def check(self, problem: Problem, implementation: str) -> None:
-        """Hold the first call's result to the oracle's; results may be longer, then their first rows are compared."""
+        """Check the first call's result against the oracle's; if that has fewer rows, only those are compared."""
         key = problem.op, problem.shape, problem.direction, problem.batch, implementation == problem.oracle_is
         if self._oracle[0] != key:
             self._oracle = key, on_host(_oracle(problem, implementation))
@@ -176,7 +176,7 @@ class Contest:
             assert_close(shown, wanted, terms=problem.terms, dtype=np.float32, scale=scale)
 
     def run(self, problem: Problem, implementation: str, benchmark: Any) -> None:
-        """Check, then time; what was found stands in ``extra_info``."""
+        """Check, then time; the results go to ``extra_info``."""
         backend = backend_for(implementation)
         self.check(problem, implementation)
         self.time(problem, implementation, benchmark, backend)
@@ -222,7 +222,7 @@ def _oracle(problem: Problem, implementation: str) -> Any:
 
 
 def burst(call: Call, backend: Backend) -> tuple[Call, int]:
-    """What is timed, and how many calls it is: on a GPU many, with one synchronisation."""
+    """The function to time and its number of calls: on a GPU several, with one synchronisation."""
     if backend is CPU:
         return call, 1
 
@@ -236,7 +236,7 @@ def burst(call: Call, backend: Backend) -> tuple[Call, int]:
 
 
 def rates(seconds: float, flops: int, bytes_moved: int, peak: Roofline) -> dict[str, Any]:
-    """Milliseconds, rates and share of the roofline of a call that took `seconds`."""
+    """Milliseconds, rates and fraction of the roofline for a call that took `seconds`."""
     return {
         "ms": seconds * 1e3,
         "gflop_per_s": flops / seconds / 1e9,
@@ -251,13 +251,13 @@ def nbytes(*arrays: np.ndarray) -> int:
 
 
 def maps(torch: Any, array: Any, layout: str) -> Any:
-    """A tensor (N, H, W, C) as PyTorch's NCHW maps with `layout` ``nchw`` or ``nhwc`` in memory."""
+    """An (N, H, W, C) tensor as NCHW for PyTorch, with memory `layout` ``nchw`` or ``nhwc``."""
     memory = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}[layout]
     return array.permute(0, 3, 1, 2).contiguous(memory_format=memory)
 
 
 def from_maps(result: Any) -> Any:
-    """PyTorch's NCHW maps as NHWC; anything else as it is."""
+    """PyTorch's NCHW maps as NHWC; anything else unchanged."""
     if isinstance(result, (tuple, list)):
         return tuple(from_maps(one) for one in result)
     is_tensor = type(result).__module__.startswith("torch")

@@ -1,12 +1,12 @@
-"""Whole trainings of the CNN with each algorithm of convolution on the CPU: do their rounding errors matter?
+"""Full training of the CNN with each convolution algorithm on the CPU: do their rounding errors matter?
 
     python -m bench.conv_training [--epochs 4] [--seeds 3] [--algorithms default ...] [--json FILE] [--save]
 
-The algorithms differ in rounding errors alone, Winograd's being the largest (see gpunet/ops/conv2d/cpu/winograd.py). A
-training enlarges such differences until two runs differ as two seeds do, so each algorithm is trained with the same few
-seeds, and the question is whether the means differ by more than the seeds do. Accuracies are those of the last epoch on
-the validation images; the test images are not looked at. `default` is the choice that gpunet makes by the shapes, with
-Winograd wherever it saves time.
+The algorithms differ only in rounding errors, of which Winograd's are the largest (gpunet/ops/conv2d/cpu/winograd.py).
+Training amplifies such differences until two runs differ as much as two seeds. So each algorithm is run with the same
+few seeds, and the question is whether the means differ by more than the seeds do. Accuracies are validation accuracies
+of the last epoch; the test images are not used. `default` is gpunet's choice by shape, with Winograd wherever it saves
+time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ALGORITHMS = ("default", "sums", "im2col")
 
 @dataclass(frozen=True)
 class Training:
-    """One training; accuracy is a fraction of the validation images."""
+    """One training run; accuracy is the validation accuracy, as a fraction."""
 
     algorithm: str
     seed: int
@@ -50,7 +50,7 @@ class Training:
 
 @contextlib.contextmanager
 def forced(algorithm: str) -> Iterator[None]:
-    """Let convolutions on the CPU use `algorithm`: ``sums`` is the default without Winograd, ``im2col`` all by BLAS."""
+    """Make CPU convolutions use `algorithm`: ``sums`` is the default without Winograd, ``im2col`` is all BLAS."""
     if algorithm == "default":
         yield
     elif algorithm == "sums":
@@ -68,7 +68,7 @@ def forced(algorithm: str) -> Iterator[None]:
 
 
 def train(algorithm: str, seed: int, epochs: int, data: RunData | None = None) -> Training:
-    """Train the CNN of the quick preset, and keep the weights of the last epoch."""
+    """Train the CNN of the quick preset, keeping the weights of the last epoch."""
     config = merge(kind="cnn", preset="quick", overrides={"epochs": epochs, "seed": seed, "keep": "last"})
     with forced(algorithm), tempfile.TemporaryDirectory() as folder:
         found = fit(config, run_dir=Path(folder), device="cpu", data=data or prepare(config.data))
@@ -105,12 +105,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument("--json", type=Path, help="write the results there, a list of objects")
+    parser.add_argument("--json", type=Path, help="write the results to this file, as a list of objects")
     results.save_option(parser)
     args = parser.parse_args(argv)
     numba.set_num_threads(args.threads)
     found: list[Training] = []
-    for seed in range(args.seeds):  # seed by seed, so that a stop leaves the algorithms comparable
+    for seed in range(args.seeds):  # seed by seed, so that an interrupted run leaves the algorithms comparable
         for algorithm in args.algorithms:
             found.append(train(algorithm, seed, args.epochs))
             print(found[-1], file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""What only a GPU can show: runs each part as a process of its own, goes on past a failing one, and writes the results.
+"""Checks that need a GPU: runs each part in a separate process, continues past failures, and writes the results.
 
-The result is one dated JSON file and a Markdown table of the same name in ``bench/results/``. It is started by
-``scripts/gpu_check.sh``. Only the standard library is imported here, so that it can report what is missing.
+The result is a dated JSON file and a Markdown table of the same name in ``bench/results/``. Run it with
+``scripts/gpu_check.sh``. Only the standard library is imported here, so that missing packages can be reported.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 BUDGET = 570
-"""Seconds for everything; parts that would start later are left out, and said to be."""
+"""Time budget in seconds; parts that would start later are skipped and reported as left out."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A command to run, and how long it may take, in seconds."""
+    """A command to run, with a time limit in seconds."""
 
     name: str
     command: tuple[str, ...]
@@ -37,7 +37,7 @@ class Part:
 
 @dataclass
 class Outcome:
-    """How a part went. `facts` is the last line of its output, if that is JSON."""
+    """The outcome of a part. `facts` is the last line of its output, if that is JSON."""
 
     name: str
     status: str
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def parts(quick: bool) -> list[Part]:
-    """All parts in order: what costs little and says most comes first."""
+    """All parts in order: the cheapest and most informative come first."""
     python = sys.executable
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     step = (python, "-m", "bench.gpu_step", "--sanitize")
@@ -108,7 +108,7 @@ def _last_json(lines: Sequence[str]) -> Any:
 
 
 def environment() -> dict[str, str]:
-    """The device, the driver, the versions and the commit."""
+    """Device, driver, versions and commit."""
     found = {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "gpu": _said(
@@ -133,7 +133,7 @@ def _said(*command: str) -> str:
 
 
 def markdown(facts: dict[str, str], outcomes: Sequence[Outcome]) -> str:
-    """The results as a page."""
+    """The results as a Markdown page."""
     lines = [f"# GPU check, {facts['date']}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     lines += ["| part | result | seconds | |", "|---|---|---|---|"]
     lines += [f"| {o.name} | {o.status} | {o.seconds} | {o.summary} |" for o in outcomes]
@@ -149,8 +149,8 @@ def markdown(facts: dict[str, str], outcomes: Sequence[Outcome]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all parts; 0 if all passed."""
     parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results (default: bench/results)")
-    parser.add_argument("--only", metavar="PART", nargs="*", help="run these parts only")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="output folder (default: bench/results)")
+    parser.add_argument("--only", metavar="PART", nargs="*", help="run only these parts")
     parser.add_argument("--quick", action="store_true", help="train for 2 epochs only")
     args = parser.parse_args(argv)
     chosen = [part for part in parts(args.quick) if not args.only or part.name in args.only]
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{part.name:<12} {outcome.status:<9} {outcome.seconds:>6} s  {outcome.summary}", flush=True)
         if outcome.tail:
             print("\n".join(f"    {line}" for line in outcome.tail.splitlines()[-25:]), flush=True)
-        # After each part, so that a run that is cut off leaves what it found.
+        # After each part, so that an interrupted run leaves its results so far.
         report = {"environment": facts, "parts": [asdict(done) for done in outcomes]}
         (args.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
         (args.out / f"{name}.md").write_text(markdown(facts, outcomes))

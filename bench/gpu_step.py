@@ -1,9 +1,9 @@
-"""Times of the convolutions, of whole training steps and of a training on a GPU; the last line of the output is JSON.
+"""GPU timings of the convolutions, of training steps and of a full training; the last line of the output is JSON.
 
-python -m bench.gpu_step               kernels and steps, beside PyTorch where it is installed
+python -m bench.gpu_step               kernels and training steps
 python -m bench.gpu_step --train 20    the default CNN recipe for 20 epochs, with its test accuracy
 python -m bench.gpu_step --sanitize    a few small steps, for compute-sanitizer
-python -m bench.gpu_step --compile     all kernels, as gpunet warmup, without its progress bar
+python -m bench.gpu_step --compile     compile all kernels, as gpunet warmup does, without a progress bar
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def milliseconds(backend: Backend, function: Callable[[], object], repeats: int 
 
 
 def convolutions(backend: Backend, batch: int = 256, calls_a_graph: int = 20) -> dict[str, str]:
-    """Time and arithmetic rate of each convolution of the network, many calls in one graph, to hide the launch."""
+    """Time and FLOP rate of each of the network's convolutions, many calls per graph, to hide launch overhead."""
     rng, found = np.random.default_rng(0), {}
     for layer, (channels, filters, size) in NETWORK.items():
         x = backend.asarray(rng.standard_normal((batch, size, size, channels), np.float32))
@@ -81,14 +81,14 @@ def random_loader(backend: Backend, images: int = _IMAGES, **augmentation: Any) 
 
 
 def steps(backend: Backend, config: RunConfig, batch: int, epochs: int = 3) -> str:
-    """Images/s of whole training epochs on random images: the fastest epoch."""
+    """Training throughput on random images: images/s of the fastest epoch."""
     options = {**vars(config.training), "batch_size": batch, "epochs": epochs}
     augmentation = {"flip": config.data.flip, "shift": config.data.shift, "cutout": config.data.cutout}
     model = create(config.model, (28, 28, 1), 10).initialize(device=backend)
     loader, few = random_loader(backend, **augmentation), random_loader(backend, 1000)
     history = Trainer(model, TrainingConfig(**options), train=loader, validation=few).fit()
     rate = max(record["images_per_second"] for record in history.records)
-    return f"{rate:,.0f} images/s, {1e6 * batch / rate:.0f} us a step"
+    return f"{rate:,.0f} images/s, {1e6 * batch / rate:.0f} us per step"
 
 
 def timings(backend: Backend) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def timings(backend: Backend) -> dict[str, Any]:
 
 
 def sanitize(backend: Backend) -> dict[str, Any]:
-    """Some steps of a small CNN and MLP with everything that a step can have; for tools that slow it a hundredfold."""
+    """A few steps of a small CNN and MLP with every feature enabled, for tools that slow them down a hundredfold."""
     for kind, model in (("cnn", {"filters": [4, 8], "dropout": 0.1}), ("mlp", {"hidden": [16], "dropout": 0.1})):
         config = merge(kind=kind, overrides=model)
         options = {**vars(config.training), "batch_size": 8, "epochs": 2, "ema_decay": 0.9, "clip_norm": 1.0}
@@ -115,7 +115,7 @@ def sanitize(backend: Backend) -> dict[str, Any]:
 
 
 def train(backend: Backend, epochs: int) -> dict[str, Any]:
-    """The default CNN recipe on the real data; how long until which validation accuracy, and the test accuracy."""
+    """The default CNN recipe on the real data: time, validation accuracy and test accuracy."""
     from gpunet.experiments.prepare import prepare
 
     config = merge(kind="cnn", overrides={"epochs": epochs})

@@ -1,4 +1,4 @@
-"""Where a measurement was made: machine, versions and commit; and the same conditions for all who are measured."""
+"""Where a measurement was made (machine, versions and commit), and equal conditions for all contestants."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1),
     "MALLOC_TOP_PAD_": str(2**28),
 }
-"""Memory that is freed stays with the process. PyTorch gains most from it, so it is given to all."""
+"""Keeps freed memory in the process. PyTorch gains most from this, so it is set for all contestants."""
 
 SPIN = {"GOMP_SPINCOUNT": "1000", "OPENBLAS_THREAD_TIMEOUT": "14"}
-"""How long threads without work look for more before they sleep: some microseconds (2^14 cycles for OpenBLAS).
+"""How long idle threads spin before they sleep: a few microseconds (2^14 cycles for OpenBLAS).
 
-For implementations that take turns within a process: by default OpenBLAS's spin for 2^26 cycles and more, GNU's OpenMP
-threads for milliseconds, and whoever is measured next has to share the cores with them. Contestants with a process of
-their own keep their defaults.
+For implementations that take turns in one process: by default, OpenBLAS's threads spin for 2^26 cycles or more and GNU
+OpenMP's for milliseconds, competing for the cores with whatever is measured next. Contestants with a process each keep
+their defaults.
 """
 
 _THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -31,27 +31,27 @@ _PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "torch", "cupy-cuda12x",
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> int:
-    """How many threads this process works with: as it was told by :func:`pinned`, else one for each core."""
+    """Number of threads that this process uses: as set by :func:`pinned`, else one per core."""
     return int(os.environ.get(_THREADS[0]) or available_cores())
 
 
 def pinned(count: int) -> dict[str, str]:
-    """The environment of a process that is measured: `count` threads for every library."""
+    """The environment of a measured process: `count` threads for every library."""
     return {**os.environ, **dict.fromkeys(_THREADS, str(count))}
 
 
 def environment(count: int | None = None) -> dict[str, Any]:
-    """``machine``, ``versions`` and ``commit``, as they stand at the head of every result file."""
+    """``machine``, ``versions`` and ``commit``, the head of every result file."""
     return {"machine": machine(count), "versions": versions(), "commit": commit()}
 
 
 def machine(count: int | None = None) -> dict[str, Any]:
-    """CPU, cores, threads (`count` of them), memory and GPUs."""
+    """CPU, cores, threads (`count`), memory and GPUs."""
     from gpunet.devices import cuda_status
     from gpunet.machine import cpu_facts
 
@@ -68,7 +68,7 @@ def machine(count: int | None = None) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, gpunet and of the libraries that are installed."""
+    """Versions of Python, gpunet and the installed libraries."""
     from gpunet import __version__
 
     found = {"python": platform.python_version(), "gpunet": __version__}
@@ -81,7 +81,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit's hash, and whether files other than results differ from it; both None outside of a repository."""
+    """The commit's hash, and whether files other than results differ from it; both None outside a repository."""
     head = git("rev-parse", "HEAD")
     if head is None:
         return {"hash": os.environ.get("GPUNET_COMMIT"), "dirty": None}
@@ -89,7 +89,7 @@ def commit() -> dict[str, Any]:
 
 
 def git(*arguments: str) -> str | None:
-    """What git prints in the repository; None without git or a repository."""
+    """Output of a git command in the repository; None without git or a repository."""
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -98,7 +98,7 @@ def git(*arguments: str) -> str | None:
 
 
 def where(facts: Mapping[str, Any]) -> str:
-    """One sentence about the machine of a result file."""
+    """The machine of a result file, in one line."""
     cpu = facts["machine"]
     features = f" ({', '.join(cpu['features'])})" if cpu.get("features") else ""
     gpus = f", {', '.join(cpu['gpus'])}" if cpu.get("gpus") else ", no GPU"
@@ -111,7 +111,7 @@ def threads_in_words(machine: Mapping[str, Any]) -> str:
 
 
 def which(facts: Mapping[str, Any]) -> str:
-    """Versions and commit of a result file, on one line."""
+    """Versions and commit of a result file, in one line."""
     hash_, dirty = facts["commit"]["hash"], facts["commit"]["dirty"]
     code = f"commit {hash_[:10]}{' with uncommitted changes' if dirty else ''}" if hash_ else "an unknown commit"
     return f"{', '.join(f'{name} {version}' for name, version in facts['versions'].items())}; {code}"

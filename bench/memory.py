@@ -1,10 +1,10 @@
-"""Peak resident memory of training, each contestant in a process of its own.
+"""Peak resident memory of training, one process per contestant.
 
     python -m bench.memory [--case cnn-train] [--batch 512] [--steps 16] [--json FILE] [--save]
 
-The peak is that of the process's resident memory after some training steps; beside it stands what it was before the
-first step, with the libraries loaded, and model and images made. A process before it, not counted, fills the cache of
-compiled kernels. Malloc is left as each library sets it.
+Reported are the peak after some training steps and, for comparison, the peak before the first step, with the libraries
+loaded and model and images created. An earlier process, which is not counted, fills the cache of compiled kernels.
+Malloc is left as each library configures it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCH, STEPS = 512, 16
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident memory of a contestant's process in MB (10^6 bytes)."""
+    """Resident memory of a contestant's process, in MB (10^6 bytes)."""
 
     case: str
     batch: int
@@ -40,10 +40,10 @@ class Memory:
 
 
 def measure(contestant: str, case: str, batch: int, steps: int, threads: int) -> Memory:
-    """Train in a process of its own.
+    """Train in a separate process.
 
     Raises:
-        ChildProcessError: the process failed; the message is the last line of what it said.
+        ChildProcessError: the process failed; the message is the last line of its output.
     """
     command = [sys.executable, "-m", "bench.memory", "--child", contestant, case, str(batch), str(steps)]
     done = subprocess.run(command, cwd=ROOT, env=pinned(threads), capture_output=True, text=True, check=False)
@@ -54,7 +54,7 @@ def measure(contestant: str, case: str, batch: int, steps: int, threads: int) ->
 
 
 def peak_mb() -> float:
-    """The largest resident memory that this program has had."""
+    """Peak resident memory of this process so far."""
     return round((peak_memory() or 0) / 1e6, 1)
 
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--contestants", nargs="*", help="default: gpunet and all configurations of PyTorch")
     parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument("--json", type=Path, help="write the results there, a list of objects")
+    parser.add_argument("--json", type=Path, help="write the results to this file, as a list of objects")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     results.save_option(parser)
     args = parser.parse_args(argv)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: list[Memory] = []
     for contestant in args.contestants or ["gpunet", *racers.TORCH]:
         try:
-            measure(contestant, args.case, args.batch, 1, args.threads)  # fills its cache of compiled kernels
+            measure(contestant, args.case, args.batch, 1, args.threads)  # fills the kernel cache
             found.append(measure(contestant, args.case, args.batch, args.steps, args.threads))
         except ChildProcessError as error:
             print(f"{contestant} does not take part: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Plots of a result of the op benchmarks, PNG files beside it: a bar for each ratio, and the roofline.
+"""Plots of an op benchmark result, as PNG files next to it: a bar chart of the ratios, and the roofline.
 
 python -m bench.plots [FILE.json]      (default: the newest in bench/results/)
 """
@@ -22,7 +22,7 @@ MARKERS = "os^Dv<>P*X"
 
 
 def bars(table: Sequence[Row], title: str, path: PathLike) -> None:
-    """A bar for each op, shape and direction that has a peer: how many times as long the peer takes.
+    """A bar per op, shape and direction that has a peer: the peer's time relative to gpunet's.
 
     Raises:
         DataError: no op has a peer.
@@ -30,14 +30,14 @@ def bars(table: Sequence[Row], title: str, path: PathLike) -> None:
     """
     compared = [row for row in table if row.ratio is not None]
     if not compared:
-        raise DataError("nothing was compared with a peer, so there are no ratios to draw")
+        raise DataError("no op was compared with a peer, so there are no ratios to draw")
     ratios = np.array([row.ratio for row in compared])
     spread = np.array([[row.ratio - row.low, row.high - row.ratio] for row in compared]).T
     with page(path, 8, 1.2 + 0.17 * len(compared)) as figure:
         axes = figure.subplots()
         places = np.arange(len(compared))
         colours = [BLUE if one >= 1 else VERMILLION for one in ratios]
-        # From 1 on, to both sides: on a logarithmic axis twice as fast is as long as half as fast.
+        # Bars start at 1 and go either way: on a logarithmic axis, twice as fast is as long as half as fast.
         axes.barh(places, ratios - 1, left=1, color=colours, xerr=spread, ecolor=GREY, error_kw={"linewidth": 0.7})
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_xscale("log")
@@ -46,7 +46,7 @@ def bars(table: Sequence[Row], title: str, path: PathLike) -> None:
         axes.set_xticks([], minor=True)
         axes.set_yticks(places, [f"{row.name} ({row.peer})" for row in compared], fontsize=6)
         axes.set_ylim(len(compared) - 0.4, -0.6)
-        axes.set_xlabel("time of the fastest peer / time of gpunet; right of 1, gpunet is faster")
+        axes.set_xlabel("time of the fastest peer / time of gpunet; above 1, gpunet is faster")
         axes.set_title(title)
 
 
@@ -56,7 +56,7 @@ def _near(tick: float, table: Sequence[Row]) -> bool:
 
 
 def roofline(table: Sequence[Row], peak: Roofline, title: str, path: PathLike) -> None:
-    """Arithmetic rate over operations per byte of each op, under what the machine can do at most.
+    """FLOP rate against arithmetic intensity of each op, below the machine's roofline.
 
     Raises:
         DataError: there are no ops.
@@ -82,22 +82,22 @@ def roofline(table: Sequence[Row], peak: Roofline, title: str, path: PathLike) -
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter("")
-        axes.set_xlabel("operations per byte that must be moved (FLOP/byte)")
+        axes.set_xlabel("arithmetic intensity (FLOP/byte)")
         axes.set_ylabel("GFLOP/s")
         axes.set_title(f"{title}\n{results.describe_roofline(peak._asdict())}")
         figure.legend(loc="outside right upper", fontsize=7)
 
 
 def draw(path: Path) -> list[Path]:
-    """Both plots of a result file, one roofline for each device; returns what was written.
+    """Both plots of a result file, one roofline per device; returns the files written.
 
     Raises:
-        DataError: `path` is no result of the op benchmarks, or holds nothing to draw.
+        DataError: `path` is not a result of the op benchmarks, or holds nothing to draw.
         OutputError: a file cannot be written.
     """
     found = results.load(path)
     if found["kind"] != "bench":
-        raise DataError(f"{path} holds results of kind {found['kind']}, expected bench: from make bench")
+        raise DataError(f"{path} holds results of kind {found['kind']}, expected bench, as from make bench")
     table = rows(found["results"])
     title = f"{found['machine']['cpu']}, {machine.threads_in_words(found['machine'])}, {results.day(found)}"
     written = [path.with_name(f"{path.stem}-ratios.png")]

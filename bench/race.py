@@ -2,9 +2,9 @@
 
     python -m bench.race [--cases cnn-train ...] [--rounds 15] [--seconds 1] [--json FILE] [--save]
 
-Every contestant is a process of its own with the same number of threads. They are warmed up, then take turns: in each
-round each works for some seconds while the others sleep, and the ratio of two contestants is that of their rates in the
-same round. Reported are the median over the rounds, and the smallest and the largest ratio. See bench/README.md.
+Every contestant runs in a separate process with the same number of threads. After a warm-up they take turns: in
+each round, each works for some seconds while the others sleep, and the ratio of two contestants is that of their rates
+in the same round. Reported are the median, lowest and highest ratio over the rounds. See bench/README.md.
 """
 
 from __future__ import annotations
@@ -55,27 +55,27 @@ class Racer:
         )
 
     def ready(self) -> bool:
-        """Wait for the end of the warm-up; False if the contestant gave up."""
+        """Wait for the end of the warm-up; False if the contestant failed."""
         assert self._process.stdout
         return self._process.stdout.readline().strip() == "ready"
 
     def race(self, seconds: float) -> float:
-        """Images per second of one turn."""
+        """Images per second in one turn."""
         assert self._process.stdin and self._process.stdout
         print(f"go {seconds}", file=self._process.stdin, flush=True)
         return float(self._process.stdout.readline())
 
     def stop(self) -> str:
-        """End the process; what it wrote on stderr."""
+        """Kill the process and return what it wrote to stderr."""
         self._process.kill()
         _, errors = self._process.communicate()
         return errors or ""
 
 
 def compare(case: str, batch: int, *, rounds: int, seconds: float, threads: int) -> list[Result]:
-    """Race all contestants of a case; one result for each peer, the fastest configuration of each kind first."""
+    """Race all contestants of a case; one result per peer, fastest first."""
     racers = []
-    for name in contestants(case):  # one after the other, so that no warm-up is disturbed
+    for name in contestants(case):  # one at a time, so that warm-ups do not interfere
         racer = Racer(name, case, batch, threads)
         if racer.ready():
             racers.append(racer)
@@ -119,9 +119,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.race")
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one turn")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn")
     parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument("--json", type=Path, help="write the results there, a list of objects")
+    parser.add_argument("--json", type=Path, help="write the results to this file, as a list of objects")
     result_files.save_option(parser)
     args = parser.parse_args()
     results: list[Result] = []

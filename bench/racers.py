@@ -1,8 +1,8 @@
-"""The contestants of the race: each runs in a process of its own and tells its rate when it is asked.
+"""The contestants of the race: each runs in a separate process and measures its rate on request.
 
     python -m bench.racers CONTESTANT CASE BATCH
 
-prints ``ready`` after a warm-up, then reads lines ``go SECONDS`` and answers each with its images per second.
+prints ``ready`` after a warm-up, then answers each line ``go SECONDS`` on stdin with images per second.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import numpy as np
 CASES = ("cnn-train", "cnn-infer", "mlp-train")
 TORCH = {f"pytorch {how} {layout}": (how, layout) for how in ("eager", "compile") for layout in ("NCHW", "NHWC")}
 MLP_IMAGES = 12_800
-"""Images of an epoch of the MLP: a whole epoch is what scikit-learn can be asked for."""
+"""Images per epoch of the MLP: scikit-learn can only be run for whole epochs."""
 
 Turn = Callable[[], int]
-"""Some work; returns how many images it was."""
+"""A unit of work; returns the number of images processed."""
 
 
 def contestants(case: str) -> list[str]:
-    """Who takes part in a case."""
-    if case == "mlp-train":  # rows of features have no layout
+    """The contestants of a case."""
+    if case == "mlp-train":  # feature vectors have no memory layout
         return ["gpunet", *(name for name, (_, layout) in TORCH.items() if layout == "NCHW"), "scikit-learn"]
     return ["gpunet", *TORCH]
 
@@ -83,7 +83,7 @@ def gpunet(case: str, batch: int, count: int | None = None) -> Turn:
 
 
 def torch_model(model: Any) -> Any:
-    """A gpunet model's layers as PyTorch's."""
+    """A gpunet model's layers as PyTorch modules."""
     from torch import nn as torch_nn
 
     from gpunet import nn
@@ -158,7 +158,7 @@ def pytorch(case: str, batch: int, how: str, layout: str, count: int | None = No
 def scikit_learn(case: str, batch: int, count: int | None = None) -> Turn:
     from sklearn.neural_network import MLPClassifier
 
-    warnings.simplefilter("ignore")  # one epoch at a time never converges
+    warnings.simplefilter("ignore")  # max_iter=1 always triggers a convergence warning
     pixels, labels = images(count or images_of_a_turn(case, batch))
     x = (pixels.reshape(len(pixels), -1) / np.float32(255)).astype(np.float32)
     model = MLPClassifier((128, 64), batch_size=batch, alpha=0.0, max_iter=1, warm_start=True, random_state=0)
@@ -171,7 +171,7 @@ def scikit_learn(case: str, batch: int, count: int | None = None) -> Turn:
 
 
 def make(contestant: str, case: str, batch: int, count: int | None = None) -> Turn:
-    """A contestant's turn: training on `count` images, or on as many as the race takes."""
+    """A contestant's turn: training on `count` images, by default as many as in the race."""
     if contestant == "gpunet":
         return gpunet(case, batch, count)
     if contestant == "scikit-learn":
@@ -181,7 +181,7 @@ def make(contestant: str, case: str, batch: int, count: int | None = None) -> Tu
 
 def main() -> None:
     contestant, case, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    answers = os.fdopen(os.dup(1), "w")  # what libraries print must not come between
+    answers = os.fdopen(os.dup(1), "w")  # keep what libraries print out of the answers
     os.dup2(2, 1)
     turn = make(contestant, case, batch)
     for _ in range(3):

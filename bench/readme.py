@@ -1,7 +1,7 @@
 """The speed tables of README.md, generated from the newest result files in ``bench/results/``.
 
-python -m bench.readme            writes them between the two comments in README.md
-python -m bench.readme --check    says whether they are what the committed files give; exit code 1 if not
+python -m bench.readme            writes them between the two marker comments in README.md
+python -m bench.readme --check    checks that they match the committed files; exit code 1 if not
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ README = machine.ROOT / "README.md"
 BEGIN = "<!-- speed: begin; written by python -m bench.readme, not by hand -->"
 END = "<!-- speed: end -->"
 
-NOTHING = "Nothing has been measured on a quiet machine yet: `EXTRAS=peers make bench` does it on yours.\n"
+NOTHING = "Nothing has been measured on an idle machine yet: `EXTRAS=peers make bench` does so on yours.\n"
 WORK = {"cnn-train": "CNN, training", "cnn-infer": "CNN, inference", "mlp-train": "MLP, training"}
 DIRECTIONS = {"forward": "forward", "dx": "input gradient", "dweight": "weight gradient"}
 
 
 def speed(files: Sequence[Path] | None = None) -> str:
-    """The text between the two comments: for each kind of result, the newest of `files` (default: all there are)."""
+    """The text between the markers: for each kind of result, from the newest of `files` (default: all)."""
     parts = {"race": whole_steps, "bench": single_ops, "start-up": first_steps, "memory": peak_memory}
     found = {kind: results.newest(kind, files) for kind in parts}
     texts = [part(found[kind]) for kind, part in parts.items() if found[kind] is not None]
@@ -38,7 +38,7 @@ def speed(files: Sequence[Path] | None = None) -> str:
 
 
 def source(found: results.Report) -> str:
-    """Where and with what a table was measured."""
+    """The machine, versions and commit of a table."""
     return (
         f"Measured on {results.day(found)} on {machine.where(found)}; {machine.which(found)} "
         f"(`bench/results/{found['file']}`).\n"
@@ -59,16 +59,16 @@ def whole_steps(found: results.Report) -> str:
         ]
         for one in best.values()
     ]  # fmt: skip
-    header = ["whole steps", "batch", "against", "ratio", "lowest to highest", "gpunet images/s", "theirs"]
+    header = ["whole steps", "batch", "against", "ratio", "lowest to highest", "gpunet images/s", "peer images/s"]
     text = (
         "Whole steps, against the fastest configuration of each library; the ratio is gpunet's speed divided by "
-        "theirs, so that below 1 gpunet is slower:\n"
+        "the peer's, so below 1 gpunet is slower:\n"
     )
     return "\n".join([text, markdown(header, lines, left=3), "", source(found)])
 
 
 def single_ops(found: results.Report) -> str:
-    """The network's convolutions against PyTorch, and all ops in short."""
+    """The network's convolutions against PyTorch, and a summary of all ops."""
     batch = max(one["batch"] for one in found["results"])
     parts = []
     by_layer: dict[str, dict[str, Row]] = {}
@@ -81,8 +81,8 @@ def single_ops(found: results.Report) -> str:
             for shape, of in by_layer.items()
         ]
         parts += [
-            f"Convolutions of the CNN, batches of {batch}: PyTorch's time (its better layout) divided by gpunet's, so "
-            "that below 1 gpunet is slower:\n",
+            f"Convolutions of the CNN at batch size {batch}: PyTorch's time (in its faster layout) divided by "
+            "gpunet's, so below 1 gpunet is slower:\n",
             markdown(["layer", *DIRECTIONS.values()], lines),
             "",
         ]
@@ -90,8 +90,8 @@ def single_ops(found: results.Report) -> str:
     if compared:
         slower = sum(row.ratio < 1 for row in compared if row.ratio is not None)
         parts += [
-            f"All ops against the fastest of the others (NumPy, PyTorch, scikit-learn) in each of {len(compared)} "
-            f"cases, in {slower} of which gpunet is slower:\n",
+            f"All ops against the fastest peer (NumPy, PyTorch or scikit-learn) in {len(compared)} cases, in {slower} "
+            "of which gpunet is slower:\n",
             _summary(compared),
             "",
         ]
@@ -130,28 +130,28 @@ def peak_memory(found: results.Report) -> str:
     lines = [
         [WORK[one["case"]], str(one["batch"]), one["contestant"], f"{one['peak_mb']:,.0f}"] for one in found["results"]
     ]
-    text = "Peak resident memory of a process that trains, with kernels compiled before:\n"
+    text = "Peak resident memory of a training process, with kernels already compiled:\n"
     return "\n".join([text, markdown(["model", "batch", "library", "MB"], lines, left=3), "", source(found)])
 
 
 def filled(page: str, part: str) -> str:
-    """`page` with `part` between the two comments.
+    """`page` with `part` between the markers.
 
     Raises:
-        DataError: the comments are not there, once each and in order.
+        DataError: the page does not contain each marker exactly once, in order.
     """
     return fill(page, BEGIN, END, f"\n{part}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.readme")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
+    parser.add_argument("--check", action="store_true", help="only check; exit code 1 if the page is out of date")
     args = parser.parse_args(argv)
     page = README.read_text(encoding="utf-8")
     wanted = filled(page, speed(results.committed() if args.check else None))
     if args.check:
         if wanted != page:
-            print(f"{README.name} is not what the result files give: run python -m bench.readme", file=sys.stderr)
+            print(f"{README.name} does not match the result files: run python -m bench.readme", file=sys.stderr)
         return int(wanted != page)
     write_text_atomic(README, wanted)
     return 0

@@ -21,16 +21,16 @@ RESULTS = Path(__file__).parent / "results"
 TITLES = {
     "bench": "Ops",
     "race": "Whole steps",
-    "start-up": "Start to the end of the first training step",
+    "start-up": "From start to the end of the first training step",
     "memory": "Peak memory of training",
-    "conv-training": "Trainings with each algorithm of convolution",
+    "conv-training": "Training with each convolution algorithm",
 }
 
 Report = dict[str, Any]
 
 
 def report(kind: str, results: Sequence[Mapping[str, Any]], *, threads: int | None = None, **facts: Any) -> Report:
-    """What a result file holds; `facts` are further entries, such as the roofline."""
+    """The contents of a result file; `facts` are additional entries, such as the roofline."""
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {"kind": kind, "date": date, **machine.environment(threads), **facts, "results": list(results)}
 
@@ -39,15 +39,15 @@ def save_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--save [FOLDER]``: None without it."""
     parser.add_argument(
         "--save", type=Path, nargs="?", const=RESULTS, metavar="FOLDER",
-        help="write a dated result, JSON and Markdown (default: bench/results)",
+        help="write a dated result as JSON and Markdown (default: bench/results)",
     )  # fmt: skip
 
 
 def save(found: Report, table: str, folder: Path = RESULTS) -> Path:
-    """Write `found` as ``<kind>-<date>.json`` and `table` as a page beside it; returns the JSON file's path.
+    """Write `found` to ``<kind>-<date>.json`` and `table` to a page next to it; returns the JSON file's path.
 
     Raises:
-        OutputError: the folder cannot be made, or a file not be written.
+        OutputError: the folder cannot be created, or a file cannot be written.
     """
     stamp = found["date"].replace("T", "-").replace(":", "").rstrip("Z")
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def save(found: Report, table: str, folder: Path = RESULTS) -> Path:
 
 
 def finish(kind: str, found: Sequence[Mapping[str, Any]], table: str, args: argparse.Namespace) -> None:
-    """Print the table of a program's results and write what its ``--json`` and ``--save`` ask for."""
+    """Print the table of a program's results, and write the files requested with ``--json`` and ``--save``."""
     print(table)
     if args.json:
         write_text_atomic(args.json, json.dumps(list(found), indent=1) + "\n")
@@ -83,10 +83,10 @@ def day(found: Report) -> str:
 
 
 def load(path: Path) -> Report:
-    """A result file, with its name as ``file``.
+    """The contents of a result file, plus its name as ``file``.
 
     Raises:
-        DataError: it is missing or is no result file.
+        DataError: it is missing or is not a result file.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -94,7 +94,7 @@ def load(path: Path) -> Report:
         raise DataError(f"{path} cannot be read as a result file: {error}") from error
     needed = {"kind", "date", "machine", "versions", "commit", "results"}
     if not isinstance(found, dict) or not needed <= set(found) or found["kind"] not in TITLES:
-        raise DataError(f"{path} is no result file: expected an object with {', '.join(sorted(needed))}")
+        raise DataError(f"{path} is not a result file: expected an object with {', '.join(sorted(needed))}")
     return {**found, "file": path.name}
 
 
@@ -106,7 +106,7 @@ def newest(kind: str, files: Sequence[Path] | None = None) -> Report | None:
 
 
 def committed(folder: Path = RESULTS) -> list[Path]:
-    """The result files in `folder` that are committed; all of them outside of a repository."""
+    """The committed result files in `folder`; outside a repository, all of them."""
     listed = machine.git("ls-files", "-z", "--", str(folder))
     if listed is None:
         return sorted(folder.glob("*.json"))

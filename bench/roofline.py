@@ -1,10 +1,10 @@
-"""What a device can do at most: arithmetic in a large product, memory in a large copy (Williams et al. 2009).
+"""The roofline of a device: FLOP rate of a large matrix product, bandwidth of a large copy (Williams et al. 2009).
 
     python -m bench.roofline [--device cpu]
 
-An op that must do F operations and move B bytes takes at least ``max(F / peak, B / bandwidth)``. Its share of the
-roofline is that time divided by its own. Arrays that stay in the caches are moved faster than the memory's bandwidth,
-so that small ops can come out above 100 %.
+An op with F operations and B bytes of memory traffic takes at least ``max(F / peak, B / bandwidth)``. Its fraction of
+the roofline is that time divided by the measured one. Arrays that stay in cache move faster than main memory, so small
+ops can exceed 100 %.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Roofline(NamedTuple):
     gbyte_per_s: float
 
     def seconds(self, flops: float, bytes_moved: float) -> float:
-        """The least time of an op."""
+        """The minimum time of an op."""
         return max(flops / self.gflop_per_s, bytes_moved / self.gbyte_per_s) / 1e9
 
     def bound(self, flops: float, bytes_moved: float) -> str:
@@ -38,10 +38,10 @@ class Roofline(NamedTuple):
 
 
 def measure(backend: Backend = CPU, *, size: int = 2048, megabytes: int = 256, seconds: float = 1.0) -> Roofline:
-    """Best rates in `seconds` each: the product of two size x size matrices, and a copy of `megabytes`.
+    """Best rates within `seconds` each: the product of two size x size matrices, and a copy of `megabytes`.
 
-    Both use as many threads as the benchmarks: a single one cannot use all of the memory's bandwidth. The copy's bytes
-    count twice, as they are read and written.
+    Both use as many threads as the benchmarks, as one thread cannot saturate the memory bandwidth. The copy's bytes
+    count twice, since they are read and written.
     """
     xp = backend.xp
     a, b, product = (xp.ones((size, size), np.float32) for _ in range(3))
@@ -55,7 +55,7 @@ def _copier(backend: Backend, source: Any, target: Any) -> Callable[[], object]:
     if backend is not CPU:
         return lambda: backend.xp.copyto(target, source)
     parts = list(zip(*(np.array_split(array, threads()) for array in (target, source)), strict=True))
-    pool = ThreadPoolExecutor(len(parts))  # NumPy copies without the interpreter's lock
+    pool = ThreadPoolExecutor(len(parts))  # NumPy releases the GIL while copying
 
     def copy() -> None:
         list(pool.map(lambda part: np.copyto(*part), parts))

@@ -1,10 +1,10 @@
-"""How long it takes from the start of a process to the end of its first training step.
+"""Time from the start of a process to the end of its first training step.
 
     python -m bench.start_up [--cases cnn-train mlp-train] [--rounds 5] [--cold-rounds 2] [--json FILE] [--save]
 
-With a cold kernel cache (``NUMBA_CACHE_DIR`` in a fresh folder, ``TORCHINDUCTOR_CACHE_DIR`` too) and with a warm one. A
-first run, which does not count, fills the warm cache and brings the libraries' files into memory, so that cold and warm
-differ in the compilation alone. Reported are the median, the lowest and the highest.
+Measured with a cold kernel cache (``NUMBA_CACHE_DIR`` and ``TORCHINDUCTOR_CACHE_DIR`` in a fresh folder) and with a
+warm one. An uncounted first run fills the warm cache and brings the libraries' files into the page cache, so that cold
+and warm differ only in compilation. Reported are the median, lowest and highest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONTESTANTS = ("gpunet", "pytorch eager NHWC", "pytorch compile NHWC")
 BATCH = 128
 CACHES = ("cold", "warm")
 COMPILES = ("gpunet", "pytorch compile NHWC")
-"""Who has a kernel cache; of the others, every start is the same."""
+"""Contestants with a kernel cache; for the others, every start is the same."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class StartUp:
     batch: int
     contestant: str
     cache: str
-    """``cold``, ``warm``, or empty for a contestant that has none."""
+    """``cold``, ``warm``, or empty for a contestant without a cache."""
     seconds: float
     low: float
     high: float
@@ -47,10 +47,10 @@ class StartUp:
 
 
 def first_step(contestant: str, case: str, batch: int, cache: Path, threads: int) -> float:
-    """Seconds that a process takes to the end of its first step.
+    """Seconds from the start of a process to the end of its first step.
 
     Raises:
-        ChildProcessError: it failed; the message is the last line of what it said.
+        ChildProcessError: it failed; the message is the last line of its output.
     """
     caches = {"NUMBA_CACHE_DIR": str(cache / "numba"), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
     command = [sys.executable, "-m", "bench.start_up", "--child", contestant, case, str(batch)]
@@ -73,7 +73,7 @@ def first_step(contestant: str, case: str, batch: int, cache: Path, threads: int
 
 
 def measure(contestant: str, case: str, batch: int, *, rounds: int, cold_rounds: int, threads: int) -> list[StartUp]:
-    """The start-ups of one contestant, cold before warm."""
+    """The start-up times of one contestant, cold before warm."""
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as warm:
         first_step(contestant, case, batch, Path(warm), threads)
@@ -110,10 +110,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.start_up")
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--contestants", nargs="*", choices=CONTESTANTS, default=list(CONTESTANTS))
-    parser.add_argument("--rounds", type=int, default=5, help="starts with a warm cache")
-    parser.add_argument("--cold-rounds", type=int, default=2, help="starts with a cold cache")
+    parser.add_argument("--rounds", type=int, default=5, help="number of starts with a warm cache")
+    parser.add_argument("--cold-rounds", type=int, default=2, help="number of starts with a cold cache")
     parser.add_argument("--threads", type=int, default=available_cores())
-    parser.add_argument("--json", type=Path, help="write the results there, a list of objects")
+    parser.add_argument("--json", type=Path, help="write the results to this file, as a list of objects")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     results.save_option(parser)
     args = parser.parse_args(argv)

@@ -1,8 +1,8 @@
-"""All benchmarks of the ops: times them, prints one table, and writes a dated result.
+"""Runs all op benchmarks, prints one table, and writes a dated result.
 
     python -m bench.suite [--batch 128] [--threads N] [--select EXPRESSION] [--results FOLDER]
 
-pytest-benchmark runs in a process of its own, with as many threads for every library as for ours.
+pytest-benchmark runs in a separate process, with the same number of threads for every library.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ FIELDS = (
     "roofline_share", "bound", "ratio", "low", "high",
 )  # fmt: skip
 LIMITS = ("--benchmark-max-time=0.2", "--benchmark-min-rounds=5", "--benchmark-disable-gc", "--benchmark-warmup=off")
-"""Bounds of one benchmark; each has run before it is timed, to be checked."""
+"""Limits of one benchmark. No warm-up is needed: each has already run once, for the check."""
 
 
 def run(batch: int = BATCH, threads: int | None = None, select: str = "", limits: Sequence[str] = LIMITS) -> Any:
-    """Run the benchmarks; what a result file holds.
+    """Run the benchmarks; returns the contents of a result file.
 
     Raises:
-        DataError: no benchmark was run, or one failed; its output has then been shown.
+        DataError: no benchmark was run, or one failed; its output has been shown.
     """
     threads = threads or available_cores()
     with tempfile.TemporaryDirectory() as folder:
@@ -67,15 +67,15 @@ def _rooflines(benchmarks: Sequence[dict[str, Any]]) -> dict[str, dict[str, floa
 
 
 def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--batch", type=int, default=BATCH, help="images of a batch (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="of every library (default: all cores)")
+    parser.add_argument("--batch", type=int, default=BATCH, help="batch size (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of every library (default: all cores)")
     parser.add_argument("--select", default="", metavar="EXPRESSION", help="as pytest -k, such as conv2d")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(argparse.ArgumentParser(prog="python -m bench.suite"))
-    parser.add_argument("--results", type=Path, default=results.RESULTS, help="folder of the result files")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, help="output folder")
     args = parser.parse_args(argv)
     found = run(args.batch, args.threads, args.select)
     shown = table.ops(found["results"])

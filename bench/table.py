@@ -1,4 +1,4 @@
-"""Results as tables."""
+"""Tables of results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One op at one shape in one direction on one device: ours, and what it is compared with."""
+    """One op at one shape in one direction on one device: gpunet's result and its peer."""
 
     op: str
     shape: str
@@ -21,12 +21,12 @@ class Row:
     batch: int
     device: str
     ms: dict[str, float]
-    """Of each implementation: the best of its variants."""
+    """Time of each implementation, in its fastest variant."""
     ours: Result
     peer: str | None = None
-    """The fastest other implementation but the reference, with its variant; None without one."""
+    """The fastest other implementation (the reference excepted), with its variant; None if there is none."""
     ratio: float | None = None
-    """The peer's time divided by ours, the median of pairs: above 1 where gpunet is faster."""
+    """The peer's time divided by gpunet's, median over the pairs: above 1 if gpunet is faster."""
     low: float | None = None
     high: float | None = None
 
@@ -40,9 +40,9 @@ class Row:
 
 
 def rows(results: Iterable[Result], peers: str = "") -> list[Row]:
-    """The results of a ``bench`` file, a row for each problem that ours has solved.
+    """The results of a ``bench`` file, one row per problem that gpunet was timed on.
 
-    peers: compare with implementations of this family only, such as ``pytorch``.
+    peers: compare only with implementations of this family, such as ``pytorch``.
     """
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
@@ -70,7 +70,7 @@ def family(implementation: str) -> str:
 
 
 def markdown(header: Sequence[str], lines: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """A Markdown table whose columns stand below each other in plain text too; all but the first `left` flush right."""
+    """A Markdown table with aligned columns, also in plain text; all but the first `left` are right-aligned."""
     cells = [list(header), *([str(cell) for cell in line] for line in lines)]
     widths = [max(3, *(len(line[column]) for line in cells)) for column in range(len(header))]
 
@@ -86,7 +86,7 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]], *, left: int
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`value` with `digits` significant ones and never an exponent; empty for None."""
+    """`value` with `digits` significant digits, never in scientific notation; empty for None."""
     if value is None:
         return ""
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0

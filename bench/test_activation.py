@@ -18,12 +18,12 @@ from gpunet.ops.activation import reference
 DIRECTIONS = ("forward", "backward")
 IMPLEMENTATIONS = ("reference", "numpy", "numba", "cupy", "rawkernel", "pytorch")
 SHAPES = {"128": (128,), "14x14x32": (14, 14, 32), "32x32x64": (32, 32, 64)}
-"""Of one image: a hidden layer of the MLP, the first block of the CNN behind its pooling, and a larger map."""
+"""Shapes per image: a hidden layer of the MLP, the CNN's first block after pooling, and a larger map."""
 
 FLOPS = {"relu": 1, "leaky_relu": 2, "tanh": 10, "gelu": 20}
-"""An element's, roughly; all are limited by the memory or by the latency of a polynomial."""
+"""Rough count per element; all are bound by memory or by the latency of a polynomial."""
 EXAMPLES = 2_000
-"""Elements that the reference is asked for: it computes one after the other."""
+"""Number of elements to check against the reference, which computes them one by one."""
 
 
 def erf(xp: Any) -> Any:
@@ -62,7 +62,7 @@ def of(module: Any, name: str, direction: str, a: Any) -> Call:
 
 
 def torchs(name: str, direction: str, torch: Any, a: Any, variant: str) -> Call:
-    """The backward passes are what autograd calls, without its overhead."""
+    """The backward passes are the operators that autograd calls, without its overhead."""
     aten, x, dy = torch.ops.aten, a.x, a.dy
     y = torch.tanh(x)
     return {

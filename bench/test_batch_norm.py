@@ -1,4 +1,4 @@
-"""Batch norm in training, forward and backward; by itself and fused with max pooling."""
+"""Batch norm in training mode, forward and backward; alone and fused with max pooling."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpunet.ops.batchnorm_pool import reference as pool_reference
 DIRECTIONS = ("forward", "backward")
 IMPLEMENTATIONS = ("reference", "numpy", "numba", "cupy", "rawkernel", "pytorch-nchw", "pytorch-nhwc")
 MAPS = {"32@28": (32, 28), "64@14": (64, 14), "128@7": (128, 7), "256@3": (256, 3)}
-"""Channels and map sizes of the network's blocks that pool: there the two ops are one."""
+"""Channels and map sizes of the network's blocks with pooling, where the two ops are fused."""
 GENERAL = {"64@32": (64, 32)}
 EPS = 1e-5
 MOMENTUM = 0.1
@@ -36,7 +36,7 @@ def batch_arrays(rng: np.random.Generator, batch: int, channels: int, size: int,
 
 
 def of(forward: Any, backward: Any, direction: str, a: Any) -> Call:
-    """gpunet's call, of the op or of its reference; returns y and the running statistics, or the gradients."""
+    """The call of gpunet's op or its reference; returns y and the running statistics, or the gradients."""
     options = {"training": True, "momentum": MOMENTUM, "eps": EPS}
     if direction == "forward":
         return lambda: (forward(a.x, a.gamma, a.beta, a.mean, a.var, **options)[0], a.mean, a.var)
@@ -78,7 +78,7 @@ def expression(direction: str, xp: Any, a: Any) -> Call:
 
 
 def torchs(direction: str, torch: Any, a: Any, layout: str) -> Call:
-    """The backward pass is what autograd calls, without its overhead."""
+    """The backward pass is the operator that autograd calls, without its overhead."""
     aten, x, dy = torch.ops.aten, maps(torch, a.x, layout), maps(torch, a.dy, layout)
 
     def forward() -> Any:
@@ -149,7 +149,7 @@ def pool_expression(direction: str, xp: Any, a: Any) -> Call:
 
 
 def pool_torch(direction: str, torch: Any, a: Any, layout: str) -> Call:
-    """Two ops, as PyTorch's users have them."""
+    """Two ops, as in PyTorch."""
     aten, x, dy = torch.ops.aten, maps(torch, a.x, layout), maps(torch, a.dy, layout)
     window = [2, 2], [2, 2], [0, 0], [1, 1], False
 
@@ -185,7 +185,7 @@ def test_batch_norm_max_pool(
             direction=direction,
             batch=batch,
             arrays=arrays,
-            # x and y with a byte for each maximum's place; backward, x, dy, these bytes and dx.
+            # Forward: x, y and one byte per argmax; backward: x, dy, those bytes and dx.
             bytes_moved=nbytes(x) * (1 if direction == "forward" else 2) + nbytes(dy) + dy.size,
             flops=x.size * (8 if direction == "forward" else 10),
             terms=batch * size * size,

@@ -1,4 +1,4 @@
-"""Convolution, forward and both gradients: the network's five and more general ones."""
+"""Convolution, forward and both gradients: the network's five layers and more general cases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHAPES = {**{name: (sizes, {}) for name, sizes in NETWORK.items()}, **GENERAL}
 
 
 def useful_flops(g: Conv2dGeometry) -> int:
-    """Multiplications and additions, without those on the padding: nobody has to do them."""
+    """Multiplications and additions, excluding those on the padding, which are unnecessary."""
     taps = []
     for axis, (size, out) in enumerate(((g.height, g.out_height), (g.width, g.out_width))):
         start = np.arange(out)[:, None] * g.stride[axis] - g.padding[2 * axis]
@@ -40,7 +40,7 @@ def useful_flops(g: Conv2dGeometry) -> int:
 
 
 def tap_slices(g: Conv2dGeometry) -> Iterator[tuple[int, int, slice, slice]]:
-    """Each tap of the kernel and the rows and columns of the padded input that it meets."""
+    """Each tap of the kernel, with the rows and columns of the padded input that it reads."""
     for p in range(g.kernel[0]):
         for q in range(g.kernel[1]):
             top, left = p * g.dilation[0], q * g.dilation[1]
@@ -54,7 +54,7 @@ def padded(xp: Any, x: Any, g: Conv2dGeometry) -> Any:
 
 
 def expected(g: Conv2dGeometry, direction: str, x: np.ndarray, weight: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """In float64: a matrix product for each tap and group."""
+    """In float64: one matrix product per tap and group."""
     x, weight, dy = (array.astype(np.float64) for array in (x, weight, dy))
     source = padded(np, x, g)
     y, dsource, dweight = np.zeros(g.y_shape), np.zeros_like(source), np.zeros_like(weight)
@@ -75,7 +75,7 @@ def expected(g: Conv2dGeometry, direction: str, x: np.ndarray, weight: np.ndarra
 
 
 def im2col(g: Conv2dGeometry, direction: str, xp: Any, a: Any) -> Call:
-    """All patches as rows of a matrix, one product; for dx, the patches' gradients added up tap by tap."""
+    """im2col and one matrix product; for dx, the gradients of the patches are accumulated tap by tap."""
     n, i, j, k = (*g.y_shape[:3], g.groups)
     taps, inner, outer = g.kernel[0] * g.kernel[1], g.in_channels // k, g.out_channels // k
 
@@ -109,7 +109,7 @@ def im2col(g: Conv2dGeometry, direction: str, xp: Any, a: Any) -> Call:
 
 
 def definition(function: Any, gradient: Any, direction: str, options: dict[str, int], a: Any) -> Call:
-    """gpunet's call: of the public op, or of its reference."""
+    """The call of gpunet's public op or its reference."""
     if direction == "forward":
         return lambda: function(a.x, a.weight, **options)
     need = direction.removeprefix("d")
@@ -124,7 +124,7 @@ def torchs(g: Conv2dGeometry, direction: str, torch: Any, a: Any, layout: str) -
     options = list(g.stride), [g.padding[0], g.padding[2]], list(g.dilation)
     if direction == "forward":
         return lambda: torch.nn.functional.conv2d(x, weight, None, *options, g.groups)
-    # What autograd calls, without its overhead.
+    # The operator that autograd calls, without its overhead.
     backward, mask = torch.ops.aten.convolution_backward, [direction == "dx", direction == "dweight", False]
     place = mask.index(True)
     return lambda: backward(dy, x, weight, None, *options, False, [0, 0], g.groups, mask)[place]
@@ -174,7 +174,7 @@ def test_conv2d(
             ours=partial(definition, conv2d, conv2d_backward, direction, options),
             expression=partial(im2col, g, direction),
             reference=partial(definition, reference.conv2d, reference.conv2d_backward, direction, options),
-            # einsum: about a GFLOP/s; its backward computes both gradients
+            # einsum runs at about one GFLOP/s; the backward pass computes both gradients
             reference_seconds=g.flops / 1e9 * (1 if direction == "forward" else 2),
             pytorch=partial(torchs, g, direction),
             read=partial(read, direction),

@@ -1,4 +1,4 @@
-"""Softmax cross entropy: the loss and its gradient in one, as a training step needs them."""
+"""Softmax cross-entropy: loss and gradient in one call, as in a training step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout, forward and backward. What is dropped differs between implementations, so the mask is part of the check."""
+"""Dropout, forward and backward. Masks differ between implementations, so the check includes the mask."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpunet.ops.dropout import reference
 DIRECTIONS = ("forward", "backward")
 IMPLEMENTATIONS = ("reference", "numpy", "numba", "cupy", "rawkernel", "pytorch")
 SHAPES = {"128": (128,), "512": (512,), "14x14x32": (14, 14, 32)}
-"""Of one image: a hidden layer of the MLP, the CNN's features, and a map."""
+"""Shapes per image: a hidden layer of the MLP, the CNN's features, and a map."""
 P = 0.2
 
 
@@ -83,6 +83,6 @@ def test_dropout(
 
 
 def masked(x: np.ndarray, result: Any) -> np.ndarray:
-    """How far y is from x by the implementation's own mask."""
+    """The difference between y and x with the implementation's own mask applied."""
     y, kept = on_host(result)
     return y - x * kept.astype(bool) * np.float32(1 / (1 - P))

@@ -1,4 +1,4 @@
-"""The batch of a training step from a shuffled data set of bytes, plain and augmented."""
+"""Gathering a training batch from a shuffled uint8 data set, plain and augmented."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SEED, STEP = 1, 2
 
 
 def draws(batch: int, height: int, width: int, flip: bool, shift: int, cutout: int) -> dict[str, np.ndarray]:
-    """What chance decides for each row: a flip, a shift down and right, the cutout's first row and column.
+    """The random choices for each row: flip, shift down and right, first row and column of the cutout.
 
-    The expressions are given these, so that they pay for no random numbers, which ours draws within its time.
+    The expressions take these as inputs, so that their time excludes random numbers; gpunet's includes them.
     """
     stream = random.PhiloxStream(SEED, random.AUGMENT, STEP)
     words = stream.bits(8 * batch).reshape(batch, 8).astype(np.int64)
@@ -44,7 +44,7 @@ def of(module: Any, batch: int, options: dict[str, Any], a: Any) -> Call:
 
 
 def expression(batch: int, options: dict[str, Any], xp: Any, a: Any) -> Call:
-    """Gathers with index arrays: moved and mirrored pixels in one go, then the cutout by a mask."""
+    """Fancy indexing: shift and flip in one gather, then the cutout by a mask."""
     if not options:
         return lambda: a.images[a.order[3 : 3 + batch]] / xp.float32(255)
     return _augmented(batch, options, a, xp.arange, xp.pad, xp.where, lambda array: array / xp.float32(255))
@@ -99,7 +99,7 @@ def test_gather_batch(
         "order": rng.permutation(IMAGES),
         **draws(batch, height, width, **{"flip": False, "shift": 0, "cutout": 0, **options}),
     }
-    few = min(batch, 8)  # the reference moves one pixel after the other
+    few = min(batch, 8)  # the reference works pixel by pixel
 
     def oracle() -> Any:
         given = type("Arrays", (), arrays)
@@ -116,7 +116,7 @@ def test_gather_batch(
             batch=batch,
             arrays=arrays,
             oracle=oracle,
-            bytes_moved=5 * pixels + 12 * batch,  # a byte in, four out; the order and both labels
+            bytes_moved=5 * pixels + 12 * batch,  # one byte in, four out; the order, and the labels in and out
             flops=pixels,
             ours=partial(of, ops, batch, options),
             expression=partial(expression, batch, options),

@@ -1,4 +1,4 @@
-"""The linear layer, forward and both gradients of its matrices."""
+"""The linear layer, forward and the gradients of input and weight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpunet.ops.linear import reference
 DIRECTIONS = ("forward", "dx", "dweight")
 IMPLEMENTATIONS = ("reference", "numpy", "numba", "cupy", "rawkernel", "pytorch")
 SHAPES = {"784x128": (784, 128), "128x64": (128, 64), "64x10": (64, 10), "512x10": (512, 10), "1024x1024": (1024, 1024)}
-"""Inputs and outputs: the MLP's three layers, the CNN's last one, and a larger one."""
+"""Numbers of inputs and outputs: the MLP's three layers, the CNN's last one, and a larger one."""
 
 
 def of(module: Any, direction: str, a: Any) -> Call:
@@ -60,7 +60,7 @@ def test_linear(
     dy = rng.standard_normal((batch, outputs), dtype=np.float32)
 
     def oracle() -> Any:
-        """By einsum; the definitions of the others are one matrix product, too."""
+        """By einsum, as the other implementations are a plain matrix product, too."""
         doubles = [array.astype(np.float64) for array in (x, weight, dy)]
         formula = {"forward": "ni,io->no", "dx": "no,io->ni", "dweight": "ni,no->io"}[direction]
         first, second = {"forward": (0, 1), "dx": (2, 1), "dweight": (0, 2)}[direction]

@@ -1,7 +1,7 @@
 """One training step of the default MLP, from a batch of floats to new weights, against scikit-learn and PyTorch.
 
-All start from the same weights and see the same batch; SGD with momentum, the one rule that all three share to the last
-term. ``python -m bench.race`` compares whole epochs with Adam.
+All start from the same weights and see the same batch, with SGD with momentum, the one update rule that is identical in
+all three. ``python -m bench.race`` compares whole epochs with Adam.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LR, MOMENTUM = 0.1, 0.9
 
 
 def weights(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """``w0``, ``b0``, ... of the layers, as large as He's initialisation makes them."""
+    """``w0``, ``b0``, ... of the layers, on the scale of He initialisation."""
     found = {}
     for number, (inputs, outputs) in enumerate(pairwise(SIZES)):
         found[f"w{number}"] = rng.standard_normal((inputs, outputs), dtype=np.float32) * np.float32((2 / inputs) ** 0.5)
@@ -89,7 +89,7 @@ def scikit_learn(a: Any) -> Call:
         SIZES[1:-1], solver="sgd", alpha=0.0, batch_size=len(a.x), learning_rate_init=LR, momentum=MOMENTUM,
         nesterovs_momentum=False, random_state=0,
     )  # fmt: skip
-    model.partial_fit(a.x, a.labels, classes=np.arange(SIZES[-1]))  # makes the weights, which are then ours
+    model.partial_fit(a.x, a.labels, classes=np.arange(SIZES[-1]))  # allocates the weights, which are then overwritten
     for number in range(3):
         model.coefs_[number][...], model.intercepts_[number][...] = getattr(a, f"w{number}"), getattr(a, f"b{number}")
     for velocity in model._optimizer.velocities:
@@ -147,10 +147,10 @@ def test_mlp_step(implementation: str, batch: int, rng: np.random.Generator, con
             direction="step",
             batch=batch,
             arrays=arrays,
-            # The batch, the parameters in both passes, the gradients, and the update's reads and writes.
+            # The batch, the parameters in both passes, the gradients, and the reads and writes of the update.
             bytes_moved=arrays["x"].nbytes + 4 * size * (2 + 1 + 5),
             flops=3 * forward - 2 * batch * SIZES[0] * SIZES[1],  # no gradient of the images
-            # The change is what is compared: smaller than the weights, whose last bits it loses.
+            # The change of the weights is compared, which is smaller than they are and so loses their last bits.
             terms=SIZES[0],
             scale=float(np.abs(start["w0"]).max()),
             ours=ours,

@@ -1,4 +1,4 @@
-"""Optimiser updates and the average of the weights, each one pass over a model's flat buffer."""
+"""Optimiser updates and the moving average of the weights, each one pass over a model's flat buffer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SIZES = {"MLP 109,386": 109_386, "CNN 1,574,122": 1_574_122}
 RULES = ("sgd", "adam", "adamw", "ema")
 LR, MOMENTUM, BETA1, BETA2, EPS, DECAY, AVERAGE = 1e-3, 0.9, 0.9, 0.999, 1e-8, 0.01, 0.99
 ARRAYS = {"sgd": 5, "adam": 7, "adamw": 7, "ema": 3}
-"""Reads and writes of arrays of the model's size."""
+"""Number of reads and writes of arrays the size of the model."""
 FLOPS = {"sgd": 4, "adam": 14, "adamw": 15, "ema": 3}
 EXAMPLES = 2_000
-"""Parameters that the reference is asked for: it updates one after the other."""
+"""Number of parameters to check against the reference, which updates them one by one."""
 
 
 def of(module: Any, rule: str, a: Any) -> Call:
-    """gpunet's call; all calls below return the parameters, which each of them moves."""
+    """gpunet's call; like all calls below, it updates the parameters and returns them."""
 
     def sgd() -> Any:
         module.sgd_update(a.params, a.grads, a.first, lr=LR, momentum=MOMENTUM)
@@ -69,10 +69,10 @@ def expression(rule: str, xp: Any, a: Any) -> Call:
 
 
 def torchs(rule: str, torch: Any, a: Any, variant: str) -> Call:
-    """All parameters in one tensor, which is the best case for PyTorch's optimisers."""
+    """All parameters in one tensor, the best case for PyTorch's optimisers."""
     if rule == "ema":
         if variant == "fused":
-            pytest.skip("PyTorch has one way to average weights")
+            pytest.skip("PyTorch has no fused weight averaging")
         return lambda: a.params.lerp_(a.grads, 1 - AVERAGE)
     params = a.params.requires_grad_()
     params.grad = a.grads

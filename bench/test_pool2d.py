@@ -24,13 +24,13 @@ WINDOWS: dict[str, tuple[int, int, dict[str, int]]] = {
     "256@3": (256, 3, {"kernel_size": 2}),
     "64@32-3x3-stride2": (64, 32, {"kernel_size": 3, "stride": 2, "padding": 1}),
 }
-"""Channels, map size and options: the four poolings of the network, then overlapping windows."""
+"""Channels, map size and options: the network's four pooling layers, then overlapping windows."""
 MAPS = {"512@3": (512, 3), "512@7": (512, 7)}
-"""Of the global average: that of the network with ``pooling="global_average"``, and one of a larger network."""
+"""For global average pooling: the network with ``pooling="global_average"``, and a larger network."""
 
 
 def strided(g: Pool2dGeometry, source: Any) -> list[Any]:
-    """For each tap of the window, the elements of the padded map that it meets, as a view."""
+    """For each tap of the window, a view of the elements of the padded map that it reads."""
     return [
         source[:, p : p + (g.out_height - 1) * g.stride[0] + 1 : g.stride[0],
                q : q + (g.out_width - 1) * g.stride[1] + 1 : g.stride[1]]
@@ -46,7 +46,7 @@ def pad(g: Pool2dGeometry, xp: Any, x: Any, value: float) -> Any:
 
 
 def spread(g: Pool2dGeometry, xp: Any, parts: Callable[[int], Any], dtype: Any) -> Any:
-    """The gradient of the map from what each tap gives back."""
+    """The gradient of the map, accumulated from the gradients of the taps."""
     top, bottom, left, right = g.padding
     dsource = xp.zeros((g.batch, g.height + top + bottom, g.width + left + right, g.channels), dtype)
     for tap, view in enumerate(strided(g, dsource)):
@@ -92,7 +92,7 @@ def avg_of(module: Any, options: dict[str, int], direction: str, a: Any) -> Call
 
 
 def max_torch(g: Pool2dGeometry, direction: str, torch: Any, a: Any, layout: str) -> Call:
-    """With the places of the maxima, as in training; the backward pass is what autograd calls."""
+    """With the indices of the maxima, as in training; the backward pass is the operator that autograd calls."""
     aten, x, dy = torch.ops.aten, maps(torch, a.x, layout), maps(torch, a.dy, layout)
     options = list(g.kernel), list(g.stride), [g.padding[0], g.padding[2]], [1, 1], False
     if direction == "forward":
@@ -110,7 +110,7 @@ def avg_torch(g: Pool2dGeometry, direction: str, torch: Any, a: Any, layout: str
 
 
 def values_only(direction: str, kind: str, result: Any) -> Any:
-    """Without the places of the maxima, which each implementation numbers in its own way."""
+    """Without the indices of the maxima, whose numbering depends on the implementation."""
     return from_maps(result[0] if (kind, direction) == ("max", "forward") else result)
 
 
@@ -137,7 +137,7 @@ def test_pool2d(
         "avg": (avg_expression, avg_of, avg_torch),
     }[kind]
 
-    places = dy.size if kind == "max" else 0  # a byte each
+    places = dy.size if kind == "max" else 0  # one byte each
     contest(
         Problem(
             op=f"{kind}_pool2d",
@@ -177,7 +177,7 @@ def global_torch(direction: str, torch: Any, a: Any, layout: str) -> Call:
     if direction == "forward":
         return lambda: x.mean((2, 3))
     area = x.shape[2] * x.shape[3]
-    # What autograd does for a mean, with the gradient that the next op wants in memory.
+    # What autograd does for a mean, with the gradient materialised for the next op.
     memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     return lambda: (dy / area)[:, :, None, None].expand(x.shape).contiguous(memory_format=memory)
 

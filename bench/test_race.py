@@ -1,4 +1,4 @@
-"""The race is fair: contestants compute the same, and ratios are of one round."""
+"""The race is fair: all contestants compute the same, and ratios are taken within a round."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
     train, test = gn.data.load("fashion-mnist")
     model = gn.models.MLP((784, 128, 64, 10), activation="gelu").initialize(seed=0)
 
-The parts: :mod:`gpunet.ops` (maths on raw arrays), :mod:`gpunet.nn` (layers), :mod:`gpunet.models`,
+The subpackages: :mod:`gpunet.ops` (maths on raw arrays), :mod:`gpunet.nn` (layers), :mod:`gpunet.models`,
 :mod:`gpunet.optim`, :mod:`gpunet.data`, :mod:`gpunet.training`, :mod:`gpunet.experiments` (whole runs).
 """
 
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a part at its first use, so that ``import gpunet`` stays quick."""
+    """Import a subpackage on first use, to keep ``import gpunet`` fast."""
     if name in _PARTS:
         return import_module(f"gpunet.{name}")
     if name in _FROM_DEVICES:

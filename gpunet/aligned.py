@@ -1,7 +1,7 @@
-"""New NumPy arrays that begin at a cache line.
+"""NumPy arrays aligned to a cache line.
 
-NumPy's begin wherever malloc puts them, with glibc 16 bytes into a line. Loops that keep sums in registers read whole
-lines of a matrix: where each of these reads touches two, a matrix product takes up to a third longer.
+NumPy's own start wherever malloc puts them; with glibc, 16 bytes into a line. Register-tiled loops load whole lines: if
+every load straddles two of them, a matrix product takes up to a third longer.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 LINE = 64
-"""Bytes of a cache line, and of the widest vector."""
+"""Size of a cache line, and of the widest vector register, in bytes."""
 
 _byte_at: Any = ctypes.c_char.from_buffer
-_address = ctypes.addressof  # of that byte: three times as fast as `array.ctypes.data`
+_address = ctypes.addressof  # three times as fast as `array.ctypes.data`
 
 
 def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""What a device is, and on which one an array lives: the switch between NumPy and CuPy.
+"""The device abstraction: what a device is, and which one an array lives on.
 
-A :class:`Backend` is a device plus the array module that works on it. :class:`CpuBackend` is NumPy with Numba kernels;
-:class:`gpunet.cuda.CudaBackend` is CuPy with the CUDA sources of ``kernels/``. Nothing above :mod:`gpunet.ops` needs to
-know which. :mod:`gpunet.devices` chooses one by name.
+A :class:`Backend` is a device plus the array module for it. :class:`CpuBackend` is NumPy with Numba kernels;
+:class:`gpunet.cuda.CudaBackend` is CuPy with the CUDA sources in ``kernels/``. Code above :mod:`gpunet.ops` need not
+know which one it runs on. :mod:`gpunet.devices` selects one by name.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from gpunet.errors import ConfigError, DeviceError, DTypeError
 from gpunet.machine import cpu_name
 
 Array: TypeAlias = npt.NDArray[Any]
-"""A ``numpy.ndarray`` or ``cupy.ndarray``; there is no tensor class. CuPy has no types of its own to name."""
+"""A ``numpy.ndarray`` or ``cupy.ndarray``; there is no tensor class. (CuPy ships no type annotations.)"""
 
 Scalar: TypeAlias = float | Array
 """A number, or an array of one element on the device, whose value may change between the replays of a captured step."""
 
 PRECISIONS = ("float32", "tf32")
-"""What the products of convolutions and linear layers may be computed in; see :meth:`Backend.use_precision`."""
+"""Compute precisions of convolutions and linear layers; see :meth:`Backend.use_precision`."""
 
 
 class Backend(abc.ABC):
-    """One device and the array module (``numpy`` or ``cupy``) that works on it. There is one instance for each device.
+    """One device and its array module (``numpy`` or ``cupy``). There is one instance per device.
 
     Attributes:
         device: its name, such as ``cpu`` or ``cuda:0``.
         xp: the array module.
-        implementation: the module of an op's package that runs here: ``cpu`` or ``cuda``.
-        steps_between_reads: training steps that are queued before the host reads a result, for which it has to wait.
+        implementation: the module in an op's package that runs on this device: ``cpu`` or ``cuda``.
+        steps_between_reads: training steps to queue before the host reads a result back, which blocks.
     """
 
     implementation: str
@@ -53,17 +53,17 @@ class Backend(abc.ABC):
         return f"{type(self).__name__}({self.device!r})"
 
     def asarray(self, array: Any, dtype: Any = None) -> Array:
-        """`array` on this device, copied only when it has to be; the one place where data changes device."""
+        """`array` on this device, copied only if necessary; the only place where data moves between devices."""
         found: Array = self.xp.asarray(array, dtype=dtype)
         return found
 
     @abc.abstractmethod
     def to_numpy(self, array: Array) -> np.ndarray:
-        """`array` as a NumPy array on the host; waits for the device."""
+        """`array` as a NumPy array on the host; synchronises with the device."""
 
     @abc.abstractmethod
     def empty(self, shape: Any, dtype: Any = np.float32) -> Array:
-        """A new C-contiguous array whose values are whatever the memory held."""
+        """A new, uninitialised C-contiguous array."""
 
     @abc.abstractmethod
     def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
@@ -73,35 +73,34 @@ class Backend(abc.ABC):
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         """`step` in its fastest repeatable form: on the CPU, the function itself; on a GPU, a CUDA graph.
 
-        For a graph, `step` must do nothing but call ops on arrays of this device that stay where they are. Its first
-        call runs as it is, the second records what is launched, and from then on that is replayed and `step` itself is
-        not called again: what changes from call to call must lie in arrays on the device, and nothing may look at a
-        value.
+        For a graph, `step` may only call ops on arrays of this device whose addresses do not change. The first call
+        runs eagerly, the second is captured, and every later one replays the graph without calling `step` again: what
+        changes from call to call must be held in device arrays, and `step` must not read any value back.
         """
 
     @abc.abstractmethod
     def synchronize(self) -> None:
-        """Wait until the device has finished all work; at once on the CPU."""
+        """Wait until the device has finished all queued work; a no-op on the CPU."""
 
     @property
     @abc.abstractmethod
     def hardware(self) -> str:
-        """The name of the processor that this is."""
+        """The name of the processor."""
 
     @abc.abstractmethod
     def compile_ahead(self, on_compile: Callable[[str, int], None]) -> bool:
-        """Compile the kernels of this device that are known before they are called, unless they are compiled already.
+        """Compile all kernels of this device that are known ahead of time and not yet cached.
 
-        `on_compile` is called with the name of each as its compilation begins, and with their number.
+        `on_compile` is called as each compilation starts, with the kernel's name and the total number of kernels.
 
-        Returns: whether these are all kernels; where not, the others are compiled at their first call.
+        Returns: whether that covers every kernel; if not, the others are compiled on first call.
         """
 
     @abc.abstractmethod
     def watch_compilation(self, on_compile: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
-        """Inside the block, call `on_compile` with the name of each kernel that has to be compiled, as that begins.
+        """Inside the block, call `on_compile` with the name of each kernel as its compilation starts.
 
-        What is loaded from the cache on disk does not count where the compiler says so.
+        Kernels loaded from the disk cache do not count, if the compiler reports them as such.
         """
 
     @property
@@ -111,10 +110,10 @@ class Backend(abc.ABC):
 
     @contextlib.contextmanager
     def use_precision(self, name: str) -> Iterator[None]:
-        """Inside the block, compute the float32 products of convolutions and linear layers in `name`.
+        """Inside the block, compute float32 convolutions and linear layers in precision `name`.
 
-        ``float32``: as IEEE float32. ``tf32``: on tensor cores, operands rounded to 10 bits of mantissa; where there
-        are none, as on the CPU, it changes nothing.
+        ``float32``: IEEE float32. ``tf32``: on tensor cores, with operands rounded to a 10-bit mantissa; without tensor
+        cores, as on the CPU, it has no effect.
 
         Raises:
             ConfigError: `name` is neither.
@@ -157,7 +156,7 @@ class CpuBackend(Backend):
         return cpu_name() or platform.machine()
 
     def compile_ahead(self, on_compile: Callable[[str, int], None]) -> bool:
-        return False  # Numba compiles for the types that it meets
+        return False  # Numba specialises on argument types at call time
 
     @contextlib.contextmanager
     def watch_compilation(self, on_compile: Callable[[str], None]) -> Iterator[None]:
@@ -169,7 +168,7 @@ class CpuBackend(Backend):
         class Listener(event.Listener):
             def on_start(self, event: Any) -> None:
                 function = event.data["dispatcher"].py_func
-                if not function.__module__.startswith("numba."):  # Numba's own, compiled along with ours
+                if not function.__module__.startswith("numba."):  # not Numba's internals
                     on_compile(f"{function.__module__.removeprefix('gpunet.ops.')}.{function.__name__}")
 
             def on_end(self, event: Any) -> None:
@@ -189,19 +188,19 @@ _array_types: dict[type | str, Callable[[Array], Backend]] = {np.ndarray: lambda
 
 
 def register_array_type(array_type: type | str, backend_of_array: Callable[[Array], Backend]) -> None:
-    """Teach :func:`backend_of` about an array type, or about all types of a package such as ``"cupy"``.
+    """Register an array type, or all types of a package such as ``"cupy"``, with :func:`backend_of`.
 
-    A subclass is matched before its base.
+    A subclass takes precedence over its base.
     """
     _array_types[array_type] = backend_of_array
 
 
 def backend_of(*arrays: Array | None) -> Backend:
-    """The one backend on which all `arrays` live; ``None`` entries are skipped.
+    """The backend on which all `arrays` live; ``None`` entries are skipped.
 
     Raises:
-        DeviceError: the arrays live on different devices. Nothing is moved silently.
-        DTypeError: something is not an array of a known kind.
+        DeviceError: the arrays live on different devices. Nothing is moved implicitly.
+        DTypeError: an argument is not an array of a known type.
     """
     found: Backend | None = None
     for array in arrays:
@@ -212,7 +211,7 @@ def backend_of(*arrays: Array | None) -> Backend:
             found = backend
         elif backend is not found:
             raise DeviceError(
-                f"arrays of one operation live on different devices: {found.device} and {backend.device}; "
+                f"the arrays of a call are on different devices: {found.device} and {backend.device}; "
                 "move them with Backend.asarray(...) first"
             )
     if found is None:

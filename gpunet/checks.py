@@ -1,4 +1,4 @@
-"""Argument checks shared by the public ops: one clear error, before any work."""
+"""Argument checks shared by the public ops: one clear error before any work is done."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def check_float(**arrays: Array | None) -> None:
         if first is None:
             first = name, array.dtype
         elif array.dtype != first[1]:
-            raise DTypeError(f"{name} is {array.dtype} but {first[0]} is {first[1]}: one dtype is needed")
+            raise DTypeError(f"{name} is {array.dtype} but {first[0]} is {first[1]}: the dtypes must match")
 
 
 def check_labels(labels: Array, size: int) -> None:
-    """Raise unless `labels` is an integer vector of `size` entries; their range is the data loader's to check."""
+    """Raise unless `labels` is an integer vector with `size` entries; checking their range is up to the data loader."""
     check_shape("labels", labels, (size,))
     if labels.dtype.kind not in "iu":
         raise DTypeError(f"labels must be integers, got {labels.dtype}")
@@ -74,7 +74,7 @@ def check_number(
 
 
 def check_int(name: str, value: int, *, low: int = 0, high: int | None = None) -> int:
-    """`value` as an int, or ConfigError unless it is a whole number of at least `low` and at most `high`."""
+    """`value` as an int, or ConfigError unless it is an integer in [`low`, `high`]."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise ConfigError(f"{name} must be an integer, got {value!r}")
     if value < low or (high is not None and value > high):
@@ -84,7 +84,7 @@ def check_int(name: str, value: int, *, low: int = 0, high: int | None = None) -
 
 
 def check_out(out: Sequence[Array | None], *like: tuple[str, Sequence[int], Any]) -> None:
-    """Raise unless each array in `out`, if not None, has the shape and dtype of its (name, shape, dtype) in `like`."""
+    """Raise unless each array in `out` that is not None matches its (name, shape, dtype) in `like`."""
     if len(out) != len(like):
         raise ShapeError(f"out must have {len(like)} entries ({', '.join(name for name, *_ in like)}), got {len(out)}")
     for array, (name, shape, dtype) in zip(out, like, strict=True):

@@ -1,7 +1,7 @@
-"""Choosing a device by its name.
+"""Selecting a device by name.
 
-Device strings are ``auto``, ``cpu``, ``cuda`` and ``cuda:N``. The first of these that is given decides: the
-argument of a call, :func:`use_device`, the environment variable ``GPUNET_DEVICE``, ``auto``.
+Device strings are ``auto``, ``cpu``, ``cuda`` and ``cuda:N``. In order of precedence: the argument of a call,
+:func:`use_device`, the environment variable ``GPUNET_DEVICE``, ``auto``.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def _warn_fallback(problem: str) -> None:
 
 
 def get_backend(device: str | Backend | None = None) -> Backend:
-    """The backend for `device`; without one, the device of :func:`use_device`, ``GPUNET_DEVICE``, or ``auto``.
+    """The backend for `device`; by default that of :func:`use_device`, then ``GPUNET_DEVICE``, then ``auto``.
 
-    ``auto`` is the first GPU, or the CPU, with one warning, where no GPU can be used.
+    ``auto`` is the first GPU or, if none is usable, the CPU, with a single warning.
 
     Raises:
         ConfigError: `device` is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        DeviceError: ``cuda`` was asked for by name and cannot be used; the message says what is missing.
+        DeviceError: ``cuda`` was requested explicitly and is not usable; the message says what is missing.
     """
     if isinstance(device, Backend):
         return device
@@ -66,7 +66,7 @@ def get_backend(device: str | Backend | None = None) -> Backend:
 
 
 class use_device(contextlib.AbstractContextManager["Backend"]):
-    """Make `device` the default from here on; as ``with use_device("cpu"):``, only inside the block.
+    """Make `device` the default from here on; used as ``with use_device("cpu"):``, only inside the block.
 
     Raises: as :func:`get_backend`.
     """

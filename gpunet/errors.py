@@ -1,4 +1,4 @@
-"""Every error that gpunet raises on purpose, each with the exit code that the command line ends with.
+"""All of gpunet's own exceptions, each with the exit code of the command line.
 
 ========  ============================================================================
 exit code meaning
@@ -6,7 +6,7 @@ exit code meaning
 0         success
 1         anything else: a full or read-only disk, a bug
 2         usage or configuration: an option, a shape, a dtype, a checkpoint that does not fit
-3         data missing, damaged or not usable (data sets and images)
+3         data missing, damaged or unusable (data sets and images)
 4         the requested device is not available
 5         training diverged: a loss or a gradient became NaN or infinite
 130       interrupted (Ctrl-C)
@@ -19,13 +19,13 @@ EXIT_INTERRUPTED = 130
 
 
 class GpunetError(Exception):
-    """Base of all of gpunet's own errors; the message says what was given, what was expected, what to do."""
+    """Base class of gpunet's exceptions; the message says what was given, what was expected and what to do."""
 
     exit_code = 1
 
 
 class ConfigError(GpunetError, ValueError):
-    """An option or an argument has a value that cannot work."""
+    """An option or argument has an invalid value."""
 
     exit_code = 2
 
@@ -43,30 +43,30 @@ class DTypeError(GpunetError, TypeError):
 
 
 class CheckpointError(GpunetError):
-    """A checkpoint or run folder is missing, damaged, or belongs to another architecture."""
+    """A checkpoint or run folder is missing, damaged, or for a different architecture."""
 
     exit_code = 2
 
 
 class DataError(GpunetError):
-    """A data set or an image is missing, damaged, or not what it should be."""
+    """A data set or image is missing, damaged or not as expected."""
 
     exit_code = 3
 
 
 class DeviceError(GpunetError, RuntimeError):
-    """A device is not available, or arrays of two devices were mixed."""
+    """A device is not available, or arrays on different devices were mixed."""
 
     exit_code = 4
 
 
 class DivergedError(GpunetError, ArithmeticError):
-    """Training produced a value that is not finite."""
+    """Training produced a non-finite value."""
 
     exit_code = 5
 
 
 class OutputError(GpunetError, OSError):
-    """A result could not be written: disk full, folder read-only or not there."""
+    """A result could not be written: disk full, folder read-only or missing."""
 
     exit_code = 1

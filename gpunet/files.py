@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: everything gpunet writes goes through here."""
+"""Atomic file writes: everything that gpunet writes goes through here."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from gpunet.errors import OutputError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file so that `path` holds, at any moment, the old content or the new, never a part of either.
+    """Write a file atomically: at any moment, `path` holds either the old content or the new, never a partial file.
 
-    Yields the path of an empty temporary file in the same folder (so in the same file system) and with the same
-    suffix. When the block ends, its content is forced to the disk and the file renamed to `path`; when the block
-    raises, it is removed and `path` is left as it was. A symbolic link is followed, not replaced.
+    Yields the path of an empty temporary file in the same folder (and so on the same file system) with the same
+    suffix. On exit from the block the file is synced to disk and renamed to `path`; if the block raises, it is removed
+    and `path` is left untouched. A symbolic link is followed, not replaced.
 
     Raises:
-        OutputError: the folder is missing or read-only, the disk is full, `path` is no regular file, or the block
+        OutputError: the folder is missing or read-only, the disk is full, `path` is not a regular file, or the block
             itself raised an OSError; the message names `path` and the reason.
     """
     given = Path(path)
@@ -36,7 +36,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OutputError(f"cannot write {given}: the folder {target.parent} does not exist")
         name = f".{target.stem[:100]}.{secrets.token_hex(6)}.tmp{target.suffix[:20]}"
         created = target.with_name(name)
-        # Created here and not by the block, so that a read-only folder is found out before any work.
+        # Created here rather than by the block, so that a read-only folder is detected before any work is done.
         os.close(os.open(created, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         temporary = created
         yield temporary
@@ -55,10 +55,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder `path` and those above it, where they are not there yet.
+    """Create the folder `path` and its parents, unless they exist.
 
     Raises:
-        OutputError: it cannot be made; the message names it and the reason.
+        OutputError: it cannot be created; the message names it and the reason.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
-    """Write `data` to `path`, whole or not at all.
+    """Write `data` to `path` atomically.
 
     Raises:
         OutputError: as :func:`atomic_write`.
@@ -77,7 +77,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], data: bytes | bytearray | m
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` to `path` as UTF-8, line ends as they are, whole or not at all.
+    """Write `text` to `path` atomically as UTF-8, with line endings unchanged.
 
     Raises:
         OutputError: as :func:`atomic_write`.
@@ -86,10 +86,10 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
 
 
 def copy_folder(source: Path, target: Path, *, only: Collection[str] | None = None) -> None:
-    """Copy the folder `source` as `target`, whole or not at all; an existing one is left as it is.
+    """Copy the folder `source` to `target` atomically; an existing `target` is left as it is.
 
     Args:
-        only: names of what to copy of it; None: everything.
+        only: names of the entries to copy; None: all of them.
 
     Raises:
         OutputError: it cannot be read or written; the message names both and the reason.
@@ -102,7 +102,7 @@ def copy_folder(source: Path, target: Path, *, only: Collection[str] | None = No
         shutil.copytree(
             source, temporary, ignore=lambda _, names: set(names).difference(names if only is None else only)
         )
-        temporary.replace(target)  # fails if another process was faster, which does as well
+        temporary.replace(target)  # fails if another process was faster, whose copy is as good
     except OSError as error:
         if not target.exists():
             raise OutputError(f"cannot copy {source} to {target}: {error.strerror or error}") from error
@@ -119,7 +119,7 @@ def _sync(path: Path) -> None:
 
 
 def _reason(error: OSError, known: tuple[Path | None, ...]) -> str:
-    """Why `error` was raised, with the file it is about unless that is one of `known`."""
+    """The reason for `error`, with the file it concerns unless that is one of `known`."""
     reason = error.strerror or str(error)
     others = [str(name) for name in (error.filename, error.filename2) if name is not None]
     unknown = [name for name in others if Path(name) not in known]

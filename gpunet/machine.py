@@ -1,4 +1,4 @@
-"""What this machine is, and what this process takes of it."""
+"""The CPU of this machine, and the memory that this process uses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 _FEATURES = {"avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512", "neon": "NEON", "sve": "SVE"}
-"""The names LLVM gives to the CPU features that decide the speed, and their usual names."""
+"""LLVM's names of the CPU features that matter for speed, and their usual names."""
 
 
 def cpu_name() -> str:
-    """The name of the CPU as Linux says it, or what Python knows of it; it may be empty."""
+    """The name of the CPU as reported by Linux, else by Python; may be empty."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -23,7 +23,7 @@ def cpu_name() -> str:
 
 
 def cpu_facts() -> dict[str, Any]:
-    """``name``, ``cores`` that this process may use, and ``features``: the vector instructions."""
+    """``name``, ``cores`` (those available to this process) and ``features`` (vector instruction sets)."""
     import llvmlite.binding as llvm
 
     found = llvm.get_host_cpu_features()
@@ -35,9 +35,9 @@ def cpu_facts() -> dict[str, Any]:
 
 
 def peak_memory() -> int | None:
-    """The largest resident memory that this process has had so far, in bytes; None where it is not known.
+    """The peak resident memory of this process so far, in bytes; None if unknown.
 
-    On Linux it is ``VmHWM`` of proc(5): ``ru_maxrss`` of getrusage(2) would count the process that started this one.
+    On Linux this is ``VmHWM`` of proc(5): ``ru_maxrss`` of getrusage(2) is inherited from the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,6 +1,6 @@
-"""Declared options: dataclass fields that carry their help text, choices and bounds.
+"""Declared options: dataclass fields with help text, choices and bounds.
 
-One declaration serves the Python API, the command line, the TOML file and the error messages.
+The Python API, the command line, the TOML file and the error messages all derive from one declaration.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpunet.errors import ConfigError
 
 def option(
     default: Any,
-    help: str,  # noqa: A002 - the word that argparse uses
+    help: str,  # noqa: A002 - named as in argparse
     *,
     choices: Collection[str] | None = None,
     low: float = -math.inf,
@@ -30,10 +30,10 @@ def option(
     low_open: bool = False,
     high_open: bool = False,
 ) -> Any:
-    """A dataclass field with its documentation, its bounds and its choices (for a tuple: those of each entry)."""
+    """A dataclass field with help text, bounds and choices (for a tuple: those of each entry)."""
     metadata = {
         "help": help,
-        "choices": choices,  # itself: a registry may grow
+        "choices": choices,  # not a copy: a registry may grow
         "low": low,
         "high": high,
         "low_open": low_open,
@@ -69,7 +69,7 @@ def _type_hints(owner: Any) -> dict[str, Any]:
 
 
 class Options:
-    """Base of option dataclasses: normalises lists to tuples, whole numbers to floats, and checks every field."""
+    """Base class of option dataclasses: converts lists to tuples and ints to floats, and checks every field."""
 
     def __post_init__(self) -> None:
         for name in option_fields(type(self)):
@@ -77,15 +77,15 @@ class Options:
 
 
 def option_fields(owner: type) -> dict[str, dataclasses.Field[Any]]:
-    """The declared options of the dataclass `owner`, by name, in their order."""
+    """The declared options of the dataclass `owner`, by name, in order of declaration."""
     return {item.name: item for item in dataclasses.fields(owner) if item.metadata}
 
 
 def check_option(owner: type, name: str, value: Any, label: str | None = None) -> Any:
-    """`value` as the option `name` of the dataclass `owner` stores it.
+    """`value`, validated and converted for the option `name` of the dataclass `owner`.
 
     Args:
-        label: what the message calls the option, such as ``--batch-size``; its name by default.
+        label: name of the option in the message, such as ``--batch-size``; by default `name`.
 
     Raises:
         ConfigError: wrong type, not one of the choices, or out of bounds.
@@ -103,7 +103,7 @@ def check_option(owner: type, name: str, value: Any, label: str | None = None) -
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` with the word of `known` nearest to `word`; nothing if none is near."""
+    """`` (did you mean 'x'?)`` with the word in `known` closest to `word`; empty if none is close."""
     nearest = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {nearest[0]!r}?)" if nearest else ""
 
@@ -117,9 +117,9 @@ def _checked_scalar(item: dataclasses.Field[Any], base: type[Any], value: Any, l
         hint = did_you_mean(value, choices)
         raise ConfigError(f"{label} must be one of {', '.join(choices)}; got {_shown(value)}{hint}")
     if base is str and ("\0" in value or value.encode("utf-8", "ignore").decode() != value):
-        raise ConfigError(f"{label} must be text that UTF-8 can hold, without NUL; got {_shown(value)}")
+        raise ConfigError(f"{label} must be valid UTF-8 without NUL characters; got {_shown(value)}")
     if base is int and not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{label} must fit into 64 bits")  # and is too long to be shown
+        raise ConfigError(f"{label} must fit into 64 bits")  # too long to print
     if base in (int, float):
         low, high = item.metadata["low"], item.metadata["high"]
         low_open, high_open = item.metadata["low_open"], item.metadata["high_open"]
@@ -135,8 +135,8 @@ def _checked_scalar(item: dataclasses.Field[Any], base: type[Any], value: Any, l
 
 
 def _normalised(base: type, value: Any) -> Any:
-    """`value` as a plain `base` where nothing is lost by it: a NumPy number, a whole number for a float, a path."""
-    if isinstance(value, bool):  # which is a number to Python
+    """`value` as a plain `base` if the conversion is lossless: a NumPy number, an int for a float, a path."""
+    if isinstance(value, bool):  # bool is a subclass of int
         return value
     if base is int and isinstance(value, numbers.Integral):
         return int(value)
@@ -144,14 +144,14 @@ def _normalised(base: type, value: Any) -> Any:
         try:
             return float(value)
         except OverflowError:
-            return math.inf  # refused by the bounds
+            return math.inf  # rejected by the bounds check
     if base is str and isinstance(value, os.PathLike):
         return os.fspath(value)
     return value
 
 
 def _shown(value: Any) -> str:
-    """repr, but never long: a number may have thousands of digits."""
+    """repr, truncated: a number may have thousands of digits."""
     return _short.repr(value)
 
 

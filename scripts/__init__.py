@@ -1,1 +1,1 @@
-"""Programs of this repository, run from its root; not part of the package."""
+"""Scripts of this repository, run from its root; not part of the package."""

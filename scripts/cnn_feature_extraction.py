@@ -1,9 +1,9 @@
-"""Train a CNN on Fashion-MNIST, take its features, train an MLP on them, and put both together as one hybrid network.
+"""Train a CNN on Fashion-MNIST, extract its features, train an MLP on them, and join both into one hybrid network.
 
     python scripts/cnn_feature_extraction.py
     python scripts/cnn_feature_extraction.py --filters 16 32 64 --epochs 4 --device cuda
 
-``gpunet train hybrid`` does the same with augmentation, checkpoints and a report, and can train both together.
+``gpunet train hybrid`` does the same with augmentation, checkpoints and a report, and can fine-tune both jointly.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from gpunet.training.evaluation import extract
 
 
 def fit(model: gn.nn.Layer, train: gn.data.Loader, validation: gn.data.Loader, epochs: int, lr: float) -> None:
-    """Batches, forward, loss, backward, update: for images or features alike."""
+    """Batches, forward, loss, backward, update: the same for images and features."""
     batch_size, seed = min(128, train.size), 0
     steps = train.size // batch_size
     cross_entropy = gn.nn.SoftmaxCrossEntropy(label_smoothing=0.1)
@@ -46,20 +46,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A CNN, an MLP on its features, and the hybrid of both.")
     parser.add_argument("--data", default="fashion-mnist", help="fashion-mnist, an IDX folder or an NPZ file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--filters", type=int, nargs="+", default=(32, 64, 128, 256, 512), help="of each block")
+    parser.add_argument("--filters", type=int, nargs="+", default=(32, 64, 128, 256, 512), help="filters of each block")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--out", type=Path, default=Path("runs/cnn_feature_extraction"), help="folder of the figures")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/cnn_feature_extraction"), help="output folder of the figures"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    gn.use_device(args.device)  # NumPy or CuPy: nothing below knows which
+    gn.use_device(args.device)  # NumPy or CuPy: the code below is the same for both
     data, test_images = gn.data.load(args.data)
     parts = gn.data.split(data, fraction=0.2, seed=0)
     train, validation, test = (
         gn.data.Loader(part.images, part.labels) for part in (parts.train, parts.validation, test_images)
     )
 
-    # Blocks of convolution, batch norm, ReLU and 2x2 max pooling as long as the map has 2x2 pixels; then a classifier.
+    # Blocks of convolution, batch norm, ReLU and, while the map is at least 2x2, 2x2 max pooling; then a classifier.
     cnn = gn.models.CNN(data.image_shape, data.classes, args.filters, dropout=0.2).initialize(seed=0)
     print(gn.nn.summary(cnn, data.image_shape))
     fit(cnn, train, validation, args.epochs, lr=0.1)
@@ -70,12 +72,12 @@ def main() -> None:
         for loader, part in ((train, parts.train), (validation, parts.validation))
     ]
     hybrid.classifier.initialize(seed=0)
-    print(f"an MLP on {features[0].input_shape[0]} features of each image")
+    print(f"an MLP on {features[0].input_shape[0]} features per image")
     fit(hybrid.classifier, features[0], features[1], args.epochs, lr=0.02)
-    hybrid.initialize(seed=0)  # keeps all trained values: CNN and MLP are one network now
+    hybrid.initialize(seed=0)  # keeps all trained values; CNN and MLP are now one network
 
     for name, model in (("CNN", cnn), ("hybrid", hybrid)):
-        found = gn.training.evaluate(model, test, keep_probabilities=True)  # the test images, once for each
+        found = gn.training.evaluate(model, test, keep_probabilities=True)  # the test images, once per model
         matrix = metrics.confusion_matrix(test_images.labels, found.probabilities.argmax(1), data.classes)
         figures.plot_confusion_matrix(matrix, data.class_names, args.out / f"{name.lower()}_confusion_matrix.png")
         low, high = metrics.wilson_interval(found.correct, found.total)

@@ -1,6 +1,6 @@
-"""Compare the features of the layers of a trained CNN: kNN, logistic regression, SVM and MLP on each, and two maps.
+"""Compare the features of a trained CNN's layers: kNN, logistic regression, SVM and MLP probes, and two 2-D maps.
 
-All options of ``gpunet features`` can be given, for example:
+Takes all options of ``gpunet features``, for example:
 
     python scripts/feature_analysis.py runs/cnn-...
     python scripts/feature_analysis.py runs/hybrid-... --layers block3 features --out docs/results

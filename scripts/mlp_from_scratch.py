@@ -1,4 +1,4 @@
-"""Train the MLP 784-128-64-10 on Fashion-MNIST with every step in sight: forward, loss, backward, update.
+"""Train the MLP 784-128-64-10 on Fashion-MNIST with an explicit training loop: forward, loss, backward, update.
 
     python scripts/mlp_from_scratch.py
     python scripts/mlp_from_scratch.py --activation gelu --epochs 20 --device cuda
@@ -23,13 +23,13 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate at its peak")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/mlp_from_scratch"), help="folder of the figures")
+    parser.add_argument("--out", type=Path, default=Path("runs/mlp_from_scratch"), help="output folder of the figures")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
-    gn.use_device(args.device)  # NumPy or CuPy: nothing below knows which
+    gn.use_device(args.device)  # NumPy or CuPy: the code below is the same for both
     data, test_images = gn.data.load(args.data)
     parts = gn.data.split(data, fraction=0.2, seed=args.seed)
     sets = parts.train, parts.validation, test_images
@@ -46,7 +46,7 @@ def main() -> None:
     cross_entropy = gn.nn.SoftmaxCrossEntropy()
     optimizer = gn.optim.AdamW(weight_decay=0.01)
     optimizer.bind(model.flat)
-    steps = train.size // args.batch_size  # of an epoch
+    steps = train.size // args.batch_size  # per epoch
     schedule = gn.optim.schedules.OneCycle(args.lr, total_steps=args.epochs * steps, steps_per_epoch=steps)
 
     history = []

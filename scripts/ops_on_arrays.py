@@ -1,9 +1,9 @@
-"""Differentiate a convolution on raw arrays, without layers or models: find the filter that made a picture.
+"""Differentiate a convolution on raw arrays, without layers or models: recover the filter that produced an image.
 
     python scripts/ops_on_arrays.py
     python scripts/ops_on_arrays.py --device cuda
 
-Every op of ``gn.ops`` is a function of NumPy or CuPy arrays with a ``_backward`` beside it.
+Every op in ``gn.ops`` is a function of NumPy or CuPy arrays with a matching ``_backward``.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
         if step % 50 == 0:
             print(f"step {step:>3}  loss {loss:.2e}")
 
-    # The same gradient by central differences, in one direction.
+    # Check the gradient by central differences along one direction.
     direction = backend.asarray(rng.standard_normal(sobel.shape))
     start = backend.zeros(sobel.shape, "float64")
 
@@ -49,8 +49,8 @@ def main() -> None:
     differences = (loss_at(start + h * direction) - loss_at(start - h * direction)) / (2 * h)
     dy = (gn.ops.conv2d(x, start, padding="same") - target) / target.size
     _, dweight, _ = gn.ops.conv2d_backward(dy, x, start, padding="same", needs=("weight",))
-    print(f"slope by backward {float((dweight * direction).sum()):.8f}, by differences {differences:.8f}")
-    print("found filter:")
+    print(f"slope by backward {float((dweight * direction).sum()):.8f}, by finite differences {differences:.8f}")
+    print("recovered filter:")
     print(backend.to_numpy(weight)[:, :, 0, 0].round(3))
 
 

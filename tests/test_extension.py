@@ -129,5 +129,5 @@ def test_an_option_that_no_training_declares() -> None:
         options = ("momentun",)
 
     gn.optim.OPTIMIZERS["sign"] = Wrong
-    with pytest.raises(ConfigError, match="the optimizer sign takes the option momentun, which is not given"):
+    with pytest.raises(ConfigError, match="the optimizer sign needs the option momentun, which was not given"):
         gn.optim.create("sign", **vars(gn.training.TrainingConfig()))

@@ -98,8 +98,8 @@ def test_values_are_normalised_to_plain_types(name: str, given: object, stored: 
         ("mode", "fats", "mode must be one of fast, slow; got 'fats' (did you mean 'fast'?)"),
         ("mode", "zzz", "mode must be one of fast, slow; got 'zzz'"),
         ("mode", 3, "mode must be of type str, got 3"),
-        ("title", "a\0b", "title must be text that UTF-8 can hold, without NUL; got 'a\\x00b'"),
-        ("title", "\udcff", "title must be text that UTF-8 can hold, without NUL; got '\\udcff'"),
+        ("title", "a\0b", "title must be valid UTF-8 without NUL characters; got 'a\\x00b'"),
+        ("title", "\udcff", "title must be valid UTF-8 without NUL characters; got '\\udcff'"),
         ("flag", 1, "flag must be of type bool, got 1"),
     ],
 )

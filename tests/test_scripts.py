@@ -78,7 +78,7 @@ def test_cnn_feature_extraction(data: Path, tmp_path: Path) -> None:
 def test_ops_on_arrays() -> None:
     lines = run("ops_on_arrays.py")
     slopes = next(line for line in lines if line.startswith("slope")).replace(",", "").split()
-    assert slopes[3] == slopes[6]
+    assert slopes[3] == slopes[7]
     assert [float(word.strip("[]")) for word in " ".join(lines[-3:]).replace("[", " ").replace("]", " ").split()] == [
         1, 0, -1, 2, 0, -2, 1, 0, -1
     ]  # fmt: skip

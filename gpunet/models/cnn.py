@@ -33,12 +33,12 @@ class CNNConfig(Options):
     kernel_sizes: tuple[int, ...] = option((3,), "kernel size of each block, or one for all", low=1)
     pooling: str = option(
         "max",
-        "max or average: a 2x2 pooling after each block as long as the map has 2x2 pixels; global_average: 2x2 max "
+        "max or average: 2x2 pooling after each block while the map is at least 2x2; global_average: 2x2 max "
         "pooling after the first three blocks and global average pooling after the last; none: no pooling",
         choices=POOLINGS,
     )
     pool_after: tuple[int, ...] = option(
-        (), "numbers of the blocks, from 1, that end in a 2x2 pooling (default: as said of pooling)", low=1
+        (), "numbers of the blocks, from 1, that end in 2x2 pooling (default: see pooling)", low=1
     )
     activation: str = option("relu", "activation of each block", choices=ACTIVATIONS)
     batch_norm: bool = option(True, "batch normalisation in each block")
@@ -57,17 +57,17 @@ class CNN(Sequential):
         classes: number of classes.
         filters: output channels of each block.
         kernel_sizes: of each block, or one for all.
-        pooling: ``max`` or ``average``: 2x2 after each block as long as its map has 2x2 pixels; ``global_average``:
-            2x2 max pooling after the first three blocks, global average pooling after the last; ``none``.
-        activation: as :class:`gpunet.models.MLP`.
+        pooling: ``max`` or ``average``: 2x2 after each block while the map is at least 2x2; ``global_average``: 2x2 max
+            pooling after the first three blocks, global average pooling after the last; ``none``.
+        activation: as for :class:`gpunet.models.MLP`.
         batch_norm: batch normalisation in each block.
         init: initialiser of the weights, or its name.
-        head: sizes of hidden linear layers between the features and the classes.
+        head: sizes of the hidden linear layers between features and logits.
         dropout: probability of dropping an input of each linear layer.
-        pool_after: numbers of the blocks, from 1, that end in a 2x2 pooling, instead of those said at `pooling`.
+        pool_after: numbers of the blocks, from 1, that end in 2x2 pooling; overrides those implied by `pooling`.
 
     Raises:
-        ConfigError: the options do not fit each other.
+        ConfigError: the options are inconsistent.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class CNN(Sequential):
             raise ConfigError(f"a CNN needs images (H, W, C) and at least one block, got {input_shape} and {filters}")
         kernels = [kernel_sizes] if isinstance(kernel_sizes, int) else list(kernel_sizes)
         if len(kernels) not in (1, len(filters)):
-            raise ConfigError(f"{len(kernels)} kernel_sizes for {len(filters)} filters: give one, or one a block")
+            raise ConfigError(f"{len(kernels)} kernel_sizes for {len(filters)} filters: give one, or one per block")
         kernels *= len(filters) // len(kernels)
         if pool_after and (pooling == "none" or max(pool_after) > len(filters)):
             raise ConfigError(
-                f"pool_after {tuple(pool_after)} does not fit pooling {pooling!r} of {len(filters)} blocks"
+                f"pool_after {tuple(pool_after)} does not fit pooling {pooling!r} with {len(filters)} blocks"
             )
         make_weight = from_name(init) if isinstance(init, str) else init
         self.input_shape = tuple(input_shape)
@@ -126,7 +126,7 @@ class CNN(Sequential):
 
     @classmethod
     def from_config(cls, config: CNNConfig, input_shape: Sequence[int], classes: int) -> CNN:
-        """The CNN that `config` describes, for images (H, W, C) = `input_shape`: a model, or a hybrid's first stage."""
+        """The CNN described by `config`, for images (H, W, C) = `input_shape`: a model, or a hybrid's first stage."""
         return cls(
             input_shape,
             classes,
@@ -142,7 +142,7 @@ class CNN(Sequential):
         )
 
     def extract_features(self, x: Array, layer: str = "features") -> Array:
-        """Output of `layer` in inference mode, for x (N, H, W, C); ``blockK`` gives maps, ``features`` (N, F).
+        """Output of `layer` in inference mode, for x (N, H, W, C): maps for ``blockK``, (N, F) for ``features``.
 
         Raises:
             ConfigError: there is no such layer.
@@ -150,7 +150,7 @@ class CNN(Sequential):
         return self.until(layer).forward(x, ForwardContext())[0]
 
     def until(self, layer: str) -> Sequential:
-        """The layers up to and including `layer` (a dotted name such as ``block2`` or ``block2.conv``), shared."""
+        """The layers up to and including `layer` (dotted names such as ``block2.conv``), shared with this model."""
         cut = _cut(self, layer)
         if cut is None:
             names = [name for name, _ in self.named_layers() if name]

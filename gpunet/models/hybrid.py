@@ -1,4 +1,4 @@
-"""The hybrid: features of a CNN, classified by an MLP, as one network."""
+"""The hybrid: an MLP classifier on the features of a CNN, as one network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpunet.options import option
 
 @dataclass(frozen=True)
 class HybridConfig(CNNConfig):
-    """The hybrid: the CNN's features, classified by an MLP."""
+    """The hybrid: an MLP classifier on the CNN's features."""
 
     feature_layer: str = option("features", "layer of the CNN whose output is the MLP's input (see summary)")
     classifier_hidden: tuple[int, ...] = option((128, 64), "sizes of the MLP's hidden layers", low=1)
@@ -27,14 +27,14 @@ class Hybrid(Sequential):
     """``cnn`` (the layers of a CNN up to `feature_layer`) and ``classifier`` (an MLP on its flattened output).
 
     The layers of `cnn` are shared, not copied: train the CNN first, build the hybrid from it, and
-    :meth:`~gpunet.nn.Layer.initialize` keeps the trained values and fills the MLP's.
+    :meth:`~gpunet.nn.Layer.initialize` keeps the trained values and initialises the MLP's.
     :func:`gpunet.training.fit_hybrid` runs the whole pipeline.
 
     Args:
         cnn: the CNN whose features are used.
         classes: number of classes.
         feature_layer: name of the layer of `cnn` whose output is the MLP's input.
-        hidden, activation, dropout, init: of the MLP; see :class:`gpunet.models.MLP`.
+        hidden, activation, dropout, init: those of the MLP; see :class:`gpunet.models.MLP`.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Hybrid(Sequential):
 
     @classmethod
     def from_config(cls, config: HybridConfig, input_shape: Sequence[int], classes: int) -> Hybrid:
-        """The hybrid that `config` describes, for images (H, W, C) = `input_shape`."""
+        """The hybrid described by `config`, for images (H, W, C) = `input_shape`."""
         return cls.on(CNN.from_config(config, input_shape, classes), config, classes)
 
     @classmethod
     def on(cls, cnn: CNN, config: HybridConfig, classes: int) -> Hybrid:
-        """The hybrid of `config` on top of `cnn`."""
+        """The hybrid described by `config`, on top of `cnn`."""
         return cls(
             cnn,
             classes,
@@ -73,5 +73,5 @@ class Hybrid(Sequential):
         )
 
     def extract_features(self, x: Array) -> Array:
-        """The MLP's inputs, (N, F), for x (N, H, W, C), in inference mode."""
+        """The MLP's input, (N, F), for x (N, H, W, C), in inference mode."""
         return self.extractor.forward(x, ForwardContext())[0].reshape(x.shape[0], -1)

@@ -41,12 +41,12 @@ class MLP(Sequential):
         init: str | Initializer = "he",
     ) -> None:
         if len(sizes) < 2:
-            raise ConfigError(f"sizes must hold at least the inputs and the classes, got {tuple(sizes)}")
+            raise ConfigError(f"sizes must hold at least the numbers of inputs and classes, got {tuple(sizes)}")
         super().__init__([("flatten", Flatten()), *linear_stack(sizes, activation, dropout, init)])
 
     @classmethod
     def from_config(cls, config: MLPConfig, input_shape: Sequence[int], classes: int) -> MLP:
-        """The MLP that `config` describes, for inputs of `input_shape`."""
+        """The MLP described by `config`, for inputs of `input_shape`."""
         sizes = (math.prod(input_shape), *config.hidden, classes)
         return cls(sizes, config.activation, config.dropout, config.init)
 
@@ -54,7 +54,7 @@ class MLP(Sequential):
 def linear_stack(
     sizes: Sequence[int], activation_name: str, dropout: float, init: str | Initializer
 ) -> list[tuple[str, Layer]]:
-    """Linear layers of `sizes` with activation and dropout between them, none after the last."""
+    """Linear layers of the given `sizes`, with activation and dropout between them but not after the last."""
     make_weight = from_name(init) if isinstance(init, str) else init
     layers: list[tuple[str, Layer]] = []
     for number, (inputs, outputs) in enumerate(pairwise(sizes), start=1):

@@ -1,4 +1,4 @@
-"""The kinds of model that options can name: :data:`MODELS`, from which commands, presets, sweeps and reports go on."""
+"""The registry of models, :data:`MODELS`: commands, presets, sweeps and reports take the available models from it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from gpunet.options import Options
 
 @dataclass(frozen=True)
 class ModelKind:
-    """A kind of model, and all that the rest of gpunet has to know of it."""
+    """A kind of model, and all that the rest of gpunet needs to know about it."""
 
     name: str
-    """What options and files call it."""
+    """Its name in options and files."""
     label: str
-    """What texts and tables call it."""
+    """Its name in text and tables."""
     article: str
-    """``a`` or ``an``, before the name."""
+    """The article before the name: ``a`` or ``an``."""
     help: str
-    """What it is, for the command line."""
+    """Description for the command line."""
     config: type[Options]
     """Its options."""
     build: Callable[[Any, Sequence[int], int], Sequential]
-    """Makes it of its options, the shape of an image (H, W, C) and the number of classes; its last layer is linear."""
+    """Builds it from its options, the image shape (H, W, C) and the number of classes; its last layer is linear."""
 
     @property
     def with_article(self) -> str:
@@ -45,7 +45,7 @@ MODELS: dict[str, ModelKind] = {
             "hybrid",
             "hybrid",
             "a",
-            "a convolutional network whose features an MLP classifies",
+            "a convolutional network with an MLP on its features",
             HybridConfig,
             Hybrid.from_config,
         ),
@@ -55,17 +55,19 @@ MODELS: dict[str, ModelKind] = {
 
 
 def kind_of(config: Options) -> ModelKind:
-    """The kind of model that `config` holds the options of.
+    """The kind of model whose options `config` holds.
 
     Raises:
-        ConfigError: it is of none.
+        ConfigError: there is none.
     """
     for kind in MODELS.values():
         if type(config) is kind.config:
             return kind
-    raise ConfigError(f"{type(config).__name__} holds the options of no model: expected one of {', '.join(MODELS)}")
+    raise ConfigError(
+        f"{type(config).__name__} is not the options class of any model: expected one of {', '.join(MODELS)}"
+    )
 
 
 def create(config: Options, input_shape: Sequence[int], classes: int) -> Sequential:
-    """The model that `config` describes, for images (H, W, C) = `input_shape`; its arrays are not allocated yet."""
+    """The model described by `config`, for images (H, W, C) = `input_shape`; its arrays are not allocated yet."""
     return kind_of(config).build(config, input_shape, classes)

@@ -1,4 +1,4 @@
-"""Layers, losses and initialisers; a layer's forward returns its output and the function of its gradient."""
+"""Layers, losses and initialisers; a layer's forward returns its output and its backward function."""
 
 from gpunet.nn import activation
 from gpunet.nn.activation import *

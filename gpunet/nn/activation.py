@@ -1,4 +1,4 @@
-"""Activation layers, and the names by which options choose them: :data:`ACTIVATIONS`."""
+"""Activation layers, and the registry of their names: :data:`ACTIVATIONS`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["ACTIVATIONS", "GELU", "Activation", "LeakyReLU", "ReLU", "Tanh", "ma
 
 
 class Activation(Layer):
-    """Base of all activations: a function of each element by itself."""
+    """Base class of all activations: element-wise functions."""
 
     elementwise = True
     non_decreasing: bool = False
-    """Whether a larger input never gives a smaller output. A subclass that overrides ``forward`` must say so anew."""
+    """Whether the function is monotonically non-decreasing. A subclass that overrides ``forward`` must restate it."""
     gain: float = 1.0
-    """1 / sqrt(E[f(z)^2]) for the function f and a standard normal z: it keeps the second moment through the layers."""
+    """1 / sqrt(E[f(z)^2]) for the function f and a standard normal z: preserves the second moment across layers."""
 
 
 class ReLU(Activation):
@@ -57,7 +57,7 @@ class LeakyReLU(Activation):
 
 
 class Tanh(Activation):
-    """Hyperbolic tangent; PyTorch's customary gain."""
+    """Hyperbolic tangent; gain as in PyTorch."""
 
     non_decreasing = True
     gain = 5.0 / 3.0
@@ -68,9 +68,9 @@ class Tanh(Activation):
 
 
 class GELU(Activation):
-    """x * Phi(x) with the normal distribution's Phi, or its tanh approximation (Hendrycks & Gimpel, 2016).
+    """x * Phi(x) with Phi the standard normal CDF, or its tanh approximation (Hendrycks & Gimpel, 2016).
 
-    E[gelu(z)^2] is 1/3 + 1 / (2 sqrt(3) pi), and that of the approximation agrees to three digits.
+    E[gelu(z)^2] is 1/3 + 1 / (2 sqrt(3) pi); that of the approximation agrees to three digits.
     """
 
     gain = 1.0 / math.sqrt(1.0 / 3.0 + 1.0 / (2.0 * math.sqrt(3.0) * math.pi))
@@ -92,14 +92,14 @@ ACTIVATIONS: dict[str, Callable[[], Activation]] = {
     "gelu": GELU,
     "gelu_tanh": lambda: GELU("tanh"),
 }
-"""Name: what makes the layer. Options, messages and models take their choices from here."""
+"""Factories of the layers by name. Options, messages and models take their choices from here."""
 
 
 def make_activation(name: str) -> Activation:
-    """A new activation layer by its name in :data:`ACTIVATIONS`.
+    """A new activation layer, by its name in :data:`ACTIVATIONS`.
 
     Raises:
-        ConfigError: there is none of that name; the message lists them.
+        ConfigError: unknown name; the message lists the valid ones.
     """
     if name not in ACTIVATIONS:
         raise ConfigError(f"unknown activation {name!r}: expected one of {', '.join(ACTIVATIONS)}")
@@ -107,6 +107,6 @@ def make_activation(name: str) -> Activation:
 
 
 def never_decreases(layer: Layer) -> bool:
-    """Whether `layer` is an activation that never decreases, by the class that defines its ``forward``."""
+    """Whether `layer` is a non-decreasing activation, as declared by the class that defines its ``forward``."""
     owner = next(found for found in type(layer).__mro__ if "forward" in vars(found))
     return isinstance(layer, Activation) and "non_decreasing" in vars(owner) and layer.non_decreasing

@@ -1,4 +1,4 @@
-"""The network's building block."""
+"""The building block of the CNN."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from gpunet.nn.sequential import Sequential
 
 
 class ConvBlock(Sequential):
-    """Convolution ("same" padding), batch norm, activation and 2x2 pooling, each after the first optional.
+    """Convolution ("same" padding), batch norm, activation and 2x2 pooling, all but the convolution optional.
 
-    Where it can, :mod:`gpunet.nn.fusion` computes several of them as one op.
+    Where possible, :mod:`gpunet.nn.fusion` computes several of them as one op.
 
     Args:
         in_channels: channels of the input map.
         filters: channels of the output map.
-        kernel_size: of the convolution, an int or (vertical, horizontal).
-        batch_norm: with it, the convolution has no bias of its own (batch norm's beta is one).
-        activation: a name that :func:`gpunet.nn.activation.activation` knows, or None.
+        kernel_size: that of the convolution, an int or (vertical, horizontal).
+        batch_norm: whether to add batch norm; the convolution then has no bias (batch norm's beta serves as one).
+        activation: a name in :data:`gpunet.nn.ACTIVATIONS`, or None.
         pool: ``"max"``, ``"average"`` or None.
-        init: of the convolution's weight; He by default.
+        init: initialiser of the convolution's weight; He by default.
     """
 
     def __init__(

@@ -10,9 +10,9 @@ from gpunet.ops import random
 
 
 class Dropout(Layer):
-    """Sets each input to zero with probability `p` in training and scales the rest by 1 / (1 - p).
+    """Zeroes each input with probability `p` in training, and scales the others by 1 / (1 - p).
 
-    Srivastava et al., 2014. The mask is a function of the seed, the step and the place of the layer in the model alone.
+    Srivastava et al., 2014. The mask depends only on the seed, the step and the layer's index in the model.
     """
 
     elementwise = True

@@ -1,10 +1,10 @@
-"""Runs of layers that are computed as one op.
+"""Layer fusion: consecutive layers that are computed as one op.
 
-:data:`RULES` says which; a ``Sequential`` makes its :func:`plan` once, when it is built. A rule looks at the beginning
-of a run of layers and replaces it, or does not. It matches exact types: a subclass may compute something else. What it
-puts in their place uses the very same parameters and gives the same outputs and gradients, up to the order of sums.
+:data:`RULES` lists the patterns; a ``Sequential`` makes its :func:`plan` once, at construction. A rule matches a prefix
+of the remaining layers and replaces it, or declines. It matches exact types, as a subclass may compute something else.
+The replacement shares the layers' parameters and has the same outputs and gradients, up to the order of summation.
 
-Adding a fusion is a rule here and a test that holds it to the plain layers, forward and all gradients.
+To add a fusion, add a rule here and a test against the unfused layers, forward and all gradients.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpunet.nn.pool import MaxPool2d
 
 
 class Step(Protocol):
-    """One step of a plan: a layer, or what computes several."""
+    """One step of a plan: a layer, or several fused ones."""
 
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         """As :meth:`gpunet.nn.Layer.forward`."""
@@ -32,11 +32,11 @@ class Step(Protocol):
 
 
 Rule = Callable[[Sequence[Layer]], tuple[int, list[Step]] | None]
-"""Takes the layers that are left; returns how many of them it replaces, and by which steps, or None."""
+"""Takes the remaining layers; returns how many of them it replaces and with which steps, or None."""
 
 
 class LinearReLU:
-    """A linear layer and the ReLU behind it: the sums are rectified while they are in the cache."""
+    """A linear layer followed by ReLU, which is applied while the sums are still in cache."""
 
     def __init__(self, linear: Linear) -> None:
         self.linear = linear
@@ -58,7 +58,7 @@ class LinearReLU:
 
 
 class BatchNormMaxPool:
-    """Batch norm and the 2x2 max pooling behind it, without the normalised map in memory."""
+    """Batch norm followed by 2x2 max pooling, without materialising the normalised map."""
 
     def __init__(self, norm: BatchNorm) -> None:
         self.norm = norm
@@ -96,11 +96,10 @@ def linear_relu(layers: Sequence[Layer]) -> tuple[int, list[Step]] | None:
 
 
 def batch_norm_max_pool(layers: Sequence[Layer]) -> tuple[int, list[Step]] | None:
-    """BatchNorm, perhaps an activation that never decreases, MaxPool2d of 2x2 windows side by side.
+    """BatchNorm, optionally a non-decreasing activation, then MaxPool2d with non-overlapping 2x2 windows.
 
-    The maximum of an activation that never decreases is the activation of the maximum. So the activation comes last, on
-    a quarter of the elements. Where it rounds two inputs of a window to one output, the gradient goes to the larger
-    input, not to the first.
+    A non-decreasing activation commutes with the maximum, so it is applied last, to a quarter of the elements. If it
+    rounds two inputs of a window to the same output, the gradient goes to the larger input rather than the first.
     """
     norm, *rest = layers
     activation = rest.pop(0) if rest and never_decreases(rest[0]) else None
@@ -111,11 +110,11 @@ def batch_norm_max_pool(layers: Sequence[Layer]) -> tuple[int, list[Step]] | Non
 
 
 RULES: list[Rule] = [linear_relu, batch_norm_max_pool]
-"""Tried in this order at each layer; the first that matches is taken."""
+"""Tried in this order at each layer; the first match wins."""
 
 
 def plan(layers: Sequence[Layer]) -> list[Step]:
-    """The steps that compute `layers` one after the other."""
+    """The steps that compute `layers` in order."""
     steps: list[Step] = []
     left = list(layers)
     while left:

@@ -1,7 +1,7 @@
-"""Initial values of parameters.
+"""Parameter initialisation.
 
-The fans of a weight are the number of inputs of one output and the number of outputs of one input: ``(in, out)`` for
-a linear weight, times the kernel's area for a convolution weight ``(KH, KW, C_in/groups, C_out)``.
+Fan in is the number of inputs per output, fan out the number of outputs per input: ``(in, out)`` for a linear weight,
+times the kernel area for a convolution weight ``(KH, KW, C_in/groups, C_out)``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FanMode = Literal["fan_in", "fan_out"]
 
 
 class Initializer(Protocol):
-    """Makes the initial values of a parameter."""
+    """Draws the initial values of a parameter."""
 
     def __call__(self, shape: tuple[int, ...], stream: PhiloxStream) -> np.ndarray:
         """float64 values of `shape`, drawn from `stream` in C order."""
@@ -32,14 +32,14 @@ class Initializer(Protocol):
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """(fan in, fan out) of a weight: (in, out) or (KH, KW, C_in/groups, C_out).
 
-    As in PyTorch, the groups of a grouped convolution do not divide fan out.
+    As in PyTorch, fan out is not divided by the groups of a grouped convolution.
 
     Raises:
         ShapeError: `shape` is neither.
     """
     if len(shape) not in (2, 4) or 0 in shape:
         raise ShapeError(
-            f"a weight must have shape (in, out) or (KH, KW, C_in/groups, C_out) to have fans, got {tuple(shape)}; "
+            f"fan in and fan out need a weight of shape (in, out) or (KH, KW, C_in/groups, C_out), got {tuple(shape)}; "
             "initialise it with Constant or Random"
         )
     area = math.prod(shape[:-2])
@@ -47,7 +47,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def gain(activation: str | Activation) -> float:
-    """The ``gain`` of an activation, or of the one of that name with its default arguments; 1 for ``"linear"``.
+    """The ``gain`` of an activation layer, or of a named one with default arguments; 1 for ``"linear"``.
 
     Raises:
         ConfigError: the activation is unknown.
@@ -75,8 +75,9 @@ class He:
     """Zero mean and standard deviation gain / sqrt(fan).
 
     He, Zhang, Ren & Sun, "Delving Deep into Rectifiers", ICCV 2015: with the gain sqrt(2) of relu (the default), eq. 10
-    for fan in, which keeps the scale of the activations, and eq. 14 for fan out, which keeps that of the gradients.
-    Other activations: ``He(gain=gain("tanh"))``. The uniform distribution has the bound gain * sqrt(3 / fan).
+    for fan in, which preserves the scale of the activations, and eq. 14 for fan out, which preserves that of the
+    gradients. Other activations: ``He(gain=gain("tanh"))``. The bound of the uniform distribution is
+    gain * sqrt(3 / fan).
 
     Raises:
         ConfigError: an argument is not one of its choices, or `gain` is not positive.
@@ -100,7 +101,7 @@ class He:
 
 @dataclass(frozen=True)
 class Xavier:
-    """Zero mean and variance 2 / (fan in + fan out); as uniform distribution, the bound sqrt(6 / (fan in + fan out)).
+    """Zero mean and variance 2 / (fan in + fan out); for the uniform distribution, bound sqrt(6 / (fan in + fan out)).
 
     Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010, eq. 12
     and 16.
@@ -120,7 +121,7 @@ class Xavier:
 
 @dataclass(frozen=True)
 class Random:
-    """Zero mean and the same spread for every shape: `scale` is the standard deviation if normal, the bound if uniform.
+    """Zero mean and the same spread for every shape: `scale` is the standard deviation (normal) or bound (uniform).
 
     Raises:
         ConfigError: the distribution is not one of its choices, or `scale` is negative.
@@ -140,7 +141,7 @@ class Random:
 
 @dataclass(frozen=True)
 class Constant:
-    """One value everywhere: biases, and the scale and shift of batch norm."""
+    """A constant: for biases, and the scale and shift of batch norm."""
 
     value: float
 
@@ -156,14 +157,14 @@ INITIALIZERS: dict[str, Initializer] = {
     "random": Random(),
     "random_uniform": Random("uniform"),
 }
-"""Name: initialiser with its default arguments. Options, messages and models take their choices from here."""
+"""Initialisers with default arguments, by name. Options, messages and models take their choices from here."""
 
 
 def from_name(name: str) -> Initializer:
-    """The initialiser of that name, with its default arguments.
+    """The initialiser called `name`, with default arguments.
 
     Raises:
-        ConfigError: there is none of that name; the message lists them.
+        ConfigError: unknown name; the message lists the valid ones.
     """
     _check_choice("init", name, tuple(INITIALIZERS))
     return INITIALIZERS[name]

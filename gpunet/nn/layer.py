@@ -1,4 +1,4 @@
-"""The contract of a layer: a forward that returns its output and the function that takes the gradient back."""
+"""The layer interface: forward returns the output and the backward function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpunet.nn.parameter import Buffer, FlatParameters, Parameter
 from gpunet.ops import random
 
 Backward = Callable[[Array], Any]
-"""Takes the gradient of the output and returns that of the input; adds nothing: it overwrites ``Parameter.grad``."""
+"""Maps the gradient of the output to that of the input; overwrites ``Parameter.grad`` rather than accumulating."""
 
 Shape = tuple[int, ...]
 
@@ -26,40 +26,40 @@ class ForwardContext:
     """How a forward pass runs. ``ForwardContext()`` is inference."""
 
     training: bool = False
-    """Batch norm uses the batch's statistics and updates the running ones; dropout drops."""
+    """Batch norm uses batch statistics and updates the running ones; dropout is active."""
     seed: int = 0
     step: int | Array = 0
-    """Number of the training step, an int or a one-element array on the device: it keys the random numbers."""
+    """Number of the training step, an int or a one-element array on the device; it keys the random numbers."""
     needs_input_grad: bool = True
-    """Whether backward has to return the gradient of the input; without it, it may return None."""
+    """Whether backward must return the gradient of the input; if not, it may return None."""
 
     def for_inner_layer(self) -> ForwardContext:
-        """This context for a layer whose input depends on parameters, so that its input gradient is needed."""
+        """This context for a layer whose input depends on parameters and so needs its input gradient."""
         return self if self.needs_input_grad else ForwardContext(self.training, self.seed, self.step)
 
     def needs(self, *, bias: bool) -> tuple[str, ...]:
-        """The gradients that a layer with a weight, and perhaps a `bias`, has to compute: the `needs` of the ops."""
+        """The gradients that a layer with a weight, and optionally a `bias`, must compute: `needs` of the ops."""
         return (*(("x",) if self.needs_input_grad else ()), "weight", *(("bias",) if bias else ()))
 
 
 class Layer:
-    """Base of all layers. Arrays are ``(N, ...)``, images ``(N, H, W, C)``; shapes below leave out N.
+    """Base class of all layers. Arrays are ``(N, ...)``, images ``(N, H, W, C)``; shapes below omit N.
 
-    A layer holds :class:`Parameter` and :class:`Buffer` attributes, or child layers; what a forward pass computes
-    is kept by the backward function that it returns, never on the layer.
+    A layer holds :class:`Parameter` and :class:`Buffer` attributes, or child layers. What a forward pass saves is held
+    by the backward closure that it returns, never by the layer.
     """
 
     flat: FlatParameters | None = None
-    """Where the values live; set by :meth:`initialize` on the layer that it is called on."""
+    """The flat buffers that hold the values; set by :meth:`initialize` on the layer it is called on."""
     elementwise: ClassVar[bool] = False
-    """Whether the output depends on each input element alone and has its shape."""
+    """Whether the layer is element-wise, so that output and input shapes are the same."""
 
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
-        """The output for `x` and the backward function of this very pass."""
+        """The output for `x`, and the backward function of this pass."""
         raise NotImplementedError
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        """Shape of one output for one input of `input_shape`; raises ShapeError where it does not fit."""
+        """Shape of the output for an input of `input_shape`; raises ShapeError if that does not fit."""
         if self.elementwise:
             return input_shape
         raise NotImplementedError
@@ -73,11 +73,11 @@ class Layer:
         return self.forward(x, ForwardContext())[0]
 
     def children(self) -> Iterator[tuple[str, Layer]]:
-        """The layers directly inside this one, by name."""
+        """The direct child layers, by name."""
         return iter(())
 
     def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """This layer and all layers inside it, depth first, with dotted names; its own name is `prefix`."""
+        """This layer (named `prefix`) and all its descendants, depth first, with dotted names."""
         yield prefix, self
         for name, child in self.children():
             yield from child.named_layers(f"{prefix}.{name}" if prefix else name)
@@ -91,15 +91,15 @@ class Layer:
         return list(found.values())
 
     def has_parameters(self) -> bool:
-        """Whether this layer, or one inside it, has parameters."""
+        """Whether this layer or any descendant has parameters."""
         return any(isinstance(value, Parameter) for _, layer in self.named_layers() for value in vars(layer).values())
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
-        """All parameters with dotted names, in the order of the layers."""
+        """All parameters with dotted names, in layer order."""
         return self._named_attributes(Parameter)
 
     def named_buffers(self) -> list[tuple[str, Buffer]]:
-        """All buffers with dotted names, in the order of the layers."""
+        """All buffers with dotted names, in layer order."""
         return self._named_attributes(Buffer)
 
     @property
@@ -107,14 +107,14 @@ class Layer:
         return sum(parameter.size for _, parameter in self.named_parameters())
 
     def initialize(self, seed: int = 0, *, device: str | Backend | None = None, dtype: Any = np.float32) -> Any:
-        """Allocate all parameters in one flat buffer on `device` and fill those without a value; returns self.
+        """Allocate all parameters in one flat buffer on `device`, and initialise those without a value; returns self.
 
-        The values depend on `seed`, the position of the parameter and its shape alone: they are the same on every
-        device. Values that a part already has (from its own `initialize` or training) are kept, and so are the arrays
-        of a model that has them on `device` already, so that an optimiser that knows them still does.
+        The values depend only on `seed` and on the index and shape of the parameter, so they are the same on every
+        device. Existing values, from an earlier `initialize` of a part or from training, are kept. A model that has its
+        arrays on `device` already keeps them, so that an optimiser that is bound to them remains so.
 
         Raises:
-            ConfigError: two parameters have one name.
+            ConfigError: two parameters have the same name.
             DTypeError: `dtype` is not float32 or float64.
         """
         if np.dtype(dtype) not in (np.float32, np.float64):
@@ -142,4 +142,4 @@ class Layer:
         return self
 
     def place(self, index: int) -> None:
-        """Told once, at initialisation, which number of layer in the model this is (dropout keys its masks by it)."""
+        """Called once, at initialisation, with the index of this layer in the model (dropout keys its masks by it)."""

@@ -13,8 +13,8 @@ class SoftmaxCrossEntropy:
     """Mean cross-entropy of the softmax of logits, with label smoothing (Szegedy et al., 2016) and class weights.
 
     Args:
-        label_smoothing: probability that is spread evenly over all classes, in [0, 1).
-        weight: weight of each class, (classes,), on the device of the logits; or None.
+        label_smoothing: probability mass spread evenly over all classes, in [0, 1).
+        weight: class weights, (classes,), on the device of the logits; or None.
     """
 
     def __init__(self, *, label_smoothing: float = 0.0, weight: Array | None = None) -> None:

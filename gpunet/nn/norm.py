@@ -18,7 +18,7 @@ class BatchNorm(Layer):
 
     Args:
         features: size of the last axis.
-        momentum: weight of the batch in the running statistics (PyTorch's convention).
+        momentum: weight of the batch statistics in the running ones (PyTorch's convention).
         eps: added to the variance.
     """
 
@@ -51,7 +51,9 @@ class BatchNorm(Layer):
 
     def output_shape(self, input_shape: Shape) -> Shape:
         if tuple(input_shape[-1:]) != self.gamma.shape:
-            raise ShapeError(f"BatchNorm expects {self.gamma.shape[0]} features last, got shape {tuple(input_shape)}")
+            raise ShapeError(
+                f"BatchNorm expects {self.gamma.shape[0]} features in the last axis, got shape {tuple(input_shape)}"
+            )
         return input_shape
 
     def flops(self, input_shape: Shape) -> int:

@@ -1,4 +1,4 @@
-"""Parameters and buffers, and the flat arrays in which a model keeps all of them."""
+"""Parameters and buffers, and the flat arrays that hold all of a model's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNSET = cast(Array, None)  # until the model is initialised
 
 @dataclass(eq=False)
 class Parameter:
-    """A trainable array. `value` and `grad` are views into a model's flat buffers once it is initialised."""
+    """A trainable array. Once the model is initialised, `value` and `grad` are views into its flat buffers."""
 
     shape: tuple[int, ...]
     init: Initializer
@@ -36,7 +36,7 @@ class Parameter:
 
 @dataclass(eq=False)
 class Buffer:
-    """An array that training changes without a gradient: the running statistics of batch norm."""
+    """A non-trainable array that training updates: the running statistics of batch norm."""
 
     shape: tuple[int, ...]
     fill: float
@@ -50,8 +50,8 @@ class Buffer:
 class FlatParameters:
     """All parameters of a model in one flat array, all gradients in another, all buffers in a third.
 
-    So the optimiser, weight decay, averaging, the gradient norm and a checkpoint are one pass over one array.
-    Parameters with weight decay come first: ``values[:decay_size]`` is what decay applies to.
+    Optimiser, weight decay, averaging, gradient norm and checkpoints are thus one pass over one array each. Parameters
+    with weight decay come first: decay applies to ``values[:decay_size]``.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class FlatParameters:
             _views(self.gradients, self.parameters.values()),
             strict=True,
         ):
-            if parameter.value is not None:  # a part that already has values keeps them in the larger model
+            if parameter.value is not None:  # values from an earlier initialisation are kept
                 value[...] = backend.asarray(parameter.value, dtype)
             parameter.value, parameter.grad = value, grad
         for buffer, value in zip(self.buffers.values(), _views(self.state, self.buffers.values()), strict=True):
@@ -94,7 +94,7 @@ class FlatParameters:
         return all(part.value is view for part, view in self._views)
 
     def named(self, values: Array, state: Array) -> dict[str, Array]:
-        """Views into `values` and `state` (arrays laid out as this model's) by name, e.g. ``block1.conv.weight``."""
+        """Views into `values` and `state` (laid out like this model's) by name, e.g. ``block1.conv.weight``."""
         names = [*self.parameters, *self.buffers]
         views = [*_views(values, self.parameters.values()), *_views(state, self.buffers.values())]
         return dict(zip(names, views, strict=True))
@@ -108,26 +108,26 @@ class FlatParameters:
         return parts | self.parameters | self.buffers
 
     def load_state_dict(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Fill all parameters and buffers from `tensors`; nothing changes unless all names and shapes fit.
+        """Copy `tensors` into the parameters and buffers; nothing changes unless all names and shapes match.
 
         Raises:
-            CheckpointError: a name is missing or surplus, or a shape differs.
+            CheckpointError: a name is missing or unexpected, or a shape differs.
         """
         views = {name: part.value for name, part in self._parts().items()}
-        missing, surplus = sorted(views.keys() - tensors.keys()), sorted(tensors.keys() - views.keys())
-        if missing or surplus:
+        missing, unexpected = sorted(views.keys() - tensors.keys()), sorted(tensors.keys() - views.keys())
+        if missing or unexpected:
             raise CheckpointError(
-                "the checkpoint belongs to another architecture: "
+                "the checkpoint is for another architecture: "
                 + "; ".join(
                     f"{what} {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
-                    for what, names in (("it lacks", missing), ("it has the unknown", surplus))
+                    for what, names in (("missing", missing), ("unexpected", unexpected))
                     if names
                 )
             )
         for name, view in views.items():
             if tuple(tensors[name].shape) != tuple(view.shape):
                 raise CheckpointError(
-                    f"the checkpoint belongs to another architecture: {name} has shape "
+                    f"the checkpoint is for another architecture: {name} has shape "
                     f"{tuple(tensors[name].shape)}, this model needs {tuple(view.shape)}"
                 )
         for name, view in views.items():

@@ -1,4 +1,4 @@
-"""Pooling layers, and Flatten."""
+"""Pooling layers and Flatten."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MaxPool2d(Layer):
 
     @property
     def tiles_2x2(self) -> bool:
-        """Whether its windows are of 2x2 and lie side by side inside every map."""
+        """Whether the windows are 2x2, non-overlapping and inside the map, whatever its size."""
         return all(self._geometry((size, size, 1)).tiles_2x2 for size in (10**6, 10**6 + 1))
 
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:

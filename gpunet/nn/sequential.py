@@ -1,4 +1,4 @@
-"""Layers in a row."""
+"""A sequence of layers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gpunet.nn.layer import Backward, ForwardContext, Layer, Shape
 
 
 class Sequential(Layer):
-    """Layers in a row, each with a name: a list of layers, or of (name, layer) pairs.
+    """Named layers applied in order, given as a list of layers or of (name, layer) pairs.
 
-    What can be computed together is planned once, here (:mod:`gpunet.nn.fusion`).
+    Fusion of layers is planned once, at construction (:mod:`gpunet.nn.fusion`).
 
-    Backward stops, and returns None, where no gradient is needed further down: ``ForwardContext.needs_input_grad`` is
-    handed to the first layer that has parameters, all later ones have to return theirs.
+    Backward stops early and returns None if nothing further down needs a gradient: ``ForwardContext.needs_input_grad``
+    is passed on up to the first layer with parameters; all later ones must return their input gradient.
     """
 
     def __init__(self, layers: Sequence[Layer | tuple[str, Layer]]) -> None:
@@ -28,7 +28,7 @@ class Sequential(Layer):
                 raise ConfigError(f"two layers are called {name!r}")
             named[name] = layer
         self.layers: Mapping[str, Layer] = MappingProxyType(named)
-        """By name, in their order; not to be changed, since the plan would not follow."""
+        """By name, in order; read-only, since the plan would not follow a change."""
         self._steps = fusion.plan(list(named.values()))
 
     def children(self) -> Iterator[tuple[str, Layer]]:

@@ -6,7 +6,7 @@ from gpunet.nn.layer import Layer, Shape
 
 
 def summary(model: Layer, input_shape: Shape) -> str:
-    """Name, type, output shape, parameters and FLOPs of each layer, for one input of `input_shape` (without N)."""
+    """Name, type, output shape, parameters and FLOPs of each layer, for an input of `input_shape` (without N)."""
     rows = [("layer", "type", "output", "parameters", "FLOPs")]
 
     def walk(name: str, layer: Layer, shape: Shape) -> Shape:

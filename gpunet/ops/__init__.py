@@ -1,8 +1,8 @@
-"""Stateless maths on raw NumPy or CuPy arrays: the one layer that knows the device.
+"""Stateless maths on raw NumPy or CuPy arrays: the only device-specific layer.
 
 Images are NHWC, convolution weights HWIO, linear weights (in, out). Every op has ``name(...)`` and
-``name_backward(...)``; none writes to its inputs, but for the documented in-place updates of the optimisers and of
-batch norm's running statistics and a training's state, and none moves an array between devices.
+``name_backward(...)``. None writes to its inputs, except for the documented in-place updates (optimisers, batch norm's
+running statistics, training state), and none moves an array between devices.
 """
 
 from gpunet.ops import activation

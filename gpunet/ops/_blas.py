@@ -1,7 +1,7 @@
 """Matrix products inside Numba kernels: SciPy's BLAS, called by address, one BLAS thread per Numba thread.
 
-The address travels as an integer argument, which keeps kernels cacheable on disk (an address compiled into the code
-would not survive the process). All matrices are row-major.
+The address is passed as an integer argument, so that kernels can be cached on disk (an address compiled into the code
+would not be valid in another process). All matrices are row-major.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ _ROUTINES = {np.dtype(np.float32): "sgemm", np.dtype(np.float64): "dgemm"}
 
 @functools.cache
 def gemm_address(dtype: np.dtype[Any]) -> int:
-    """Address of the BLAS gemm of `dtype`, to be handed to kernels that call :func:`gemm`.
+    """Address of the BLAS gemm for `dtype`, to pass to kernels that call :func:`gemm`.
 
-    The first call limits the BLAS library that SciPy brought to one thread for the rest of the process: the threads
-    are Numba's, and two pools would fight for the cores. Other BLAS libraries (NumPy's wheel has its own) are left
-    alone.
+    The first call limits SciPy's BLAS to one thread for the rest of the process: the threads are Numba's, and two
+    thread pools would oversubscribe the cores. Other BLAS libraries (NumPy's wheel bundles one) are left alone.
     """
     address = int(get_cython_function_address("scipy.linalg.cython_blas", _ROUTINES[np.dtype(dtype)]))
     _limit_blas_threads()  # after the look-up, which loads the library
@@ -36,9 +35,9 @@ def _limit_blas_threads() -> object:
     from threadpoolctl import ThreadpoolController
 
     controller = ThreadpoolController().select(user_api="blas")
-    folders = {"scipy", "scipy.libs"}  # where SciPy's wheels keep theirs
+    folders = {"scipy", "scipy.libs"}  # where SciPy's wheels keep their BLAS
     scipys = [lib.filepath for lib in controller.lib_controllers if folders & set(Path(lib.filepath).parts)]
-    # Distributions with one shared BLAS have no library of SciPy's own: there it is the shared one.
+    # Distributions that link against a system BLAS have none in SciPy's folder: limit the shared one instead.
     return (controller.select(filepath=scipys) if scipys else controller).limit(limits=1)
 
 
@@ -61,9 +60,9 @@ def gemm(
 ) -> Any:
     """C (m, n) = op(A) (m, k) @ op(B) (k, n) + beta * C, all row-major.
 
-    `a`, `b` and `c` are addresses (``array.ctypes.data``), `lda`, `ldb` and `ldc` the distances of rows in elements,
-    `trans_a` and `trans_b` are 0 or 1. The type of `beta` (float32 or float64) is the type of the matrices. Nothing
-    is checked.
+    `a`, `b` and `c` are addresses (``array.ctypes.data``), `lda`, `ldb` and `ldc` the row strides in elements,
+    `trans_a` and `trans_b` are 0 or 1. The type of `beta` (float32 or float64) is that of the matrices. Nothing is
+    checked.
     """
     real = types.float64 if beta == types.float64 else types.float32
     signature = types.void(*[types.int64] * 10, real, types.int64, types.int64)
@@ -90,7 +89,7 @@ def gemm(
 
         routine = builder.inttoptr(address, ir.FunctionType(ir.VoidType(), [pointer] * 13).as_pointer())
         one = by_reference(ir.Constant(beta.type, 1.0))
-        # BLAS is column-major, where the same memory reads as the transpose: C^T = op(B)^T op(A)^T.
+        # BLAS is column-major and so sees the transposes: C^T = op(B)^T op(A)^T.
         builder.call(
             routine,
             [

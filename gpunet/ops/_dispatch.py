@@ -1,4 +1,4 @@
-"""From the arrays of a call to the module that computes it."""
+"""Dispatch: from the arrays of a call to the module that implements it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _modules: dict[tuple[str, str], ModuleType] = {}
 
 
 def implementation(package: str, *arrays: Array | None) -> ModuleType:
-    """The module (``<package>.cpu`` or ``<package>.cuda``) that works where all of `arrays` live.
+    """The module (``<package>.cpu`` or ``<package>.cuda``) for the device on which all `arrays` live.
 
     It is imported on first use, so that ``import gpunet`` needs neither Numba nor CuPy.
     """

@@ -1,7 +1,7 @@
 """Matrix products of whole arrays (CPU): small ones by register tiling, large ones by BLAS.
 
-BLAS packs both matrices first. For a right-hand matrix that fits into the L2 cache that costs more than it gains, and
-more still where the left-hand matrix has few rows.
+BLAS packs both matrices first. If the right-hand matrix fits in the L2 cache, that costs more than it gains, all the
+more so if the left-hand matrix has few rows.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops._simd import PANEL_BYTES, gemm_micro_kernel, multiples
 
 _TILE_ROWS = 6
-"""Rows of the register tile of a call of the micro-kernel."""
+"""Rows of the micro-kernel's register tile."""
 _CACHED_BYTES = 2**19
-"""A right-hand matrix up to this size is read in place, without packing."""
+"""A right-hand matrix of up to this size is read in place, without packing."""
 _FEW_ROWS = 3
 _MAX_CHUNKS, _CHUNK_PRODUCTS = 8, 2**18
-"""Chunks of rows of a register-tiled product, at most, and the multiply-adds of one, at least: some microseconds, which
-is what it takes to hand a chunk to a thread that is still awake, as in a training step."""
+"""Maximum number of row chunks of a register-tiled product, and minimum multiply-adds per chunk: a few microseconds,
+the cost of handing a chunk to a thread that is still awake, as in a training step."""
 _BLAS_CHUNK_ROWS, _BLAS_CHUNK_PRODUCTS = 64, 2**19
-"""Rows and multiply-adds of a chunk for BLAS, at least: each one packs the whole right-hand matrix."""
+"""Minimum rows and multiply-adds of a BLAS chunk: each chunk packs the whole right-hand matrix."""
 
 
 @jit
 def _axpy_rows(a, b, c):
-    """c = a @ b, one scaled row of b after the other (axpy)."""
+    """c = a @ b, accumulating scaled rows of b (axpy)."""
     for i in range(a.shape[0]):
         c[i] = 0
         for k in range(a.shape[1]):
@@ -58,7 +58,7 @@ def _tiled_rows(a, row_step, offsets, b, bias, panel, relu, c, first, stop):
             to = i * columns + j
             gemm_micro_kernel(*(a, tile, offsets), *(b, j, columns), *(bias, j, 0), *(flat, to, columns))
     if relu:
-        # Also the rows before the first that an overlapping tile computed again: who writes a sum rectifies it.
+        # Includes the rows before the first that an overlapping tile has recomputed: whoever writes a sum rectifies it.
         _rectify(flat[min(first, rows - _TILE_ROWS) * columns : min(stop, rows) * columns])
 
 
@@ -111,9 +111,9 @@ def matmul(
     relu: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """op(A) @ op(B) of two C-contiguous matrices of one dtype, plus `bias` in each row, in parallel over rows.
+    """op(A) @ op(B) of two C-contiguous matrices of the same dtype, plus `bias` in each row, in parallel over rows.
 
-    With `relu`, negative values become 0. The result is written to `out`, a C-contiguous matrix, if that is given.
+    With `relu`, negative values become 0. The result is written to `out`, a C-contiguous matrix, if given.
     """
     rows, inner = (a.shape[1], a.shape[0]) if trans_a else a.shape
     if out is None:

@@ -1,7 +1,7 @@
-"""How gpunet uses Numba: the one place that configures it.
+"""Numba configuration for all of gpunet.
 
-Only the ops' ``cpu`` modules import this, and the helpers that they share (``_blas``, ``_exp``, ``_matmul``,
-``_reduce`` and ``_simd``); `lint-imports` sees to it.
+Imported only by the ops' ``cpu`` modules and the helpers that they share (``_blas``, ``_exp``, ``_matmul``, ``_reduce``
+and ``_simd``), which `lint-imports` enforces.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 from typing import Any
 
 if "OMP_WAIT_POLICY" not in os.environ:
-    # How often an OpenMP thread that waits looks again before it sleeps. GNU's default spins for milliseconds, which
-    # makes training many times slower as soon as another process wants the cores. This is some tenths of a millisecond:
+    # How long a waiting OpenMP thread spins before it sleeps. GNU's default is milliseconds, which makes training many
+    # times slower as soon as another process wants the cores. This is a few tenths of a millisecond: enough to last
     # from one kernel of a step to the next. Read when the library is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
@@ -21,33 +21,33 @@ import numba
 import numba.core.config
 from numba import prange
 
-# One pool of threads for everything. OpenMP beats Numba's workqueue and is what BLAS and scikit-learn use too.
+# One thread pool for everything. OpenMP is faster than Numba's workqueue, and BLAS and scikit-learn use it, too.
 numba.core.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
 
 jit: Any = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
-"""``numba.njit`` with a disk cache. Only module-level functions may use it: closures miss the cache.
+"""``numba.njit`` with a disk cache. For module-level functions only: closures miss the cache.
 
 A function with `fastmath` flags that other kernels call must be ``inline="always"``. Each caller's library holds a copy
 of its callees, compiled in the caller's context, so that the copies may contract multiplications and additions
-differently. Which copy runs depends on which library was loaded first: the process that compiles would give other bits
-than those that load from the cache.
+differently. Which copy runs depends on which library was loaded first, so the process that compiles could compute other
+bits than those that load from the cache.
 """
 
 parallel_jit: Any = functools.partial(jit, parallel=True)
-"""As :data:`jit`, with ``prange`` loops spread over the threads.
+"""As :data:`jit`, with ``prange`` loops run in parallel.
 
-Work is always split by the shapes alone, never by the number of threads, and partial sums are added
-in a fixed order: a result has the same bits with one thread and with many.
+Work is partitioned by shape only, never by the number of threads, and partial sums are added in a fixed order, so that
+results are bit-identical for any number of threads.
 """
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc hand large arrays out again instead of giving them back to the system.
+    """Make glibc reuse the memory of freed large arrays instead of returning it to the system.
 
-    A step allocates the same arrays as the one before it. Fresh memory costs a page fault for every 4 KB: filling it
-    takes about three times as long as filling memory that was used before. Whoever has set malloc up is left alone.
+    Each step allocates the same arrays as the one before. Fresh memory costs a page fault for every 4 KB: filling it
+    takes about three times as long as filling reused memory. Malloc settings made by the user are respected.
     """
     if os.name != "posix" or any(name.startswith("MALLOC_") for name in os.environ):
         return

@@ -1,4 +1,4 @@
-"""Column sums with the same bits for any number of threads (CPU)."""
+"""Column sums, bit-identical for any number of threads (CPU)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from gpunet.ops._numba import jit, parallel_jit, prange
 
 _CHUNK_ROWS = 512
-"""Rows of a chunk. A float32 chunk is summed in float32, the chunks' sums in float64."""
+"""Rows per chunk. Chunks of float32 are summed in float32, and their partial sums in float64."""
 
 
 @jit
@@ -25,9 +25,9 @@ def _partial_sums(x, partial):
 
 
 def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """Sums over the rows of a C-contiguous (M, C) matrix, as (C,) of its dtype; in `out` if given."""
+    """Column sums of a C-contiguous (M, C) matrix, (C,) of the same dtype; in `out` if given."""
     total = np.empty(x.shape[1], x.dtype) if out is None else out
-    if x.shape[0] <= _CHUNK_ROWS:  # done before a second thread would wake
+    if x.shape[0] <= _CHUNK_ROWS:  # finished before a second thread would wake up
         _sum_chunk(x, 0, total)
     else:
         partial = np.empty((-(-x.shape[0] // _CHUNK_ROWS), x.shape[1]), x.dtype)

@@ -1,4 +1,4 @@
-"""What the reference implementations share."""
+"""Helpers shared by the reference implementations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def stored(result: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-    """`result`, written into `out` if that is given."""
+    """`result`, written to `out` if given."""
     if out is None:
         return result
     out[...] = result

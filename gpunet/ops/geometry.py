@@ -1,4 +1,4 @@
-"""The geometry of 2-D convolution and pooling: computed and validated once, shared by every direction and backend."""
+"""The geometry of 2-D convolution and pooling: validated and computed once, shared by all directions and backends."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def resolve_padding(
     """`padding` as (top, bottom, left, right).
 
     Accepts an int, a pair (vertical, horizontal), ``((top, bottom), (left, right))``, ``"valid"`` (none) or
-    ``"same"``: the output has ceil(size / stride) entries and an odd surplus goes to the bottom and right, as
-    TensorFlow does and, at stride 1, PyTorch.
+    ``"same"``: the output has ceil(size / stride) entries, and an odd total is padded more at the bottom and right, as
+    in TensorFlow and, at stride 1, PyTorch.
     """
     if isinstance(padding, str):
         if padding == "valid":
@@ -84,7 +84,7 @@ class Conv2dGeometry:
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of one forward pass, taps on the padding included."""
+        """Multiplications and additions of one forward pass, including taps on the padding."""
         taps = self.kernel[0] * self.kernel[1] * (self.in_channels // self.groups)
         return 2 * self.batch * self.out_height * self.out_width * self.out_channels * taps
 
@@ -156,7 +156,7 @@ class Conv2dGeometry:
     @classmethod
     @lru_cache(maxsize=1024)
     def _of_numbers(cls, *arguments: Any) -> Conv2dGeometry:
-        """The usual call, remembered: checking the options again would take longer than a small layer."""
+        """The usual call, cached: checking the options again would take longer than a small layer."""
         return cls._checked(*arguments)
 
     @classmethod
@@ -175,7 +175,7 @@ class Conv2dGeometry:
 
 @dataclass(frozen=True)
 class Pool2dGeometry:
-    """All sizes of one pooling over an NHWC input."""
+    """All sizes of one pooling of an NHWC input."""
 
     batch: int
     height: int
@@ -200,7 +200,7 @@ class Pool2dGeometry:
 
     @property
     def tiles_2x2(self) -> bool:
-        """Whether windows of 2 x 2 lie side by side and inside the map: the usual pooling of an image network."""
+        """Whether the windows are 2x2, non-overlapping and inside the map: the usual pooling of a CNN."""
         inside = 2 * self.out_height <= self.height and 2 * self.out_width <= self.width
         plain = self.dilation == (1, 1) and self.padding[0] == self.padding[2] == 0
         return inside and plain and self.kernel == self.stride == (2, 2)
@@ -222,7 +222,7 @@ class Pool2dGeometry:
         batch, height, width, channels = x_shape
         sides = resolve_padding(padding, (height, width), kernel, stride, dilation)
         for axis, k in enumerate(kernel):
-            # PyTorch's rule: no window of an undilated kernel lies on padding alone, where its maximum is -inf.
+            # PyTorch's rule: without dilation, no window is all padding, where its maximum would be -inf.
             if max(sides[2 * axis : 2 * axis + 2]) > (dilation[axis] * (k - 1) + 1) // 2:
                 raise ConfigError(f"padding {sides} must be at most half of the window {kernel} (dilation {dilation})")
         _check_kernel_fits("a pooling window", (height, width), kernel, dilation, sides)
@@ -262,7 +262,7 @@ class Pool2dGeometry:
     @classmethod
     @lru_cache(maxsize=1024)
     def _of_numbers(cls, x_shape: Any, kernel: int, padding: int, dilation: int, ceil_mode: bool) -> Pool2dGeometry:
-        """The usual call, remembered."""
+        """The usual call, cached."""
         return cls._checked(x_shape, kernel, None, padding, dilation, ceil_mode)
 
     @classmethod
@@ -281,7 +281,7 @@ class Pool2dGeometry:
 
 
 def _frozen(padding: Any) -> Any:
-    """Lists as tuples, so that `padding` can be a cache key; 1.0 and True would be taken for a cached 1."""
+    """Lists as tuples, so that `padding` is hashable; ints are checked, as 1.0 and True would match a cached 1."""
     if isinstance(padding, (list, tuple)):
         return tuple(_frozen(item) for item in padding)
     return padding if isinstance(padding, str) else check_int("padding", padding)

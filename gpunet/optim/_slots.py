@@ -1,4 +1,4 @@
-"""Arrays that belong to a model's training and travel in its checkpoints."""
+"""Training state: arrays that are saved in checkpoints along with the model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from gpunet.errors import CheckpointError
 
 
 def load(owner: str, slots: Mapping[str, Array], tensors: Mapping[str, Array], backend: Backend) -> None:
-    """Copy `tensors` into the `slots` of the same names; nothing changes unless all names and shapes fit.
+    """Copy `tensors` into the `slots` of the same names; nothing changes unless all names and shapes match.
 
     Raises:
-        CheckpointError: a name is missing or surplus, or a shape differs.
+        CheckpointError: a name is missing or unexpected, or a shape differs.
     """
     if slots.keys() != tensors.keys():
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""An average of the weights over the training steps."""
+"""Exponential moving average of the weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class WeightAverage:
-    """Exponential moving average of a model's parameters and of its buffers (batch norm's running statistics).
+    """Exponential moving average of a model's parameters and buffers (batch norm's running statistics).
 
-    It starts as a copy of them; step t (1 for the first) moves it by ``decay_t = min(decay, (1 + t) / (10 + t))``, so
-    that the start is soon forgotten: num_updates of TensorFlow's ExponentialMovingAverage. Averaging of iterates:
-    Polyak & Juditsky 1992.
+    It starts as a copy of them. Step t (1 for the first) uses ``decay_t = min(decay, (1 + t) / (10 + t))``, so that the
+    initial values are soon forgotten, as with num_updates of TensorFlow's ExponentialMovingAverage. On averaging
+    iterates: Polyak & Juditsky 1992.
 
     Raises:
         ConfigError: `decay` is not in [0, 1).
@@ -32,15 +32,15 @@ class WeightAverage:
         self._slots = {"values": flat.values.copy(), "state": flat.state.copy()}
 
     def update(self, step: Scalar) -> None:
-        """Take in the model's present values, as step number `step`: an int, or a one-element array on the device."""
+        """Update the average with the model's current values; `step` is an int or a one-element array on the device."""
         ema_update(self._slots["values"], self.flat.values, decay=self.decay, step=step)
         ema_update(self._slots["state"], self.flat.state, decay=self.decay, step=step)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside the block the model has the averaged values; afterwards its own again, bit for bit.
+        """Inside the block the model has the averaged values; on exit its own are restored, bit for bit.
 
-        What the block itself writes to the model's values is lost.
+        Changes that the block makes to the model's values are lost.
         """
         values, state = self.flat.values.copy(), self.flat.state.copy()
         self.flat.values[...], self.flat.state[...] = self._slots["values"], self._slots["state"]
@@ -50,13 +50,13 @@ class WeightAverage:
             self.flat.values[...], self.flat.state[...] = values, state
 
     def slots(self) -> dict[str, Array]:
-        """The averages, laid out as ``flat.values`` and ``flat.state``; not copies."""
+        """The averages, laid out like ``flat.values`` and ``flat.state``; not copies."""
         return dict(self._slots)
 
     def load_slots(self, tensors: Mapping[str, Array]) -> None:
-        """Fill the averages with what :meth:`slots` once gave; nothing changes unless everything fits.
+        """Restore the averages from saved :meth:`slots`; nothing changes unless all names and shapes match.
 
         Raises:
-            CheckpointError: a name is missing or surplus, or a shape differs.
+            CheckpointError: a name is missing or unexpected, or a shape differs.
         """
         _slots.load("the average of the weights", self._slots, tensors, self.flat.backend)

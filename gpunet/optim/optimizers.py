@@ -1,4 +1,4 @@
-"""Update rules over a model's flat parameters, and the names by which options choose them: :data:`OPTIMIZERS`."""
+"""Optimisers over a model's flat parameters, and the registry of their names: :data:`OPTIMIZERS`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class Optimizer:
-    """An update rule with its hyperparameters; :meth:`bind` gives it the parameters and the buffers it needs.
+    """An update rule with its hyperparameters; :meth:`bind` attaches the parameters and allocates its state.
 
-    Weight decay applies to the parameters with ``decay=True`` alone: to weights, not to biases and batch norm.
+    Weight decay applies only to parameters with ``decay=True``: to weights, not to biases or batch norm.
     """
 
     options: ClassVar[tuple[str, ...]] = ()
-    """The options of a training that the constructor takes, by name."""
+    """Names of the training options that the constructor takes."""
     slot_names: tuple[str, ...] = ()
-    """The optimiser's own arrays, each as large as the parameters."""
+    """Names of the optimiser's state arrays, each the size of the parameters."""
 
     def __init__(self, weight_decay: float) -> None:
         self.weight_decay = check_number("weight_decay", weight_decay, low=0)
@@ -32,7 +32,7 @@ class Optimizer:
         self._slots: dict[str, Array] = {}
 
     def bind(self, flat: FlatParameters) -> None:
-        """Update these parameters from now on, with new slots (all zeros) on their device."""
+        """Attach the parameters, and allocate zeroed state (slots) on their device."""
         self._flat = flat
         self._slots = {name: flat.backend.zeros(flat.values.shape, flat.dtype) for name in self.slot_names}
 
@@ -49,15 +49,15 @@ class Optimizer:
         return self._flat
 
     def update(self, lr: Scalar, step: Scalar, scale: Scalar | None = None) -> None:
-        """Change the parameters by one step, in one pass.
+        """Update the parameters by one step, in a single pass.
 
         Args:
             lr: learning rate.
             step: number of this step, 1 for the first.
-            scale: factor of the gradients, as :func:`gpunet.ops.optimizer.gradient_scale` gives it; with one that is
-                not finite nothing changes. None: 1.
+            scale: factor on the gradients, as returned by :func:`gpunet.ops.optimizer.gradient_scale`; if it is not
+                finite, nothing changes. None: 1.
 
-        All are numbers, or one-element arrays on the parameters' device.
+        Each is a number or a one-element array on the parameters' device.
 
         Raises:
             ConfigError: the optimiser is not bound, or a number is out of range.
@@ -65,23 +65,23 @@ class Optimizer:
         raise NotImplementedError
 
     def slots(self) -> dict[str, Array]:
-        """The optimiser's own arrays by name, each as large as the parameters; not copies."""
+        """The optimiser's state arrays by name, each the size of the parameters; not copies."""
         return dict(self._slots)
 
     def load_slots(self, tensors: Mapping[str, Array]) -> None:
-        """Fill the slots with what :meth:`slots` once gave; nothing changes unless everything fits.
+        """Restore the state from saved :meth:`slots`; nothing changes unless all names and shapes match.
 
         Raises:
-            CheckpointError: a name is missing or surplus, or a shape differs.
+            CheckpointError: a name is missing or unexpected, or a shape differs.
             ConfigError: the optimiser is not bound.
         """
         _slots.load(f"the optimizer {type(self).__name__}", self._slots, tensors, self.flat.backend)
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with (Nesterov's) momentum, as torch.optim.SGD without dampening.
+    """Stochastic gradient descent with (Nesterov) momentum, as torch.optim.SGD without dampening.
 
-    Nesterov's form without momentum is plain gradient descent.
+    With zero momentum, `nesterov` has no effect.
 
     Raises:
         ConfigError: `momentum` is not in [0, 1) or `weight_decay` is negative.
@@ -110,7 +110,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015) as torch.optim.Adam: weight decay is part of the gradient.
+    """Adam (Kingma & Ba 2015) as torch.optim.Adam: weight decay is added to the gradient.
 
     Raises:
         ConfigError: `beta1` or `beta2` is not in [0, 1), or `eps` or `weight_decay` is negative.
@@ -157,19 +157,19 @@ class AdamW(Adam):
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
-"""Name: class. Options and messages take their choices from here."""
+"""Classes by name. Options and messages take their choices from here."""
 
 
 def create(name: str, **options: Any) -> Optimizer:
-    """The optimiser called `name`, with those of the `options` that it takes; the others are left out.
+    """The optimiser called `name`, with those of the `options` that it takes; the others are ignored.
 
     Raises:
-        ConfigError: there is no such optimiser, an option that it takes is not given, or one is out of range.
+        ConfigError: there is no such optimiser, one of its options is missing, or one is out of range.
     """
     if name not in OPTIMIZERS:
         raise ConfigError(f"unknown optimizer {name!r}: expected one of {', '.join(OPTIMIZERS)}")
     owner = OPTIMIZERS[name]
     missing = [option for option in owner.options if option not in options]
     if missing:
-        raise ConfigError(f"the optimizer {name} takes the option {missing[0]}, which is not given")
+        raise ConfigError(f"the optimizer {name} needs the option {missing[0]}, which was not given")
     return owner(**{option: options[option] for option in owner.options})

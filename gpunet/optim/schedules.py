@@ -1,7 +1,7 @@
-"""Learning-rate schedules: the rate as a function of the number of finished optimiser steps; see :data:`SCHEDULES`.
+"""Learning-rate schedules: the rate as a function of the number of completed optimiser steps; see :data:`SCHEDULES`.
 
-They hold no position, so a resumed training continues exactly. The one exception is :class:`ReduceOnPlateau`, whose few
-numbers go into the checkpoint. Schedules by epoch change after every `steps_per_epoch` steps.
+They are stateless, so a resumed training continues exactly. The one exception is :class:`ReduceOnPlateau`, whose state
+is saved in the checkpoint. Per-epoch schedules change the rate every `steps_per_epoch` steps.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from gpunet.errors import CheckpointError, ConfigError
 
 
 class Schedule:
-    """Base of all schedules.
+    """Base class of all schedules.
 
     Args:
-        lr: learning rate to start with; the largest one for Cosine and OneCycle.
-        total_steps: optimiser steps of the whole training.
-        steps_per_epoch: optimiser steps of one epoch.
+        lr: initial learning rate; for Cosine and OneCycle, the peak.
+        total_steps: optimiser steps in the whole training.
+        steps_per_epoch: optimiser steps per epoch.
 
     Raises:
         ConfigError: an argument is out of range.
     """
 
     options: ClassVar[Mapping[str, str]] = {}
-    """The options of a training that the constructor takes, and the arguments that they are."""
+    """Training options that the constructor takes, mapped to the names of its arguments."""
 
     def __init__(self, lr: float, *, total_steps: int, steps_per_epoch: int) -> None:
         self.peak = check_number("lr", lr, low=0, low_open=True)
@@ -35,41 +35,41 @@ class Schedule:
         self.steps_per_epoch = check_int("steps_per_epoch", steps_per_epoch, low=1)
 
     def lr(self, step: int) -> float:
-        """The learning rate for the update after `step` finished ones: 0 for the first update.
+        """The learning rate of update number `step`, 0 for the first.
 
-        Past the end of the training it is what the schedule ends with.
+        Past the end of the training it is the final value of the schedule.
         """
         raise NotImplementedError
 
     def observe(self, validation_loss: float) -> None:
-        """Told once after each epoch; only :class:`ReduceOnPlateau` listens."""
+        """Called once after each epoch; only :class:`ReduceOnPlateau` uses it."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has to keep, as values that JSON can hold."""
+        """State to save in a checkpoint, as JSON-serialisable values."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` once gave.
+        """Resume from a saved :meth:`state`.
 
         Raises:
-            CheckpointError: `state` is of another schedule.
+            CheckpointError: `state` is that of a different schedule.
         """
         if state.keys() != self.state().keys():
             raise CheckpointError(
-                f"the checkpoint's learning-rate schedule has {', '.join(sorted(state)) or 'no state'}, "
+                f"the checkpoint's learning-rate schedule has state {', '.join(sorted(state)) or 'none'}, "
                 f"{type(self).__name__} has {', '.join(self.state()) or 'none'}: resume with the schedule of that run"
             )
 
 
 class Constant(Schedule):
-    """Always the same learning rate."""
+    """Constant learning rate."""
 
     def lr(self, step: int) -> float:
         return self.peak
 
 
 class Step(Schedule):
-    """The learning rate times `factor` after every `epochs` epochs (torch.optim.lr_scheduler.StepLR)."""
+    """Multiplies the learning rate by `factor` every `epochs` epochs (torch.optim.lr_scheduler.StepLR)."""
 
     options: ClassVar[Mapping[str, str]] = {"lr_step": "epochs", "lr_factor": "factor"}
 
@@ -85,7 +85,7 @@ class Step(Schedule):
 
 
 class Exponential(Schedule):
-    """The learning rate times `factor` after every epoch (torch.optim.lr_scheduler.ExponentialLR)."""
+    """Multiplies the learning rate by `factor` every epoch (torch.optim.lr_scheduler.ExponentialLR)."""
 
     options: ClassVar[Mapping[str, str]] = {"lr_factor": "factor"}
 
@@ -98,11 +98,11 @@ class Exponential(Schedule):
 
 
 class ReduceOnPlateau(Schedule):
-    """The learning rate times `factor` when the validation loss has not improved for more than `patience` epochs.
+    """Multiplies the learning rate by `factor` if the validation loss has not improved for more than `patience` epochs.
 
-    As torch.optim.lr_scheduler.ReduceLROnPlateau with its defaults: only a loss of less than ``1 - 1e-4`` times the
-    best counts as better, a NaN never does, the count starts again after a reduction, and one by less than 1e-8 is left
-    out.
+    As torch.optim.lr_scheduler.ReduceLROnPlateau with its defaults: only a loss below ``1 - 1e-4`` times the best
+    counts as an improvement, NaN never does, the count restarts after a reduction, and reductions of less than 1e-8 are
+    skipped.
     """
 
     options: ClassVar[Mapping[str, str]] = {"lr_patience": "patience", "lr_factor": "factor"}
@@ -143,12 +143,12 @@ class ReduceOnPlateau(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a cosine from the peak to 0, after a linear warm-up.
+    """Cosine annealing from the peak to 0, after a linear warm-up.
 
-    The cosine is that of Loshchilov & Hutter 2017 (arXiv:1608.03983, equation 5) without restarts,
+    The cosine is that of Loshchilov & Hutter 2017 (arXiv:1608.03983, equation 5) without restarts, as in
     torch.optim.lr_scheduler.CosineAnnealingLR. The warm-up (Goyal et al. 2017, arXiv:1706.02677, section 2.2) takes
-    w = round(warmup * total_steps) steps; its rates are 1/(w+1), 2/(w+1) ... w/(w+1) of the peak, so that the first
-    update is not lost and the one after the warm-up has the peak.
+    w = round(warmup * total_steps) steps at rates of 1/(w+1), 2/(w+1) ... w/(w+1) of the peak, so that the first update
+    is not wasted and the one after the warm-up uses the peak.
     """
 
     options: ClassVar[Mapping[str, str]] = {"warmup": "warmup"}
@@ -164,10 +164,10 @@ class Cosine(Schedule):
 
 
 class OneCycle(Schedule):
-    """One rise to the peak and one long descent: Smith & Topin 2018 (arXiv:1708.07120), section 4.
+    """The one-cycle policy, a rise to the peak and a long descent: Smith & Topin 2018 (arXiv:1708.07120), section 4.
 
-    Both are half a cosine, where the paper has straight lines (torch.optim.lr_scheduler.OneCycleLR, whose default this
-    is): from peak/25 to the peak in the first `warmup` share of the steps, then down to peak/1e4 at the last one.
+    Both are half a cosine where the paper has straight lines, as is the default of torch.optim.lr_scheduler.OneCycleLR:
+    from peak/25 to the peak over the first `warmup` fraction of the steps, then down to peak/1e4 at the last one.
     """
 
     options: ClassVar[Mapping[str, str]] = {"warmup": "warmup"}
@@ -177,7 +177,7 @@ class OneCycle(Schedule):
     def __init__(self, lr: float, *, total_steps: int, steps_per_epoch: int, warmup: float = 0.2) -> None:
         super().__init__(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
         self.top = max(0.0, _check_warmup(warmup) * self.total_steps - 1)
-        """The step of the peak; it may lie between two."""
+        """The step of the peak, possibly fractional."""
 
     def lr(self, step: int) -> float:
         if step < self.top:
@@ -206,20 +206,20 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": Cosine,
     "one_cycle": OneCycle,
 }
-"""Name: class. Options and messages take their choices from here."""
+"""Classes by name. Options and messages take their choices from here."""
 
 
 def create(name: str, *, lr: float, total_steps: int, steps_per_epoch: int, **options: Any) -> Schedule:
-    """The schedule called `name`, with those of the `options` that it takes; the others are left out.
+    """The schedule called `name`, with those of the `options` that it takes; the others are ignored.
 
     Raises:
-        ConfigError: there is no such schedule, an option that it takes is not given, or one is out of range.
+        ConfigError: there is no such schedule, one of its options is missing, or one is out of range.
     """
     if name not in SCHEDULES:
         raise ConfigError(f"unknown schedule {name!r}: expected one of {', '.join(SCHEDULES)}")
     owner = SCHEDULES[name]
     missing = [option for option in owner.options if option not in options]
     if missing:
-        raise ConfigError(f"the schedule {name} takes the option {missing[0]}, which is not given")
+        raise ConfigError(f"the schedule {name} needs the option {missing[0]}, which was not given")
     chosen = {argument: options[option] for option, argument in owner.options.items()}
     return owner(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch, **chosen)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from gpunet.backend import Array
 from gpunet.nn import ForwardContext, Layer, Sequential, SoftmaxCrossEntropy
 
+NOT_FINITE_INPUT = "the input of the model is not finite"
+
 
 def _finite(array: Array) -> bool:
     return bool(abs(array).max() < float("inf"))  # false for NaN as well
@@ -18,7 +20,7 @@ def first_not_finite(
     Runs the forward pass layer by layer and, with `gradients`, the backward pass. None if all is finite.
     """
     if not _finite(x):
-        return "the input of the model is not finite"
+        return NOT_FINITE_INPUT
     for name, parameter in model.named_parameters():
         if not _finite(parameter.value):
             return f"parameter {name} is not finite"

@@ -24,7 +24,7 @@ from gpunet.optim import schedules
 from gpunet.training.callbacks import Callback, EarlyStopping
 from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
-from gpunet.training.diagnose import first_not_finite
+from gpunet.training.diagnose import NOT_FINITE_INPUT, first_not_finite
 from gpunet.training.evaluation import EVALUATION_BATCH, evaluate
 from gpunet.training.history import History, Record
 from gpunet.training.state import EpochTotals, StepState
@@ -158,9 +158,13 @@ class Trainer:
             if found is not None:
                 where = found
                 break
+        if where == NOT_FINITE_INPUT:
+            return DivergedError(
+                f"the validation loss after epoch {self.epoch + 1} is not finite: {where}. Check the data"
+            )
         return DivergedError(
-            f"the validation loss after epoch {self.epoch + 1} is not finite, though the training losses are: {where}. "
-            "Check the validation data, or use a lower --lr"
+            f"training diverged in epoch {self.epoch + 1}: the validation loss after it is not finite, {where}. "
+            "Use a lower --lr, --clip-norm, or check the data"
         )
 
     # --- the training -----------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""This repository's own study: its published numbers, its figures and the pages made of them."""
+"""The study in this repository: published numbers, figures and the pages generated from them."""

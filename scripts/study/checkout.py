@@ -1,4 +1,4 @@
-"""This checkout: where it is, what lies where in it, and at which commit it is."""
+"""This checkout: its root, its paths and its commit."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ FIGURES = Path("docs") / "results"
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The commit of the checkout `root`, with ``-dirty`` behind it if files were changed; None if it is none.
+    """The commit of the checkout `root`, with ``-dirty`` appended if files were changed; None outside a repository.
 
-    The published results do not count: those of one model are often written before those of another.
+    The published results do not count as changes: those of one model are often written before those of another.
     """
 
     def git(*words: str) -> str | None:
         try:
             done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-        except OSError:  # there is no git
+        except OSError:  # git is not installed
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 

@@ -1,4 +1,4 @@
-"""What the commands of the study share: how they end."""
+"""Error handling and exit codes, shared by the commands of the study."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from gpunet.errors import EXIT_INTERRUPTED, GpunetError
 
 
 def run(main: Callable[[], object]) -> NoReturn:
-    """Call `main`, with gpunet's log on stderr, and end the process.
+    """Call `main`, with gpunet's log on stderr, and exit.
 
-    An error of gpunet's becomes one line and its exit code (see :mod:`gpunet.errors`).
+    A gpunet error is reported in one line, with its exit code (see :mod:`gpunet.errors`).
     """
     try:
         with logging_on_stderr(0):
             main()
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept", file=sys.stderr)
+        print("interrupted; completed work is kept", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except GpunetError as error:
         print(f"error: {error}", file=sys.stderr)

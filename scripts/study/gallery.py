@@ -1,6 +1,6 @@
-"""The gallery: tables, figures and conclusions of all declared sweeps, and the confusion of the hybrid.
+"""The gallery: tables, figures and conclusions of all declared sweeps, and the confusion matrix of the hybrid.
 
-python -m scripts.study.gallery    draws the sweeps that have been run, and writes what they say, in docs/results/
+python -m scripts.study.gallery    plots the sweeps that have been run and writes their conclusions, in docs/results/
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ CONFUSION, PER_CLASS, CONCLUSIONS = "hybrid_confusion.csv", "hybrid_per_class.cs
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the gallery, and print what there is.
+    """Write the gallery, and print the files written.
 
-    Raises: as :func:`make_gallery`, and CheckpointError if there is no run of the hybrid.
+    Raises: as :func:`make_gallery`, and CheckpointError if the run of the hybrid does not exist.
     """
     parser = argparse.ArgumentParser(
         prog="python -m scripts.study.gallery",
-        description="Draw the figures of all declared sweeps that have been run, and write what they say in plain "
-        "words. Tables that are in the folder of the results already need no sweep to be run again.",
+        description="Plot all declared sweeps that have been run, and write their conclusions. Sweeps whose tables are "
+        "already in the output folder need not be run again.",
     )
     folders = {
-        "declared": ("scripts/experiments", "declared sweeps"),
-        "sweeps": ("sweeps", "folders of the sweeps that were run"),
-        "out": ("docs/results", "where the results go"),
+        "declared": ("scripts/experiments", "folder of the sweep declarations"),
+        "sweeps": ("sweeps", "folder of the sweeps that were run"),
+        "out": ("docs/results", "output folder"),
     }
     for name, (default, what) in folders.items():
         parser.add_argument(f"--{name}", metavar="DIR", type=Path, default=default, help=f"{what} (default: {default})")
     parser.add_argument(
-        "--hybrid", metavar="RUN_DIR", help="finished run of a hybrid, whose confusion matrix and metrics are shown"
+        "--hybrid", metavar="RUN_DIR", help="finished run of a hybrid, for its confusion matrix and metrics"
     )
     args = parser.parse_args(argv)
     hybrid = existing_run(args.hybrid) if args.hybrid is not None else None
@@ -75,16 +75,16 @@ class Gallery:
 
 
 def make_gallery(declared: Path, sweeps: Path, out: Path, *, hybrid: Path | None = None) -> Gallery:
-    """Write the tables, figures and conclusions of all sweeps that are declared in `declared` into `out`.
+    """Write the tables, figures and conclusions of all sweeps declared in `declared` to `out`.
 
-    A table is taken from the sweep's folder in `sweeps`, else from `out` itself: the figures can be drawn again where
-    the sweeps were not run. ``mlp_experiments``, ``cnn_experiments`` and ``hybrid_experiments`` (PNG, and CSV with mean
-    and spread of each value) show all sweeps of a kind; the last one also the confusion matrix of the hybrid in the run
-    folder `hybrid`, or that of ``hybrid_confusion.csv`` in `out`.
+    A table is read from the sweep's folder in `sweeps`, else from `out` itself, so that the figures can be redrawn
+    without running the sweeps. ``mlp_experiments``, ``cnn_experiments`` and ``hybrid_experiments`` (PNG, and CSV with
+    mean and spread of each value) show all sweeps of a kind of model; the last also shows the confusion matrix of the
+    hybrid in the run folder `hybrid`, or else that in ``hybrid_confusion.csv`` in `out`.
 
     Raises:
-        ConfigError: a declaration is wrong. DataError: a table is none, or is of another declaration.
-        CheckpointError: `hybrid` is no run folder with test predictions.
+        ConfigError: a declaration is invalid. DataError: a table is invalid, or belongs to another declaration.
+        CheckpointError: `hybrid` is not a run folder with test predictions.
         OutputError: a file cannot be written.
     """
     make_folder(out)
@@ -118,7 +118,7 @@ def make_gallery(declared: Path, sweeps: Path, out: Path, *, hybrid: Path | None
 
 
 def _rows(sweep: Sweep, folder: Path, out: Path) -> list[Row] | None:
-    """The rows of the sweep's own folder, or of the gallery's; None if there are none."""
+    """The rows from the sweep's own folder, else from the gallery's; None if there are none."""
     source = folder / TABLE
     if source.exists():
         try:
@@ -127,7 +127,7 @@ def _rows(sweep: Sweep, folder: Path, out: Path) -> list[Row] | None:
             raise DataError(f"cannot read {folder / DECLARATION}: {error.strerror or error}") from error
         if tomllib.loads(text) != tomllib.loads(sweep.text):
             raise DataError(
-                f"{source} is of another version of the sweep {sweep.name}: run gpunet sweep again, which keeps "
+                f"{source} belongs to another version of the sweep {sweep.name}: run gpunet sweep again, which keeps "
                 "the trials whose settings are the same"
             )
     else:
@@ -166,7 +166,7 @@ def _overview(kind: str, found: Sequence[tuple[Sweep, list[Row]]], out: Path) ->
 
 
 def _save_confusion(run_dir: Path, out: Path) -> list[Path]:
-    """The confusion of the test images by the model in `run_dir`, and what it is of each class, as CSV."""
+    """Write the test confusion matrix of the model in `run_dir` and its per-class metrics, as CSV."""
     path = run_dir / PREDICTIONS
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -195,7 +195,7 @@ def _load_confusion(out: Path) -> tuple[list[str], np.ndarray] | None:
             header, *rows = list(csv.reader(file))
         matrix = np.array([row[1:] for row in rows], np.int64)
         if header[1:] != [row[0] for row in rows] or matrix.shape != (len(rows), len(rows)):
-            raise ValueError("rows and columns are not the same classes")
+            raise ValueError("rows and columns have different classes")
     except (OSError, ValueError, IndexError) as error:
         raise DataError(f"{path} is not a confusion matrix: {error}") from error
     return header[1:], matrix

@@ -1,10 +1,10 @@
 """Publish the test accuracy of a preset over its seeds.
 
-python -m scripts.study.publish mlp            trains what is missing, as gpunet reproduce does, and writes
+python -m scripts.study.publish mlp            trains missing runs, as gpunet reproduce does, and writes
                                                gpunet/experiments/published.json
 python -m scripts.study.publish mlp --refit    adds the same preset, trained on the validation images as well
 
-`python -m scripts.study.readme` then brings the numbers into the README.
+`python -m scripts.study.readme` then updates the README.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ from scripts.study.command import run
 
 
 def main(argv: Sequence[str] | None = None, *, root: Path = ROOT) -> None:
-    """Train what is missing, print what was found, and write it into the checkout `root`.
+    """Train missing runs, print the results, and write them to the checkout `root`.
 
     Raises: as :func:`gpunet.experiments.reproduce.reproduce`, :func:`published_of` and :func:`save_published`.
     """
     parser = argparse.ArgumentParser(
         prog="python -m scripts.study.publish",
-        description="Publish the test accuracy of a preset over its seeds: train what is missing, as gpunet reproduce "
+        description="Publish the test accuracy of a preset over its seeds: train missing runs, as gpunet reproduce "
         f"does, and write {PUBLISHED.as_posix()}.",
     )
     parser.add_argument("kind", choices=list(MODELS))
-    parser.add_argument("--refit", action="store_true", help="learn from the validation images as well")
+    parser.add_argument("--refit", action="store_true", help="train on the validation images as well")
     parser.add_argument("--seeds", metavar="N", type=_count, help="seeds 0 to N-1 (default: as published)")
     parser.add_argument("--preset", choices=list(PRESETS), help="default: the published one, else best")
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, default="runs/reproduce", help="the run folders (default: %(default)s)"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default="runs/reproduce",
+        help="parent of the run folders (default: %(default)s)",
     )
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda or cuda:N (default: GPUNET_DEVICE, else auto)")
     args = parser.parse_args(argv)
@@ -60,10 +64,10 @@ def main(argv: Sequence[str] | None = None, *, root: Path = ROOT) -> None:
 
 
 def published_of(found: Reproduction, before: Published | None, commit: str | None) -> Published:
-    """`found`, made at `commit`, as an entry of the published results; a refit is added to the entry `before`.
+    """`found`, trained at `commit`, as an entry of the published results; a refit is added to the entry `before`.
 
     Raises:
-        ConfigError: a refit whose preset is not the published one.
+        ConfigError: the preset of a refit is not the published one.
     """
     tta_mean = statistics.fmean(found.tta) if found.tta else None
     if found.refit:

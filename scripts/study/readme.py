@@ -1,6 +1,6 @@
-"""The README's table of results, made from the published ones.
+"""The README's table of results, generated from the published ones.
 
-python -m scripts.study.readme    writes it between the two comments in README.md
+python -m scripts.study.readme    writes it between the two marker comments in README.md
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ START, END = "<!-- results: written by python -m scripts.study.readme -->", "<!-
 CAPTIONS = {
     "mlp_experiments.png": "Experiments with the MLP",
     "cnn_experiments.png": "Experiments with the CNN",
-    "hybrid_experiments.png": "Experiments with the hybrid, its confusion matrix and its metrics of each class",
+    "hybrid_experiments.png": "Experiments with the hybrid, its confusion matrix and its per-class metrics",
 }
 
 
@@ -28,7 +28,7 @@ def main(root: Path = ROOT) -> None:
     """Fill the README of the checkout `root`.
 
     Raises:
-        DataError: the README does not hold the markers, or the published results are damaged.
+        DataError: the README lacks the markers, or the published results are damaged.
         OutputError: it cannot be written.
     """
     page = root / "README.md"
@@ -40,18 +40,18 @@ def fill_readme(text: str, results: Mapping[str, Published], folder: Path | None
     """The README `text` with :func:`results_table` between its markers.
 
     Raises:
-        DataError: the markers are not there, once each and in their order.
+        DataError: the text does not contain each marker exactly once, in order.
     """
     return fill(text, START, END, results_table(results, folder))
 
 
 def results_table(results: Mapping[str, Published], folder: Path | None = None) -> str:
-    """The README's lines about `results`, as Markdown: the table and, of the figures in `folder`, those that exist."""
+    """The README's section on `results`, as Markdown: the table, and those of the figures that exist in `folder`."""
     if not results:
         return "Means over several seeds are not published yet."
     lines = [
-        "| model | parameters | test accuracy | seeds | 95 % interval | with mirror images | learnt from all 60,000 | "
-        "to reproduce |",
+        "| model | parameters | test accuracy | seeds | 95 % interval | with flip TTA | trained on all 60,000 | "
+        "command |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind, model in MODELS.items():
@@ -72,8 +72,9 @@ def results_table(results: Mapping[str, Published], folder: Path | None = None) 
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        "Test accuracy in percent: mean and standard deviation over the seeds, single pass, at the epoch that the "
-        "validation images chose. The interval is Wilson's for the 10,000 test images. " + _devices(results),
+        "Test accuracy in percent: mean and standard deviation over the seeds, single pass, at the epoch with the best "
+        "validation accuracy. The interval is the Wilson interval for the 10,000 test images. Flip TTA averages the "
+        "predictions for an image and its mirror image. " + _devices(results),
     ]
     for file, text in CAPTIONS.items():
         if folder is not None and (folder / file).exists():
@@ -94,7 +95,7 @@ def _refit(entry: Published) -> str:
 
 
 def _devices(results: Mapping[str, Published]) -> str:
-    """Where and from which commit; with the models' names where these are not the same of all."""
+    """Device and commit; with the models' names if these differ between models."""
     made: dict[tuple[str, str | None], list[str]] = {}
     for kind, model in MODELS.items():
         if kind in results:
@@ -103,7 +104,7 @@ def _devices(results: Mapping[str, Published]) -> str:
     for (device, commit), names in made.items():
         of = f" ({', '.join(names)})" if len(made) > 1 else ""
         places.append(f"{device}{f', commit {commit[:12]}' if commit else ''}{of}")
-    return f"Made on {'; '.join(places)}."
+    return f"Trained on {'; '.join(places)}."
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_without_a_common_peer_the_time_counts() -> None:
 def test_only_more_than_a_tenth_is_flagged() -> None:
     assert not change(relu(1.0), relu(1.1)).slower and change(relu(1.0), relu(1.11)).slower
     table = compare.table([change(relu(1.0), relu(1.1)), change(relu(1.0), relu(1.11))]).splitlines()
-    assert [line.count("times slower") for line in table] == [0, 0, 0, 1] and "1.11 times slower" in table[3]
+    assert [line.count("x slower") for line in table] == [0, 0, 0, 1] and "1.11x slower" in table[3]
 
 
 def test_the_command(tmp_path: Path, capsys: Any) -> None:
@@ -51,7 +51,7 @@ def test_the_command(tmp_path: Path, capsys: Any) -> None:
     found = samples.report("bench", slow[5:], "2026-01-03T00:00:00Z", machine=elsewhere, versions={"numpy": "3"})
     compare.main([str(samples.write(tmp_path, found)), "--against", str(old)])
     out = capsys.readouterr().out
-    assert "| relu   | 8              | forward   |" in out and "1.25 times slower" in out
+    assert "| relu   | 8              | forward   |" in out and "1.25x slower" in out
     assert "old: bench-2026-01-02.json, 2026-01-02; new: 2026-01-03; 2 ops in both" in out
     assert "the machines differ" in out and "versions differ: numpy\n" in out
     assert "not in the new run: conv2d conv1-1x32@28 forward\n" in out
@@ -74,13 +74,13 @@ def test_the_last_committed_result_is_run_against(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(compare, "ROOT", tmp_path)
     compare.main([])
     assert asked == [(4, 2, "")]  # the old file's batch and threads
-    assert "2.00 times slower" in capsys.readouterr().out
+    assert "2.00x slower" in capsys.readouterr().out
     assert len(list((tmp_path / ".benchmarks").glob("bench-*.json"))) == 1
 
 
 def test_nothing_to_compare_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "committed", list)
-    with pytest.raises(DataError, match=r"no result of the op benchmarks is committed in .*: run make bench and"):
+    with pytest.raises(DataError, match=r"no committed result of the op benchmarks in .*: run make bench and"):
         compare.main([])
     ours = samples.write(tmp_path, samples.report("bench", relu(1.0)))
     race = samples.write(tmp_path, samples.report("race", []))

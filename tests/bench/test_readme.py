@@ -53,7 +53,7 @@ def test_the_newest_file_of_each_kind(tmp_path: Path) -> None:
         ("CNN, training", "512", "gpunet", "1,234"),
     }
     assert not any("pytorch eager NCHW" in row for row in rows)
-    assert "in each of 3 cases, in 1 of which gpunet is slower:" in text
+    assert "in 3 cases, in 1 of which gpunet is slower:" in text
     place = "Measured on 2026-01-02 on Some CPU (AVX2), 2 cores, 2 threads, 8.0 GB, no GPU; python 3.12.1, numpy 2.4.0;"
     assert text.count(place) == 4 and "(`bench/results/race-2026-01-02.json`)" in text
 
@@ -66,7 +66,7 @@ def test_filling() -> None:
 
 
 def test_without_the_comments() -> None:
-    with pytest.raises(DataError, match="must hold the two lines"):
+    with pytest.raises(DataError, match="must contain the two lines"):
         readme.filled(readme.BEGIN, "")
 
 

@@ -57,7 +57,7 @@ def test_the_newest_of_a_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[1, 2]", '{"kind": "race"}', json.dumps(samples.report("unheard", []))])
 def test_no_result_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "race-1.json").write_text(text)
-    with pytest.raises(DataError, match=r"race-1\.json (cannot be read as a|is no) result file"):
+    with pytest.raises(DataError, match=r"race-1\.json (cannot be read as a|is not a) result file"):
         results.load(tmp_path / "race-1.json")
 
 

@@ -57,7 +57,7 @@ def test_pool_after() -> None:
     shapes = [model.extract_features(x, f"block{number}").shape[1:3] for number in (1, 2, 3, 4)]
     assert shapes == [(8, 8), (4, 4), (4, 4), (2, 2)]
     assert model.extract_features(x).shape == (2, 12)
-    with pytest.raises(ConfigError, match=r"pool_after \(2, 5\) does not fit pooling 'max' of 4 blocks"):
+    with pytest.raises(ConfigError, match=r"pool_after \(2, 5\) does not fit pooling 'max' with 4 blocks"):
         CNN((8, 8, 3), 4, (4, 6, 8, 12), pool_after=(2, 5))
     with pytest.raises(ConfigError, match="does not fit pooling 'none'"):
         CNN((8, 8, 3), 4, (4, 6, 8, 12), pooling="none", pool_after=(1,))

@@ -179,5 +179,7 @@ def test_bad_arguments_are_refused(make, message):
 @pytest.mark.parametrize("shape", [(), (3,), (3, 3, 4), (0, 4)])
 @pytest.mark.parametrize("initializer", [init.He(), init.Xavier()])
 def test_shapes_without_fans_are_refused(initializer, shape):
-    with pytest.raises(ShapeError, match=r"a weight must have shape \(in, out\) or \(KH, KW, C_in/groups, C_out\)"):
+    with pytest.raises(
+        ShapeError, match=r"fan in and fan out need a weight of shape \(in, out\) or \(KH, KW, C_in/groups, C_out\)"
+    ):
         initializer(shape, STREAM)

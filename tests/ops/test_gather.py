@@ -258,11 +258,23 @@ FEATURES = np.zeros((N, 3), np.float32)
             {"images": U8.astype(np.int64)},
         ),
         (ShapeError, r"features must have shape \(n, F\) or \(n, H, W, C\), got \(5,\)", {"images": np.zeros(N)}),
-        (ConfigError, "float32 features can be neither augmented nor scaled", {"images": FEATURES, "flip": True}),
-        (ConfigError, "float32 features can be neither", {"images": FEATURES, "shift": 1}),
-        (ConfigError, "float32 features can be neither", {"images": FEATURES, "cutout": 1}),
-        (ConfigError, "float32 features can be neither", {"images": FEATURES, "scale": np.ones(3, np.float32)}),
-        (ConfigError, "float32 features can be neither", {"images": FEATURES, "offset": np.ones(3, np.float32)}),
+        (
+            ConfigError,
+            "only uint8 images can be augmented or scaled, got float32 features",
+            {"images": FEATURES, "flip": True},
+        ),
+        (ConfigError, "only uint8 images can be augmented or scaled", {"images": FEATURES, "shift": 1}),
+        (ConfigError, "only uint8 images can be augmented or scaled", {"images": FEATURES, "cutout": 1}),
+        (
+            ConfigError,
+            "only uint8 images can be augmented or scaled",
+            {"images": FEATURES, "scale": np.ones(3, np.float32)},
+        ),
+        (
+            ConfigError,
+            "only uint8 images can be augmented or scaled",
+            {"images": FEATURES, "offset": np.ones(3, np.float32)},
+        ),
         (ShapeError, r"labels must have shape \(5,\), got \(4,\)", {"labels": np.zeros(4, np.int64)}),
         (DTypeError, "labels must be integers, got float64", {"labels": np.zeros(N)}),
         (ShapeError, r"order must have 1 dimensions \(m,\), got shape \(5, 1\)", {"order": np.zeros((N, 1), np.int64)}),
@@ -274,7 +286,7 @@ FEATURES = np.zeros((N, 3), np.float32)
         (ConfigError, "start must be between 0 and 1, got 2", {"start": 2}),
         (ConfigError, "start must be between 0 and 1, got 2", {"start": np.array([2])}),
         (ConfigError, "start must be between 0 and 1, got -1", {"start": np.array([-1])}),
-        (ShapeError, r"start must be an integer or an array of one element, got shape \(2,\)", {"start": np.arange(2)}),
+        (ShapeError, r"start must be an integer or a one-element array, got shape \(2,\)", {"start": np.arange(2)}),
         (DTypeError, "step must be an integer, got an array of float64", {"step": np.zeros(1)}),
         (ConfigError, "step must be between 0 and 4294967295, got -1", {"step": -1}),
         (ConfigError, "seed must be between 0 and", {"seed": 2**64}),
@@ -287,7 +299,7 @@ FEATURES = np.zeros((N, 3), np.float32)
             {"scale": np.ones(2, np.float32)},
         ),
         (ShapeError, r"offset must have shape", {"offset": np.ones((1, 1, 1), np.float32)}),
-        (DTypeError, "scale must be float32 as the batch, got float64", {"scale": np.ones((1, 1, 2))}),
+        (DTypeError, "scale must be float32 like the batch, got float64", {"scale": np.ones((1, 1, 2))}),
     ],
 )
 def test_bad_arguments_are_refused(error, message, change):
@@ -300,7 +312,8 @@ def test_two_devices_are_refused(monkeypatch):
     class Elsewhere(np.ndarray):
         pass
 
-    other = backend.Backend(device="elsewhere", xp=np, implementation="cpu")
+    other = backend.CpuBackend()
+    other.device = "elsewhere"
     monkeypatch.setitem(backend._array_types, Elsewhere, lambda array: other)
     for name, array in (("order", np.arange(3)), ("start", np.zeros(1, np.int64)), ("step", np.zeros(1, np.int64))):
         arguments = {"images": U8, "labels": np.zeros(N, np.int64), "order": np.arange(3), "start": 0, "size": 2}

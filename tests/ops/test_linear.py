@@ -121,7 +121,7 @@ def test_products_of_several_pieces_have_the_same_bits_on_any_number_of_threads(
 
 def test_bad_input() -> None:
     x, weight = np.ones((2, 3)), np.ones((3, 4))
-    with pytest.raises(ShapeError, match="must end in the 3 inputs"):
+    with pytest.raises(ShapeError, match="last axis of x must have the 3 inputs"):
         linear(np.ones((2, 4)), weight)
     with pytest.raises(ShapeError, match="weight must have 2 dimensions"):
         linear(x, np.ones(3))
@@ -131,7 +131,7 @@ def test_bad_input() -> None:
         linear_backward(np.ones((2, 3)), x, weight)
     with pytest.raises(ShapeError, match="y must have shape"):
         linear_backward(np.ones((2, 4)), x, weight, y=np.ones((2, 3)))
-    with pytest.raises(DTypeError, match="one dtype"):
+    with pytest.raises(DTypeError, match="dtypes must match"):
         linear(x, weight.astype(np.float32))
     with pytest.raises(DTypeError, match="numpy or cupy"):
         linear([[1.0, 2.0, 3.0]], weight)

@@ -335,9 +335,9 @@ def test_bad_input() -> None:
         sgd(p, g, m, lr=0.1, momentum=2)
     with pytest.raises(ConfigError, match=r"lr must be in \[0, inf\], got -0.1"):
         sgd(p, g, None, lr=-0.1)
-    with pytest.raises(ConfigError, match=r"scale must be a number or an array of one element, got '1'"):
+    with pytest.raises(ConfigError, match=r"scale must be a number or a one-element array, got '1'"):
         sgd(p, g, None, lr=0.1, scale="1")
-    with pytest.raises(ShapeError, match=r"lr must be a number or an array of one element, got shape \(2,\)"):
+    with pytest.raises(ShapeError, match=r"lr must be a number or a one-element array, got shape \(2,\)"):
         sgd(p, g, None, lr=np.ones(2))
     with pytest.raises(DTypeError, match=r"scale must be a number or an array of float32 or float64, got .* int64"):
         sgd(p, g, None, lr=0.1, scale=np.array(1))

@@ -182,7 +182,7 @@ def test_check_scalar():
     assert random.check_scalar("step", array) is array
     with pytest.raises(ConfigError, match="step must be between 0 and 4294967295, got 4294967296"):
         random.check_scalar("step", 2**32)
-    with pytest.raises(ShapeError, match=r"step must be an integer or an array of one element, got shape \(2,\)"):
+    with pytest.raises(ShapeError, match=r"step must be an integer or a one-element array, got shape \(2,\)"):
         random.check_scalar("step", np.zeros(2, np.int64))
     with pytest.raises(DTypeError, match="step must be an integer, got an array of float64"):
         random.check_scalar("step", np.zeros(1))

@@ -204,9 +204,9 @@ def test_state_survives_json(name: str) -> None:
 
 def test_state_of_another_schedule() -> None:
     plateau, cosine = schedules.create("plateau", **OPTIONS), schedules.create("cosine", **OPTIONS)
-    with pytest.raises(CheckpointError, match=r"schedule has no state, ReduceOnPlateau has lr, best, bad_epochs"):
+    with pytest.raises(CheckpointError, match=r"schedule has state none, ReduceOnPlateau has lr, best, bad_epochs"):
         plateau.load_state(cosine.state())
-    with pytest.raises(CheckpointError, match=r"schedule has bad_epochs, best, lr, Cosine has none: resume"):
+    with pytest.raises(CheckpointError, match=r"schedule has state bad_epochs, best, lr, Cosine has none: resume"):
         cosine.load_state(plateau.state())
 
 

@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from sklearn.decomposition import PCA
-from sklearn.metrics import precision_recall_fscore_support
 
 from gpunet.errors import DataError, OutputError, ShapeError
-from gpunet.report import figures, metrics
+from gpunet.report import figures
 from tests.filesystem import largest_file, read_only_folder
 from tests.support import assert_close, saved_figures
 
@@ -54,33 +52,6 @@ def pictures(figure: Figure) -> list[np.ndarray]:
         assert not any(box.overlaps(other) for other in boxes[:place])
     order = sorted(range(len(boxes)), key=lambda place: (-round(boxes[place].y0 + boxes[place].y1), boxes[place].x0))
     return [np.asarray(images[place].get_array()) for place in order]
-
-
-class TestPerClassTable:
-    def test_by_hand(self) -> None:
-        table = metrics.per_class_table(MATRIX)
-        assert [row.label for row in table] == [0, 1, 2] and [row.support for row in table] == [10, 5, 10]
-        assert table[0].precision == 8 / 12 and table[0].recall == 8 / 10 and table[0].f1 == 16 / 22
-        assert table[1].precision == 5 / 8 and table[1].recall == 1.0
-        assert table[2] == (2, 4 / 5, 4 / 10, 8 / 15, 10)
-
-    @pytest.mark.parametrize("seed", range(5))
-    def test_against_scikit_learn(self, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        labels, predictions = rng.integers(0, 7, (2, 60))
-        labels[labels == 3] = 4  # a class without images
-        predictions[predictions == 5] = 6  # and one that is never predicted
-        matrix = np.zeros((8, 8), np.int64)  # and one without both
-        np.add.at(matrix, (labels, predictions), 1)
-        expected = precision_recall_fscore_support(labels, predictions, labels=range(8), zero_division=0.0)
-        table = metrics.per_class_table(matrix)
-        for place, name in enumerate(("precision", "recall", "f1", "support")):
-            assert_close(np.array([getattr(row, name) for row in table], float), expected[place].astype(float))
-
-    @pytest.mark.parametrize("matrix", [np.zeros((2, 3)), np.zeros(4), np.zeros((0, 0))])
-    def test_not_square(self, matrix: np.ndarray) -> None:
-        with pytest.raises(ShapeError, match=r"expected a square confusion matrix \(true, predicted\), got shape \("):
-            metrics.per_class_table(matrix)
 
 
 def history(epochs: int) -> list[dict[str, Any]]:
@@ -352,15 +323,6 @@ class TestConfidentMistakes:
 
 
 class TestFeatureMap:
-    def test_plane_against_scikit_learn(self) -> None:
-        points = RNG.standard_normal((200, 6)) * np.array([1, 5, 0.3, 3, 0.1, 2]) + 7
-        plane, shares = metrics.principal_plane(points)
-        oracle = PCA(2, svd_solver="full").fit(points)
-        expected = oracle.transform(points)
-        signs = np.sign(oracle.components_[range(2), np.abs(oracle.components_).argmax(axis=1)])
-        assert_close(plane, expected * signs, terms=200)
-        assert_close(shares, oracle.explained_variance_ratio_, terms=200)
-
     @pytest.mark.parametrize("shape", [(30, 1), (30, 2, 2, 3), (1, 4), (2, 60)])
     def test_shapes(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         features = RNG.standard_normal(shape).astype(np.float32)

@@ -9,10 +9,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from sklearn.decomposition import PCA
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+from sklearn.metrics import precision_recall_fscore_support
 
 from gpunet.errors import ConfigError, ShapeError
-from gpunet.report.metrics import calibration, confusion_matrix, mcnemar, wilson_interval
+from gpunet.report.metrics import (
+    calibration,
+    confusion_matrix,
+    mcnemar,
+    per_class_table,
+    principal_plane,
+    wilson_interval,
+)
+from tests.support import assert_close
 
 
 def test_wilson_interval_by_hand() -> None:
@@ -160,3 +170,43 @@ def test_mcnemar_by_the_binomial_distribution(only_first: int, only_second: int)
 def test_mcnemar_refuses_other_shapes() -> None:
     with pytest.raises(ShapeError, match=r"two arrays of the same shape \(N,\), got \(2,\) and \(3,\)"):
         mcnemar(np.ones(2, bool), np.ones(3, bool))
+
+
+MATRIX = np.array([[8, 1, 1], [0, 5, 0], [4, 2, 4]])
+
+
+class TestPerClassTable:
+    def test_by_hand(self) -> None:
+        table = per_class_table(MATRIX)
+        assert [row.label for row in table] == [0, 1, 2] and [row.support for row in table] == [10, 5, 10]
+        assert table[0].precision == 8 / 12 and table[0].recall == 8 / 10 and table[0].f1 == 16 / 22
+        assert table[1].precision == 5 / 8 and table[1].recall == 1.0
+        assert table[2] == (2, 4 / 5, 4 / 10, 8 / 15, 10)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_against_scikit_learn(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        labels, predictions = rng.integers(0, 7, (2, 60))
+        labels[labels == 3] = 4  # a class without images
+        predictions[predictions == 5] = 6  # and one that is never predicted
+        matrix = np.zeros((8, 8), np.int64)  # and one without both
+        np.add.at(matrix, (labels, predictions), 1)
+        expected = precision_recall_fscore_support(labels, predictions, labels=range(8), zero_division=0.0)
+        table = per_class_table(matrix)
+        for place, name in enumerate(("precision", "recall", "f1", "support")):
+            assert_close(np.array([getattr(row, name) for row in table], float), expected[place].astype(float))
+
+    @pytest.mark.parametrize("matrix", [np.zeros((2, 3)), np.zeros(4), np.zeros((0, 0))])
+    def test_not_square(self, matrix: np.ndarray) -> None:
+        with pytest.raises(ShapeError, match=r"expected a square confusion matrix \(true, predicted\), got shape \("):
+            per_class_table(matrix)
+
+
+def test_plane_against_scikit_learn() -> None:
+    points = np.random.default_rng(0).standard_normal((200, 6)) * np.array([1, 5, 0.3, 3, 0.1, 2]) + 7
+    plane, shares = principal_plane(points)
+    oracle = PCA(2, svd_solver="full").fit(points)
+    expected = oracle.transform(points)
+    signs = np.sign(oracle.components_[range(2), np.abs(oracle.components_).argmax(axis=1)])
+    assert_close(plane, expected * signs, terms=200)
+    assert_close(shares, oracle.explained_variance_ratio_, terms=200)

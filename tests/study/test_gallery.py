@@ -70,7 +70,7 @@ def test_conclusions_in_words(sweep: Sweep) -> None:
         "| gelu | 90.50 | 0.71 | 2 | **+5.50** |",
     ]
     assert lines[10] == (
-        "Highest: **gelu**, 90.50 %. Clearly better than activation relu: gelu (+5.50). "
+        "Highest mean **gelu**, 90.50 %. Clearly better than activation relu: gelu (+5.50). "
         "No clear difference from activation relu: tanh (-4.00)."
     )
 
@@ -80,26 +80,28 @@ def test_conclusions_are_careful(sweep: Sweep) -> None:
         return section(sweep, rows_of(sweep, accuracies))[-1]
 
     near = answer({"tanh": (0.80, 0.82), "relu": (0.84, 0.86), "gelu": (0.83, 0.89)})
-    assert near == "Highest: **gelu**, 86.00 %. No clear difference from activation relu: tanh (-4.00); gelu (+1.00)."
+    assert (
+        near == "Highest mean **gelu**, 86.00 %. No clear difference from activation relu: tanh (-4.00); gelu (+1.00)."
+    )
     best = answer({"tanh": (0.80, 0.82), "relu": (0.94, 0.96), "gelu": (0.93, 0.95)})
     assert best.startswith(
-        "Highest: **relu**, 95.00 %, the reference. Clearly worse than activation relu: tanh (-14.00)."
+        "Highest mean **relu**, 95.00 % (the reference). Clearly worse than activation relu: tanh (-14.00)."
     )
     same = answer({"tanh": (0.8, 0.8), "relu": (0.9, 0.9), "gelu": (0.9, 0.9)})
     assert same.endswith(
         "Clearly worse than activation relu: tanh (-10.00). No clear difference from activation relu: gelu (+0.00)."
     )
     one = section(sweep, rows_of(sweep, {"relu": (0.8,), "gelu": (0.9,)}))
-    assert one[-1] == "Highest: **gelu**, 90.00 %. With one seed, no difference can be called clear."
+    assert one[-1] == "Highest mean **gelu**, 90.00 %. With a single seed, no difference can be called clear."
     assert "4 of its 6 trials have not been run yet." in one
     lost = section(sweep, rows_of(sweep, {"tanh": (None, None), "relu": (0.8, None), "gelu": (0.9, 0.9)}))
     assert "| tanh | failed | | | |" in lost and "| relu (1 failed) | 80.00 |  | 1 | reference |" in lost
     # where relu failed, gelu does without the same seed
-    assert lost[-1].endswith("no difference can be called clear. It could not be trained with tanh.")
+    assert lost[-1].endswith("no difference can be called clear. Training failed with tanh.")
     assert "| gelu | 90.00 |  | 1 | +10.00 |" in lost
-    assert answer({"relu": (None, None)}) == "It could not be trained with relu."
+    assert answer({"relu": (None, None)}) == "Training failed with relu."
     unknown = answer({"relu": (None, None), "tanh": (0.8, 0.8), "gelu": (0.9, 0.9)})
-    assert unknown == "Highest: **gelu**, 90.00 %. It could not be trained with relu."
+    assert unknown == "Highest mean **gelu**, 90.00 %. Training failed with relu."
 
 
 def test_conclusions_of_two_axes(tmp_path: Path) -> None:
@@ -122,11 +124,11 @@ def test_conclusions_of_two_axes(tmp_path: Path) -> None:
         "| relu | 50.00 |  |",
     ]
     assert lines[-7:-1:2] == [
-        "With activation tanh, dropout: Highest: **0.2**, 90.00 %, the reference. "
+        "dropout, with activation tanh: Highest mean **0.2**, 90.00 % (the reference). "
         "No clear difference from dropout 0.2: 0 (-15.00).",
-        "With activation relu, dropout: Highest: **0**, 50.00 %.",
+        "dropout, with activation relu: Highest mean **0**, 50.00 %.",
         # where relu failed, tanh does without the same seed and dropout: (0.7 + 0.9) / 2 and 0.9
-        "activation, averaged over dropout: Highest: **tanh**, 85.00 %. "
+        "activation, averaged over dropout: Highest mean **tanh**, 85.00 %. "
         "No clear difference from activation relu: tanh (+35.00).",
     ]
     assert lines[-1] == "The best combination was activation tanh, dropout 0.2: 90.00 % over 2 seeds."
@@ -162,7 +164,7 @@ def test_gallery(
     assert (out / "mlp_activations.csv").read_bytes() == (folder / "table.csv").read_bytes()
     page = (out / "conclusions.md").read_text()
     assert "\n## MLP" in page and "CNN" not in page
-    assert "- Which activation? Highest: **gelu**, 90.50 %. Clearly better" in page[: page.index("## MLP")]
+    assert "- Which activation? Highest mean **gelu**, 90.50 %. Clearly better" in page[: page.index("## MLP")]
     with (out / "mlp_experiments.csv").open(newline="") as file:
         gelu = list(csv.DictReader(file))[2]
     assert gelu == {
@@ -183,7 +185,9 @@ def test_tables_that_do_not_belong(declared: Path, sweep: Sweep, tmp_path: Path)
     folder.mkdir(parents=True)
     write_table(folder / "table.csv", ["activation"], rows_of(sweep, ACCURACIES))
     (folder / "sweep.toml").write_text(DECLARATION.replace('"gelu"', '"gelu_tanh"'))
-    with pytest.raises(DataError, match="is of another version of the sweep mlp_activations: run gpunet sweep again"):
+    with pytest.raises(
+        DataError, match="belongs to another version of the sweep mlp_activations: run gpunet sweep again"
+    ):
         make_gallery(declared, tmp_path / "sweeps", out)
     (folder / "table.csv").unlink()
     write_table(out / "mlp_activations.csv", ["dropout"], [])

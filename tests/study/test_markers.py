@@ -17,5 +17,5 @@ def test_filling() -> None:
 
 @pytest.mark.parametrize("page", ["", "<a>", "<b>", "<b><a>", "<a><a><b>", "<a><b><b>", "<a><b><a><b>"])
 def test_without_the_markers(page: str) -> None:
-    with pytest.raises(DataError, match="must hold the two lines '<a>' and '<b>', once each and in this order"):
+    with pytest.raises(DataError, match="must contain the two lines '<a>' and '<b>', once each and in this order"):
         fill(page, "<a>", "<b>", "")

@@ -27,14 +27,14 @@ def test_table(tmp_path: Path) -> None:
     )
     assert lines[5] == "| CNN | 109,386 | 94.00 | 1 | 89.92-91.07 |  | 94.50 +- 0.10 | `gpunet reproduce cnn` |"
     later = fill_readme(text, {"mlp": MLP, "cnn": replace(CNN, commit="f" * 16), "hybrid": MLP}, tmp_path)
-    assert "Made on some CPU, commit 0123456789ab (MLP, hybrid); some CPU, commit ffffffffffff (CNN)." in later
+    assert "Trained on some CPU, commit 0123456789ab (MLP, hybrid); some CPU, commit ffffffffffff (CNN)." in later
     once = replace(MLP, refit_mean=0.9071, refit_std=None, refit_seeds=1)
     assert "| 90.71 (1 seed) |" in fill_readme(text, {"mlp": once}, tmp_path)
     assert "| 90.71 +- 0.10 (3 seeds) |" in fill_readme(
         text, {"mlp": replace(once, refit_std=0.001, refit_seeds=3)}, tmp_path
     )
     assert "| 90.71 +- 0.10 |" in fill_readme(text, {"mlp": replace(once, refit_std=0.001, refit_seeds=5)}, tmp_path)
-    assert "Made on some CPU, commit 0123456789ab." in text
+    assert "Trained on some CPU, commit 0123456789ab." in text
     assert "![Experiments with the CNN](docs/results/cnn_experiments.png)" in text and "mlp_experiments" not in text
     assert fill_readme(text, {"cnn": CNN, "mlp": MLP}, tmp_path) == text
     assert "not published yet" in fill_readme(text, {}, tmp_path)
@@ -54,5 +54,5 @@ def test_the_command(tmp_path: Path) -> None:
     main(tmp_path)
     assert "| MLP | 109,386 | 90.51 +- 0.12 |" in page.read_text() and page.read_text().startswith("above\n")
     page.write_text("no markers\n")
-    with pytest.raises(DataError, match="the page must hold the two lines"):
+    with pytest.raises(DataError, match="the page must contain the two lines"):
         main(tmp_path)

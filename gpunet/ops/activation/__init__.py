@@ -1,6 +1,6 @@
-"""Activation functions, element by element, for arrays of any shape.
+"""Element-wise activation functions for arrays of any shape.
 
-Semantics are PyTorch's, also at the kinks and for values that are not finite: NaN gives NaN.
+Semantics are PyTorch's, including at kinks and for non-finite values: NaN gives NaN.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _check_approximate(approximate: str) -> str:
 
 
 def relu(x: Array) -> Array:
-    """``max(x, 0)``, as a new array of the shape and dtype of `x` (float32 or float64).
+    """``max(x, 0)``, as a new array with the shape and dtype of `x` (float32 or float64).
 
     Raises:
         DTypeError: `x` is neither float32 nor float64.
@@ -46,7 +46,7 @@ def relu(x: Array) -> Array:
 
 
 def relu_backward(dy: Array, x: Array) -> Array:
-    """Gradient of :func:`relu`: `dy` where ``x > 0``, else 0. The output of relu may stand in for `x`.
+    """Gradient of :func:`relu`: `dy` where ``x > 0``, else 0. The output of relu may be passed as `x`.
 
     Raises:
         ShapeError, DTypeError, DeviceError: `dy` and `x` do not fit each other.
@@ -56,7 +56,7 @@ def relu_backward(dy: Array, x: Array) -> Array:
 
 
 def leaky_relu(x: Array, slope: float = 0.01) -> Array:
-    """`x` where ``x > 0``, else ``slope * x`` (Maas, Hannun & Ng 2013), as a new array of the shape and dtype of `x`.
+    """`x` where ``x > 0``, else ``slope * x`` (Maas, Hannun & Ng 2013), as a new array like `x`.
 
     Raises:
         DTypeError: `x` is neither float32 nor float64.
@@ -69,7 +69,7 @@ def leaky_relu(x: Array, slope: float = 0.01) -> Array:
 def leaky_relu_backward(dy: Array, x: Array, slope: float = 0.01) -> Array:
     """Gradient of :func:`leaky_relu`: `dy` where ``x > 0``, else ``slope * dy``.
 
-    With a positive slope the output of leaky_relu may stand in for `x`.
+    If the slope is positive, the output of leaky_relu may be passed as `x`.
 
     Raises:
         ShapeError, DTypeError, DeviceError: `dy` and `x` do not fit each other.
@@ -80,7 +80,7 @@ def leaky_relu_backward(dy: Array, x: Array, slope: float = 0.01) -> Array:
 
 
 def tanh(x: Array) -> Array:
-    """Hyperbolic tangent, as a new array of the shape and dtype of `x` (float32 or float64).
+    """Hyperbolic tangent, as a new array with the shape and dtype of `x` (float32 or float64).
 
     Raises:
         DTypeError: `x` is neither float32 nor float64.
@@ -100,12 +100,12 @@ def tanh_backward(dy: Array, y: Array) -> Array:
 
 
 def gelu(x: Array, approximate: str = "none") -> Array:
-    """Gaussian error linear unit ``x * Phi(x)``, Phi the distribution function of the standard normal.
+    """Gaussian error linear unit ``x * Phi(x)``, with Phi the standard normal CDF.
 
-    Hendrycks & Gimpel 2016 (arXiv:1606.08415), section 2. With ``approximate="tanh"`` their
+    Hendrycks & Gimpel 2016 (arXiv:1606.08415), section 2. With ``approximate="tanh"``, their
     ``0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x**3)))``.
 
-    Returns: a new array of the shape and dtype of `x` (float32 or float64).
+    Returns: a new array with the shape and dtype of `x` (float32 or float64).
 
     Raises:
         DTypeError: `x` is neither float32 nor float64.

@@ -1,8 +1,8 @@
-"""Activation functions on the CPU: a vectorised loop for each, and the same over chunks of the flat array in parallel.
+"""Activation functions on the CPU: a vectorised loop for each, run in parallel over chunks of the flat array.
 
-Memory-bound in float32: one read of each input and one write of the output. There exp, tanh and the normal distribution
-are branch-free polynomials, which LLVM turns into vector instructions: 10 to 20 times faster than a call of the C
-library an element. In float64, which is there for gradient checks, they are the C library's.
+In float32 they are memory-bound, with one read of each input and one write of the output: exp, tanh and the normal
+distribution are branch-free polynomials that LLVM vectorises, 10 to 20 times faster than a C library call per element.
+In float64, which is meant for gradient checks, they are the C library's.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from gpunet import aligned
 from gpunet.ops._exp import exp_nonpositive
 from gpunet.ops._numba import jit, numba, parallel_jit, prange
 
-_CHUNK = 16384  # elements: less is done by one thread, as waking the others takes longer
+_CHUNK = 16384  # elements; smaller arrays are left to one thread, as waking the others would take longer
 
-_FLAGS = {"contract"}  # fused multiply-adds only: NaN and infinities keep their meaning
+_FLAGS = {"contract"}  # fused multiply-adds only: NaN and infinity are handled as in IEEE 754
 _piece: Any = functools.partial(jit, fastmath=_FLAGS, inline="always")  # see gpunet.ops._numba.jit
 _chunked: Any = functools.partial(parallel_jit, fastmath=_FLAGS)
 
@@ -37,7 +37,7 @@ _T3, _T5, _T7 = _f(-3.33332819422e-1), _f(1.33314422036e-1), _f(-5.37397155531e-
 _T9, _T11 = _f(2.06390887954e-2), _f(-5.70498872745e-3)
 
 # erfcx(a / sqrt(2)) / 2 for a in [0, 13.3] as a polynomial in t = (a - 3) / (a + 3), the transformation of Shepherd &
-# Laframboise, Math. Comp. 36 (1981); minimax coefficients by Lawson's iteration, relative error 6.7e-9.
+# Laframboise, Math. Comp. 36 (1981); minimax coefficients by Lawson's algorithm, relative error 6.7e-9.
 _SHIFT, _SHIFT2 = _f(3), _f(6)
 _P0, _P1, _P2 = _f(1.21513948e-01), _f(-2.06402618e-01), _f(1.23225022e-01)
 _P3, _P4, _P5 = _f(-4.62133138e-02), _f(6.13218313e-03), _f(2.90470262e-03)
@@ -47,13 +47,13 @@ _SQRT_HALF = math.sqrt(0.5)
 
 
 def normal_tail(a: Any) -> Any:
-    """For a >= 0: the probability that a standard normal number exceeds a, and exp(-a**2 / 2)."""
-    raise NotImplementedError("only inside Numba functions")
+    """For a >= 0: the upper tail probability of the standard normal distribution, and exp(-a**2 / 2)."""
+    raise NotImplementedError("only callable from Numba functions")
 
 
 def scalar_tanh(x: Any) -> Any:
     """Hyperbolic tangent."""
-    raise NotImplementedError("only inside Numba functions")
+    raise NotImplementedError("only callable from Numba functions")
 
 
 @overload(normal_tail, jit_options={"fastmath": _FLAGS})
@@ -107,7 +107,7 @@ def _relu(out, x):
 def _relu_backward_piece(out, dy, x):
     zero = x.dtype.type(0)
     for i in range(x.size):
-        value = dy[i]  # loaded on both paths, which the loop needs to be vectorised
+        value = dy[i]  # loaded unconditionally, so that the loop vectorises
         out[i] = zero if x[i] <= zero else value
 
 
@@ -210,7 +210,7 @@ def _gelu_backward(out, dy, x):
 
 @_piece
 def _gelu_tanh_piece(out, x):
-    # 0.5 (1 + tanh(u)) is the logistic function of v = 2 u, here from exp(-|v|), which cannot overflow.
+    # 0.5 (1 + tanh(u)) is the logistic function of v = 2 u, computed from exp(-|v|), which cannot overflow.
     zero, one = x.dtype.type(0), x.dtype.type(1)
     scale, cubic = x.dtype.type(2 * _TANH_SCALE), x.dtype.type(_CUBIC)
     for i in range(x.size):

@@ -1,4 +1,4 @@
-"""Activation functions, slow and obviously right: every value in float64, rounded once to the dtype of the input."""
+"""Activation functions, slow and obviously correct: computed in float64, rounded once to the dtype of the input."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def gelu_backward(dy: np.ndarray, x: np.ndarray, approximate: str = "none") -> n
     def slope_tanh(x: float) -> float:
         u = _inner(x)
         e = math.exp(-2 * abs(u))
-        tanh_slope = 4 * e / (1 + e) ** 2  # 1 - tanh(u)**2 without the loss of digits
+        tanh_slope = 4 * e / (1 + e) ** 2  # 1 - tanh(u)**2 without cancellation
         return 0.5 * (1 + math.tanh(u)) + 0.5 * x * tanh_slope * _SCALE * (1 + 3 * _CUBIC * x * x)
 
     chosen = slope_tanh if approximate == "tanh" else slope

@@ -11,14 +11,14 @@ from gpunet.ops.batchnorm.parameters import BatchNormParameters, check_gradient
 
 
 class BatchNormSaved(NamedTuple):
-    """What the backward pass needs of the forward pass besides `x`."""
+    """What the forward pass saves for the backward pass, besides `x`."""
 
     mean: Array
-    """(C,), float64: what was subtracted, the batch's mean in training, else the running mean."""
+    """(C,), float64: the mean that was subtracted, the batch's in training, else the running one."""
     inv_std: Array
     """(C,), float64: 1 / sqrt(variance + eps)."""
     training: bool
-    """Whether mean and variance are those of `x`, so that they have a gradient too."""
+    """Whether mean and variance are those of `x`, so that gradients flow through them."""
 
 
 def _check_axes(x: Array) -> None:
@@ -39,16 +39,16 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> tuple[Array, BatchNormSaved]:
-    """``gamma * (x - mean) / sqrt(var + eps) + beta``, for each channel by itself (algorithm 1 of the paper).
+    """``gamma * (x - mean) / sqrt(var + eps) + beta`` per channel (algorithm 1 of the paper).
 
-    In training, mean and variance are those of `x` over all axes but the last, and the running statistics move towards
-    them **in place**, ``running = (1 - momentum) * running + momentum * batch``; else they are the running ones, which
-    stay as they are. The biased variance normalises, the unbiased one goes into `running_var`, as in PyTorch.
+    In training, mean and variance are those of `x` over all axes but the last, and the running statistics are updated
+    **in place**, ``running = (1 - momentum) * running + momentum * batch``. Otherwise they are the running ones, which
+    are left unchanged. `x` is normalised by the biased variance; `running_var` tracks the unbiased one, as in PyTorch.
 
     Args:
         x: (..., C) of rank 2 or more, float32 or float64.
         gamma, beta, running_mean, running_var: (C,), dtype of `x`.
-        momentum: weight of the batch in the running statistics, 0 to 1.
+        momentum: weight of the batch statistics in the running ones, 0 to 1.
         eps: added to the variance, positive.
 
     Returns:
@@ -56,10 +56,10 @@ def batch_norm(
         saved: for :func:`batch_norm_backward`.
 
     Raises:
-        ShapeError: shapes do not fit, or training with one value per channel, whose variance means nothing.
-        DTypeError: not float32 or float64, or two dtypes.
+        ShapeError: shapes do not match, or training with a single value per channel, whose variance is undefined.
+        DTypeError: not float32 or float64, or mixed dtypes.
         ConfigError: `momentum` or `eps` is out of range.
-        DeviceError: the arrays live on different devices.
+        DeviceError: the arrays are on different devices.
     """
     impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
     _check_axes(x)
@@ -82,19 +82,19 @@ def batch_norm_backward(
     *,
     out: tuple[Array | None, Array | None] = (None, None),
 ) -> tuple[Array, Array, Array]:
-    """Gradients of :func:`batch_norm` (the paper's section 3); in training through the batch's statistics as well.
+    """Gradients of :func:`batch_norm` (the paper's section 3); in training, also through the batch statistics.
 
     Args:
         dy: gradient of y, shape of `x`.
-        x, gamma: as given to the forward pass.
-        saved: as the forward pass returned it.
-        out: C-contiguous arrays to write dgamma and dbeta into, which are then what is returned; None: new ones.
+        x, gamma: as passed to the forward pass.
+        saved: as returned by the forward pass.
+        out: C-contiguous arrays to write dgamma and dbeta to, which are then returned; None: new arrays.
 
     Returns:
         (dx, dgamma, dbeta), with the shapes of x, gamma and beta and the dtype of `x`.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
+        ShapeError, DTypeError, DeviceError: the arrays do not match.
     """
     impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, *out)
     _check_axes(x)

@@ -1,7 +1,7 @@
 """Batch normalisation on the CPU: one pass over x for the statistics and one to apply them, forward and backward.
 
-The reduction passes sum pieces of a number of rows that depends on the shape alone. A piece is small enough for float32
-sums (four rows at a time) and lies in the first-level cache; the pieces' results are combined in float64, in order.
+The reductions work on chunks ("pieces") of rows whose size depends only on the shape. A chunk fits in the L1 cache and
+is short enough for float32 sums (four rows at a time); the partial results are combined in float64, in order.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def _piece_rows(channels: int) -> int:
 def _piece_statistics(x: Any, piece_rows: int, means: Any, squares: Any) -> None:
     """Mean of each piece, and its sum of squared deviations from that mean.
 
-    One pass suffices because the deviations are taken from the piece's own first row: it is off the mean by at most
-    sqrt(rows) standard deviations of the piece, whatever the data, and usually by one.
+    One pass suffices because deviations are taken from the first row of the piece, which is within sqrt(rows) standard
+    deviations of the piece's mean, whatever the data, and usually within one.
     """
     rows, channels = x.shape
     for piece in prange(means.shape[0]):
@@ -54,7 +54,7 @@ def _piece_statistics(x: Any, piece_rows: int, means: Any, squares: Any) -> None
 
 @jit
 def _combine_statistics(means: Any, squares: Any, rows: int, piece_rows: int, mean: Any, var: Any) -> None:
-    """Mean and biased variance of all rows (Chan, Golub & LeVeque, 1983, with the mean known beforehand)."""
+    """Mean and biased variance of all rows (Chan, Golub & LeVeque, 1983, with the mean computed first)."""
     pieces, channels = means.shape
     for c in range(channels):
         mean[c] = 0
@@ -82,7 +82,7 @@ def _move_running(running: Any, momentum: float, batch: Any, correction: float) 
 def _coefficients(mean: Any, var: Any, eps: float, gamma: Any, beta: Any, inv_std: Any, coefficients: Any) -> None:
     """`inv_std`, and (shift, scale, offset) so that y = (x - shift) * scale + offset.
 
-    x - shift is exact where it matters, and what the mean loses as a number of x's dtype goes into the offset.
+    x - shift is exact where it matters; the rounding error of the mean in x's dtype is added to the offset.
     """
     for c in range(mean.size):
         inv_std[c] = 1 / np.sqrt(var[c] + eps)
@@ -102,7 +102,7 @@ def _apply(x: Any, piece_rows: int, y: Any, coefficients: Any) -> None:
 
 @parallel_jit
 def _piece_gradients(dy: Any, x: Any, piece_rows: int, mean: Any, sums: Any, products: Any) -> None:
-    """Sums over each piece of dy and of dy * (x - shift), where shift is the mean as a number of x's dtype."""
+    """Sums over each piece of dy and of dy * (x - shift), where shift is the mean rounded to x's dtype."""
     rows, channels = x.shape
     for piece in prange(sums.shape[0]):
         start, end = piece * piece_rows, min(rows, (piece + 1) * piece_rows)
@@ -173,7 +173,7 @@ def _matrix(x: np.ndarray) -> np.ndarray:
 def normalisation(matrix: np.ndarray, parameters: BatchNormParameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`mean` and `inv_std` for the rows of `matrix`, and (shift, scale, offset): y = (x - shift) * scale + offset.
 
-    In training, the running statistics move.
+    In training, the running statistics are updated.
     """
     gamma, beta, running_mean, running_var, training, momentum, eps = parameters
     rows, channels = matrix.shape
@@ -204,7 +204,7 @@ def gradient_coefficients(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(shift, scale, offset, slope): dx = dy * scale + offset + (x - shift) * slope; and `dgamma`, `dbeta`.
 
-    `sums` and `products`, (pieces, C), are those of dy and of dy * (x - shift) over pieces of the `rows` of x.
+    `sums` and `products`, (pieces, C), are partial sums of dy and of dy * (x - shift) over pieces of the `rows` of x.
     """
     channels, dtype = gamma.size, gamma.dtype
     dgamma, dbeta = (np.empty(channels, dtype) if array is None else array for array in out)

@@ -1,4 +1,4 @@
-"""The parameters of batch normalisation and their checks, which it shares with the op that also pools."""
+"""The parameters of batch normalisation and their checks, shared with the op that fuses it with pooling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpunet.checks import check_float, check_number, check_out, check_shape
 
 
 class BatchNormParameters(NamedTuple):
-    """All that the forward pass is given besides `x`."""
+    """All arguments of the forward pass besides `x`."""
 
     gamma: Array
     beta: Array
@@ -21,7 +21,7 @@ class BatchNormParameters(NamedTuple):
     eps: float
 
     def checked(self, x: Array) -> BatchNormParameters:
-        """These parameters with plain numbers, or an error where they do not fit `x` or are out of range."""
+        """These parameters with plain numbers; raises if they do not match `x` or are out of range."""
         vectors = dict(zip(self._fields[:4], self[:4], strict=True))
         check_float(x=x, **vectors)
         check_vectors(x.shape[-1], **vectors)
@@ -31,7 +31,7 @@ class BatchNormParameters(NamedTuple):
 
 
 def check_vectors(channels: int, **vectors: Array) -> None:
-    """Raise ShapeError unless each vector has an entry for each channel."""
+    """Raise ShapeError unless each vector has one entry per channel."""
     for name, vector in vectors.items():
         check_shape(name, vector, (channels,))
 
@@ -45,7 +45,7 @@ def check_gradient(
     inv_std: Array,
     out: tuple[Array | None, Array | None],
 ) -> None:
-    """Raise unless what the backward pass is given fits together; `mean` and `inv_std` are what forward saved."""
+    """Raise unless the arguments of the backward pass match; `mean` and `inv_std` were saved by the forward pass."""
     check_float(x=x, dy=dy, gamma=gamma)
     check_shape("dy", dy, y_shape)
     check_vectors(x.shape[-1], gamma=gamma, **{"saved.mean": mean, "saved.inv_std": inv_std})

@@ -1,4 +1,4 @@
-"""Batch normalisation from its definition: the oracle of every other implementation."""
+"""Batch normalisation by definition: the oracle for all other implementations."""
 
 from __future__ import annotations
 

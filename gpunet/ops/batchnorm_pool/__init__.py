@@ -15,16 +15,16 @@ from gpunet.ops.geometry import Pool2dGeometry
 
 
 class BatchNormMaxPoolSaved(NamedTuple):
-    """What the backward pass needs of the forward pass besides `x`."""
+    """What the forward pass saves for the backward pass, besides `x`."""
 
     mean: Array
-    """(C,), float64: what was subtracted, the batch's mean in training, else the running mean."""
+    """(C,), float64: the mean that was subtracted, the batch's in training, else the running one."""
     inv_std: Array
     """(C,), float64: 1 / sqrt(variance + eps)."""
     argmax: Array
-    """(N, H // 2, W // 2, C), uint8: where in its window the largest normalised value is, ``2 * row + column``."""
+    """(N, H // 2, W // 2, C), uint8: position of the largest normalised value in its window, ``2 * row + column``."""
     training: bool
-    """Whether mean and variance are those of `x`, so that they have a gradient too."""
+    """Whether mean and variance are those of `x`, so that gradients flow through them."""
 
 
 def batch_norm_max_pool(
@@ -38,14 +38,14 @@ def batch_norm_max_pool(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> tuple[Array, BatchNormMaxPoolSaved]:
-    """:func:`gpunet.ops.batch_norm` followed by :func:`gpunet.ops.max_pool2d` with windows of 2x2 side by side.
+    """:func:`gpunet.ops.batch_norm` followed by :func:`gpunet.ops.max_pool2d` with non-overlapping 2x2 windows.
 
-    The last row or column of an odd map is in no window, but counts in the batch's mean and variance.
+    The last row or column of an odd-sized map is in no window, but counts towards the batch's mean and variance.
 
     Args:
         x: (N, H, W, C), float32 or float64, H and W at least 2.
-        gamma, beta, running_mean, running_var: (C,), dtype of `x`; in training, the last two move **in place**.
-        momentum: weight of the batch in the running statistics, 0 to 1.
+        gamma, beta, running_mean, running_var: (C,), dtype of `x`; training updates the last two **in place**.
+        momentum: weight of the batch statistics in the running ones, 0 to 1.
         eps: added to the variance, positive.
 
     Returns:
@@ -53,13 +53,13 @@ def batch_norm_max_pool(
         saved: for :func:`batch_norm_max_pool_backward`.
 
     Raises:
-        ShapeError: shapes do not fit, or the map is smaller than a window.
-        DTypeError: not float32 or float64, or two dtypes.
+        ShapeError: shapes do not match, or the map is smaller than a window.
+        DTypeError: not float32 or float64, or mixed dtypes.
         ConfigError: `momentum` or `eps` is out of range.
-        DeviceError: the arrays live on different devices.
+        DeviceError: the arrays are on different devices.
     """
     impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
-    Pool2dGeometry.of(x.shape, 2)  # raises where the map is smaller than a window
+    Pool2dGeometry.of(x.shape, 2)  # raises if the map is smaller than a window
     given = BatchNormParameters(gamma, beta, running_mean, running_var, training, momentum, eps)
     parameters = given.checked(x)
     y, mean, inv_std, argmax = impl.batch_norm_max_pool(x, parameters)
@@ -74,19 +74,19 @@ def batch_norm_max_pool_backward(
     *,
     out: tuple[Array | None, Array | None] = (None, None),
 ) -> tuple[Array, Array, Array]:
-    """Gradients of :func:`batch_norm_max_pool`; in training through the batch's statistics as well.
+    """Gradients of :func:`batch_norm_max_pool`; in training, also through the batch statistics.
 
     Args:
         dy: gradient of y, (N, H // 2, W // 2, C).
-        x, gamma: as given to the forward pass.
-        saved: as the forward pass returned it.
-        out: C-contiguous arrays to write dgamma and dbeta into, which are then what is returned; None: new ones.
+        x, gamma: as passed to the forward pass.
+        saved: as returned by the forward pass.
+        out: C-contiguous arrays to write dgamma and dbeta to, which are then returned; None: new arrays.
 
     Returns:
         (dx, dgamma, dbeta), with the shapes of x, gamma and beta and the dtype of `x`.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
+        ShapeError, DTypeError, DeviceError: the arrays do not match.
     """
     impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, saved.argmax, *out)
     geometry = Pool2dGeometry.of(x.shape, 2)

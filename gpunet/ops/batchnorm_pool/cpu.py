@@ -1,9 +1,10 @@
-"""Batch normalisation and 2x2 max pooling on the CPU, with one pass over x behind each pass that reduces.
+"""Batch normalisation and 2x2 max pooling on the CPU: each direction is a reduction and one more pass over x.
 
-Forward, x is normalised and pooled as it is read. Backward, dy is not zero at the maxima alone, so that x there and dy
-give the two sums; dx is what the batch's statistics pass back everywhere and, at the maxima, the scaled dy as well.
+Forward, x is normalised and pooled as it is read. Backward, the gradient is non-zero only at the maxima, so the two
+sums need only dy and x there; dx is the gradient through the batch statistics everywhere, plus the scaled dy at the
+maxima.
 
-All branches within the loops over channels are selections of loaded values: so they become vector instructions.
+All branches in the loops over channels select between loaded values, so that they vectorise.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _normalise_and_pool(x: Any, coefficients: Any, y: Any, argmax: Any) -> None:
 def _piece_gradients(
     dy: Any, x: Any, argmax: Any, piece_rows: int, piece_columns: int, mean: Any, sums: Any, products: Any
 ) -> None:
-    """Sums over each piece of dy and of dy * (x at the maximum - shift), shift being the mean in x's dtype."""
+    """Sums over each piece of dy and of dy * (x at the maximum - shift), where shift is the mean in x's dtype."""
     batch, out_height, out_width, channels = dy.shape
     rows, pieces_across = batch * out_height, (out_width + piece_columns - 1) // piece_columns
     for piece in prange(sums.shape[0]):
@@ -72,7 +73,7 @@ def _piece_gradients(
 
 @jit
 def _dense_gradient(x: Any, n: int, row: int, column: int, coefficients: Any, dx: Any) -> None:
-    """dx where no window is."""
+    """dx outside all windows."""
     for c in range(x.shape[3]):
         dx[n, row, column, c] = coefficients[2, c] + (x[n, row, column, c] - coefficients[0, c]) * coefficients[3, c]
 
@@ -84,7 +85,7 @@ def _apply_gradients(dy: Any, x: Any, argmax: Any, coefficients: Any, dx: Any) -
     zero = dx.dtype.type(0)
     for piece in prange(batch * out_height):
         n, i = piece // out_height, piece % out_height
-        for half in range(2):  # a row of dx after the other: the memory takes that faster than both together
+        for half in range(2):  # one row of dx at a time: writing both at once is slower
             row, left, right = 2 * i + half, np.uint8(2 * half), np.uint8(2 * half + 1)
             for j in range(out_width):
                 for c in range(channels):
@@ -102,7 +103,7 @@ def _apply_gradients(dy: Any, x: Any, argmax: Any, coefficients: Any, dx: Any) -
 
 
 def _piece_shape(out_width: int, channels: int) -> tuple[int, int]:
-    """Rows and columns of windows that are summed together: 4 to 64 windows, so that float32 is enough."""
+    """Rows and columns of windows per partial sum: 4 to 64 windows, few enough for float32."""
     windows = min(max(2048 // channels, 4), 64)
     return max(windows // out_width, 1), min(windows, out_width)
 
@@ -139,6 +140,6 @@ def batch_norm_max_pool_backward(
     if training:
         dx = aligned.empty(x.shape, x.dtype)
         _apply_gradients(dy, x, argmax, coefficients, dx)
-    else:  # no dense part
+    else:  # no gradient through the statistics
         dx = pool2d.max_pool2d_backward(dy * coefficients[1], argmax, Pool2dGeometry.of(x.shape, 2))
     return dx, dgamma, dbeta

@@ -1,4 +1,4 @@
-"""Batch normalisation and max pooling one after the other: the oracle of every other implementation."""
+"""Batch normalisation followed by max pooling: the oracle for all other implementations."""
 
 from __future__ import annotations
 

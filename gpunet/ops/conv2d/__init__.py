@@ -32,19 +32,19 @@ def conv2d(
         x: (N, H, W, C_in), float32 or float64.
         weight: (KH, KW, C_in / groups, C_out), dtype of `x`.
         bias: (C_out,) or None.
-        stride: of the output positions, an int or (vertical, horizontal).
+        stride: an int or (vertical, horizontal).
         padding: an int, (vertical, horizontal), ((top, bottom), (left, right)), ``"valid"`` or ``"same"``.
-        dilation: distance of neighbouring taps, an int or (vertical, horizontal).
-        groups: input and output channels are cut into this many groups that do not see each other.
+        dilation: spacing of the taps, an int or (vertical, horizontal).
+        groups: number of independent groups that input and output channels are split into.
 
     Returns:
         y: (N, OH, OW, C_out), OH = (H + top + bottom - d * (KH - 1) - 1) // s + 1, dtype of `x`.
 
     Raises:
         ShapeError: ranks or channels do not match, or the kernel is larger than the padded map.
-        DTypeError: not float32 or float64, or two dtypes.
+        DTypeError: not float32 or float64, or mixed dtypes.
         ConfigError: an option is out of range.
-        DeviceError: the arrays live on different devices.
+        DeviceError: the arrays are on different devices.
     """
     impl = implementation(__name__, x, weight, bias)
     geometry = Conv2dGeometry.of(
@@ -72,12 +72,12 @@ def conv2d_backward(
 
     Args:
         dy: gradient of the output, (N, OH, OW, C_out).
-        x, weight, stride, padding, dilation, groups: as given to the forward pass.
-        needs: which gradients to compute, of ``"x"``, ``"weight"`` and ``"bias"``.
-        out: C-contiguous arrays to write dweight and dbias into, which are then what is returned; None: new ones.
+        x, weight, stride, padding, dilation, groups: as passed to the forward pass.
+        needs: the gradients to compute, out of ``"x"``, ``"weight"`` and ``"bias"``.
+        out: C-contiguous arrays to write dweight and dbias to, which are then returned; None: new arrays.
 
     Returns:
-        (dx, dweight, dbias), with the shapes of x, weight and (C_out,); None where not in `needs`.
+        (dx, dweight, dbias), with the shapes of x, weight and (C_out,); None for those not in `needs`.
 
     Raises: as :func:`conv2d`.
     """

@@ -1,4 +1,4 @@
-"""Convolution from its definition: slow, obviously right, the oracle of every other implementation."""
+"""Convolution by definition: slow, obviously correct, the oracle for all other implementations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpunet.ops.geometry import Conv2dGeometry, Padding
 
 
 def _taps(g: Conv2dGeometry) -> Iterator[tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]]:
-    """Each tap (p, q) with the slices of the padded input that it meets, and each group's channels."""
+    """Each tap (p, q) with the slices of the padded input that it reads, for the channels of each group."""
     for p in range(g.kernel[0]):
         for q in range(g.kernel[1]):
             top, left = p * g.dilation[0], q * g.dilation[1]

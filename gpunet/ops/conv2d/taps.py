@@ -1,7 +1,7 @@
-"""Tables of the input row (column) that each output row (column) reads at each tap of a kernel; -1 for the padding.
+"""Tables of the input row (column) that each output row (column) reads at each tap of the kernel; -1 for padding.
 
-And what follows from them: kernels without the taps that only ever read padding, and the convolution that computes the
-gradient of another one's input. Pure geometry, which all devices share.
+Also what is derived from them: kernels without taps that only ever read padding, and the convolution that computes the
+input gradient of another. Pure geometry, shared by all devices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _axis_taps(size: int, out: int, kernel: int, stride: int, before: int, dilat
 
 
 def _inverse_taps(taps: np.ndarray, size: int) -> np.ndarray:
-    """For each input position and tap, the output position that reads it there, or -1."""
+    """For each input position and tap, the output position that reads it through that tap, or -1."""
     inverse = np.full((size, taps.shape[1]), -1)
     out, tap = np.nonzero(taps >= 0)
     inverse[taps[out, tap], tap] = out
@@ -29,7 +29,7 @@ def _inverse_taps(taps: np.ndarray, size: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def tap_tables(g: Conv2dGeometry) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Tables of rows and columns: those of the forward pass, and those of the input gradient."""
+    """Tables of rows and columns, for the forward pass and for the input gradient."""
     top, _, left, _ = g.padding
     rows = _axis_taps(g.height, g.out_height, g.kernel[0], g.stride[0], top, g.dilation[0])
     columns = _axis_taps(g.width, g.out_width, g.kernel[1], g.stride[1], left, g.dilation[1])
@@ -38,16 +38,16 @@ def tap_tables(g: Conv2dGeometry) -> tuple[tuple[np.ndarray, np.ndarray], tuple[
 
 @functools.lru_cache(maxsize=256)
 def without_dead_taps(g: Conv2dGeometry) -> tuple[Conv2dGeometry, tuple[slice, slice]]:
-    """The same convolution without the outer rows and columns of the kernel that only ever read padding.
+    """The same convolution without outer kernel rows and columns that only ever read padding.
 
-    And the rows and columns of the kernel that are left. On small maps that saves a lot: a "same" 3x3 kernel meets a
-    1x1 map at its centre alone.
+    Also returns which rows and columns of the kernel remain. On small maps this saves a lot: of a "same" 3x3 kernel on
+    a 1x1 map, only the centre is left.
     """
     kept, padding = [], list(g.padding)
     for axis, taps in enumerate(tap_tables(g)[0]):
         live = np.flatnonzero((taps >= 0).any(axis=0))
         first, stop = (int(live[0]), int(live[-1]) + 1) if live.size else (0, 1)
-        if padding[2 * axis] < first * g.dilation[axis]:  # the first tap left would start inside the map
+        if padding[2 * axis] < first * g.dilation[axis]:  # the first remaining tap would start inside the map
             first = 0
         padding[2 * axis] -= first * g.dilation[axis]
         padding[2 * axis + 1] -= (g.kernel[axis] - stop) * g.dilation[axis]
@@ -58,7 +58,7 @@ def without_dead_taps(g: Conv2dGeometry) -> tuple[Conv2dGeometry, tuple[slice, s
 
 @functools.lru_cache(maxsize=256)
 def transposed(g: Conv2dGeometry) -> Conv2dGeometry | None:
-    """The convolution of dy with rotated weights, channels exchanged, that gives dx; None for strides and groups."""
+    """The convolution of dy with rotated weights, channels swapped, that yields dx; None with strides or groups."""
     reach = [(g.kernel[axis] - 1) * g.dilation[axis] for axis in range(2)]
     padding = reach[0] - g.padding[0], reach[0] - g.padding[1], reach[1] - g.padding[2], reach[1] - g.padding[3]
     if g.stride != (1, 1) or g.groups != 1 or min(padding) < 0:

@@ -1,4 +1,4 @@
-"""Softmax, and the cross entropy of it with its gradient."""
+"""Softmax, and softmax cross-entropy with its gradient."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def _check_softmax(x: Array) -> None:
 
 
 def softmax(x: Array) -> Array:
-    """``exp(x) / sum(exp(x))`` along the last axis, computed so that large entries cannot overflow.
+    """``exp(x) / sum(exp(x))`` along the last axis, without overflow for large entries.
 
     Args:
         x: (..., C), float32 or float64.
 
-    Returns: a new array of the shape and dtype of `x`. A row with a NaN is NaN throughout.
+    Returns: a new array with the shape and dtype of `x`. A row that contains a NaN is all NaN.
 
     Raises:
-        ShapeError: `x` has no last axis, or an empty one.
+        ShapeError: `x` is 0-d, or its last axis is empty.
         DTypeError: `x` is neither float32 nor float64.
     """
     _check_softmax(x)
@@ -33,7 +33,7 @@ def softmax(x: Array) -> Array:
 
 
 def log_softmax(x: Array) -> Array:
-    """Logarithm of :func:`softmax`, accurate also where the softmax itself is 0; arguments and errors as there."""
+    """Logarithm of :func:`softmax`, accurate even where the softmax underflows; same arguments and errors."""
     _check_softmax(x)
     return implementation(__name__, x).log_softmax(x)
 
@@ -54,28 +54,28 @@ def softmax_cross_entropy(
     weight: Array | None = None,
     reduction: str = "mean",
 ) -> tuple[Array, Array]:
-    """Cross entropy of the labels' distribution with the softmax of the logits, and its gradient.
+    """Cross-entropy between the (smoothed) labels and the softmax of the logits, and its gradient.
 
-    With C classes, label y, smoothing s and class weights w, the loss of one row is the sum over the classes c of
+    With C classes, label y, smoothing s and class weights w, the loss of a row is the sum over the classes c of
     ``-t[c] * log_softmax(logits)[c]`` with ``t[c] = (1 - s) * w[y] * (c == y) + s / C * w[c]`` (label smoothing:
     Szegedy et al. 2016, arXiv:1512.00567, section 7; weights as in PyTorch's cross_entropy).
 
     Args:
         logits: (N, C), float32 or float64.
         labels: (N,), integers in [0, C).
-        label_smoothing: probability spread over all classes, in [0, 1].
-        weight: (C,) of the dtype of `logits`, weight of each class; None: all 1.
+        label_smoothing: probability mass spread over all classes, in [0, 1].
+        weight: class weights, (C,), dtype of `logits`; None: all 1.
         reduction: ``"mean"`` divides the sum of the rows' losses by the sum of their labels' weights (N without
-            weights), also with smoothing; ``"sum"``; ``"none"``: one loss a row.
+            weights), with or without smoothing; ``"sum"``; ``"none"``: one loss per row.
 
     Returns:
-        (loss, dlogits): loss is a 0-d array, or (N,) for ``"none"``; dlogits (N, C) is the gradient of the loss, for
+        (loss, dlogits): loss is a 0-d array, or (N,) for ``"none"``; dlogits (N, C) is the gradient of the loss, or for
         ``"none"`` of the sum of all rows' losses. Both have the dtype of `logits`; the loss is summed in float64.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: the arrays do not fit each other, or are empty.
+        ShapeError, DTypeError, DeviceError: the arrays do not match, or are empty.
         ConfigError: `label_smoothing` or `reduction` is not one of the above.
-        DataError: a label is not in [0, C). Only the CPU can tell; asking a GPU would mean waiting for it.
+        DataError: a label is not in [0, C). Checked on the CPU only: on a GPU it would need a synchronisation.
     """
     _check_logits(logits, labels)
     if weight is not None:
@@ -91,7 +91,7 @@ def softmax_cross_entropy(
 
 
 def count_correct(logits: Array, labels: Array) -> Array:
-    """Number of rows whose largest logit is the label's; of equal ones the first counts, a row with a NaN never does.
+    """Number of rows whose largest logit is the label's; ties go to the first, and rows with a NaN never count.
 
     Args:
         logits: (N, C), float32 or float64.

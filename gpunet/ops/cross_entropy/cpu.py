@@ -1,6 +1,6 @@
-"""Softmax and cross entropy on the CPU: one pass a row, parallel over pieces of rows.
+"""Softmax and cross-entropy on the CPU: one pass per row, parallel over chunks ("pieces") of rows.
 
-Exponentials are taken in the dtype of the logits; their sum, its logarithm and the loss are float64.
+Exponentials are computed in the dtype of the logits; their sum, its logarithm and the loss in float64.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from gpunet.errors import DataError
 from gpunet.ops._exp import exp_nonpositive
 from gpunet.ops._numba import jit, parallel_jit, prange
 
-_ELEMENTS = 4096  # logits of one piece, about: some tens of microseconds of work
+_ELEMENTS = 4096  # approximate number of logits per piece: some tens of microseconds of work
 
 
 def _piece(classes: int) -> int:
-    """Rows of one piece."""
+    """Rows per piece."""
     return max(1, _ELEMENTS // classes)
 
 
-# A NaN is never the maximum, but exp(NaN - maximum) brings it into the sum and so into the whole row.
+# A NaN is never the maximum, but exp(NaN - maximum) propagates it to the sum and so to the whole row.
 
 
 @jit
@@ -37,7 +37,7 @@ def _maximum(row):
 
 @jit
 def _exponentials(row, out):
-    """Write exp(row - maximum) to `out`; returns the maximum and the sum, both float64."""
+    """Write exp(row - maximum) to `out`; returns the maximum and the sum, both in float64."""
     largest = _maximum(row)
     for c in range(row.size):
         out[c] = exp_nonpositive(row[c] - largest)
@@ -58,7 +58,7 @@ def _softmax_piece(x, out, log):
 
 @parallel_jit
 def _softmax(x, out, log, rows):
-    if x.shape[0] <= rows:  # one thread is done before another wakes
+    if x.shape[0] <= rows:  # one thread is finished before another wakes up
         _softmax_piece(x, out, log)
         return
     for p in prange((x.shape[0] + rows - 1) // rows):
@@ -76,9 +76,9 @@ def _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, 
         own = (1.0 - smoothing) * weight[label]
         factor = scale * (own + spread * all_weights) / total
         loss = own * (log_total - (x[label] - largest))
-        # The label's probability may be so close to 1 that only float64 can tell the difference.
+        # The label's probability may be so close to 1 that the difference needs float64.
         label_gradient = factor * d[label] - scale * (own + spread * weight[label])
-        if spread == 0.0:  # apart, as 0 * -log(0) is NaN
+        if spread == 0.0:  # separate, as 0 * -log(0) is NaN
             for c in range(x.size):
                 d[c] = factor * d[c]
         else:
@@ -143,7 +143,7 @@ def _checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:
 
 @functools.cache
 def _ones(classes: int) -> np.ndarray:
-    """Shared, so only to be read; not marked so, as Numba would compile every kernel again for it."""
+    """Shared, so treat as read-only; not flagged read-only, as Numba would recompile every kernel for that type."""
     return np.ones(classes)
 
 
@@ -170,7 +170,7 @@ def softmax_cross_entropy(
     divisor = 1.0
     if reduction == "mean":
         divisor = float(rows) if weight is None else float(weights[labels].sum())
-    scale = 1.0 / divisor if divisor else math.nan  # as 0 / 0: no row has a weight
+    scale = 1.0 / divisor if divisor else math.nan  # as 0 / 0: all weights are zero
     losses, dlogits = np.empty(rows), aligned.empty((rows, classes), logits.dtype)
     all_weights = float(classes) if weight is None else float(weights.sum())
     logits = np.ascontiguousarray(logits)

@@ -1,4 +1,4 @@
-"""Softmax and cross entropy from their definitions, one row after the other, in float64."""
+"""Softmax and cross-entropy by definition, row by row, in float64."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Dropout (Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", JMLR 2014) in the
-inverted form: what is kept is scaled up in training, so that inference is the identity."""
+inverted form: kept elements are scaled up in training, so that inference is the identity."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from gpunet.ops._dispatch import implementation
 
 
 def dropout(x: Array, p: float, *, seed: int, step: int | Array, stream: int) -> tuple[Array, Array]:
-    """Set each element to zero with probability `p`, and divide the others by 1 - p.
+    """Zero each element with probability `p`, and divide the others by 1 - p.
 
-    Element i (in C order) uses word i % 4 of counter i // 4 of (seed, stream, step), see :mod:`gpunet.ops.random`, and
-    is kept if that word is at least floor(p * 2**32). A dropped NaN or infinity gives NaN, as in PyTorch.
+    Element i (in C order) uses word i % 4 of counter i // 4 of (seed, stream, step), see :mod:`gpunet.ops.random`; it
+    is kept if that word is at least floor(p * 2**32). Dropping a NaN or infinity gives NaN, as in PyTorch.
 
     Args:
         x: any shape, float32 or float64.
         p: probability of dropping an element, in [0, 1).
         seed: in [0, 2**64).
-        step: in [0, 2**32), or an integer array of one element where `x` lives, read modulo 2**32 when it runs.
-        stream: in [0, 2**32): ``random.DROPOUT`` + number of the layer.
+        step: in [0, 2**32), or a one-element integer array on the device of `x`, read modulo 2**32 at run time.
+        stream: in [0, 2**32): ``random.DROPOUT`` + index of the layer.
 
     Returns:
         y: `x`'s shape and dtype.
@@ -29,9 +29,9 @@ def dropout(x: Array, p: float, *, seed: int, step: int | Array, stream: int) ->
 
     Raises:
         DTypeError: `x` is not float32 or float64, or `step` is not an integer array.
-        ShapeError: `step` is an array of more than one element.
+        ShapeError: `step` is an array with more than one element.
         ConfigError: `p`, `seed`, `step` or `stream` is out of range.
-        DeviceError: `x` and `step` live on different devices.
+        DeviceError: `x` and `step` are on different devices.
     """
     check_float(x=x)
     p = check_number("p", p, low=0, high=1, high_open=True)
@@ -47,7 +47,7 @@ def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
 
     Args:
         dy: the gradient of y, float32 or float64.
-        mask: `dy`'s shape, uint8, as :func:`dropout` returned it.
+        mask: `dy`'s shape, uint8, as returned by :func:`dropout`.
         p: as in :func:`dropout`.
 
     Returns:
@@ -57,7 +57,7 @@ def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
         DTypeError: `dy` is not float32 or float64, or `mask` is not uint8.
         ShapeError: the shapes differ.
         ConfigError: `p` is not in [0, 1).
-        DeviceError: the arrays live on different devices.
+        DeviceError: the arrays are on different devices.
     """
     check_float(dy=dy)
     check_shape("mask", mask, dy.shape)

@@ -1,4 +1,4 @@
-"""Dropout on the CPU: each piece of the array draws its mask and uses it while it is in the cache."""
+"""Dropout on the CPU: each piece of the array draws its mask and applies it while it is in cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops.random.cpu import counter_words
 
-# In one piece: enough work to be worth a thread's attention, little enough to stay in its cache.
+# Size of a piece: enough work to be worth waking a thread, little enough to stay in its cache.
 _COUNTERS = 2048
 _ELEMENTS = 32768
 _LITTLE_ENDIAN = sys.byteorder == "little"
@@ -21,7 +21,7 @@ _LITTLE_ENDIAN = sys.byteorder == "little"
 @jit
 def _draw(mask: Any, start: int, key: Any, threshold: Any) -> None:
     """The four mask bytes of each counter from `start` on, packed into one uint32; key is (seed, stream, step)."""
-    # One contiguous store a counter is what lets LLVM draw for several counters at once.
+    # A single contiguous store per counter lets LLVM vectorise over counters.
     for i in range(mask.size):
         w0, w1, w2, w3 = counter_words(key[0], key[1], key[2], np.uint64(start + i))
         first, second = np.uint32(w0 >= threshold), np.uint32(w1 >= threshold)
@@ -36,7 +36,7 @@ def _draw(mask: Any, start: int, key: Any, threshold: Any) -> None:
 def _scale(x: Any, mask: Any, y: Any, scales: Any) -> None:
     dropped, kept = scales
     for i in range(x.size):
-        y[i] = x[i] * (kept if mask[i] else dropped)  # multiplied, not chosen: a NaN must stay one
+        y[i] = x[i] * (kept if mask[i] else dropped)  # multiplied rather than selected: a NaN must stay NaN
 
 
 @parallel_jit
@@ -55,12 +55,12 @@ def _dropout_backward(dy: Any, mask: Any, dx: Any, scales: Any) -> None:
 
 
 def _scales(p: float, dtype: Any) -> tuple[Any, Any]:
-    # What an element is multiplied by if it is dropped, and if it is kept.
+    # The factors of dropped and of kept elements.
     return dtype.type(0), dtype.type(1 / (1 - p))
 
 
 def dropout(x: np.ndarray, p: float, *, seed: int, step: Any, stream: int) -> tuple[np.ndarray, np.ndarray]:
-    x = np.asarray(x, order="C")  # ascontiguousarray would give a scalar a dimension
+    x = np.asarray(x, order="C")  # ascontiguousarray would make a 0-d array 1-d
     y = aligned.empty(x.shape, x.dtype)
     packed = np.empty(-(-x.size // 4), np.uint32)  # the last counter may reach beyond the last element
     mask = packed.view(np.uint8)[: x.size]

@@ -1,4 +1,4 @@
-"""Dropout one element at a time, on the plain Python Philox."""
+"""Dropout one element at a time, with the pure-Python Philox."""
 
 from __future__ import annotations
 

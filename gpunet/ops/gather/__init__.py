@@ -1,4 +1,4 @@
-"""The batch of a training step: rows gathered from the data set in a given order, augmented and scaled in one pass."""
+"""Batches of a training step: rows gathered from the data set in a given order, augmented and scaled in one pass."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ def gather_batch(
 ) -> tuple[Array, Array]:
     """The rows ``order[start:start + size]`` of a data set as one batch.
 
-    Images are augmented in this order, what comes from outside of the image being zero, and then scaled: x = pixel *
-    scale + offset.
+    Images are augmented in the following order, with zeros where the source lies outside the image, and then scaled:
+    x = pixel * scale + offset.
 
-    1. shift: by a number of pixels down and another to the right, each uniform in [-shift, shift] (the random crop of
-       the padded image in He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2).
+    1. shift: by random numbers of pixels down and to the right, each uniform in [-shift, shift] (the random crop of the
+       padded image in He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2).
     2. flip: mirrored left-right with probability 1/2.
-    3. cutout: a square around a uniformly chosen pixel set to zero, clipped at the border (DeVries & Taylor, "Improved
+    3. cutout: a square around a uniformly chosen pixel is zeroed, clipped at the border (DeVries & Taylor, "Improved
        Regularization of Convolutional Neural Networks with Cutout", arXiv:1708.04552, 2017, section 3.2). Around
        pixel c, it covers c - cutout // 2 to c - cutout // 2 + cutout - 1.
 
-    The random words of row r of the batch are those of the counters 2 r and 2 r + 1 of (seed, ``random.AUGMENT``,
-    step): of the first, the top bit of word 0 flips, words 1 and 2 shift down and right; of the second, words 0 and 1
-    choose row and column of the cutout's centre. A word w chooses among n by w * n >> 32.
+    Row r of the batch uses counters 2 r and 2 r + 1 of (seed, ``random.AUGMENT``, step): of the first, the top bit of
+    word 0 decides on the flip and words 1 and 2 give the shifts down and right; of the second, words 0 and 1 give row
+    and column of the cutout's centre. A word w maps to [0, n) as w * n >> 32.
 
     Args:
-        images: (n, H, W, C) uint8 pixels, or features (n, F) or (n, H, W, C) of float32 or float64, which are only
+        images: (n, H, W, C) uint8 pixels; or features, (n, F) or (n, H, W, C), float32 or float64, which are only
             gathered. C-contiguous is fastest.
         labels: (n,), integers.
         order: (m,), integers in [0, n).
-        start: first position in `order`, or an integer array of one element, read when it runs.
+        start: first position in `order`, or a one-element integer array, read at run time.
         size: number of rows, 1 to m.
-        scale, offset: (H, W, C) or (1, 1, C) of `dtype`; by default 1/255 and 0, so that x lies in [0, 1].
+        scale, offset: (H, W, C) or (1, 1, C), `dtype`; by default 1/255 and 0, so that x is in [0, 1].
         flip, shift, cutout: the augmentation; shift < min(H, W), cutout <= max(H, W).
         seed: in [0, 2**64).
-        step: in [0, 2**32), or an integer array of one element, read modulo 2**32 when it runs.
+        step: in [0, 2**32), or a one-element integer array, read modulo 2**32 at run time.
         dtype: float32 or float64.
 
     Returns:
@@ -65,9 +65,9 @@ def gather_batch(
     Raises:
         ShapeError: an array does not have the shape above.
         DTypeError: an array, or `dtype`, does not have the dtype above.
-        ConfigError: a number is out of range (entries of `order` and arrays of one element are looked at on the CPU
-            only), or features are to be augmented or scaled.
-        DeviceError: the arrays live on different devices.
+        ConfigError: a number is out of range (entries of `order` and one-element arrays are checked on the CPU only),
+            or augmentation or scaling was requested for features.
+        DeviceError: the arrays are on different devices.
     """
     dtype = np.dtype(dtype)
     if dtype not in FLOAT_DTYPES:
@@ -80,7 +80,7 @@ def gather_batch(
         raise ShapeError(f"features must have shape (n, F) or (n, H, W, C), got {tuple(images.shape)}")
     elif scale is not None or offset is not None or flip or shift or cutout:
         raise ConfigError(
-            f"{images.dtype} features can be neither augmented nor scaled, only uint8 images can: "
+            f"only uint8 images can be augmented or scaled, got {images.dtype} features: "
             "leave out scale, offset, flip, shift and cutout"
         )
     check_labels(labels, images.shape[0])
@@ -125,4 +125,4 @@ def _check_augmentation(
         if tuple(array.shape) not in (tuple(shape), (1, 1, channels)):
             raise ShapeError(f"{name} must have shape {tuple(shape)} or {(1, 1, channels)}, got {tuple(array.shape)}")
         if array.dtype != dtype:
-            raise DTypeError(f"{name} must be {dtype} as the batch, got {array.dtype}")
+            raise DTypeError(f"{name} must be {dtype} like the batch, got {array.dtype}")

@@ -1,4 +1,4 @@
-"""The batch on the CPU: one image a turn of the parallel loop, read once and written once."""
+"""Batches on the CPU: one image per iteration of the parallel loop, read once and written once."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _SHIFT = np.uint64(32)
 
 @jit
 def _choose(word: Any, n: int) -> Any:
-    """A number in [0, n) by a random word."""
+    """A random word mapped to [0, n)."""
     return np.int64((np.uint64(word) * np.uint64(n)) >> _SHIFT)
 
 
 @jit
 def _augment(pixels: Any, out: Any, channels: int, mirror: bool, move: Any, square: Any) -> None:
-    """One image, (H, W * C); move is (down, right), square is (top, bottom, left, right), both within the image."""
+    """Augment one image, (H, W * C); move is (down, right), square is (top, bottom, left, right) inside the image."""
     height, width = pixels.shape[0], pixels.shape[1] // channels
     down, right = move
     top, bottom, left, end = square
-    first, last = max(0, right), min(width, width + right)  # columns of the moved image that show something
+    first, last = max(0, right), min(width, width + right)  # columns covered by the moved image
     source = (first - right) * channels
     if mirror:
         first, last = width - last, width - first
@@ -62,12 +62,12 @@ def _scale(pixels: Any, x: Any, scale: Any, offset: Any) -> None:
 
 
 _SMALL_BATCH = 2**14
-"""Pixels that are scaled before another thread wakes."""
+"""Number of pixels that one thread scales before another would wake up."""
 
 
 @jit
 def _gather_plain(images: Any, rows: Any, x: Any, scale: Any, offset: Any) -> None:
-    """As :func:`_gather` on one thread, without augmentation."""
+    """As :func:`_gather`, single-threaded and without augmentation."""
     for r in range(rows.size):
         _scale(images[rows[r]].reshape(-1), x[r].reshape(-1), scale, offset)
 
@@ -152,7 +152,7 @@ def _rows(order: np.ndarray, start: Any, size: int, n: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def _constant(value: float, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """For every pixel the same; shared, so only to be read."""
+    """The same value for every pixel; shared, so treat as read-only."""
     return _full(dtype.type(value), shape, dtype)
 
 

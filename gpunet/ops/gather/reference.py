@@ -1,4 +1,4 @@
-"""The batch one pixel at a time, on the plain Python Philox."""
+"""Batches one pixel at a time, with the pure-Python Philox."""
 
 from __future__ import annotations
 

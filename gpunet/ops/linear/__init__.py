@@ -1,4 +1,4 @@
-"""The linear (dense, fully connected) layer's maths."""
+"""The linear (dense, fully connected) op."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ NEEDS = ("x", "weight", "bias")
 def _check(x: Array, weight: Array) -> None:
     check_rank("weight", weight, 2, "(in, out)")
     if x.ndim < 1 or x.shape[-1] != weight.shape[0]:
-        raise ShapeError(f"x {tuple(x.shape)} must end in the {weight.shape[0]} inputs of weight {tuple(weight.shape)}")
+        raise ShapeError(
+            f"the last axis of x must have the {weight.shape[0]} inputs of weight {tuple(weight.shape)}, "
+            f"got x {tuple(x.shape)}"
+        )
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = False) -> Array:
@@ -25,13 +28,13 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
         x: (..., in), float32 or float64.
         weight: (in, out), dtype of `x`.
         bias: (out,) or None.
-        relu: as :func:`gpunet.ops.relu` after it, while the sums are at hand.
+        relu: apply :func:`gpunet.ops.relu`, fused into the product.
 
     Returns:
         y: (..., out), dtype of `x`.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: the arrays do not fit each other.
+        ShapeError, DTypeError, DeviceError: the arrays do not match.
     """
     impl = implementation(__name__, x, weight, bias)
     _check(x, weight)
@@ -54,13 +57,13 @@ def linear_backward(
 
     Args:
         dy: gradient of the output, (..., out).
-        x, weight: as given to the forward pass.
-        y: what the forward pass with `relu` returned, of the shape and dtype of `dy`; None: it was without.
-        needs: which gradients to compute, of ``"x"``, ``"weight"`` and ``"bias"``.
-        out: C-contiguous arrays to write dweight and dbias into, which are then what is returned; None: new ones.
+        x, weight: as passed to the forward pass.
+        y: the output of the forward pass if that was called with `relu`, shape and dtype of `dy`; else None.
+        needs: the gradients to compute, out of ``"x"``, ``"weight"`` and ``"bias"``.
+        out: C-contiguous arrays to write dweight and dbias to, which are then returned; None: new arrays.
 
     Returns:
-        (dx, dweight, dbias) with the shapes of x, weight and (out,); None where not in `needs`.
+        (dx, dweight, dbias), with the shapes of x, weight and (out,); None for those not in `needs`.
 
     Raises: as :func:`linear`.
     """

@@ -1,4 +1,4 @@
-"""The linear layer from its definition: the oracle of every other implementation."""
+"""The linear op by definition: the oracle for all other implementations."""
 
 from __future__ import annotations
 

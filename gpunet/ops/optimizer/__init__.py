@@ -1,8 +1,8 @@
-"""Updates of a model's flat parameter buffer, each in one pass and in place; rules and defaults are PyTorch's.
+"""Optimiser updates of a model's flat parameter buffer, each in place, in one pass; rules and defaults are PyTorch's.
 
-Unlike all other ops, these write to their arguments: `params` and the optimiser's own buffers. `lr`, `step` and `scale`
-are numbers, or arrays of one element on the device of `params` (lr and scale float32 or float64, step integers) that
-only the kernel reads, so that a captured step can change them. `decay_size`: weight decay applies to
+Unlike most ops, these write to their arguments: `params` and the optimiser's state. `lr`, `step` and `scale` are
+numbers, or one-element arrays on the device of `params` (lr and scale float32 or float64, step an integer type) that
+only the kernel reads, so that their values can change between replays of a captured step. Weight decay applies to
 ``params[:decay_size]``; None: to all.
 """
 
@@ -18,22 +18,22 @@ __all__ = ["Scalar", "adam_update", "ema_update", "gradient_scale", "sgd_update"
 
 
 def gradient_scale(grads: Array, loss: Array, *, max_norm: float = 0.0) -> tuple[Array, Array]:
-    """By what to multiply the gradients, and their L2 norm.
+    """The clipping factor for the gradients, and their L2 norm.
 
-    The scale is 1, or with a `max_norm` above 0 ``min(1, max_norm / (norm + 1e-6))`` (Pascanu, Mikolov & Bengio 2013,
-    section 3.2; the 1e-6 is that of PyTorch's clip_grad_norm_). It is NaN, which makes the updates below do nothing,
-    if `loss` or the norm is not finite.
+    The scale is 1 or, if `max_norm` is above 0, ``min(1, max_norm / (norm + 1e-6))`` (Pascanu, Mikolov & Bengio 2013,
+    section 3.2; the 1e-6 is that of PyTorch's clip_grad_norm_). If `loss` or the norm is not finite, it is NaN, which
+    turns the updates below into no-ops.
 
     Args:
         grads: flat, float32 or float64.
-        loss: array of one element, float32 or float64.
-        max_norm: largest norm; 0: no clipping, then `grads` is not read and the norm is given as 0.
+        loss: one-element array, float32 or float64.
+        max_norm: maximum norm; 0: no clipping, in which case `grads` is not read and the norm is returned as 0.
 
     Returns:
         (scale, norm): 0-d arrays of the dtype of `grads`. The squares are summed in float64 in a fixed order.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: the arrays do not fit.
+        ShapeError, DTypeError, DeviceError: the arrays do not match.
         ConfigError: `max_norm` is negative.
     """
     check_buffers(grads=grads)
@@ -57,20 +57,20 @@ def sgd_update(
     decay_size: int | None = None,
     scale: Scalar | None = None,
 ) -> None:
-    """One step of stochastic gradient descent (torch.optim.SGD; Sutskever et al. 2013 for both momenta).
+    """One step of stochastic gradient descent (torch.optim.SGD; both kinds of momentum: Sutskever et al. 2013).
 
-    ``g = scale * grads + weight_decay * params``; ``velocity = momentum * velocity + g``; ``params -= lr * d`` where d
-    is the velocity, or ``g + momentum * velocity`` with `nesterov`. Velocity starts as zeros; with no momentum it is
-    neither read nor written and may be None. A `scale` that is not finite: nothing changes.
+    ``g = scale * grads + weight_decay * params``; ``velocity = momentum * velocity + g``; ``params -= lr * d``, where d
+    is the velocity, or ``g + momentum * velocity`` with `nesterov`. The velocity is initially zero; without momentum it
+    is neither read nor written and may be None. If `scale` is not finite, nothing changes.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: the buffers do not fit each other, or cannot be written.
-        ConfigError: an option is out of range, or there is momentum without a velocity.
+        ShapeError, DTypeError, DeviceError: the buffers do not match, or are not writeable.
+        ConfigError: an option is out of range, or momentum is given without a velocity.
     """
     check_buffers("params", "velocity", params=params, grads=grads, velocity=velocity)
     momentum = check_number("momentum", momentum, low=0, high=1)
     if momentum and velocity is None:
-        raise ConfigError(f"momentum {momentum} needs a velocity: an array of zeros like params before the first step")
+        raise ConfigError(f"momentum {momentum} needs a velocity: pass zeros like params before the first step")
     weight_decay, decay_size = check_decay(weight_decay, decay_size, params.size)
     scalars = check_scalar("lr", lr, low=0), check_scalar("scale", scale)
     implementation(__name__, params, grads, velocity, *scalars).sgd_update(
@@ -96,12 +96,12 @@ def adam_update(
 ) -> None:
     """One step of Adam (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1; torch.optim.Adam).
 
-    Weight decay is added to the gradient, or with `decoupled` shrinks the weights by ``1 - lr * weight_decay``
-    beforehand (AdamW: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2). Both moments start as zeros; `step` is
-    1 for the first update. A `scale` that is not finite: nothing changes.
+    Weight decay is added to the gradient or, with `decoupled`, first shrinks the weights by ``1 - lr * weight_decay``
+    (AdamW: Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2). Both moments are initially zero; `step` is 1 for
+    the first update. If `scale` is not finite, nothing changes.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: the buffers do not fit each other, or cannot be written.
+        ShapeError, DTypeError, DeviceError: the buffers do not match, or are not writeable.
         ConfigError: an option is out of range.
     """
     check_buffers("params", "moment1", "moment2", params=params, grads=grads, moment1=moment1, moment2=moment2)
@@ -120,13 +120,13 @@ def adam_update(
 
 
 def ema_update(average: Array, values: Array, *, decay: float, step: Scalar | None = None) -> None:
-    """Move `average` towards `values`: ``average = decay * average + (1 - decay) * values``.
+    """Update a moving average: ``average = decay * average + (1 - decay) * values``.
 
-    With a `step` (1 for the first update) the decay is ``min(decay, (1 + step) / (10 + step))``, so that a young
-    average forgets its start: the num_updates of TensorFlow's ExponentialMovingAverage.
+    With a `step` (1 for the first update) the decay is ``min(decay, (1 + step) / (10 + step))``, so that the initial
+    values are soon forgotten, as with num_updates of TensorFlow's ExponentialMovingAverage.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: the buffers do not fit each other, or cannot be written.
+        ShapeError, DTypeError, DeviceError: the buffers do not match, or are not writeable.
         ConfigError: `decay` is not in [0, 1].
     """
     check_buffers("average", average=average, values=values)

@@ -1,4 +1,4 @@
-"""Checks of what the optimiser's ops are given."""
+"""Argument checks of the optimiser ops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpunet.errors import ConfigError, DTypeError, ShapeError
 
 
 def check_buffers(*written: str, **buffers: Array | None) -> None:
-    """Raise unless all buffers that are not None are flat, of one dtype and size, and those `written` can be."""
+    """Raise unless all given buffers are flat, with the same dtype and size, and those named in `written` writeable."""
     given = {name: array for name, array in buffers.items() if array is not None}
     check_float(**given)
     for name, array in given.items():
@@ -24,9 +24,9 @@ def check_buffers(*written: str, **buffers: Array | None) -> None:
 
 
 def check_scalar(name: str, value: Scalar | None, *, integer: bool = False, low: float | None = None) -> Array | None:
-    """`value` if it is an array, which must have one element, float32 or float64 or an `integer`; else None.
+    """`value` if it is an array, which must have one element, float32 or float64 or, with `integer`, int; else None.
 
-    A number must be finite and at least `low`; with no `low` any will do, also NaN.
+    A number must be finite and at least `low`; without `low`, any number is accepted, even NaN.
     """
     if value is None:
         return None
@@ -34,11 +34,11 @@ def check_scalar(name: str, value: Scalar | None, *, integer: bool = False, low:
         if low is not None:
             check_number(name, value, low=low)
         elif isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-            raise ConfigError(f"{name} must be a number or an array of one element, got {value!r}")
+            raise ConfigError(f"{name} must be a number or a one-element array, got {value!r}")
         return None
     array = cast(Array, value)
     if array.size != 1:
-        raise ShapeError(f"{name} must be a number or an array of one element, got shape {tuple(array.shape)}")
+        raise ShapeError(f"{name} must be a number or a one-element array, got shape {tuple(array.shape)}")
     if array.dtype.kind not in "iu" if integer else array.dtype not in FLOAT_DTYPES:
         expected = "integers" if integer else "float32 or float64"
         raise DTypeError(f"{name} must be a number or an array of {expected}, got an array of {array.dtype}")

@@ -1,6 +1,6 @@
-"""The optimiser's updates on the CPU: one parallel, vectorised pass over the flat buffers.
+"""Optimiser updates on the CPU: one parallel, vectorised pass over the flat buffers.
 
-Memory-bound. Bytes moved a parameter in float32: SGD 12, with momentum 20, Adam 28, average 12, norm 4.
+Memory-bound. Bytes moved per parameter in float32: SGD 12, with momentum 20, Adam 28, average 12, norm 4.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from gpunet.ops._numba import jit, parallel_jit, prange
 
-_CHUNK = 8192  # entries of one piece: some microseconds of work, so that two threads share a small model evenly
+_CHUNK = 8192  # elements per chunk: a few microseconds of work, so that two threads share a small model evenly
 
 _FLAGS = {"contract"}  # fused multiply-adds only
 _update: Any = functools.partial(parallel_jit, fastmath=_FLAGS)
@@ -22,7 +22,7 @@ _piece: Any = functools.partial(jit, fastmath=_FLAGS, inline="always")  # see gp
 
 @_update(fastmath={"contract", "reassoc"})
 def _sums_of_squares(x, partial):
-    # "reassoc" lets a piece be summed in vector lanes; what is not finite stays so, as nothing is subtracted.
+    # "reassoc" allows summation in vector lanes; non-finite values stay non-finite, as nothing is subtracted.
     for chunk in prange(partial.size):
         total = 0.0
         piece = x[chunk * _CHUNK : (chunk + 1) * _CHUNK]
@@ -32,9 +32,9 @@ def _sums_of_squares(x, partial):
         partial[chunk] = total
 
 
-# A chunk is handed on as slices: their loops start at 0, which spares the test for negative indices that would keep
-# LLVM from vectorising. Weight decay applies to a prefix: a chunk is done as the part in it and the part after it.
-# One chunk is left to one thread, which is done before another wakes.
+# Chunks are passed on as slices: their loops start at 0, which avoids the test for negative indices that would keep
+# LLVM from vectorising. Weight decay applies to a prefix, so a chunk is processed in two parts, inside and after it.
+# A single chunk is left to one thread, which finishes before another would wake up.
 
 
 @_piece
@@ -118,7 +118,7 @@ def _adam(params, grads, moment1, moment2, decay_size, decay, keep, constants):
 
 @_piece
 def _ema_piece(average, values, decay, rest):
-    # The smaller factor goes to the difference (torch.lerp's rule): decay 0 gives `values` and 1 `average`, exactly.
+    # The smaller factor multiplies the difference (as in torch.lerp): decay 0 gives `values` and 1 `average`, exactly.
     for i in range(average.size):
         old, new = average[i], values[i]
         average[i] = old + rest * (new - old) if rest < decay else new - decay * (new - old)
@@ -198,7 +198,7 @@ def adam_update(
     if factor is None:
         return
     rate, t = _number(lr), _number(step)
-    # All that does not depend on the entry is computed once in float64: 1 - 0.999 would lose digits in float32.
+    # Everything that is the same for all elements is computed once in float64: 1 - 0.999 would lose digits in float32.
     constants = (
         factor,
         beta1,

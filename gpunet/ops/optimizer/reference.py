@@ -1,4 +1,4 @@
-"""The optimiser's updates, entry by entry in float64 as the papers write them, rounded once when stored."""
+"""Optimiser updates, element by element in float64 as in the papers, rounded once when stored."""
 
 from __future__ import annotations
 

@@ -2,11 +2,11 @@
 
 Everywhere below, `kernel_size`, `stride` (default: `kernel_size`) and `dilation` are an int or (vertical, horizontal),
 and `padding` is an int, (vertical, horizontal), ((top, bottom), (left, right)), ``"valid"`` or ``"same"``, at most half
-of the window. An output axis has ``(size + padding - dilation * (kernel - 1) - 1) / stride + 1`` entries, rounded down,
-or up with `ceil_mode`, where the last window must start inside the map or its leading padding. Semantics are PyTorch's.
+the window. An output axis has ``(size + padding - dilation * (kernel - 1) - 1) / stride + 1`` entries, rounded down, or
+up with `ceil_mode`, where the last window must start inside the map or its leading padding. Semantics are PyTorch's.
 
-All functions raise ShapeError (ranks or shapes do not fit, the window is larger than the padded map), DTypeError (not
-float32 or float64, or two dtypes), ConfigError (an option is out of range) and DeviceError (two devices).
+All functions raise ShapeError (ranks or shapes do not match, the window is larger than the padded map), DTypeError (not
+float32 or float64, or mixed dtypes), ConfigError (an option is out of range) and DeviceError (mixed devices).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Size = int | Sequence[int]
 
 
 def argmax_dtype(geometry: Pool2dGeometry) -> Any:
-    """The dtype of max_pool2d's second result: uint8 where it can number all taps of the window, else int32."""
+    """The dtype of max_pool2d's second result: uint8 if it can index all taps of the window, else int32."""
     return np.dtype(np.uint8 if geometry.kernel[0] * geometry.kernel[1] <= 256 else np.int32)
 
 
@@ -39,15 +39,15 @@ def max_pool2d(
     dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> tuple[Array, Array]:
-    """Maximum over windows of `x` (N, H, W, C), each channel by itself; the padding never wins.
+    """Maximum over windows of `x` (N, H, W, C), per channel; padding never wins.
 
-    NaN is larger than every number. Of equal maxima the first one in row-major order is taken, of several NaN the last.
-    A window of a dilated kernel that meets no element of the map gives -inf.
+    NaN counts as larger than any number. Of equal maxima, the first in row-major order is taken; of several NaNs, the
+    last. A dilated window that covers no element of the map gives -inf.
 
     Returns:
         y: (N, OH, OW, C), dtype of `x`.
-        argmax: (N, OH, OW, C), the tap of the window that holds the maximum, ``row * kernel width + column`` with
-            (row, column) counted in taps: uint8 for up to 256 taps, else int32.
+        argmax: (N, OH, OW, C), the tap at which the maximum is, ``row * kernel width + column`` with (row, column)
+            counted in taps; uint8 for up to 256 taps, else int32.
     """
     impl = implementation(__name__, x)
     geometry = Pool2dGeometry.of(
@@ -69,12 +69,12 @@ def max_pool2d_backward(
     dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> Array:
-    """Gradient of :func:`max_pool2d`: each entry of `dy` goes to the maximum of its window, overlapping windows add up.
+    """Gradient of :func:`max_pool2d`: each entry of `dy` goes to the maximum of its window; overlaps accumulate.
 
     Args:
         dy: gradient of y, (N, OH, OW, C).
-        argmax: as the forward pass returned it.
-        x_shape: shape of the forward pass's input; the options too are those of the forward pass.
+        argmax: as returned by the forward pass.
+        x_shape: shape of the input of the forward pass, whose options must be passed, too.
 
     Returns: dx of `x_shape`, dtype of `dy`.
     """
@@ -99,10 +99,10 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Array:
-    """Mean over windows of `x` (N, H, W, C), each channel by itself.
+    """Mean over windows of `x` (N, H, W, C), per channel.
 
-    A window counts its elements inside the map and, with `count_include_pad`, the zeros of the padding; never what
-    `ceil_mode` lets it reach beyond the padding.
+    The divisor counts the elements inside the map and, with `count_include_pad`, those of the padding; never the part
+    of a window that extends beyond the padding because of `ceil_mode`.
 
     Returns: y, (N, OH, OW, C), dtype of `x`.
     """

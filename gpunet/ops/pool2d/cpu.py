@@ -1,8 +1,8 @@
-"""Pooling on the CPU: parallel over the rows of the map that is written, so that no two threads meet.
+"""Pooling on the CPU: parallel over the rows of the output, so that threads never write to the same row.
 
-The channel loop is innermost and contiguous. The backward passes gather: each row of dx asks which windows cover it.
-What a window meets along one axis is looked up in the tables of :func:`_axis`. The usual pooling, windows of 2 x 2 side
-by side, has its own kernels, which read and write every element once and run at the speed of the memory.
+The channel loop is innermost and contiguous. The backward passes gather: each row of dx collects from the windows that
+cover it. The tables of :func:`_axis` list what a window covers along one axis. The usual pooling, non-overlapping 2x2
+windows, has dedicated kernels that read and write every element once and run at memory bandwidth.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from gpunet.ops._numba import parallel_jit, prange
 from gpunet.ops.geometry import Pool2dGeometry
 
 _FEW_TAPS = 64
-"""Averages of so many float32 elements are summed in float32, longer ones in float64."""
+"""Averages of up to this many float32 elements are summed in float32, longer ones in float64."""
 
 
 class _Axis(NamedTuple):
-    """The windows along one axis, seen from the output and from the input."""
+    """The windows along one axis, indexed by output and by input position."""
 
     windows: np.ndarray
     """(out, 3): input position of a window's first tap (may be negative), first and end of its taps inside the map.
 
-    The end is not after the first where a window of a dilated kernel meets no element.
+    The range is empty if a dilated window covers no element.
     """
     counts: np.ndarray
-    """(out,): how many elements the average counts."""
+    """(out,): divisor of the average."""
     first: np.ndarray
-    """(size + 1,): `covers` of the input position k are those from ``first[k]`` to ``first[k + 1]``."""
+    """(size + 1,): input position k is covered by the windows ``covers[first[k]:first[k + 1]]``."""
     covers: np.ndarray
     """(any, 2): output position and tap."""
 
@@ -71,7 +71,7 @@ def _max_pool(x: Any, y: Any, argmax: Any, rows: Any, columns: Any, kernel_w: in
                 continue
             for p in range(first_p, end_p):
                 row = top + p * dilation_h
-                # Three taps at a time, the last one again where fewer are left. One at a time LLVM would make it
+                # Three taps at a time, repeating the last one if fewer are left. With one at a time, LLVM would emit
                 # a masked store, which is many times slower.
                 for q in range(first_q, end_q, 3):
                     q2, q3 = min(q + 1, end_q - 1), min(q + 2, end_q - 1)
@@ -113,7 +113,7 @@ def _max_pool_backward(
                     tap = argmax.dtype.type(p * kernel_w + q)
                     for c in range(channels):
                         total = zero if fresh else dx[n, row, column, c]
-                        d = dy[n, i, j, c]  # loaded on both paths, which the loop needs to be vectorised
+                        d = dy[n, i, j, c]  # loaded unconditionally, so that the loop vectorises
                         dx[n, row, column, c] = total + (d if argmax[n, i, j, c] == tap else zero)
                     fresh = False
             if fresh:

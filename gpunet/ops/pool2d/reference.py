@@ -1,4 +1,4 @@
-"""Pooling from its definition: slow, obviously right, the oracle of every other implementation."""
+"""Pooling by definition: slow, obviously correct, the oracle for all other implementations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpunet.ops.pool2d import Size, argmax_dtype
 
 
 def _windows(g: Pool2dGeometry) -> Iterator[tuple[int, int, list[tuple[int, int, int]]]]:
-    """Each output position (i, j) with the (tap, row, column) of its window that lie inside the map, row-major."""
+    """Each output position (i, j) with the (tap, row, column) of its window that are inside the map, row-major."""
     for i in range(g.out_height):
         for j in range(g.out_width):
             window = []

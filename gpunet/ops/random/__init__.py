@@ -1,9 +1,9 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as
 1, 2, 3", SC 2011).
 
-A random number has no state: it is a function of (seed, stream, step, index), the same bits in the reference, in
-NumPy (:class:`PhiloxStream`), in Numba and in CUDA. The key is (seed low, seed high) and the counter is (index low,
-index high, step, stream), each a 32-bit word; one counter gives four words.
+The generator is stateless: a random number is a function of (seed, stream, step, index), bit-identical in the
+reference, NumPy (:class:`PhiloxStream`), Numba and CUDA. The key is (seed low, seed high) and the counter (index low,
+index high, step, stream), each a 32-bit word; one counter yields four words.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ SPLIT = 0
 SHUFFLE = 1
 """Stream of the order of the examples; the step is the epoch."""
 INIT = 2
-"""Stream of the initial parameters; the step is the number of the parameter."""
+"""Stream of parameter initialisation; the step is the index of the parameter."""
 AUGMENT = 3
 """Stream of the augmentation; the step is the training step."""
 DROPOUT = 16
-"""Stream of dropout: layer number i uses stream DROPOUT + i; the step is the training step."""
+"""Stream of dropout: layer i uses stream DROPOUT + i; the step is the training step."""
 
 M0, M1 = 0xD2511F53, 0xCD9E8D57
 """Philox4x32's multipliers (Salmon et al., section 3.3 and table 2)."""
 W0, W1 = 0x9E3779B9, 0xBB67AE85
 """Weyl increments of the key: the golden ratio and sqrt(3) - 1, as 32-bit fractions."""
 
-_BLOCK = 4096  # counters worked on at a time, so that the six temporaries stay in the second-level cache
+_BLOCK = 4096  # counters per block, so that the six temporaries stay in the L2 cache
 
 
 def check_seed(seed: int) -> int:
-    """`seed` as an int, or ConfigError unless it is a whole number in [0, 2**64)."""
+    """`seed` as an int, or ConfigError unless it is an integer in [0, 2**64)."""
     return check_int("seed", seed, high=2**64 - 1)
 
 
 def check_word(name: str, value: int) -> int:
-    """`value` as an int, or ConfigError unless it is a whole number in [0, 2**32)."""
+    """`value` as an int, or ConfigError unless it is an integer in [0, 2**32)."""
     return check_int(name, value, high=2**32 - 1)
 
 
 def check_scalar(name: str, value: Any, *, high: int = 2**32 - 1) -> Any:
-    """`value` as an int in [0, high], or as it is if it is an integer array of one element.
+    """`value` as an int in [0, high]; a one-element integer array is returned as it is.
 
-    An array may live on the device: its value is not looked at.
+    An array may be on the device: its value is not read.
 
     Raises:
-        ConfigError: `value` is a number but not a whole one in [0, high].
-        ShapeError, DTypeError: `value` is an array but not one integer.
+        ConfigError: `value` is a number but not an integer in [0, high].
+        ShapeError, DTypeError: `value` is an array but not a single integer.
     """
     if not hasattr(value, "ndim") or isinstance(value, np.generic):
         return check_int(name, value, high=high)
     if value.size != 1:
-        raise ShapeError(f"{name} must be an integer or an array of one element, got shape {tuple(value.shape)}")
+        raise ShapeError(f"{name} must be an integer or a one-element array, got shape {tuple(value.shape)}")
     if value.dtype.kind not in "iu":
         raise DTypeError(f"{name} must be an integer, got an array of {value.dtype}")
     return value
@@ -65,10 +65,10 @@ def check_scalar(name: str, value: Any, *, high: int = 2**32 - 1) -> Any:
 
 @dataclass(frozen=True)
 class PhiloxStream:
-    """The random numbers of one (seed, stream, step), computed on the host with NumPy alone.
+    """The random numbers of one (seed, stream, step), computed on the host with NumPy only.
 
-    A stream holds no position: the same call gives the same numbers again, and ``bits(m)`` starts with ``bits(n)``
-    for every n < m (so do uniform and normal). For other numbers, take another step or stream.
+    A stream has no position: repeated calls return the same numbers, and ``bits(m)`` starts with ``bits(n)`` for every
+    n < m (likewise uniform and normal). For other numbers, use another step or stream.
 
     Raises:
         ConfigError: `seed` is not in [0, 2**64), or `stream` or `step` is not in [0, 2**32).
@@ -92,7 +92,7 @@ class PhiloxStream:
         return words.reshape(-1)[:n]
 
     def _fill(self, out: np.ndarray, start: int) -> None:
-        # Each 32-bit word sits in a uint64, so that a product of two is complete.
+        # Each 32-bit word is held in a uint64, so that products are exact.
         word = np.uint64(0xFFFFFFFF)
         shift = np.uint64(32)
         index = np.arange(start, start + len(out), dtype=np.uint64)
@@ -117,18 +117,18 @@ class PhiloxStream:
             out[:, column] = c
 
     def _keys(self, n: int) -> np.ndarray:
-        # n numbers of 64 bits: number i has word 2 i as its lower half and word 2 i + 1 as its upper half.
+        # n 64-bit numbers: the lower half of number i is word 2 i, the upper half word 2 i + 1.
         return self.bits(2 * check_int("n", n)).astype("<u4", copy=False).view("<u8")
 
     def uniform(self, n: int) -> np.ndarray:
-        """`n` numbers uniform in [0, 1), float64 (n,): the upper 53 bits of word 2 i + 1 and word 2 i."""
+        """`n` uniform numbers in [0, 1), float64 (n,): the upper 53 bits of word 2 i + 1 and word 2 i."""
         return (self._keys(n) >> np.uint64(11)) * 2.0**-53
 
     def normal(self, n: int) -> np.ndarray:
-        """`n` standard normal numbers, float64 (n,), by Box and Muller's transform of pairs of uniform ones.
+        """`n` standard normal numbers, float64 (n,), by the Box-Muller transform of pairs of uniform ones.
 
         Box & Muller, "A Note on the Generation of Random Normal Deviates", Ann. Math. Stat. 29 (1958), eq. 1. The last
-        bit is that of this machine's log, sin and cos.
+        bit depends on the platform's log, sin and cos.
         """
         u = self.uniform(2 * (-(-check_int("n", n) // 2)))
         radius = np.sqrt(-2.0 * np.log1p(-u[0::2]))  # 1 - u is never 0
@@ -136,5 +136,5 @@ class PhiloxStream:
         return np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=1).reshape(-1)[:n]
 
     def permutation(self, n: int) -> np.ndarray:
-        """The numbers 0 to n - 1 in random order, int64 (n,): the order of n random 64-bit keys."""
+        """The numbers 0 to n - 1 in random order, int64 (n,): the argsort of n random 64-bit keys."""
         return np.argsort(self._keys(n), kind="stable").astype(np.int64, copy=False)

@@ -1,4 +1,4 @@
-"""Philox4x32-10 for Numba code: inlined where it is called, so that a loop over counters is vectorised."""
+"""Philox4x32-10 for Numba code: inlined into the caller, so that loops over counters vectorise."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ inline_jit: Any = functools.partial(jit, forceinline=True)
 @inline_jit
 def philox4x32(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
     """The four words, uint32, of counter (c0, c1, c2, c3) under key (k0, k1); all uint32. See ``reference.py``."""
-    # Each 32-bit word sits in a 64-bit lane. It is masked only where it is multiplied, which is what the vector
-    # instruction for 32 x 32 -> 64 bit products does for free.
+    # Each 32-bit word is held in a 64-bit lane and masked only where it is multiplied, which the vector instruction for
+    # 32 x 32 -> 64 bit products does for free.
     a0, a1, a2, a3 = np.uint64(c0), np.uint64(c1), np.uint64(c2), np.uint64(c3)
     k0, k1 = np.uint32(k0), np.uint32(k1)
     for _ in range(10):
@@ -38,7 +38,7 @@ def philox4x32(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> Any:
 
 @inline_jit
 def counter_words(seed: Any, stream: Any, step: Any, index: Any) -> Any:
-    """The four words of counter number `index` (uint64) of (seed: uint64, stream: uint32, step: uint32)."""
+    """The four words of counter `index` (uint64) of (seed: uint64, stream: uint32, step: uint32)."""
     return philox4x32(
         np.uint32(index), np.uint32(index >> _SHIFT), step, stream, np.uint32(seed), np.uint32(seed >> _SHIFT)
     )

@@ -1,4 +1,4 @@
-"""Philox4x32-10 one word at a time in plain Python integers: the oracle of every other version."""
+"""Philox4x32-10 in plain Python integers: the oracle for all other implementations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ WORD = 0xFFFFFFFF
 def philox4x32(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, int, int, int]:
     """The four words of counter (c0, c1, c2, c3) under key (k0, k1).
 
-    Salmon et al., SC 2011, section 3.3: ten rounds of two 32 x 32 -> 64 bit products; between the rounds, the key
-    moves on by its Weyl increments.
+    Salmon et al., SC 2011, section 3.3: ten rounds of two 32 x 32 -> 64 bit products; after each round, the key is
+    bumped by its Weyl increments.
     """
     for _ in range(10):
         high0, low0 = divmod(M0 * c0, 2**32)
@@ -22,7 +22,7 @@ def philox4x32(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[in
 
 
 def counter_words(seed: int, stream: int, step: int, index: int) -> tuple[int, int, int, int]:
-    """The four words of counter number `index` of (seed, stream, step)."""
+    """The four words of counter `index` of (seed, stream, step)."""
     return philox4x32(index & WORD, index >> 32, step, stream, seed & WORD, seed >> 32)
 
 

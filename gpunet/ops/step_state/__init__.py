@@ -1,4 +1,4 @@
-"""The state of a training that changes from step to step: on the device, so that a captured step can be replayed."""
+"""Training state that changes from step to step; kept on the device, so that a captured step can be replayed."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from gpunet.errors import DTypeError
 from gpunet.ops._dispatch import implementation
 
 COUNTERS = ("step", "position", "start", "correct", "failed")
-"""Entries of `counters`: finished steps of the training, finished steps of the epoch, position of the next batch's
-first image, right predictions of the epoch, and the number of its first step that failed, or -1."""
+"""Entries of `counters`: completed steps of the training and of the epoch, position of the next batch's first image,
+correct predictions in the epoch, and number of its first failed step, or -1."""
 NUMBERS = ("lr", "loss_sum")
-"""Entries of `numbers`: learning rate of the running step, and the sum of the epoch's losses."""
+"""Entries of `numbers`: learning rate of the current step, and sum of the epoch's losses."""
 
 
 def advance_step(
     counters: Array, numbers: Array, rates: Array, loss: Array, correct: Array, scale: Array, *, batch_size: int
 ) -> None:
-    """Take in what a step's forward and backward passes gave, and move on to the next step, all **in place**.
+    """Accumulate the results of a step and advance the counters, all **in place**.
 
-    ``loss_sum += loss``, ``correct += correct``, ``lr = rates[position]`` (the last rate, past the end), then step and
-    position move on by one and start by `batch_size`.
+    ``loss_sum += loss``, ``correct += correct``, ``lr = rates[position]`` (past the end, the last rate); then step and
+    position are incremented by one and start by `batch_size`.
 
-    A step whose loss or `scale` is not finite has failed. The number of the first is noted in ``failed``; from it to
-    the end of the epoch ``loss_sum`` and `scale` are NaN, so that nothing is updated any more.
+    A step with a non-finite loss or `scale` has failed. The first one is recorded in ``failed``; from it to the end of
+    the epoch, ``loss_sum`` and `scale` are NaN, so that no parameter is updated.
 
     Args:
         counters: int64 (5,), see :data:`COUNTERS`.
@@ -32,7 +32,7 @@ def advance_step(
         loss: one element, float32 or float64.
         correct: one element, int64.
         scale: one element of the dtype of `loss`, the factor of the gradients: see :func:`gpunet.ops.gradient_scale`.
-        batch_size: images of a step.
+        batch_size: images per step.
 
     Raises:
         ShapeError, DTypeError, DeviceError, ConfigError: the arrays are not as above.

@@ -1,4 +1,4 @@
-"""The step's bookkeeping on the CPU: some scalar operations, so compiled only to spare Python's overhead."""
+"""Step counters on the CPU: a few scalar operations, compiled only to avoid Python's overhead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step's bookkeeping, statement by statement."""
+"""Step counters, statement by statement."""
 
 from __future__ import annotations
 

@@ -1,26 +1,26 @@
-"""Convolution on the CPU. Seven algorithms, chosen from the shapes alone by :func:`_choose`:
+"""Convolution on the CPU. Seven algorithms, selected by shape in :func:`_choose`:
 
 ``matmul``
-    A 1x1 kernel: one matrix product.
+    1x1 kernels: a single matrix product.
 ``winograd``
-    Fewer multiplications for 3x3 kernels at stride 1, in exchange for transforms of the maps and the weights.
+    3x3 kernels at stride 1: fewer multiplications, in exchange for transforms of the maps and the weights.
 ``register_tiling``
-    An implicit GEMM with its sums in registers, over input rows in the L1 cache. The fastest of those that compute the
-    sums of the definition.
+    Implicit GEMM with its accumulators in registers, over input rows in the L1 cache. The fastest algorithm that
+    computes the sums as defined.
 ``tap_gemm``
-    One matrix product over a block of images for each output position and tap; taps on the padding are skipped.
+    One GEMM over a block of images per output position and tap; taps on the padding are skipped.
 ``im2col``
-    Matrix products over tiles of patches.
+    GEMMs over tiles of patches.
 ``col2im``
-    The gradient of an input of few channels: a matrix product, scattered back to where the patches came from.
+    The input gradient for few input channels: a GEMM whose result is scattered back to the patches.
 ``direct``
-    Plain loops, for groups of so few channels that any call would cost more than its work.
+    Plain loops, for groups of so few channels that a GEMM call would cost more than its work.
 
-Two more choices lead back to these. ``groups``: each of some larger groups is a convolution of its own, on copies of
-its channels. ``convolution``: the gradient of the input at stride 1 is the convolution of dy with rotated weights.
+Two more cases reduce to these. ``groups``: larger groups are convolved one by one, on copies of their channels.
+``convolution``: the input gradient at stride 1 is the convolution of dy with the rotated weights.
 
-``tap_gemm``, ``im2col`` and ``direct`` are driven by the tables of :mod:`gpunet.ops.conv2d.taps`, and compute any
-gradient of the input as well: with the roles of the maps exchanged, the tables inverted and the weights transposed.
+``tap_gemm``, ``im2col`` and ``direct`` are driven by the tables of :mod:`gpunet.ops.conv2d.taps`. They also compute any
+input gradient, with the maps swapped, the tables inverted and the weights transposed.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
 
 _SMALL_MAP, _SMALL_BATCH, _FEW_WEIGHTS = 12, 16, 2**13
-"""Up to so many output positions ``tap_gemm`` beats ``register_tiling``, unless there are few images (or weights)."""
+"""Up to this many output positions, ``tap_gemm`` beats ``register_tiling``, unless images (or weights) are few."""
 _FEW_CHANNELS = 4
 _TILE_BYTES = 192 * 1024
-"""An im2col tile: well inside the L2 cache of any x86-64 core of the last ten years, with room for the weights."""
+"""Size of an im2col tile: fits the L2 cache of any x86-64 core of the last ten years, with room for the weights."""
 _SPLIT_K = 16
 """Split-K parts of the im2col weight gradient: a constant, so that results do not depend on the number of threads."""
 
 
 def _choose(direction: str, g: Conv2dGeometry) -> str:
-    """The algorithm of ``"forward"``, ``"backward_x"`` or ``"backward_weight"``; the limits were measured on Zen 3."""
+    """The algorithm for ``"forward"``, ``"backward_x"`` or ``"backward_weight"``; thresholds measured on Zen 3."""
     inner, outer = g.weight_shape[2], g.out_channels // g.groups
     if g.groups > 1:
         return "direct" if inner * outer <= 64 else "groups"
@@ -70,7 +70,7 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
 
 
 def _image_block(g: Conv2dGeometry, out_height: int) -> int:
-    """Images of one task of ``tap_gemm``: products of 128 rows keep BLAS busy, 64 where there would be few tasks."""
+    """Images per task of ``tap_gemm``: GEMMs of 128 rows keep BLAS efficient; 64 if there would be too few tasks."""
     return 128 if -(-g.batch // 128) * out_height >= 4 else 64
 
 
@@ -89,12 +89,12 @@ def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2d
 
 
 def _group(g: Conv2dGeometry) -> Conv2dGeometry:
-    """One of the groups of a convolution, as a convolution."""
+    """A single group of a grouped convolution, as a convolution."""
     return replace(g, in_channels=g.in_channels // g.groups, out_channels=g.out_channels // g.groups, groups=1)
 
 
 def _channels(g: Conv2dGeometry, group: int) -> tuple[slice, slice]:
-    """The input and the output channels of a group."""
+    """The input and output channels of a group."""
     inner, outer = g.in_channels // g.groups, g.out_channels // g.groups
     return slice(group * inner, (group + 1) * inner), slice(group * outer, (group + 1) * outer)
 

@@ -1,4 +1,4 @@
-"""The gradient of an input of few channels: a GEMM of dy and the weights, scattered back by col2im.
+"""The input gradient for few input channels: a GEMM of dy and the weights, scattered back by col2im.
 
 Source: Chellapilla et al., High Performance Convolutional Neural Networks for Document Processing, 2006.
 """
@@ -13,12 +13,12 @@ from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
 _POSITIONS = 256
-"""Output positions of a product, about: its result stays in the L1 cache until it is scattered."""
+"""Approximate number of output positions per GEMM, so that its result stays in the L1 cache until it is scattered."""
 
 
 @parallel_jit
 def _input_gradient(address, dy, weight, taps_y, taps_x, tile_rows, dx):
-    """dx, one task for each image: products of tile_rows rows of dy, scattered by the tables of the forward pass."""
+    """dx, one task per image: GEMMs over tile_rows rows of dy, scattered by the tables of the forward pass."""
     batch, out_height, out_width, out_channels = dy.shape
     kernel_h, kernel_w, channels, _ = weight.shape
     terms, size = kernel_h * kernel_w * channels, dy.itemsize
@@ -56,7 +56,7 @@ def _input_gradient(address, dy, weight, taps_y, taps_x, tile_rows, dx):
 
 
 def input_gradient(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry, dx: np.ndarray) -> None:
-    """The gradient of the input, in `dx`; for one group."""
+    """The gradient of the input, written to `dx`; for one group."""
     taps_y, taps_x = tap_tables(g)[0]
     tile_rows = max(1, min(g.out_height, _POSITIONS // g.out_width))
     _input_gradient(gemm_address(dy.dtype), dy, weight, taps_y, taps_x, tile_rows, dx)

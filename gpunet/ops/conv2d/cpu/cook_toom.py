@@ -1,7 +1,7 @@
-"""The matrices of Winograd's minimal filtering F(m, r): m outputs of a filter of r taps from m + r - 1 products.
+"""The matrices of Winograd's minimal filtering F(m, r): m outputs of an r-tap filter with m + r - 1 multiplications.
 
 y = A^T [(G g) * (B^T d)] is exact for the filter g, the m + r - 1 inputs d and y_i = sum over k of g_k d_{i+k}. The
-products are values of polynomials at the points below and at infinity (Cook-Toom).
+products are polynomials evaluated at the points below and at infinity (Cook-Toom).
 
 Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4; the general construction
 in Blahut, Fast Algorithms for Signal Processing, 2010, section 5.2.
@@ -17,8 +17,8 @@ POINTS = {
     3: (Fraction(0), Fraction(1, 2), Fraction(-1), Fraction(2)),
     4: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
 }
-"""For each m. Of those tried, these had the smallest float32 errors on random maps: half of those of the usual
-0, 1, -1, 2, -2. The matrices B^T and A^T that follow from them are exact in float32. On the choice of points: Alam et
+"""Interpolation points for each m. Of those tried, these had the smallest float32 errors on random maps: half of those
+of the usual 0, 1, -1, 2, -2. The resulting matrices B^T and A^T are exact in float32. On the choice of points: Alam et
 al., Winograd Convolution for Deep Neural Networks: Efficient Point Selection, ACM TECS, 2022."""
 
 Matrix = list[list[Fraction]]
@@ -36,7 +36,7 @@ class MinimalFilter(NamedTuple):
 
 
 def _from_roots(roots: Sequence[Fraction]) -> list[Fraction]:
-    """Coefficients, lowest power first, of the product of (x - root)."""
+    """Coefficients of the product of (x - root), lowest power first."""
     coefficients = [Fraction(1)]
     for root in roots:
         shifted = [Fraction(0), *coefficients]
@@ -45,7 +45,7 @@ def _from_roots(roots: Sequence[Fraction]) -> list[Fraction]:
 
 
 def minimal_filter(m: int) -> MinimalFilter:
-    """F(m, 3) at POINTS[m] and at infinity."""
+    """The matrices of F(m, 3), with the points POINTS[m] and infinity."""
     r, points = 3, POINTS[m]
     inputs, taps = [], []
     for k, point in enumerate(points):

@@ -1,4 +1,4 @@
-"""Direct convolution: plain loops, for groups of few channels."""
+"""Direct convolution: plain loops, for groups with few channels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def convolution(x, weight, trans_weight, bias, taps_y, taps_x, groups, y):
 
 @parallel_jit
 def weight_gradient(x, dy, taps_y, taps_x, groups, dweight):
-    """The gradient of the weights, in `dweight`; one task for each tap."""
+    """The gradient of the weights, written to `dweight`; one task per tap."""
     batch, out_height, out_width, out_channels = dy.shape
     kernel_h, kernel_w, inner, _ = dweight.shape
     outer = out_channels // groups

@@ -1,4 +1,4 @@
-"""What follows the sums of several algorithms: the bias, and the reduction of split-K parts."""
+"""Epilogues shared by several algorithms: adding the bias, and reducing split-K parts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from gpunet.ops._numba import jit, parallel_jit, prange
 
 @jit
 def add_bias(y, n, i, bias):
-    """Add bias, (C,) or empty, to row i of image n of y, (N, H, W, C), while that row is in the cache."""
+    """Add bias, (C,) or empty, to row i of image n of y, (N, H, W, C), while that row is in cache."""
     if bias.size:
         for j in range(y.shape[2]):
             for c in range(y.shape[3]):
@@ -16,7 +16,7 @@ def add_bias(y, n, i, bias):
 
 @parallel_jit
 def reduce_split_k(partial, total):
-    """The sum over the parts, the first axis of `partial`, in order, in the vector `total`."""
+    """Sum `partial` over its first axis, the parts, in order; the result is written to the vector `total`."""
     parts, size = partial.shape
     block = 4096
     for task in prange((size + block - 1) // block):

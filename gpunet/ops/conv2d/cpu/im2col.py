@@ -1,4 +1,4 @@
-"""Convolution as GEMMs over im2col tiles that stay in the L2 cache.
+"""Convolution as GEMMs over im2col tiles that fit in the L2 cache.
 
 Source: Chellapilla et al., High Performance Convolutional Neural Networks for Document Processing, 2006.
 """
@@ -14,7 +14,7 @@ from gpunet.ops.conv2d.cpu.epilogue import add_bias
 
 @jit
 def _fill_tile(x, taps_y, taps_x, start, stop, tile):
-    """The patches of output rows start ... stop - 1 (counted over all images) as rows of `tile`."""
+    """Write the patches of output rows start ... stop - 1 (counted over all images) as rows of `tile`."""
     out_height, out_width, channels = taps_y.shape[0], taps_x.shape[0], x.shape[3]
     entry = 0
     for out_row in range(start, stop):
@@ -69,7 +69,7 @@ def convolution(address, x, weight, bias, taps_y, taps_x, tile_rows, y):
 
 @parallel_jit
 def split_k_weight_gradient(address, x, dy, taps_y, taps_x, tile_rows, partial):
-    """partial[k]: what the k-th part of the output rows contributes to the weight gradient, (depth, C_out)."""
+    """partial[k]: the contribution of the k-th part of the output rows to the weight gradient, (depth, C_out)."""
     parts, depth, out_channels = partial.shape
     out_rows, out_width = dy.shape[0] * dy.shape[1], dy.shape[2]
     size = x.itemsize

@@ -1,9 +1,9 @@
-"""Convolution as an implicit GEMM with a register tile of sums, reading input rows from the L1 cache.
+"""Convolution as an implicit GEMM with a register tile of accumulators, reading input rows from the L1 cache.
 
-The input rows that a few output rows of an image need are packed into a small buffer, padding included. There, term t
-(a tap and an input channel) of output position m is at ``positions[m] + terms[t]``. The GEMM micro-kernel accumulates
-outer products of such entries with contiguous vectors: over the terms, with the weights, for the output; over the
-positions, with dy, for the gradient of the weights.
+The input rows that a few output rows of an image depend on are packed into a small buffer, including padding, in which
+term t (a tap and an input channel) of output position m is at ``positions[m] + terms[t]``. The GEMM micro-kernel
+accumulates outer products of such elements with contiguous vectors: over the terms, with the weights, for the output;
+over the positions, with dy, for the gradient of the weights.
 """
 
 from __future__ import annotations
@@ -20,44 +20,43 @@ from gpunet.ops.conv2d.cpu.epilogue import reduce_split_k
 from gpunet.ops.geometry import Conv2dGeometry
 
 _POSITIONS = 256
-"""Output positions of a task, about: what the micro-kernel reads again and again stays in the L1 cache."""
+"""Approximate number of output positions per task, so that the micro-kernel's reused operands stay in the L1 cache."""
 _CHUNK = 32
-"""Positions that the weight gradient accumulates at a time: as many as fit into the L1 cache at a stride of 512
-bytes."""
+"""Positions that the weight gradient accumulates at a time: as many as fit in the L1 cache at a stride of 512 bytes."""
 _SPLIT_K, _SPLIT_K_ELEMENTS = 32, 2**22
-"""Split-K parts of the weight gradient, and elements of all parts: at most, but at least four parts. They depend on the
-shapes alone, so that results do not depend on the number of threads."""
+"""Maximum number of split-K parts of the weight gradient, and of their elements in total; at least four parts. They
+depend only on the shapes, so that results do not depend on the number of threads."""
 _TASKS = 8
-"""Tasks of a convolution, if it can be split into as many."""
+"""Target number of tasks of a convolution, if it can be split that far."""
 _POSITION_ROWS, _TERM_ROWS = 6, 4
-"""Rows of the register tile: output positions forward, terms for the weight gradient."""
+"""Rows of the register tile: output positions in the forward pass, terms in the weight gradient."""
 
 
 class _Layout(NamedTuple):
-    """How the input is packed into the buffer of a task."""
+    """How the input is packed into a task's buffer."""
 
     task_rows: int
-    """Output rows of a task."""
+    """Output rows per task."""
     top: int
-    """Rows of padding above."""
+    """Rows of padding at the top."""
     stride: int
     """Input rows from one output row to the next."""
     height: int
     """Rows of the buffer."""
     width: int
-    """Elements of a row of the buffer."""
+    """Elements per row of the buffer."""
     margin: int
-    """Elements of padding on the left of a row."""
+    """Elements of padding at the left of a row."""
     positions: np.ndarray
-    """Offset in elements of each output position; padded to _POSITION_ROWS."""
+    """Offset of each output position, in elements; padded to _POSITION_ROWS."""
     terms: np.ndarray
-    """Offset in elements of each term; padded to a multiple of _TERM_ROWS."""
+    """Offset of each term, in elements; padded to a multiple of _TERM_ROWS."""
 
 
 @functools.lru_cache(maxsize=256)
 def _layout(g: Conv2dGeometry) -> _Layout:
     channels = g.in_channels
-    tasks = -(-g.out_height // max(1, _POSITIONS // g.out_width))  # of an image
+    tasks = -(-g.out_height // max(1, _POSITIONS // g.out_width))  # per image
     task_rows = -(-g.out_height // tasks)
     reach = (g.out_width - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
     width = max(g.padding[2] + g.width, reach) * channels
@@ -78,7 +77,7 @@ def _layout(g: Conv2dGeometry) -> _Layout:
 
 
 def _pad_to_panels(matrix: np.ndarray) -> np.ndarray:
-    """`matrix` with its rows zero-padded to a multiple of PANEL_BYTES, as a vector."""
+    """`matrix` with its rows zero-padded to a multiple of PANEL_BYTES, flattened."""
     rows, columns = matrix.shape
     panel = PANEL_BYTES // matrix.itemsize
     if columns % panel == 0:
@@ -90,13 +89,13 @@ def _pad_to_panels(matrix: np.ndarray) -> np.ndarray:
 
 @jit
 def _zeros(size, like):
-    """A function of its own, so that Numba does not turn it into a parallel loop."""
+    """A separate function, so that Numba does not parallelise the loop."""
     return np.zeros(size, like.dtype)
 
 
 @jit
 def _pack_rows(x, n, first, layout, buffer):
-    """Pack the rows of the map x[n] from `first`, which may be negative, into `buffer`, whose margins are zero."""
+    """Pack rows of the map x[n], starting at `first` (may be negative), into `buffer`, whose margins are zero."""
     height, length = x.shape[1], x.shape[2]
     for k in range(layout.height):
         row, at = first + k, k * layout.width + layout.margin
@@ -110,9 +109,9 @@ def _pack_rows(x, n, first, layout, buffer):
 
 @parallel_jit
 def _convolution(x, weight, bias, layout, term_count, splits, y):
-    """y = convolution of x, (N, H, W * C_in), plus bias; weight and bias as vectors padded to panels.
+    """y = convolution of x, (N, H, W * C_in), plus bias; weight and bias are flat and padded to panels.
 
-    The panels of some output rows are split into `splits` tasks.
+    The panels of each block of output rows are split into `splits` tasks.
     """
     batch, out_height, out_width, out_channels = y.shape
     positions, terms = layout.positions, layout.terms[:term_count]
@@ -120,7 +119,7 @@ def _convolution(x, weight, bias, layout, term_count, splits, y):
     row_blocks, panels = (out_height + layout.task_rows - 1) // layout.task_rows, padded // panel
     for task in prange(batch * row_blocks * splits):
         buffer = _zeros(layout.height * layout.width, x)
-        edge = np.empty(_POSITION_ROWS * panel, x.dtype)  # a tile that does not fit into y
+        edge = np.empty(_POSITION_ROWS * panel, x.dtype)  # for tiles that do not fit in y
         row_block, split = task // splits, task % splits
         n, first = row_block // row_blocks, row_block % row_blocks * layout.task_rows
         _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
@@ -146,9 +145,9 @@ def _convolution(x, weight, bias, layout, term_count, splits, y):
 
 @parallel_jit
 def _split_k_weight_gradient(x, dy, layout, partial):
-    """partial[k]: what the k-th part of the tasks contributes to the weight gradient, (terms, padded channels).
+    """partial[k]: the contribution of the k-th part of the tasks to the weight gradient, (terms, padded channels).
 
-    `partial` is zero before. The channels of dy are padded to panels.
+    `partial` must be zero on entry. The channels of dy are padded to panels.
     """
     batch, out_height, out_width, channels = dy.shape
     positions, terms = layout.positions, layout.terms
@@ -183,7 +182,7 @@ def convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGe
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
-    """The gradient of the weights, in `dweight`."""
+    """The gradient of the weights, written to `dweight`."""
     layout = _layout(g)
     dy = _pad_to_panels(dy.reshape(-1, g.out_channels)).reshape(*dy.shape[:3], -1)
     fitting = max(4, min(_SPLIT_K, _SPLIT_K_ELEMENTS // (len(layout.terms) * dy.shape[3])))

@@ -1,4 +1,4 @@
-"""The weights of the convolution that computes an input gradient."""
+"""The weights of the convolution that computes the input gradient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _rotate(weight, result):
 
 
 def rotate_weight(weight: np.ndarray) -> np.ndarray:
-    """`weight` rotated by 180 degrees, with input and output channels exchanged."""
+    """`weight` rotated by 180 degrees, with input and output channels swapped."""
     kernel_h, kernel_w, channels, out_channels = weight.shape
     result = aligned.empty((kernel_h, kernel_w, out_channels, channels), weight.dtype)
     _rotate(weight, result)

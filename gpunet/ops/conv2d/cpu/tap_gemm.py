@@ -1,7 +1,7 @@
-"""Convolution as one GEMM over a block of images for each output position and tap.
+"""Convolution as one GEMM over a block of images per output position and tap.
 
-The rows of a product are the images of a block, which lie at a fixed stride in memory: nothing is copied, and taps on
-the padding cost nothing. Neighbouring taps of a kernel row are one product where their channels are contiguous.
+The rows of a GEMM are the images of a block, which are at a fixed stride in memory: nothing is copied, and taps on the
+padding cost nothing. Adjacent taps of a kernel row are merged into one GEMM if their channels are contiguous.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, block, y
                     column = taps_x[j, q]
                     run = 1
                     if column >= 0:
-                        # taps that are neighbours in memory, in the map and in the weights, make one product
+                        # merge taps that are adjacent in memory, in both the map and the weights
                         while trans_weight == 0 and q + run < kernel_w and taps_x[j, q + run] == column + run:
                             run += 1
                         gemm(
@@ -63,7 +63,7 @@ def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, block, y
 
 @parallel_jit
 def weight_gradient(address, x, dy, taps_y, taps_x, block, dweight):
-    """The gradient of the weights, in `dweight`; one task for each tap and block of output channels."""
+    """The gradient of the weights, written to `dweight`; one task per tap and block of output channels."""
     batch, height, width, in_channels = x.shape
     out_height, out_width, out_channels = dy.shape[1], dy.shape[2], dy.shape[3]
     kernel_h, kernel_w = dweight.shape[0], dweight.shape[1]

@@ -1,12 +1,12 @@
-"""3x3 convolution by Winograd's minimal filtering: fewer multiplications than the definition has.
+"""3x3 convolution by Winograd's minimal filtering, with fewer multiplications than direct convolution.
 
-The output is cut into tiles of m x m. The input tiles, (m + 2) x (m + 2), and the weights are transformed, where
-convolution is a matrix product over the channels at each of (m + 2)^2 points; the products are transformed back. The
-gradient of the weights does the same with the roles exchanged. F(4x4, 3x3) needs 36 products where the definition
-needs 144, F(3x3, 3x3) 25 where it needs 81.
+The output is divided into tiles of m x m. The input tiles, (m + 2) x (m + 2), and the weights are transformed; in the
+transformed domain, convolution is a matrix product over the channels at each of (m + 2)^2 points. The products are
+transformed back. The gradient of the weights works the same way with the roles swapped. F(4x4, 3x3) takes 36
+multiplications instead of 144, F(3x3, 3x3) 25 instead of 81.
 
-The transforms amplify rounding errors: in float32 the largest were 4 to 15 times those of plain sums on the maps of the
-default network.
+The transforms amplify rounding errors: in float32, on the maps of the default network, the largest were 4 to 15 times
+those of direct summation.
 
 Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
 """
@@ -25,11 +25,11 @@ from gpunet.ops.conv2d.cpu.cook_toom import Matrix, minimal_filter, transposed
 from gpunet.ops.geometry import Conv2dGeometry
 
 _TASK_TILES = 24
-"""Tiles of a task of a convolution: their transforms stay in the L2 cache."""
+"""Tiles per task of a convolution, so that their transforms stay in the L2 cache."""
 _ENOUGH_TILES = 20
-"""From so many tiles on the transform of the weights pays off (measured on Zen 3)."""
+"""Number of tiles from which the transform of the weights pays off (measured on Zen 3)."""
 _CHUNK = 256
-"""Tiles that the gradient of the weights accumulates at a time: as many as fit into the L1 cache."""
+"""Tiles that the gradient of the weights accumulates at a time: as many as fit in the L1 cache."""
 
 
 def _transform(matrix: Matrix) -> Any:
@@ -85,7 +85,7 @@ def _transform_tap_gradients(m, x, x_start, x_offsets, y, y_start, y_offsets, ch
 
 
 class _Tiling(NamedTuple):
-    """Offsets of the entries of each tile in an image, -1 for those outside."""
+    """Offsets of each tile's elements in an image; -1 for those outside."""
 
     m: int
     inputs: np.ndarray
@@ -95,7 +95,7 @@ class _Tiling(NamedTuple):
 
 
 def tile_size(height: int, width: int) -> int:
-    """The m of F(m x m, 3x3) that needs fewer multiplications for a map of this size."""
+    """The m for which F(m x m, 3x3) takes fewer multiplications on a map of this size."""
 
     def multiplications(m: int) -> int:
         return (-(-height // m) * (m + 2)) * (-(-width // m) * (m + 2))
@@ -134,7 +134,7 @@ def _transformed_weights(m, weight, result):
 
 @parallel_jit
 def _convolution(x, weights, tiling, zeros, y):
-    """y = convolution of x with the transformed weights; `zeros` is a row of a panel."""
+    """y = convolution of x with the transformed weights; `zeros` is a zero panel row."""
     batch, channels = x.shape[0], x.shape[3]
     panels, points, _, width = weights.shape
     m, tiles = tiling.m, tiling.inputs.shape[0]
@@ -173,7 +173,7 @@ def _convolution(x, weights, tiling, zeros, y):
 
 @parallel_jit
 def _weight_gradient(x, dy, tiling, dtransformed, dweight):
-    """dweight; `dtransformed`, (points, C_in, C_out) of zeros, becomes the gradient of the transformed weights."""
+    """dweight; `dtransformed`, (points, C_in, C_out), zero on entry, receives that of the transformed weights."""
     batch, channels, out_channels = x.shape[0], x.shape[3], dy.shape[3]
     points, m, tiles = dtransformed.shape[0], tiling.m, tiling.inputs.shape[0]
     lanes, width = VECTOR_BYTES // x.itemsize, PANEL_BYTES // x.itemsize
@@ -215,7 +215,7 @@ def _weight_gradient(x, dy, tiling, dtransformed, dweight):
 
 
 def applies(g: Conv2dGeometry) -> bool:
-    """Whether Winograd can compute the convolution: 3x3, stride 1, no dilation, one group, whole panels of channels."""
+    """Whether Winograd is applicable: 3x3, stride 1, no dilation, one group, channels a multiple of the panel width."""
     width = PANEL_BYTES // np.dtype(np.float32).itemsize
     return (
         g.kernel == (3, 3)
@@ -242,7 +242,7 @@ def convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGe
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
-    """The gradient of the weights, in `dweight`."""
+    """The gradient of the weights, written to `dweight`."""
     m = tile_size(g.out_height, g.out_width)
     tiling = _tiling(m, g)
     dtransformed = aligned.zeros(((m + 2) ** 2, g.in_channels, g.out_channels), x.dtype)
