@@ -17,6 +17,19 @@ from gpunet.ops import random
 _FIRST_FLIP = 2**32 - 1  # a step of the shuffle stream that no epoch uses
 
 
+def _checked_labels(labels: Any) -> np.ndarray:
+    """`labels` as int32 (n,); DataError unless they are whole numbers from 0 that int32 can hold."""
+    found = np.asarray(labels)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise DataError(
+            f"labels must be integers of shape (n,), got {found.dtype} of shape {found.shape}: convert class names or "
+            "one-hot rows to class indices first"
+        )
+    if found.size and not 0 <= int(found.min()) <= int(found.max()) <= np.iinfo(np.int32).max:
+        raise DataError(f"labels must be class indices from 0, got values from {found.min()} to {found.max()}")
+    return found.astype(np.int32)
+
+
 def _mirror(images: Array) -> Array:
     return images[:, :, ::-1].copy()
 
@@ -26,7 +39,7 @@ class Loader:
 
     Args:
         images: (n, H, W, C) uint8, or float features of any shape (n, ...), which are returned unchanged.
-        labels: (n,) integers.
+        labels: (n,) integers of any type, class indices from 0.
         backend: the device; by default that of :func:`gpunet.get_backend`.
         scale, offset: a batch is pixel * scale + offset (for uint8 images), broadcastable to (H, W, C).
         flip, shift, cutout: augmentation of training batches; see :func:`gpunet.ops.gather_batch`.
@@ -55,6 +68,7 @@ class Loader:
         cutout: int = 0,
         dtype: Any = "float32",
     ) -> None:
+        labels = _checked_labels(labels)
         if len(images) == 0 or len(images) != len(labels):
             raise DataError(f"expected as many labels as images, at least one; got {len(labels)} and {len(images)}")
         if images.dtype != np.uint8 and (flip or alternate_flip or shift or cutout):
@@ -69,7 +83,7 @@ class Loader:
         if alternate_flip:
             images, labels = np.concatenate([images, _mirror(images)]), np.concatenate([labels, labels])
         self._images = backend.asarray(images)
-        self._labels = backend.asarray(labels, np.int32)
+        self._labels = backend.asarray(labels)
         self._scaling: dict[str, Any] = {
             "scale": None if scale is None else backend.asarray(scale, dtype),
             "offset": None if offset is None else backend.asarray(offset, dtype),

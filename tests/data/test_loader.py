@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -125,3 +127,28 @@ def test_what_cannot_be_mirrored() -> None:
         Loader(features, labels, backend=CPU, alternate_flip=True)
     with pytest.raises(ConfigError, match="flip and alternate_flip are mutually exclusive"):
         Loader(*numbered(3), backend=CPU, flip=True, alternate_flip=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.uint64, ">i4"])
+def test_labels_of_any_integer_type(dtype: Any) -> None:
+    images, _ = numbered(3)
+    loader = Loader(images, np.array([2, 0, 1], dtype), backend=CPU)
+    assert loader.labels.dtype == np.int32 and loader.labels.tolist() == [2, 0, 1]
+    assert Loader(images, [2, 0, 1], backend=CPU).labels.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.0, 0.9, 1.7], r"got float64 of shape \(3,\)"),
+        ([0.0, np.nan, 1.0], "got float64"),
+        ([True, False, True], "got bool"),
+        (["a", "b", "c"], "got <U1"),
+        (np.eye(3, dtype=np.int64), r"got int64 of shape \(3, 3\)"),
+        ([0, 2**32, 1], "got values from 0 to 4294967296"),
+        ([0, -1, 1], "got values from -1 to 1"),
+    ],
+)
+def test_labels_that_are_no_class_indices(labels: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Loader(numbered(3)[0], labels, backend=CPU)

@@ -14,10 +14,11 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from gpunet.backend import CPU
 from gpunet.cli.main import main
-from gpunet.data import DataConfig
+from gpunet.data import DataConfig, Dataset, Split
+from gpunet.data.scaling import scaling_of
 from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.inference import feature_map, load_model
-from gpunet.experiments.prepare import prepare
+from gpunet.experiments.prepare import RunData, prepare
 from gpunet.experiments.run import evaluate, predict
 from gpunet.training import load_checkpoint
 
@@ -182,6 +183,16 @@ def test_class_weights_are_scikit_learns(data: Path) -> None:
     labels = run_data.split.train.labels
     expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
     np.testing.assert_allclose(run_data.class_weights(), expected, rtol=1e-12)
+
+
+def test_a_class_without_training_images_has_no_weight() -> None:
+    labels = np.array([1, 1, 1, 3, 3, 4], np.int32)
+    images = np.zeros((6, 2, 2, 1), np.uint8)
+    dataset = Dataset(images, labels, tuple("abcde"))
+    nothing = np.zeros(0, np.int64)
+    data = RunData(Split(dataset, dataset, np.arange(6), nothing), dataset, scaling_of(images, "none"))
+    expected = compute_class_weight("balanced", classes=np.array([1, 3, 4]), y=labels)
+    np.testing.assert_allclose(data.class_weights(), [0, expected[0], 0, *expected[1:]], rtol=1e-12)
 
 
 def test_standardized_pixels_have_mean_0_and_deviation_1(data: Path) -> None:
