@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -140,6 +141,15 @@ class Layer:
         for index, (_, layer) in enumerate(self.named_layers()):
             layer.place(index)
         return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A layer with copies of all values, in flat arrays of its own on the same device."""
+        copied = memo[id(self)] = object.__new__(type(self))
+        for name, value in vars(self).items():
+            setattr(copied, name, None if name == "flat" else copy.deepcopy(value, memo))
+        if self.flat is not None:
+            copied.initialize(device=self.flat.backend, dtype=self.flat.dtype)
+        return copied
 
     def place(self, index: int) -> None:
         """Called once, at initialisation, with the index of this layer in the model (dropout keys its masks by it)."""

@@ -21,15 +21,18 @@ class Sequential(Layer):
     """
 
     def __init__(self, layers: Sequence[Layer | tuple[str, Layer]]) -> None:
-        named: dict[str, Layer] = {}
+        self._layers: dict[str, Layer] = {}
         for index, item in enumerate(layers):
             name, layer = item if isinstance(item, tuple) else (str(index), item)
-            if name in named:
+            if name in self._layers:
                 raise ConfigError(f"two layers are called {name!r}")
-            named[name] = layer
-        self.layers: Mapping[str, Layer] = MappingProxyType(named)
+            self._layers[name] = layer
+        self._steps = fusion.plan(list(self._layers.values()))
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
         """By name, in order; read-only, since the plan would not follow a change."""
-        self._steps = fusion.plan(list(named.values()))
+        return MappingProxyType(self._layers)
 
     def children(self) -> Iterator[tuple[str, Layer]]:
         return iter(self.layers.items())

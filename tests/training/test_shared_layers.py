@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from gpunet import optim
 from gpunet.errors import ConfigError
 from gpunet.models import CNN, MLP, Hybrid
-from gpunet.nn import ForwardContext, SoftmaxCrossEntropy
+from gpunet.nn import ForwardContext, Sequential, SoftmaxCrossEntropy
 from gpunet.training import Trainer, TrainingConfig
 from tests.training.problems import images, loaders
 
@@ -75,3 +78,17 @@ def test_an_optimizer_whose_parameters_have_moved() -> None:
     Hybrid(cnn, 4).initialize(seed=0)
     with pytest.raises(ConfigError, match="have moved to the arrays of another model"):
         optimizer.update(0.1, 2)
+
+
+@pytest.mark.parametrize("make", [small_cnn, lambda: Hybrid(small_cnn(), 4, hidden=(8,)).initialize(seed=0)])
+def test_a_deep_copy_is_a_model_of_its_own(make: Callable[[], Sequential]) -> None:
+    model = make()
+    twin = copy.deepcopy(model)
+    before = model.flat.values.copy()
+    np.testing.assert_array_equal(twin.flat.values, before)
+    assert twin.flat.current and model.flat.current and type(twin) is type(model)
+    losses = [[record["train_loss"] for record in Trainer(each, CONFIG, **loaders()).fit().records] for each in (twin,)]
+    np.testing.assert_array_equal(model.flat.values, before)
+    losses.append([record["train_loss"] for record in Trainer(model, CONFIG, **loaders()).fit().records])
+    assert losses[0] == losses[1] and losses[0][1] < losses[0][0]
+    assert copy.deepcopy(MLP((4, 3))).flat is None
