@@ -10,6 +10,7 @@ from gpunet.checks import check_number
 from gpunet.errors import ConfigError
 from gpunet.ops.optimizer import adam_update, sgd_update
 from gpunet.optim import _slots
+from gpunet.optim._registry import look_up, select
 
 if TYPE_CHECKING:
     from gpunet.nn.parameter import FlatParameters
@@ -166,10 +167,5 @@ def create(name: str, **options: Any) -> Optimizer:
     Raises:
         ConfigError: there is no such optimiser, one of its options is missing, or one is out of range.
     """
-    if name not in OPTIMIZERS:
-        raise ConfigError(f"unknown optimizer {name!r}: expected one of {', '.join(OPTIMIZERS)}")
-    owner = OPTIMIZERS[name]
-    missing = [option for option in owner.options if option not in options]
-    if missing:
-        raise ConfigError(f"the optimizer {name} needs the option {missing[0]}, which was not given")
-    return owner(**{option: options[option] for option in owner.options})
+    owner = look_up("optimizer", name, OPTIMIZERS)
+    return owner(**select("optimizer", name, {option: option for option in owner.options}, options))

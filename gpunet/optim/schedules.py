@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from gpunet.checks import check_int, check_number
-from gpunet.errors import CheckpointError, ConfigError
+from gpunet.errors import CheckpointError
+from gpunet.optim._registry import look_up, select
 
 
 class Schedule:
@@ -215,11 +216,6 @@ def create(name: str, *, lr: float, total_steps: int, steps_per_epoch: int, **op
     Raises:
         ConfigError: there is no such schedule, one of its options is missing, or one is out of range.
     """
-    if name not in SCHEDULES:
-        raise ConfigError(f"unknown schedule {name!r}: expected one of {', '.join(SCHEDULES)}")
-    owner = SCHEDULES[name]
-    missing = [option for option in owner.options if option not in options]
-    if missing:
-        raise ConfigError(f"the schedule {name} needs the option {missing[0]}, which was not given")
-    chosen = {argument: options[option] for option, argument in owner.options.items()}
+    owner = look_up("schedule", name, SCHEDULES)
+    chosen = select("schedule", name, owner.options, options)
     return owner(lr, total_steps=total_steps, steps_per_epoch=steps_per_epoch, **chosen)
