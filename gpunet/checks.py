@@ -49,8 +49,8 @@ def check_float(**arrays: Array | None) -> None:
 def check_labels(labels: Array, size: int) -> None:
     """Raise unless `labels` is an integer vector with `size` entries; checking their range is up to the data loader."""
     check_shape("labels", labels, (size,))
-    if labels.dtype.kind not in "iu":
-        raise DTypeError(f"labels must be integers, got {labels.dtype}")
+    if labels.dtype.kind not in "iu" or not labels.dtype.isnative:
+        raise DTypeError(f"labels must be integers in native byte order, got {labels.dtype}: convert with .astype(...)")
 
 
 def check_number(

@@ -18,6 +18,7 @@ without the section.
 
 from __future__ import annotations
 
+import codecs
 import re
 import tomllib
 from collections.abc import Mapping
@@ -118,14 +119,18 @@ def merge(
 
 
 def load_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file.
+    """The content of a TOML file, which may begin with a UTF-8 byte-order mark.
 
     Raises:
         ConfigError: it cannot be read or is not TOML; the message names the line.
     """
     try:
-        with Path(path).open("rb") as file:
-            return tomllib.load(file)
+        data = Path(path).read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ConfigError(f"{path} is encoded as UTF-16, but TOML must be UTF-8: save it as UTF-8")
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # tomllib's own error, invalid UTF-8, a number of 5000 digits

@@ -171,7 +171,7 @@ def load_sweep(path: Path) -> Sweep:
     path = Path(path)
     document = load_toml(path)
     sweep = parse(document, path.stem, source=str(path))
-    return Sweep(**{**vars(sweep), "text": path.read_text(encoding="utf-8")})
+    return Sweep(**{**vars(sweep), "text": path.read_text(encoding="utf-8-sig")})
 
 
 def parse(document: Mapping[str, Any], name: str, *, source: str = "sweep") -> Sweep:

@@ -119,6 +119,7 @@ class Trainer:
             self.average.update(state.step)
 
     def _run_epoch(self) -> EpochTotals:
+        self.step = self.epoch * self.steps_per_epoch  # an earlier attempt may have been interrupted
         self.train.shuffle(self.config.seed, self.epoch)
         rates = [self.schedule.lr(self.step + index) for index in range(self.steps_per_epoch)]
         self._state.start_epoch(self.step, rates)

@@ -290,3 +290,15 @@ def test_configurations_are_frozen() -> None:
     config = merge("cnn")
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.training = TrainingConfig()  # type: ignore[misc]
+
+
+def test_encodings_of_a_file(tmp_path: Path) -> None:
+    text = '[model]\nkind = "mlp"\nhidden = [7]\n'
+    path = tmp_path / "run.toml"
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_text(text, encoding=encoding)
+        assert load(path).model.hidden == (7,)
+    for encoding in ("utf-16", "utf-16-le"):
+        path.write_text(text if encoding == "utf-16" else "\ufeff" + text, encoding=encoding)
+        with pytest.raises(ConfigError, match="is encoded as UTF-16, but TOML must be UTF-8: save it as UTF-8"):
+            load(path)

@@ -262,8 +262,11 @@ def test_bad_input() -> None:
         loss(x[:0], labels[:0])
     with pytest.raises(ShapeError, match=r"labels must have shape \(3,\), got \(2,\)"):
         loss(x, labels[:2])
-    with pytest.raises(DTypeError, match=r"labels must be integers, got float64"):
-        loss(x, np.zeros(3))
+    for other in (np.zeros(3), labels.astype(">i8")):
+        with pytest.raises(DTypeError, match=rf"labels must be integers in native byte order, got {other.dtype}"):
+            loss(x, other)
+        with pytest.raises(DTypeError, match="native byte order"):
+            cross_entropy.count_correct(x, other)
     with pytest.raises(ShapeError, match=r"weight must have shape \(4,\), got \(3,\)"):
         loss(x, labels, weight=np.ones(3, np.float32))
     with pytest.raises(DTypeError, match=r"weight is float64 but logits is float32"):

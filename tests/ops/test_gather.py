@@ -276,7 +276,7 @@ FEATURES = np.zeros((N, 3), np.float32)
             {"images": FEATURES, "offset": np.ones(3, np.float32)},
         ),
         (ShapeError, r"labels must have shape \(5,\), got \(4,\)", {"labels": np.zeros(4, np.int64)}),
-        (DTypeError, "labels must be integers, got float64", {"labels": np.zeros(N)}),
+        (DTypeError, "labels must be integers in native byte order, got float64", {"labels": np.zeros(N)}),
         (ShapeError, r"order must have 1 dimensions \(m,\), got shape \(5, 1\)", {"order": np.zeros((N, 1), np.int64)}),
         (DTypeError, "order must be integers, got float64", {"order": np.zeros(N)}),
         (ConfigError, r"order must hold numbers in \[0, 5\), got 5", {"order": np.array([0, 5, 1])}),

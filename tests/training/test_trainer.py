@@ -248,6 +248,27 @@ def test_divergence_in_a_forward_pass_names_the_layer() -> None:
         make_trainer(model=model).fit()
 
 
+def test_fit_again_after_an_interrupt_keeps_the_schedule() -> None:
+    """The interrupted epoch is run again, with the steps and rates of an uninterrupted training."""
+
+    class Interrupt(Callback):
+        asked = False
+
+        def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
+            if trainer.epoch == 1 and step == 4 and not self.asked:
+                self.asked = True
+                raise KeyboardInterrupt
+
+    options = {"epochs": 3, "schedule": "step", "lr_step": 1}
+    expected = make_trainer(**options).fit().records
+    trainer = make_trainer(callbacks=(Interrupt(),), **options)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    found = trainer.fit().records
+    for name in ("epoch", "step", "lr"):
+        assert [record[name] for record in found] == [record[name] for record in expected]
+
+
 class Exploding(nn.Layer):
     """The identity, whose gradient is infinite in one step."""
 
