@@ -53,11 +53,11 @@ class Progress(Callback):
         self._compiled += 1
         if not self._announced:
             self._announced = True
-            self.console.print("compiling kernels: this happens once, they are cached on disk", soft_wrap=True)
+            self.console.print("preparing kernels: compiled once, then loaded from the cache on disk", soft_wrap=True)
         if self._bar is not None:
-            self._bar.update(self._task, status=f"compiling kernel {self._compiled}: {name}")
+            self._bar.update(self._task, status=f"preparing kernel {self._compiled}: {name}")
         elif self._compiled % 10 == 0:
-            self.console.print(f"compiling kernel {self._compiled}: {name}", soft_wrap=True)
+            self.console.print(f"preparing kernel {self._compiled}: {name}", soft_wrap=True)
 
     def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
         self._epoch, self._epoch_started, self._shown = epoch, time.perf_counter(), 0.0
@@ -68,7 +68,7 @@ class Progress(Callback):
             self._at_first_step = False
             if self._compiled:
                 seconds = now - self._started
-                self.console.print(f"compiled {self._compiled} kernels, first step after {seconds:.1f} s")
+                self.console.print(f"prepared {self._compiled} kernels, first step after {seconds:.1f} s")
         if self._bar is None or (now - self._shown < 0.2 and step < trainer.steps_per_epoch):
             return
         self._shown = now

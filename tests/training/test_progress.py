@@ -52,5 +52,5 @@ def test_compilation_is_announced() -> None:
     progress.on_step(trainer, 1, 0.5)
     progress.on_train_end(trainer)
     text = out.getvalue()
-    assert text.count("compiling kernels: this happens once") == 1
-    assert "compiling kernel 10: kernel9" in text and "compiled 10 kernels, first step after" in text
+    assert text.count("preparing kernels: compiled once") == 1
+    assert "preparing kernel 10: kernel9" in text and "prepared 10 kernels, first step after" in text
