@@ -173,6 +173,9 @@ class Trainer:
     def fit(self) -> History:
         """Train up to ``config.epochs`` epochs, then load the weights selected by ``config.keep`` into the model.
 
+        Called again after an interrupt, it repeats the interrupted epoch from its first step, with the weights as they
+        are; :meth:`resume` goes back to the end of the last complete epoch.
+
         Returns:
             the history of all epochs, including those before a resume.
 
