@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,6 +104,17 @@ class Loader:
     def labels(self) -> Array:
         """The labels, int32, on the device."""
         return self._labels[: self.size]
+
+    def digest(self) -> str:
+        """SHA-256 of everything that determines the batches: images, labels, their order, scaling and augmentation."""
+        settings = {**self._augmentation, "alternate_flip": self.alternate_flip, "dtype": str(self._scaling["dtype"])}
+        found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for array in (self.images, self.labels, self._scaling["scale"], self._scaling["offset"]):
+            if array is not None:
+                host = np.ascontiguousarray(self.backend.to_numpy(array))
+                found.update(f"{host.dtype.str}{host.shape}".encode())
+                found.update(host.data)
+        return found.hexdigest()
 
     def mirrored(self) -> Loader:
         """A loader of the mirrored images, without augmentation.

@@ -21,7 +21,8 @@ from gpunet.experiments.run import PREDICTIONS, RESULT, train
 from gpunet.files import copy_folder
 from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
 from gpunet.training.hybrid import stage_folder
-from gpunet.training.trainer import LAST, METRICS
+from gpunet.training.snapshot import LAST
+from gpunet.training.trainer import METRICS
 
 SEEDS = 3
 """Number of seeds for a model without published results."""

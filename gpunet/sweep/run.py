@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import shutil
 import statistics
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gpunet import errors
 from gpunet.errors import ConfigError, OutputError
 from gpunet.experiments.config import to_toml
 from gpunet.experiments.inference import evaluate
-from gpunet.files import make_folder, write_text_atomic
+from gpunet.files import lock_folder, remove_temporaries, write_text_atomic
 from gpunet.report.metrics import wilson_interval
 from gpunet.sweep.declaration import Point, Sweep, Trial
 from gpunet.sweep.pool import Event, Pool
@@ -26,7 +22,7 @@ from gpunet.sweep.progress import SweepProgress
 from gpunet.sweep.search import search_of
 from gpunet.sweep.summary import best_point, point_accuracy
 from gpunet.sweep.table import FAILED, Outcome, Row, write_table
-from gpunet.sweep.trial import OUTCOME, clear_temporaries, drop_checkpoints, read_outcome, write_outcome
+from gpunet.sweep.trial import OUTCOME, drop_checkpoints, read_outcome, write_outcome
 from gpunet.training.trainer import BEST
 
 TABLE, DECLARATION, TEST = "table.csv", "sweep.toml", "test.json"
@@ -87,8 +83,9 @@ def run_sweep(
     if not 1 <= workers <= threads:
         raise ConfigError(f"{workers} workers cannot share {threads} threads: give 1 to {threads} workers")
     search = search_of(sweep)
-    with _locked(folder) as lock, SweepProgress(quiet=not progress) as shown:
-        clear_temporaries(folder)
+    busy = f"another sweep is running in {folder}: wait for it, or give another --out"
+    with lock_folder(folder, busy, patience=_LOCK_PATIENCE) as lock, SweepProgress(quiet=not progress) as shown:
+        remove_temporaries(folder)
         write_text_atomic(folder / DECLARATION, sweep.text)
         run = _Run(sweep, folder, shown, device=device, keep=keep_checkpoints, retry_failed=retry_failed)
         values: list[float | None] = []
@@ -278,32 +275,3 @@ def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
     }
     write_text_atomic(path, json.dumps(document, indent=2) + "\n")
     return document
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[IO[str]]:
-    """Lock the folder of a sweep, created if necessary, for one sweep at a time.
-
-    The workers inherit the open lock file: after a kill, the lock is released once all of them have ended.
-
-    Raises:
-        OutputError: the folder cannot be created, or another sweep is running in it.
-    """
-    make_folder(folder)
-    try:
-        file = (folder / ".lock").open("w", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
-    with file:
-        limit = time.monotonic() + _LOCK_PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > limit:
-                    raise OutputError(
-                        f"another sweep is running in {folder}: wait for it, or give another --out"
-                    ) from None
-                time.sleep(0.1)
-        yield file

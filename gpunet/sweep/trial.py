@@ -19,7 +19,8 @@ from gpunet.files import copy_folder, make_folder, write_text_atomic
 from gpunet.sweep.table import FAILED, OK, Outcome
 from gpunet.training.callbacks import Callback
 from gpunet.training.hybrid import stage_folder
-from gpunet.training.trainer import BEST, LAST
+from gpunet.training.snapshot import LAST
+from gpunet.training.trainer import BEST
 
 if TYPE_CHECKING:
     from gpunet.training.history import Record
@@ -150,12 +151,3 @@ class _Share(Callback):
         finished = trainer.epoch >= trainer.config.epochs or trainer.stop
         if finished and trainer.run_dir is not None:
             copy_folder(trainer.run_dir, self.target)
-
-
-def clear_temporaries(folder: Path) -> None:
-    """Remove the incomplete copies of a killed sweep."""
-    for path in folder.glob("**/.*.tmp*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

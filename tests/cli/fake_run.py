@@ -64,7 +64,15 @@ class FakeRun(ModuleType):
         """Fields of the result that differ from the usual."""
 
     def train(
-        self, config: Any, *, run_dir: Path, device: str | None, resume: bool, progress: bool, tensorboard: bool
+        self,
+        config: Any,
+        *,
+        run_dir: Path,
+        device: str | None,
+        resume: bool,
+        progress: bool,
+        tensorboard: bool,
+        checkpoint_minutes: float,
     ) -> RunResult:
         existed = run_dir.is_dir()
         if self.writes_files:
@@ -77,6 +85,7 @@ class FakeRun(ModuleType):
             resume=resume,
             progress=progress,
             tensorboard=tensorboard,
+            checkpoint_minutes=checkpoint_minutes,
             existed=existed,
         )
         return RunResult(config.kind, run_dir, **self.result)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -79,7 +81,7 @@ def test_a_stopped_run_goes_on(
 
     def interrupted(self: trainer.Trainer) -> None:
         save(self)
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_save_last", interrupted)
@@ -123,7 +125,11 @@ def test_a_hybrid_begins_with_the_cnn_that_is_there(unpublished: Path, monkeypat
     assert gpunet("reproduce", "cnn", "--seeds", 1) == 0
     trained: list[int] = []
     run_epoch = Trainer._run_epoch
-    monkeypatch.setattr(Trainer, "_run_epoch", lambda self: trained.append(len(self.flat.values)) or run_epoch(self))
+    monkeypatch.setattr(
+        Trainer,
+        "_run_epoch",
+        lambda self, *interrupts: trained.append(len(self.flat.values)) or run_epoch(self, *interrupts),
+    )
     assert gpunet("reproduce", "hybrid", "--seeds", 1) == 0
     assert len(trained) == 1, "an epoch of the classifier alone"
     after = last_weights()

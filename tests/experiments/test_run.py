@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.utils.class_weight import compute_class_weight
 
 from gpunet.backend import CPU
 from gpunet.cli.main import main
-from gpunet.data import DataConfig, Dataset, Split
-from gpunet.data.scaling import scaling_of
+from gpunet.data import DataConfig
 from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.inference import feature_map, load_model
-from gpunet.experiments.prepare import RunData, prepare
+from gpunet.experiments.prepare import prepare
 from gpunet.experiments.run import evaluate, predict
 from gpunet.training import load_checkpoint
 
@@ -178,23 +176,6 @@ def test_configuration_file_and_its_record(data: Path, tmp_path: Path, capsys: p
     assert saved.class_names[0] == "top left" and saved.input_shape == (10, 12, 3)
 
 
-def test_class_weights_are_scikit_learns(data: Path) -> None:
-    run_data = prepare(DataConfig(data=str(data)))
-    labels = run_data.split.train.labels
-    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
-    np.testing.assert_allclose(run_data.class_weights(), expected, rtol=1e-12)
-
-
-def test_a_class_without_training_images_has_no_weight() -> None:
-    labels = np.array([1, 1, 1, 3, 3, 4], np.int32)
-    images = np.zeros((6, 2, 2, 1), np.uint8)
-    dataset = Dataset(images, labels, tuple("abcde"))
-    nothing = np.zeros(0, np.int64)
-    data = RunData(Split(dataset, dataset, np.arange(6), nothing), dataset, scaling_of(images, "none"))
-    expected = compute_class_weight("balanced", classes=np.array([1, 3, 4]), y=labels)
-    np.testing.assert_allclose(data.class_weights(), [0, expected[0], 0, *expected[1:]], rtol=1e-12)
-
-
 def test_standardized_pixels_have_mean_0_and_deviation_1(data: Path) -> None:
     run_data = prepare(DataConfig(data=str(data), standardize="pixel"))
     loader = run_data.loader("train", CPU, "float64")
@@ -257,7 +238,7 @@ def test_a_checkpoint_of_another_architecture(data: Path, tmp_path: Path, capsys
     two = Path(train("mlp", data, tmp_path / "b", capsys, "--hidden", "7")["run_dir"])
     shutil.copy(two / "last.safetensors", one / "last.safetensors")
     assert gpunet("train", "--resume", one, "-q") == 2
-    assert "another architecture" in capsys.readouterr().err
+    assert "begun with other hidden ([7], now [12]): resume it" in capsys.readouterr().err
 
 
 def test_evaluation_of_other_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

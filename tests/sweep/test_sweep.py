@@ -17,6 +17,7 @@ import pytest
 
 from gpunet.cli.main import main
 from gpunet.errors import ConfigError, DataError, OutputError
+from gpunet.files import lock_folder
 from gpunet.sweep import Sweep, load_sweep, run_sweep
 from gpunet.sweep import run as sweep_run
 from gpunet.sweep.pool import Pool
@@ -238,7 +239,7 @@ def test_what_ends_a_sweep(declare: Declare, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OutputError, match="cannot make the folder"):
         quietly(sweep, tmp_path / "file")
     monkeypatch.setattr(sweep_run, "_LOCK_PATIENCE", 0.0)
-    with sweep_run._locked(tmp_path / "out"), pytest.raises(OutputError, match="another sweep is running in"):
+    with lock_folder(tmp_path / "out", ""), pytest.raises(OutputError, match="another sweep is running in"):
         quietly(sweep, tmp_path / "out")
     lost = Sweep(**{**vars(sweep), "settings": {**sweep.settings, "data": str(tmp_path / "none.npz")}})
     with pytest.raises(DataError, match=r"none\.npz does not exist"):
