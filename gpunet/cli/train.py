@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import re
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,13 +90,14 @@ def run(args: argparse.Namespace) -> None:
     if run_dir is None:
         run_dir = new_run_dir(Path(args.runs_dir if args.runs_dir is not None else "runs"), name)
     try:
-        result = train(
+        train(
             config,
             run_dir=run_dir,
             device=device,
             resume=args.resume is not None,
             progress=args.verbosity >= 0,
             tensorboard=args.tensorboard,
+            on_result=functools.partial(_report, as_json=args.json),
         )
     except KeyboardInterrupt:
         if (run_dir / "config.toml").is_file():
@@ -108,7 +110,6 @@ def run(args: argparse.Namespace) -> None:
     finally:
         with contextlib.suppress(OSError):
             run_dir.rmdir()  # succeeds only if nothing was written to it
-    _report(result, as_json=args.json)
 
 
 def _new(args: argparse.Namespace) -> RunConfig:
@@ -168,6 +169,16 @@ def _explain_misplaced(flag: str) -> str:
 
 
 def _report(result: RunResult, *, as_json: bool) -> None:
+    """Print the result at once: the figures are drawn after it."""
+    try:
+        _print(result, as_json=as_json)
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = error.filename or "the output"
+        raise
+
+
+def _print(result: RunResult, *, as_json: bool) -> None:
     if not as_json:
         print(f"run folder: {result.run_dir}")
         print(accuracy_line("test", result.test_correct, result.test_total))

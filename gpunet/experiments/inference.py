@@ -138,8 +138,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate the model at `path` on `split` of its data set, or of the data set `data`.
 
-    `figures` saves the confusion matrix, per-class metrics and most confident mistakes to the run folder. `tta` also
-    counts correct predictions with test-time augmentation: probabilities averaged over each image and its mirror image.
+    `figures` saves the confusion matrix, per-class metrics and most confident mistakes to the run folder; one that
+    cannot be drawn is left out, with a warning. `tta` also counts correct predictions with test-time augmentation:
+    probabilities averaged over each image and its mirror image.
 
     Raises:
         ConfigError: `tta` for a model that was not trained on mirrored images.

@@ -104,13 +104,15 @@ def train(
     resume: bool = False,
     progress: bool = True,
     tensorboard: bool = False,
+    on_result: Callable[[RunResult], None] = lambda result: None,
 ) -> RunResult:
     """Train the model that `config` describes in the folder `run_dir`, and evaluate it on the test images.
 
     The folder gets the files of :func:`fit`, ``result.json``, ``test_predictions.npz`` (uint16 (n,): labels,
     predictions and, if available, tta_predictions) and the figures. With `resume`, an interrupted run is resumed; the
     result is bit-identical to that of an uninterrupted run. With `tensorboard`, TensorBoard events are written as well
-    (for a hybrid, in the folder of each stage).
+    (for a hybrid, in the folder of each stage). `on_result` is called with the result once it is saved, before the
+    figures are drawn; a figure that cannot be drawn is a warning.
 
     Raises: GpunetError and its subclasses; see :mod:`gpunet.errors`.
     """
@@ -158,6 +160,7 @@ def train(
         "peak_memory_bytes": peak_memory(),
     }
     write_text_atomic(run_dir / RESULT, json.dumps(document, indent=2) + "\n")
+    on_result(result)
     plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
     return result
 
