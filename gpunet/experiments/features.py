@@ -18,7 +18,7 @@ from gpunet.backend import Backend
 from gpunet.data import Dataset
 from gpunet.data.loader import Loader
 from gpunet.errors import ConfigError, DataError
-from gpunet.experiments.inference import SavedModel, load_model
+from gpunet.experiments.inference import SavedModel, check_data, load_model
 from gpunet.experiments.prepare import loader_of, prepare
 from gpunet.files import write_text_atomic
 from gpunet.models import CNN, MLP, Hybrid
@@ -85,6 +85,7 @@ def analyse(
     names = list(layers) if layers else _default_layers(cnn)
     parts = [_until(cnn, name) for name in names]  # fails before the slow part
     data = prepare(saved.config.data)
+    check_data(saved, data.split.train, saved.config.data.data)
     train = _subset(data.split.train, train_images, seed)
     validation = data.split.validation
     shown = _subset(validation, map_images, seed)
