@@ -95,7 +95,7 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
     file = path / BEST if path.is_dir() else path
     tensors, metadata = load_checkpoint(file)
     try:
-        config, input_shape, names = _described(metadata, file)
+        config, input_shape, names = _described(metadata)
         scaling = Scaling.from_arrays(under("input", tensors))
         stage = metadata.get("stage")
         if stage == "classifier":
@@ -123,14 +123,14 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
     return SavedModel(model, config, input_shape, names, scaling, backend, metadata, file)
 
 
-def _described(metadata: dict[str, Any], file: Path) -> tuple[RunConfig, tuple[int, int, int], tuple[str, ...]]:
+def _described(metadata: dict[str, Any]) -> tuple[RunConfig, tuple[int, int, int], tuple[str, ...]]:
     """Configuration, image shape and class names in the header of a checkpoint."""
     if not isinstance(metadata, dict) or not isinstance(metadata.get("config"), str):
         raise CheckpointError("its header has no configuration")
     shape = metadata.get("input_shape")
     if not isinstance(shape, list) or [type(side) for side in shape] != [int] * 3 or min(shape) < 1:
         raise CheckpointError(f"input_shape must be [height, width, channels], got {shape!r:.80}")
-    config = from_toml(metadata["config"], source=str(file))
+    config = from_toml(metadata["config"], source="its configuration")
     return config, (shape[0], shape[1], shape[2]), _class_names(metadata)
 
 
