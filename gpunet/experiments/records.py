@@ -29,7 +29,7 @@ class Kind:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 NUMBER = Kind("a number", _is_number)  # a loss may be NaN
