@@ -94,7 +94,7 @@ print(matplotlib.rcParams["backend"])
 """
 
 
-@pytest.mark.parametrize("backend", ["module://of_a_notebook.that_is_not_installed", "no such backend", "svg"])
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "no such backend", "svg"])
 def test_the_backend_of_other_programs_is_not_used(tmp_path: Path, backend: str) -> None:
     environment = {**os.environ, "MPLBACKEND": backend, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "a.png")]
