@@ -9,6 +9,7 @@ import functools
 import re
 import shlex
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     if run_dir is None:
         run_dir = new_run_dir(Path(args.runs_dir if args.runs_dir is not None else "runs"), name)
     try:
-        result = train(
+        train(
             config,
             run_dir=run_dir,
             device=device,
@@ -107,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
             progress=args.verbosity >= 0,
             tensorboard=args.tensorboard,
             checkpoint_minutes=args.checkpoint_minutes,
+            on_result=functools.partial(_report, as_json=args.json),
         )
     except KeyboardInterrupt as interrupt:
         number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
@@ -119,7 +121,6 @@ def run(args: argparse.Namespace) -> None:
     finally:
         with contextlib.suppress(OSError):
             run_dir.rmdir()  # succeeds only if nothing was written to it
-    _report(result, as_json=args.json)
 
 
 def _new(args: argparse.Namespace) -> RunConfig:
@@ -179,6 +180,16 @@ def _explain_misplaced(flag: str) -> str:
 
 
 def _report(result: RunResult, *, as_json: bool) -> None:
+    """Print the result at once: the figures are drawn after it."""
+    try:
+        _print(result, as_json=as_json)
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = error.filename or "the output"
+        raise
+
+
+def _print(result: RunResult, *, as_json: bool) -> None:
     if not as_json:
         print(f"run folder: {result.run_dir}")
         print(accuracy_line("test", result.test_correct, result.test_total))

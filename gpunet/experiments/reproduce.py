@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from gpunet.devices import get_backend
 from gpunet.errors import CheckpointError
 from gpunet.experiments.config import RunConfig, merge, to_toml
 from gpunet.experiments.published import Published, load_published
+from gpunet.experiments.records import SHARE, WHOLE, read_result
 from gpunet.experiments.run import PREDICTIONS, RESULT, train
 from gpunet.files import copy_folder
 from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
@@ -26,6 +26,8 @@ from gpunet.training.trainer import METRICS
 
 SEEDS = 3
 """Number of seeds for a model without published results."""
+
+_RESULT = {"seed": WHOLE, "tta_correct": WHOLE.or_none, "validation_accuracy": SHARE, "parameters": WHOLE}
 
 
 @dataclass(frozen=True)
@@ -155,20 +157,21 @@ def read_run(run_dir: Path) -> SeedResult:
     Raises:
         CheckpointError: it cannot be read.
     """
-    path = run_dir / RESULT
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return SeedResult(
-            result["seed"],
-            run_dir,
-            result["test_correct"],
-            result["tta_correct"],
-            result["test_total"],
-            result["validation_accuracy"],
-            result["parameters"],
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot read the result {path}: {error}; remove the folder to train again") from error
+        result = read_result(run_dir, _RESULT)
+        if result is None:
+            raise CheckpointError(f"there is no {run_dir / RESULT}")
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot read the result of a run: {error}; remove the folder to train again") from error
+    return SeedResult(
+        result["seed"],
+        run_dir,
+        result["test_correct"],
+        result["tta_correct"],
+        result["test_total"],
+        result["validation_accuracy"],
+        result["parameters"],
+    )
 
 
 def agreement(expected: Published, found: Reproduction) -> Agreement | None:

@@ -107,13 +107,15 @@ def train(
     progress: bool = True,
     tensorboard: bool = False,
     checkpoint_minutes: float = 5.0,
+    on_result: Callable[[RunResult], None] = lambda result: None,
 ) -> RunResult:
     """Train the model that `config` describes in the folder `run_dir`, and evaluate it on the test images.
 
     The folder gets the files of :func:`fit`, ``result.json``, ``test_predictions.npz`` (uint16 (n,): labels,
     predictions and, if available, tta_predictions) and the figures. With `resume`, an interrupted run is resumed; the
     result is bit-identical to that of an uninterrupted run. With `tensorboard`, TensorBoard events are written as well
-    (for a hybrid, in the folder of each stage).
+    (for a hybrid, in the folder of each stage). `on_result` is called with the result once it is saved, before the
+    figures are drawn; a figure that cannot be drawn is a warning.
 
     Raises: as :func:`fit`.
     """
@@ -125,7 +127,7 @@ def train(
         return [*shown, TensorBoard()] if tensorboard else shown
 
     with _locked(run_dir):
-        return _train(config, run_dir, device, resume, callbacks, checkpoint_minutes)
+        return _train(config, run_dir, device, resume, callbacks, checkpoint_minutes, on_result)
 
 
 def _train(
@@ -135,6 +137,7 @@ def _train(
     resume: bool,
     callbacks: Callable[[str], Sequence[Callback]],
     checkpoint_minutes: float,
+    on_result: Callable[[RunResult], None],
 ) -> RunResult:
     found = _fit(config, run_dir, device, resume, callbacks, None, checkpoint_minutes)
     records, data = found.records, found.data
@@ -173,6 +176,7 @@ def _train(
         "peak_memory_bytes": peak_memory(),
     }
     write_text_atomic(run_dir / RESULT, json.dumps(document, indent=2) + "\n")
+    on_result(result)
     plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
     return result
 

@@ -145,8 +145,12 @@ class FlatParameters:
                 )
             if tensor.dtype not in ("float32", self.dtype):
                 raise CheckpointError(f"{name} in the checkpoint is {tensor.dtype}, this model needs {self.dtype}")
-            if not np.isfinite(tensor).all():
-                raise CheckpointError(f"{name} in the checkpoint has values that are not finite: it cannot be used")
+            wrong = np.count_nonzero(~np.isfinite(tensor))
+            if wrong:
+                raise CheckpointError(
+                    f"{wrong} of the {tensor.size} values of {name} in the checkpoint are NaN or infinite: use another "
+                    "one, or train again"
+                )
 
 
 def _views(flat: Array, items: Iterable[Parameter | Buffer]) -> list[Array]:

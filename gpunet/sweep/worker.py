@@ -16,10 +16,11 @@ import threading
 from pathlib import Path
 from typing import Any, TextIO
 
-from gpunet.errors import GpunetError
+from gpunet.errors import ConfigError, GpunetError
 from gpunet.experiments.config import from_toml
 from gpunet.experiments.prepare import RunData, prepare
-from gpunet.sweep.trial import run_trial
+from gpunet.sweep.table import FAILED, Outcome
+from gpunet.sweep.trial import run_trial, write_outcome
 
 
 def main() -> None:
@@ -35,12 +36,17 @@ def main() -> None:
     while True:
         order = orders.get()
         try:
-            config = from_toml(order["config"])
-            if data is None or data[0] != config.data:
-                data = config.data, prepare(config.data)
+            config, folder = from_toml(order["config"]), Path(order["folder"])
+            try:
+                if data is None or data[0] != config.data:
+                    data = config.data, prepare(config.data)
+            except ConfigError as error:  # the settings do not fit the data: those of other trials may
+                write_outcome(folder, Outcome(FAILED, error=str(error)))
+                _tell(events, event="done", status=FAILED)
+                continue
             outcome = run_trial(
                 config,
-                Path(order["folder"]),
+                folder,
                 device=order["device"],
                 data=data[1],
                 shared_cnn=Path(order["shared_cnn"]) if order["shared_cnn"] else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -73,6 +74,7 @@ class FakeRun(ModuleType):
         progress: bool,
         tensorboard: bool,
         checkpoint_minutes: float,
+        on_result: Callable[[RunResult], None],
     ) -> RunResult:
         existed = run_dir.is_dir()
         if self.writes_files:
@@ -88,7 +90,9 @@ class FakeRun(ModuleType):
             checkpoint_minutes=checkpoint_minutes,
             existed=existed,
         )
-        return RunResult(config.kind, run_dir, **self.result)
+        result = RunResult(config.kind, run_dir, **self.result)
+        on_result(result)
+        return result
 
     def evaluate(
         self, path: Path, *, data: str | None, split: str, device: str | None, figures: bool, tta: bool

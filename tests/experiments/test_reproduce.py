@@ -178,7 +178,12 @@ def test_interval_is_wilsons_on_the_test_images() -> None:
 
 
 def test_damaged_results(tmp_path: Path) -> None:
-    for text in ("{", "{}"):
+    with pytest.raises(CheckpointError, match=r"there is no .*result\.json; remove the folder to train again"):
+        read_run(tmp_path)
+    for text in ("{", "{}", "[]", "3"):
         (tmp_path / "result.json").write_text(text)
-        with pytest.raises(CheckpointError, match=r"cannot read the result .*; remove the folder to train again"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"the result of a run: .*result\.json.*; remove the folder",
+        ):
             read_run(tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from gpunet.experiments.prepare import prepare
 from gpunet.experiments.run import evaluate, predict
 from gpunet.training import load_checkpoint
 
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "mlp": ["--hidden", "12", "--epochs", "3"],
     "cnn": ["--filters", "4", "8", "--epochs", "3"],
@@ -100,6 +103,40 @@ def test_train_evaluate_and_predict(kind: str, data: Path, tmp_path: Path, capsy
     assert first.label == int(np.argmax(first.probabilities))
     assert gpunet("predict", "--run", run_dir, "--invert", "never", "-q", tmp_path / "a.png") == 0
     assert first.class_names[first.label] in capsys.readouterr().out
+
+
+def test_the_result_comes_before_the_figures(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = []
+
+    def broken(*arguments: object, **options: object) -> None:
+        printed.append(capsys.readouterr().out)
+        raise RuntimeError("no pens\nleft")
+
+    monkeypatch.setattr("gpunet.report.figures.plot_per_class_metrics", broken)
+    words = ["train", "mlp", *SMALL["mlp"], "--data", data, *QUICKLY, "--device", "cpu", "-q", "--runs-dir", tmp_path]
+    assert gpunet(*words) == 0
+    (run_dir,) = tmp_path.iterdir()
+    correct = json.loads((run_dir / "result.json").read_text())["test_correct"]
+    (out,) = printed
+    assert out.splitlines()[0] == f"run folder: {run_dir}"
+    assert out.splitlines()[1].startswith(f"test accuracy {100 * correct / 40:.2f} % ")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    path = run_dir / "per_class_metrics.png"
+    assert captured.err == f"gpunet: warning: {path} is not drawn: RuntimeError: no pens left\n"
+    assert {path.stem for path in run_dir.glob("*.png")} == FIGURES - {"per_class_metrics"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_the_output(data: Path, tmp_path: Path) -> None:
+    words = ["train", "mlp", *SMALL["mlp"], "--data", data, *QUICKLY, "--device", "cpu", "-q", "--runs-dir", tmp_path]
+    command = [sys.executable, "-m", "gpunet", *map(str, words)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "gpunet: error: cannot read or write the output: No space left on device\n"
 
 
 def test_split_is_recorded_and_stratified(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
