@@ -1,13 +1,16 @@
-"""Atomic file writes: everything that gpunet writes goes through here."""
+"""Atomic file writes, through which goes everything that gpunet writes; and reads that are bounded."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import IO
 
 from gpunet.errors import OutputError
 
@@ -83,6 +86,41 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
         OutputError: as :func:`atomic_write`.
     """
     write_bytes_atomic(path, text.encode())
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open the file at `path` for reading, unless it is a pipe or a device, which may have no end.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file; ``strerror`` is the reason.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to would block
+    except ValueError:
+        raise OSError(errno.EINVAL, "its name contains a NUL character", str(path)) from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, expected a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes:
+    """The content of the regular file at `path`, of at most `limit` bytes.
+
+    Raises:
+        OSError: as :func:`open_regular`, or the file is longer.
+    """
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
+    return data
 
 
 def copy_folder(source: Path, target: Path, *, only: Collection[str] | None = None) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gpunet.data.download import fetch
-from gpunet.data.files import FILES, find, locate
-from gpunet.data.idx import read_idx, read_plain
+from gpunet.data.download import fetch_files
+from gpunet.data.files import FILES, locate, mismatch
+from gpunet.data.idx import as_array, read_content
+from gpunet.data.npy import read_npz
 from gpunet.data.pixels import to_uint8
 from gpunet.errors import DataError
 
@@ -99,15 +97,19 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST) -> tuple[Dataset, Dataset
         names, gzipped or not, images (n, H, W) or (n, H, W, C); or an NPZ file with the arrays x_train, y_train,
         x_test, y_test (images of the same shapes; uint8, or floats k/255) and optionally class_names.
 
-    Labels are class indices from 0. If there are no class names, the indices are used as names.
+    Labels are class indices from 0. If there are no class names, the indices are used as names. Every file is read
+    once: what is used is what was verified. Sizes are checked before memory is taken, and none beyond what is left.
 
     Raises:
         DataError: the data are missing, unreadable, damaged, empty, contain NaNs, or have the wrong rank or dtype, or
-            inconsistent labels.
+            inconsistent labels; or a file is larger than the memory that is left.
         OutputError: Fashion-MNIST must be downloaded and the cache cannot be written to.
     """
     if str(path) == FASHION_MNIST:
-        return _read_folder(fetch(), FASHION_MNIST_CLASSES)
+        files = fetch_files()
+        return _from_contents(
+            {name: (files.folder / name, files.contents[name]) for name in FILES}, FASHION_MNIST_CLASSES
+        )
     source = Path(path).expanduser()
     if source.is_dir():
         return _load_folder(source)
@@ -117,48 +119,31 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST) -> tuple[Dataset, Dataset
 
 
 def _load_folder(folder: Path) -> tuple[Dataset, Dataset]:
-    missing = [name for name in FILES if locate(folder, name) is None]
+    paths = {name: locate(folder, name) for name in FILES}
+    missing = [name for name, path in paths.items() if path is None]
     if missing:
         raise DataError(f"{folder} is not an IDX folder: {', '.join(missing)} are missing (also as .gz)")
+    contents = {name: (path, read_content(path)) for name, path in paths.items() if path is not None}
     # If the labels are Fashion-MNIST's, the images must be, too: verify the files and use the known class names.
-    labels = next(name for name in FILES if name.startswith("train-labels"))
-    path = locate(folder, labels)
-    assert path is not None
-    if hashlib.sha256(read_plain(path)).hexdigest() == FILES[labels].sha256:
-        find(folder)
-        return _read_folder(folder, FASHION_MNIST_CLASSES)
-    return _read_folder(folder, None)
+    found = {name: mismatch(content, path, name) for name, (path, content) in contents.items()}
+    if found["train-labels-idx1-ubyte"] is not None:
+        return _from_contents(contents, None)
+    if problems := [problem for problem in found.values() if problem is not None]:
+        raise DataError("\n  ".join([f"Fashion-MNIST in {folder} cannot be used:", *problems]))
+    return _from_contents(contents, FASHION_MNIST_CLASSES)
 
 
-def _read_folder(folder: Path, class_names: tuple[str, ...] | None) -> tuple[Dataset, Dataset]:
-    paths = [locate(folder, name) or folder / name for name in FILES]
-    arrays = [read_idx(path) for path in paths]
-    return _datasets(arrays, [str(path) for path in paths], class_names)
+def _from_contents(
+    contents: dict[str, tuple[Path, bytearray]], class_names: tuple[str, ...] | None
+) -> tuple[Dataset, Dataset]:
+    """The data set in the four files' contents, each with its path."""
+    arrays = [as_array(content, path) for path, content in contents.values()]
+    return _datasets(arrays, [str(path) for path, _ in contents.values()], class_names)
 
 
 def _load_npz(path: Path) -> tuple[Dataset, Dataset]:
-    try:
-        with path.open("rb") as file:  # np.load does not close a file that it opened itself but could not read
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds a single array, expected an NPZ file with {', '.join(_KEYS)}")
-            with archive:
-                missing = [key for key in _KEYS if key not in archive.files]
-                if missing:
-                    found = ", ".join(archive.files) or "nothing"
-                    raise DataError(
-                        f"{path} lacks {', '.join(missing)}: it holds {found}, expected {', '.join(_KEYS)} "
-                        "(a test set is not split off automatically) and optionally class_names"
-                    )
-                arrays = {key: archive[key] for key in (*_KEYS, "class_names") if key in archive.files}
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        # NumPy raises a ValueError for arrays of Python objects and for files of any other format.
-        raise DataError(f"{path} is not a readable NPZ file of plain arrays: {error}") from error
-    for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy returns the raw bytes of a member that is not an array
-            raise DataError(f"{path} is not a readable NPZ file of plain arrays: {key} is not an array")
+    hint = " (a test set is not split off automatically) and optionally class_names"
+    arrays = read_npz(path, _KEYS, ("class_names",), hint=hint)
     parts = [arrays[key] for key in _KEYS]
     return _datasets(parts, [f"{path}, {key}" for key in _KEYS], _class_names(arrays.get("class_names"), path))
 
