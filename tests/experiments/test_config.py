@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,25 @@ def test_encodings_of_a_file(tmp_path: Path) -> None:
         path.write_text(text if encoding == "utf-16" else "\ufeff" + text, encoding=encoding)
         with pytest.raises(ConfigError, match="is encoded as UTF-16, but TOML must be UTF-8: save it as UTF-8"):
             load(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_file_without_an_end_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "run.toml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(kind)
+    with pytest.raises(
+        ConfigError, match=r"cannot read the configuration .*: it is a pipe or a device, expected a reg"
+    ):
+        load(path)
+
+
+def test_a_large_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('[model]\nkind = "mlp"\n' + "#" * 2**20)
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*: it has more than 1048576 bytes"):
+        load(path)
+    path.write_text('[model]\nkind = "mlp"\n' + "#" * 10_000)
+    assert load(path) == merge("mlp")
