@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpunet.data.config import FASHION_MNIST
 from gpunet.data.download import fetch_files
 from gpunet.data.files import FILES, locate, mismatch
 from gpunet.data.idx import as_array, read_content
@@ -18,7 +19,6 @@ from gpunet.errors import DataError
 
 logger = logging.getLogger("gpunet")
 
-FASHION_MNIST = "fashion-mnist"
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -55,6 +55,12 @@ class Dataset:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
+            raise DataError(
+                f"a Dataset takes arrays, got images of type {type(images).__name__} and labels of type "
+                f"{type(labels).__name__}: convert them with numpy.asarray(images, numpy.uint8) and "
+                "numpy.asarray(labels, numpy.int32)"
+            )
         if images.dtype != np.uint8 or images.ndim != 4 or labels.dtype != np.int32 or labels.ndim != 1:
             raise DataError(
                 "a Dataset takes images uint8 (n, H, W, C) and labels int32 (n,), got "
@@ -115,7 +121,9 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST) -> tuple[Dataset, Dataset
         return _load_folder(source)
     if source.is_file():
         return _load_npz(source)
-    raise DataError(f"{path} does not exist: expected {FASHION_MNIST}, or the path of an IDX folder or NPZ file")
+    raise DataError(
+        f"{source.absolute()} does not exist: expected {FASHION_MNIST}, or the path of an IDX folder or NPZ file"
+    )
 
 
 def _load_folder(folder: Path) -> tuple[Dataset, Dataset]:

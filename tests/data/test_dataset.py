@@ -228,9 +228,13 @@ class TestFilesThatAreNoNpz:
         self.refused(tmp_path / "a.npz", "x_train is not a readable array: EOF: reading magic string, expected 8 bytes")
 
 
-def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere does not exist: expected fashion-mnist, or the path of an IDX folder"):
+def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = f"{tmp_path}/nowhere does not exist: expected fashion-mnist, or the path of an IDX folder"
+    with pytest.raises(DataError, match=message):
         load(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=message):
+        load("nowhere")
 
 
 def test_folder_without_idx_files(tmp_path: Path) -> None:
@@ -266,9 +270,15 @@ LABELS = np.array([0, 1, 1], np.int32)
         (IMAGES4, LABELS[:2], r"as many labels as images, .* images \(3, 2, 2, 1\) and 2 labels"),
         (IMAGES4, LABELS + 1, "labels lie between 1 and 2, but there are 2 class names"),
         (IMAGES4, LABELS - 1, "labels lie between -1 and 0"),
+        (
+            IMAGES4,
+            [0, 1, 1],
+            "got images of type ndarray and labels of type list: convert them with numpy",
+        ),
+        (IMAGES4.tolist(), LABELS, "takes arrays, got images of type list and labels of type ndarray"),
     ],
 )
-def test_dataset_checks_itself(images: np.ndarray, labels: np.ndarray, message: str) -> None:
+def test_dataset_checks_itself(images: Any, labels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Dataset(images, labels, ("a", "b"))
 

@@ -289,7 +289,8 @@ def test_data_that_have_moved(trained: Trained, copied: Path, tmp_path: Path, mo
         DataError, match=r"is not on this machine: download it with gpunet data fetch, or give .*--data"
     ):
         report(copied, data="fashion-mnist")
-    with pytest.raises(DataError, match=r"the data set gone.npz of the run .* does not exist .*: give its path with"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"the data set {tmp_path}/gone.npz of .* does not exist: give its path"):
         report(copied, data="gone.npz")
     assert not (copied / "report.html").exists()
     with np.load(trained.data) as arrays:
@@ -381,7 +382,8 @@ def test_comparison_of_a_run_whose_data_are_gone(
     found = compare([trained.folders["mlp"], copied], out=tmp_path / "c.html")
     assert found.runs[str(copied)] is None
     page = Page(tmp_path / "c.html")
-    assert "copied is compared by its recorded results, without McNemar's test: the data set gone.npz" in page.text
+    expected = f"copied is compared by its recorded results, without McNemar's test: the data set {Path.cwd()}/gone.npz"
+    assert expected in page.text
     assert "pairs-table" not in page.tables
     recorded: dict[str, Any] = json.loads((copied / "result.json").read_text())
     row = page.tables["runs-table"][2]
