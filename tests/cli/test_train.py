@@ -67,7 +67,7 @@ def test_layers(gpunet_command: Command, fake_run: FakeRun, line: str) -> None:
 
 
 def test_a_run_finds_its_data_from_any_folder(gpunet_command: Command, fake_run: FakeRun) -> None:
-    here = Path.cwd()
+    path = str(Path.cwd() / "folder" / "data.npz")
     Path("run.toml").write_text('[data]\ndata = "folder/data.npz"\n', encoding="utf-8")
     for words in (
         ["--data", "folder/data.npz"],
@@ -75,7 +75,7 @@ def test_a_run_finds_its_data_from_any_folder(gpunet_command: Command, fake_run:
         ["--data", str(here / "folder" / "data.npz")],
     ):
         assert gpunet_command("train", "mlp", *words).code == 0
-        assert fake_run.calls[-1][1]["config"].data.data == str(here / "folder" / "data.npz")
+        assert fake_run.calls[-1][1]["config"].data.data == path
 
 
 def test_the_file_may_name_the_model(gpunet_command: Command, fake_run: FakeRun) -> None:
