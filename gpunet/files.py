@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gpunet.errors import OutputError
+
+_LARGEST_JSON = 2**26
 
 
 @contextlib.contextmanager
@@ -121,6 +124,27 @@ def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes:
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
     return data
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of JSON text.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value in a JSON file of at most 64 MiB.
+
+    Raises:
+        OSError: as :func:`read_regular`. ValueError: as :func:`parse_json`.
+    """
+    return parse_json(read_regular(path, limit=_LARGEST_JSON))
 
 
 def copy_folder(source: Path, target: Path, *, only: Collection[str] | None = None) -> None:

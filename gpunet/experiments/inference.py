@@ -93,7 +93,7 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
     tensors, metadata = load_checkpoint(file)
     try:
         config = from_toml(metadata["config"], source=str(file))
-        input_shape, names = tuple(metadata["input_shape"]), tuple(metadata["class_names"])
+        input_shape, names = _input_shape(metadata["input_shape"]), _class_names(metadata["class_names"])
         scaling = Scaling.from_arrays(under("input", tensors))
     except (KeyError, ConfigError, DataError) as error:
         raise CheckpointError(f"{file} does not describe a usable model: {error}") from error
@@ -104,6 +104,12 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
         model: Sequential = CNN.from_config(config.model, input_shape, len(names))
     else:
         model = create(config.model, input_shape, len(names))
+    stored = sum(tensor.size for tensor in under("model", tensors).values())
+    if model.parameter_count > max(2 * stored, 10**6):  # checked before memory is taken for them
+        raise CheckpointError(
+            f"{file}: the checkpoint is for another architecture: it has {stored} numbers, this model needs "
+            f"{model.parameter_count}"
+        )
     model.initialize(config.training.seed, device=backend, dtype=config.training.dtype)
     assert model.flat is not None
     try:
@@ -111,6 +117,21 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
     return SavedModel(model, config, input_shape, names, scaling, backend, metadata)
+
+
+def _input_shape(value: Any) -> tuple[int, int, int]:
+    """The input shape in the metadata of a checkpoint, or DataError."""
+    if not isinstance(value, list) or len(value) != 3 or any(type(size) is not int or size < 1 for size in value):
+        raise DataError(f"input_shape must be three positive whole numbers (H, W, C), got {value!r:.80}")
+    height, width, channels = value
+    return height, width, channels
+
+
+def _class_names(value: Any) -> tuple[str, ...]:
+    """The class names in the metadata of a checkpoint, or DataError."""
+    if not isinstance(value, list) or not value or any(not isinstance(name, str) for name in value):
+        raise DataError(f"class_names must be a list of names, got {value!r:.80}")
+    return tuple(value)
 
 
 def load_class_names(path: Path) -> tuple[str, ...]:
@@ -122,8 +143,8 @@ def load_class_names(path: Path) -> tuple[str, ...]:
     file = path / BEST if path.is_dir() else path
     _, metadata = load_checkpoint(file)
     try:
-        return tuple(metadata["class_names"])
-    except KeyError:
+        return _class_names(metadata["class_names"])
+    except (KeyError, DataError):
         raise CheckpointError(f"{file} contains no class names") from None
 
 

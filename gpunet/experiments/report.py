@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.config import merge, to_dict
 from gpunet.experiments.inference import SavedModel, load_model
 from gpunet.experiments.prepare import RunData, loader_of, prepare
-from gpunet.files import atomic_write
+from gpunet.files import atomic_write, parse_json, read_json
 from gpunet.nn import summary
 from gpunet.report.comparison import comparison
 from gpunet.report.run_record import RunRecord, SplitResult
@@ -147,7 +146,10 @@ def _history(path: Path) -> list[Record]:
         return []
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        records = [parse_json(line) for line in lines if line.endswith("\n")]
+        if not all(isinstance(record, dict) for record in records):
+            raise ValueError("a line is no JSON object")
+        return records
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as one line of JSON per epoch: {error}") from error
 
@@ -156,7 +158,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(found, dict):

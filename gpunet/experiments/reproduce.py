@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -13,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.data.npy import read_npz
 from gpunet.devices import get_backend
-from gpunet.errors import CheckpointError
+from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.config import RunConfig, merge, to_toml
 from gpunet.experiments.published import Published, load_published
 from gpunet.experiments.run import PREDICTIONS, RESULT, train
-from gpunet.files import copy_folder
+from gpunet.files import copy_folder, read_json
 from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
 from gpunet.training.hybrid import stage_folder
 from gpunet.training.trainer import LAST, METRICS
@@ -156,7 +156,8 @@ def read_run(run_dir: Path) -> SeedResult:
     """
     path = run_dir / RESULT
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
+        _check_result(result)
         return SeedResult(
             result["seed"],
             run_dir,
@@ -168,6 +169,20 @@ def read_run(run_dir: Path) -> SeedResult:
         )
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot read the result {path}: {error}; remove the folder to train again") from error
+
+
+def _check_result(result: Any) -> None:
+    """Raise ValueError unless the entries of a run's result that are read are numbers in their ranges."""
+    if not isinstance(result, dict):
+        raise ValueError("it is no JSON object")
+    counts = ("seed", "test_correct", "test_total", "parameters")
+    bad = [name for name in counts if type(result[name]) is not int or result[name] < 0]
+    if not (result["tta_correct"] is None or type(result["tta_correct"]) is int):
+        bad.append("tta_correct")
+    if not (isinstance(result["validation_accuracy"], float) and 0 <= result["validation_accuracy"] <= 1):
+        bad.append("validation_accuracy")
+    if bad or result["test_total"] == 0:
+        raise ValueError(f"{', '.join(bad) or 'test_total'} must be a number in its range")
 
 
 def agreement(expected: Published, found: Reproduction) -> Agreement | None:
@@ -210,10 +225,16 @@ def compare_with_cnn(hybrid: Reproduction, folder: Path, preset: str | None = No
 def _right(run_dir: Path) -> np.ndarray:
     path = run_dir / PREDICTIONS
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return np.asarray(arrays["labels"] == arrays["predictions"])
-    except (OSError, ValueError, KeyError) as error:
+        arrays = read_npz(path, ("labels", "predictions"))
+    except DataError as error:
         raise CheckpointError(f"cannot read the predictions {path}: {error}") from error
+    labels, predictions = arrays["labels"], arrays["predictions"]
+    if labels.ndim != 1 or labels.shape != predictions.shape or {labels.dtype.kind, predictions.dtype.kind} - set("iu"):
+        raise CheckpointError(
+            f"cannot read the predictions {path}: expected labels and predictions, whole numbers (n,), got "
+            f"{labels.dtype} {labels.shape} and {predictions.dtype} {predictions.shape}"
+        )
+    return np.asarray(labels == predictions)
 
 
 def _std(values: Sequence[float]) -> float | None:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpunet import errors
-from gpunet.errors import ConfigError, OutputError
+from gpunet.errors import ConfigError, DataError, OutputError
 from gpunet.experiments.config import to_toml
 from gpunet.experiments.inference import evaluate
-from gpunet.files import make_folder, write_text_atomic
+from gpunet.files import make_folder, read_json, write_text_atomic
 from gpunet.report.metrics import wilson_interval
 from gpunet.sweep.declaration import Point, Sweep, Trial
 from gpunet.sweep.pool import Event, Pool
@@ -255,8 +255,11 @@ def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
     folders = [run.trial_folder(run.trials[row.trial - 1]) for row in best]
     names = [folder.name for folder in folders]
     if path.exists():
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if known.get("trials") == names:
+        try:
+            known = read_json(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read as test results: {error}; remove it to evaluate again") from error
+        if isinstance(known, dict) and known.get("trials") == names:
             return known
     missing = [str(folder) for folder in folders if not (folder / BEST).exists()]
     if missing:

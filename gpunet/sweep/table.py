@@ -56,6 +56,29 @@ _WHOLE = ("chosen_epoch", "epochs", "parameters")
 _TEXT = ("status", "stage", "error")
 
 
+def parse_outcome(entries: Any) -> Outcome:
+    """The outcome whose fields are `entries`, as JSON has them.
+
+    Raises:
+        ValueError: a field is unknown or missing, or its value is of another type.
+    """
+    if not isinstance(entries, dict) or entries.get("status") not in (OK, FAILED):
+        raise ValueError(f'expected a JSON object with a status, "{OK}" or "{FAILED}"')
+    for name, value in entries.items():
+        if name not in _OUTCOME:
+            raise ValueError(f"unknown entry {name!r:.80}")
+        if name in _TEXT:
+            fits = isinstance(value, str)
+        else:
+            kinds = (int,) if name in _WHOLE else (int, float)
+            fits = value is None or (type(value) in kinds and (isinstance(value, float) or abs(value) < 2**63))
+        if not fits:
+            raise ValueError(f"{name} is {value!r:.80}")
+    if entries["status"] == OK and entries.get("validation_accuracy") is None:
+        raise ValueError("it has no validation_accuracy")
+    return Outcome(**entries)
+
+
 def write_table(path: Path, axes: Sequence[str], rows: Sequence[Row]) -> None:
     """Write `rows` as a CSV file: trial, the axes, seed, and the fields of :class:`Outcome`.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.errors import CheckpointError
-from gpunet.files import atomic_write
+from gpunet.files import atomic_write, parse_json
 
 FORMAT = "gpunet-checkpoint-1"
 
@@ -45,7 +45,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise CheckpointError(f"{path} is not a gpunet checkpoint of this version ({FORMAT})")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["metadata"])  # noqa: SIM118
+            metadata = parse_json(header.get("metadata", ""))
+            if not isinstance(metadata, dict):
+                raise ValueError(f"its metadata are no JSON object but {type(metadata).__name__}")
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint at {path}") from None
     except (SafetensorError, OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gpunet.errors import CheckpointError, OutputError
-from gpunet.files import write_text_atomic
+from gpunet.files import parse_json, write_text_atomic
 
 Record = dict[str, Any]
 """epoch (from 1), step, lr, train_loss, train_accuracy, validation_loss, validation_accuracy, seconds,
@@ -44,10 +44,10 @@ class History:
         assert self.path is not None
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()[:epochs]
-            self.records = [json.loads(line) for line in lines]
+            self.records = [parse_json(line) for line in lines]
         except (OSError, ValueError) as error:
             raise CheckpointError(f"cannot read {self.path}: {error}") from error
-        if [record.get("epoch") for record in self.records] != list(range(1, epochs + 1)):
+        if [isinstance(record, dict) and record.get("epoch") for record in self.records] != list(range(1, epochs + 1)):
             raise CheckpointError(f"{self.path} does not contain the records of the {epochs} epochs of the checkpoint")
         write_text_atomic(self.path, "".join(line + "\n" for line in lines))
 
