@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -200,7 +201,10 @@ def _checkpoints(folder: Path) -> list[Target]:
     facts = {"kind": "mlp", "config": configs.to_toml(config), "input_shape": [2, 2, 1], "class_names": ["a", "b", "c"]}
     path = folder / "seed"
     save_checkpoint(path, tensors, {**facts, "epoch": 3, "validation_accuracy": 0.5})
-    seeds = (path.read_bytes(),)
+    data = path.read_bytes()
+    size = struct.unpack_from("<Q", data)[0]
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode()  # safetensors' order is random
+    seeds = (struct.pack("<Q", len(header)) + header + data[8 + size :],)
     return [
         Target("checkpoint", "a.safetensors", seeds, load_checkpoint, in_safetensors),
         Target("model", "a.safetensors", seeds, lambda path: load_model(path, "cpu"), in_safetensors),
