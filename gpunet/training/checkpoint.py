@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.errors import CheckpointError
-from gpunet.files import atomic_write, parse_json
+from gpunet.files import atomic_write, open_regular, parse_json
 
 FORMAT = "gpunet-checkpoint-1"
 
@@ -41,6 +41,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(path).close()  # safetensors would wait for a pipe
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -126,6 +127,12 @@ def test_metadata_of_a_model(tmp_path: Path, changes: dict[str, Any], message: s
     save_checkpoint(path, tensors, {**metadata, **changes, "config": config})
     with at_most(2**22), pytest.raises(CheckpointError, match=message):
         load_model(path, "cpu")
+
+
+def test_a_checkpoint_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(CheckpointError, match="it is a pipe or a device, expected a regular file"):
+        load_checkpoint(tmp_path / "a")
 
 
 @pytest.mark.parametrize("metadata", [[1], "text", None])
