@@ -162,9 +162,13 @@ def _class_names(names: np.ndarray | None, path: Path) -> tuple[str, ...] | None
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"{path}, class_names: expected strings (classes,), got {names.dtype} {names.shape}")
     try:
-        result = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+        if names.dtype.kind == "U":  # NumPy stores characters as numbers, which may be none of Unicode's
+            codes = np.frombuffer(names.tobytes(), np.uint32).reshape(len(names), names.dtype.itemsize // 4)
+            result = tuple(row.astype("<u4").tobytes().decode("utf-32-le").rstrip("\0") for row in codes)
+        else:
+            result = tuple(name.decode() for name in names.tolist())
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}, class_names: not UTF-8: {error}") from error
+        raise DataError(f"{path}, class_names: not Unicode: {error}") from error
     if len(set(result)) < len(result) or not all(result):
         raise DataError(f"{path}, class_names: expected distinct, non-empty names, got {', '.join(result)}")
     return result

@@ -162,7 +162,10 @@ IMAGES = np.zeros((12, 5, 7), np.uint8)
         ({"class_names": np.array(["a", "b"])}, "y_train has labels up to 2, but there are 2 class names"),
         ({"class_names": np.array(["a", "b", "a"])}, "class_names: expected distinct, non-empty names"),
         ({"class_names": np.array(["a", "", "c"])}, "class_names: expected distinct, non-empty names"),
-        ({"class_names": np.array([b"a", b"\xff", b"c"])}, "class_names: not UTF-8"),
+        ({"class_names": np.array([b"a", b"\xff", b"c"])}, "class_names: not Unicode: 'utf-8'"),
+        ({"class_names": np.array([97, 0x110000, 98], np.uint32).view("<U1")}, "class_names: not Unicode: 'utf-32-le'"),
+        ({"class_names": np.array(["a", "\ud800", "c"])}, "class_names: not Unicode: 'utf-32-le'"),
+        ({"class_names": np.zeros(3, "U0")}, "class_names: expected distinct, non-empty names"),
         ({"class_names": np.arange(3)}, r"class_names: expected strings \(classes,\), got int64 \(3,\)"),
     ],
 )

@@ -19,8 +19,6 @@ from gpunet.errors import GpunetError
 from tests.fuzz.mutations import mutate, splice
 from tests.fuzz.targets import Target
 
-PATIENCE = 1.0
-"""Seconds of CPU time that a file of at most 256 KiB may take."""
 CURRENT = "current"
 """The file, in the working folder, that says which input is being read, should that end the process."""
 
@@ -96,7 +94,7 @@ def judge(target: Target, folder: Path, number: int, data: bytes, result: Result
     before = _reset_peak()
     what, details = "", ""
     try:
-        with _limited():
+        with _limited(target.seconds):
             target.read(folder / target.file)
         tally = result.values
     except GpunetError as error:
@@ -104,7 +102,7 @@ def judge(target: Target, folder: Path, number: int, data: bytes, result: Result
         if not str(error).strip():
             what = f"{type(error).__name__} without a message"
     except _Hang:
-        what, details = f"takes more than {PATIENCE:g} s", traceback.format_exc()
+        what, details = f"takes more than {target.seconds:g} s", traceback.format_exc()
     except Exception as error:
         what, details = _place(error), traceback.format_exc()
     taken = _peak() - before
@@ -145,14 +143,14 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
+def _limited(seconds: float) -> Iterator[None]:
     """Raise :class:`_Hang` in a block that takes too much CPU time; the time of the day would judge a busy machine."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Hang
 
     before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:

@@ -38,8 +38,8 @@ from tests.fuzz.mutations import Structure, in_gzip, in_png, in_safetensors, in_
 MIB = 1 << 20
 SMALL = 32 * MIB
 """Memory that reading a file of at most 256 KiB may take: some is the interpreter's own."""
-PICTURE = 800 * MIB
-"""The same for a picture: a header of a few bytes may declare 2**26 pixels."""
+PICTURE, LONG = 800 * MIB, 10.0
+"""The same, and seconds, for a picture: a header of a few bytes may declare 2**26 pixels."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Target:
     """Reads the file, and uses what was read as far as a value of that type promises."""
     structure: Structure | None = None
     memory: int = SMALL
+    seconds: float = 1.0
+    """Of CPU time that a file of at most 256 KiB may take."""
 
 
 def targets(folder: Path) -> list[Target]:
@@ -142,8 +144,8 @@ def _pictures() -> list[Target]:
             image = read_image(path, shape)
             assert image.shape == shape and image.dtype == np.uint8
 
-    others = [Target(kind, "a", seeds, read, memory=PICTURE) for kind, seeds in files.items()]
-    return [Target("PNG", "a.png", pngs, read, in_png, PICTURE), *others]
+    others = [Target(kind, "a", seeds, read, None, PICTURE, LONG) for kind, seeds in files.items()]
+    return [Target("PNG", "a.png", pngs, read, in_png, PICTURE, LONG), *others]
 
 
 _SWEEP = b"""[sweep]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 
 from gpunet.errors import DataError
 from tests.fuzz import __main__ as command
-from tests.fuzz import campaign as campaigns
 from tests.fuzz import targets as declared
 from tests.fuzz.campaign import CURRENT, Result, campaign, input_of
 from tests.fuzz.targets import MIB, Target, targets
@@ -77,11 +77,10 @@ def only_seeds(fault: Callable[[Path], object]) -> Target:
     ],
 )
 def test_planted_faults_are_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Path], object], what: str | None
+    tmp_path: Path, fault: Callable[[Path], object], what: str | None
 ) -> None:
-    if fault is loop:
-        monkeypatch.setattr(campaigns, "PATIENCE", 0.05)
-    result = campaign([only_seeds(fault)], tmp_path, seed=0, inputs=3)
+    target = dataclasses.replace(only_seeds(fault), seconds=0.05 if fault is loop else 5.0)
+    result = campaign([target], tmp_path, seed=0, inputs=3)
     assert [found.what for found in result.findings.values()] == ([what] if what else [])
     assert result.errors == ({} if what else {"planted": 3}) and result.values == {}
     for found in result.findings.values():
