@@ -76,9 +76,7 @@ def only_seeds(fault: Callable[[Path], object]) -> Target:
         (refuse, None),
     ],
 )
-def test_planted_faults_are_found(
-    tmp_path: Path, fault: Callable[[Path], object], what: str | None
-) -> None:
+def test_planted_faults_are_found(tmp_path: Path, fault: Callable[[Path], object], what: str | None) -> None:
     target = dataclasses.replace(only_seeds(fault), seconds=0.05 if fault is loop else 5.0)
     result = campaign([target], tmp_path, seed=0, inputs=3)
     assert [found.what for found in result.findings.values()] == ([what] if what else [])
