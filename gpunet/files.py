@@ -1,21 +1,29 @@
-"""Writing files: atomically, and by one process at a time. Everything that gpunet writes goes through here."""
+"""Reading and writing files: reads are bounded, writes are atomic and by one process at a time.
+
+Everything that gpunet writes goes through here.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import logging
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from gpunet.errors import OutputError
 
 logger = logging.getLogger("gpunet")
+
+_LARGEST_JSON = 2**26
 
 
 @contextlib.contextmanager
@@ -94,6 +102,62 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
         OutputError: as :func:`atomic_write`.
     """
     write_bytes_atomic(path, text.encode())
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open the file at `path` for reading, unless it is a pipe or a device, which may have no end.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file; ``strerror`` is the reason.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to would block
+    except ValueError:
+        raise OSError(errno.EINVAL, "its name contains a NUL character", str(path)) from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, expected a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], *, limit: int) -> bytes:
+    """The content of the regular file at `path`, of at most `limit` bytes.
+
+    Raises:
+        OSError: as :func:`open_regular`, or the file is longer.
+    """
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
+    return data
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of JSON text.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value in a JSON file of at most 64 MiB.
+
+    Raises:
+        OSError: as :func:`read_regular`. ValueError: as :func:`parse_json`.
+    """
+    return parse_json(read_regular(path, limit=_LARGEST_JSON))
 
 
 def copy_folder(source: Path, target: Path, *, only: Collection[str] | None = None) -> None:

@@ -106,6 +106,12 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
             model = create(config.model, input_shape, len(names))
     except (CheckpointError, ConfigError, DataError, ShapeError) as error:
         raise CheckpointError(f"{file} does not describe a usable model: {error}") from error
+    stored = sum(tensor.size for tensor in under("model", tensors).values())
+    if model.parameter_count > max(2 * stored, 10**6):  # checked before memory is taken for them
+        raise CheckpointError(
+            f"{file}: the checkpoint is for another architecture: it has {stored} numbers, this model needs "
+            f"{model.parameter_count}"
+        )
     model.initialize(config.training.seed, device=backend, dtype=config.training.dtype)
     assert model.flat is not None
     try:

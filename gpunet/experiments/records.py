@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gpunet import files
 from gpunet.errors import CheckpointError
 from gpunet.experiments.run import RESULT
 from gpunet.training.history import Record
@@ -85,10 +85,10 @@ def read_json(path: Path) -> Any:
         CheckpointError: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
 
 
@@ -130,7 +130,7 @@ def read_history(path: Path) -> list[Record]:
         return []
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-    except (OSError, ValueError, RecursionError) as error:
+        found = [files.parse_json(line) for line in lines if line.endswith("\n")]
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as one line of JSON per epoch: {error}") from error
     return [check_entries(record, _EPOCH, f"{path}, line {number}") for number, record in enumerate(found, start=1)]

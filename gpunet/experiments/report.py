@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gpunet.data import DataConfig, find
-from gpunet.data.dataset import FASHION_MNIST
+from gpunet.data.config import FASHION_MNIST
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, ConfigError, DataError
 from gpunet.experiments.config import merge, to_dict
@@ -158,11 +158,8 @@ def _data_of(
                 f"the run {run_dir} was trained on Fashion-MNIST, which is not on this machine: download it with "
                 "gpunet data fetch, or give its path with --data"
             )
-    elif not Path(config.data).expanduser().exists():
-        raise DataError(
-            f"the data set {config.data} of the run {run_dir} does not exist (paths are relative to the current "
-            "folder): give its path with --data"
-        )
+    elif not Path(config.data).exists():
+        raise DataError(f"the data set {config.data} of the run {run_dir} does not exist: give its path with --data")
     known = prepared if prepared is not None else {}
     # only the options that determine the images, so that runs share them
     options = ("validation_fraction", "split_seed", "train_images", "refit")

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.data.npy import read_npz
 from gpunet.devices import get_backend
-from gpunet.errors import CheckpointError
+from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.config import RunConfig, merge, to_toml
 from gpunet.experiments.published import Published, load_published
 from gpunet.experiments.records import SHARE, WHOLE, read_result
@@ -214,10 +215,16 @@ def compare_with_cnn(hybrid: Reproduction, folder: Path, preset: str | None = No
 def _right(run_dir: Path) -> np.ndarray:
     path = run_dir / PREDICTIONS
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return np.asarray(arrays["labels"] == arrays["predictions"])
-    except (OSError, ValueError, KeyError) as error:
+        arrays = read_npz(path, ("labels", "predictions"))
+    except DataError as error:
         raise CheckpointError(f"cannot read the predictions {path}: {error}") from error
+    labels, predictions = arrays["labels"], arrays["predictions"]
+    if labels.ndim != 1 or labels.shape != predictions.shape or {labels.dtype.kind, predictions.dtype.kind} - set("iu"):
+        raise CheckpointError(
+            f"cannot read the predictions {path}: expected labels and predictions, whole numbers (n,), got "
+            f"{labels.dtype} {labels.shape} and {predictions.dtype} {predictions.shape}"
+        )
+    return np.asarray(labels == predictions)
 
 
 def _std(values: Sequence[float]) -> float | None:

@@ -15,7 +15,7 @@ from gpunet.errors import CheckpointError, DataError, DeviceError, GpunetError, 
 from gpunet.experiments.config import RunConfig
 from gpunet.experiments.prepare import RunData
 from gpunet.experiments.run import Fit, fit, seconds_of
-from gpunet.files import copy_folder, make_folder, write_text_atomic
+from gpunet.files import copy_folder, make_folder, read_json, write_text_atomic
 from gpunet.sweep.table import FAILED, OK, Outcome
 from gpunet.training.callbacks import Callback
 from gpunet.training.hybrid import stage_folder
@@ -40,7 +40,7 @@ def read_outcome(folder: Path) -> Outcome | None:
     """
     path = folder / OUTCOME
     try:
-        return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        return Outcome(**read_json(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.errors import CheckpointError
-from gpunet.files import atomic_write
+from gpunet.files import atomic_write, open_regular, parse_json
 
 logger = logging.getLogger("gpunet")
 
@@ -51,19 +51,18 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint at {path}")
-    if not path.is_file():
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: it is not a regular file")
     try:
+        open_regular(path).close()  # safetensors would wait for a pipe
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise CheckpointError(f"{path} is not a gpunet checkpoint of this version ({FORMAT})")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = json.loads(header["metadata"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        # the last three: tensors of a type that NumPy does not have, JSON that is nested too deeply
+        metadata = parse_json(header.get("metadata", ""))
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint at {path}") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # the last three: tensors of a type that NumPy does not have
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
     if not isinstance(metadata, dict):
         raise CheckpointError(f"{path} cannot be read as a checkpoint: its metadata are not a JSON object")

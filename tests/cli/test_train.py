@@ -66,6 +66,14 @@ def test_layers(gpunet_command: Command, fake_run: FakeRun, line: str) -> None:
     assert config == merge("cnn", "quick", overrides=expected)
 
 
+def test_a_run_finds_its_data_from_any_folder(gpunet_command: Command, fake_run: FakeRun) -> None:
+    path = str(Path.cwd() / "folder" / "data.npz")
+    Path("run.toml").write_text('[data]\ndata = "folder/data.npz"\n', encoding="utf-8")
+    for words in (["--data", "folder/data.npz"], ["--config", "run.toml"], ["--data", path]):
+        assert gpunet_command("train", "mlp", *words).code == 0
+        assert fake_run.calls[-1][1]["config"].data.data == path
+
+
 def test_the_file_may_name_the_model(gpunet_command: Command, fake_run: FakeRun) -> None:
     Path("run.toml").write_text('[model]\nkind = "hybrid"\n', encoding="utf-8")
     assert gpunet_command("train", "--config", "run.toml", "--epochs", "2").code == 0

@@ -111,9 +111,7 @@ def test_weights_of_another_precision(trained: Trained, tmp_path: Path) -> None:
         tensors["model/linear2.weight"] = tensors["model/linear2.weight"].astype(np.float64)
 
     file = changed(trained.folders["mlp"], tmp_path / "a.safetensors", enlarge)
-    with pytest.raises(
-        CheckpointError, match=r"linear2\.weight in the checkpoint is float64, this model needs float32"
-    ):
+    with pytest.raises(CheckpointError, match=r"linear2\.weight .* is float64, this model needs float32"):
         load_model(file, "cpu")
 
 
@@ -124,17 +122,17 @@ def test_outputs_that_are_not_finite(trained: Trained, tmp_path: Path, capsys: p
                 tensors[name] *= np.float32(1e30)
 
     file = changed(trained.folders["mlp"], tmp_path / "a.safetensors", enlarge)
-    np.save(tmp_path / "white.npy", np.full((10, 12), 255, np.uint8))
+    np.save(tmp_path / "bright.npy", np.arange(120, dtype=np.uint8).reshape(10, 12) + 120)
     for words, images in (
         (["evaluate", str(file), "--data", str(trained.data)], "60 of 60 images (loss nan)"),
-        (["predict", "--run", str(file), "--invert", "never", str(tmp_path / "white.npy")], "1 of 1 images"),
+        (["predict", "--run", str(file), "--invert", "never", str(tmp_path / "bright.npy")], "1 of 1 images"),
     ):
         assert main([*words, "-q", "--device", "cpu"]) == 2
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.count("\n") == 1
         assert images in captured.err
     with pytest.raises(CheckpointError, match="class probabilities that are NaN or infinite for 1 of 1"):
-        predict(file, [tmp_path / "white.npy"], device="cpu", invert="never")
+        predict(file, [tmp_path / "bright.npy"], device="cpu", invert="never")
 
 
 @pytest.mark.parametrize(

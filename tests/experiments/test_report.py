@@ -218,7 +218,7 @@ def test_command(
     assert found["runs"] == [{"run": str(copied), "accuracy": accuracy}, {"run": other, "accuracy": accuracy}]
     assert main(["report", str(copied), "-q", "--device", "cpu", "--data", "gone.npz"]) == 3
     error = capsys.readouterr().err
-    assert error.startswith("gpunet: error: the data set gone.npz of the run") and error.count("\n") == 1
+    assert error.startswith(f"gpunet: error: the data set {Path.cwd()}/gone.npz of the run") and error.count("\n") == 1
 
 
 def test_events_of_each_stage_of_a_hybrid(trained: Trained, tmp_path: Path) -> None:
@@ -260,7 +260,8 @@ def test_data_that_have_moved(trained: Trained, copied: Path, tmp_path: Path, mo
         DataError, match=r"is not on this machine: download it with gpunet data fetch, or give .*--data"
     ):
         report(copied, data="fashion-mnist")
-    with pytest.raises(DataError, match=r"the data set gone.npz of the run .* does not exist .*: give its path with"):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=rf"the data set {tmp_path}/gone.npz of .* does not exist: give its path"):
         report(copied, data="gone.npz")
     assert not (copied / "report.html").exists()
     with np.load(trained.data) as arrays:
@@ -347,17 +348,17 @@ def test_comparison_of_a_run_whose_data_are_gone(
     text = (copied / "config.toml").read_text()
     # the configuration of a checkpoint is in its header
     tensors, facts = load_checkpoint(copied / "checkpoint.safetensors")
-    facts["config"] = text.replace(str(trained.data), "gone.npz")
+    facts["config"] = text.replace(str(trained.data), "/nowhere/gone.npz")
     save_checkpoint(copied / "checkpoint.safetensors", tensors, facts)
     found = compare([trained.folders["mlp"], copied], out=tmp_path / "c.html")
     assert found.runs[str(copied)] is None
     page = Page(tmp_path / "c.html")
-    assert "copied is compared by its recorded results, without McNemar's test: the data set gone.npz" in page.text
+    assert "copied is compared by its recorded results, without McNemar's test: the data set /nowhere/gone" in page.text
     assert "pairs-table" not in page.tables
     recorded: dict[str, Any] = json.loads((copied / "result.json").read_text())
     row = page.tables["runs-table"][2]
     assert row[3][0] == f"{100 * recorded['validation_accuracy']:.2f} %" and row[5][0] == "–"
-    assert row[-1][0] == "gone.npz"
+    assert row[-1][0] == "/nowhere/gone.npz"
     assert "gone.npz" in caplog.text
 
 
