@@ -34,7 +34,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Event:
-    """A message from a worker: ``ready``, ``epoch``, ``done``, ``fatal``; or ``gone``, if its process has ended.
+    """A message from a worker: ``ready``, ``epoch``, ``warning``, ``done``, ``fatal``; ``gone``: its process has ended.
 
     ``gone`` comes with the ``reason``, and ``how``: ``killed`` by a signal, or ``ended``.
     """

@@ -152,6 +152,7 @@ class _Run:
         self.rows: dict[int, Row] = {}
         self.trials: list[Trial] = []
         self.jobs: list[_Job] = []
+        self.warned: set[str] = set()
         self.killed = 0
         """Number of rows whose trial was given up because its workers were killed."""
 
@@ -219,6 +220,10 @@ class _Run:
             event.worker.ready = True
         elif event.name == "epoch" and job is not None:
             self.progress.epoch(job.rows[0])
+        elif event.name == "warning":
+            if event.facts["message"] not in self.warned:  # each worker has the same to say of its device
+                self.warned.add(event.facts["message"])
+                logger.warning("%s%s", f"trial {job.rows[0]}: " if job else "", event.facts["message"])
         elif event.name == "done" and job is not None:
             outcome = read_outcome(job.folder)
             assert outcome is not None
@@ -236,6 +241,7 @@ class _Run:
     def _lost(self, job: _Job, reason: str, how: str) -> None:
         """Resume a job whose worker has ended, or give it up until the next call; it gets no outcome file."""
         job.kills += 1
+        remove_temporaries(job.folder)
         if job.kills < ATTEMPTS:
             logger.warning("trial %d: %s; attempt %d of %d follows", job.rows[0], reason, job.kills + 1, ATTEMPTS)
             self.jobs.insert(0, job)

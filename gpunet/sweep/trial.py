@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,6 +26,8 @@ from gpunet.training.trainer import BEST
 if TYPE_CHECKING:
     from gpunet.training.history import Record
     from gpunet.training.trainer import Trainer
+
+logger = logging.getLogger("gpunet")
 
 OUTCOME = "trial.json"
 
@@ -98,7 +101,8 @@ def run_trial(
     try:
         try:
             outcome = attempt()
-        except CheckpointError:  # from an older version, or damaged: the trial starts over
+        except CheckpointError as error:  # from an older version, or damaged
+            logger.warning("%s; the trial is trained again from the start", error)
             shutil.rmtree(folder, ignore_errors=True)
             outcome = attempt()
     except FATAL:

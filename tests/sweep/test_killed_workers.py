@@ -95,6 +95,22 @@ def test_killed_trials_are_resumed(sweeps: Sweeps, caplog: pytest.LogCaptureFixt
     assert not list(cut.folder.glob("trials/*/*.safetensors"))
 
 
+def test_a_trial_that_cannot_be_resumed_is_trained_again_and_that_is_said(
+    sweeps: Sweeps, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = sweeps.run("whole")
+    sweeps.run("cut", kills=3)
+    (trial,) = (path for path in (sweeps.folder / "cut").glob("trials/*") if not (path / "trial.json").exists())
+    for path in trial.glob("[lp]*.safetensors"):  # the last one, and the one before if there is one
+        path.write_bytes(path.read_bytes()[:-9])
+    caplog.clear()
+    sweeps.run("cut")
+    assert lines(sweeps.folder / "cut") == lines(whole.folder)
+    (message,) = caplog.messages
+    assert message.startswith(f"trial 1: {trial}/last.safetensors cannot be read as a checkpoint")
+    assert message.endswith("the trial is trained again from the start")
+
+
 def test_a_worker_that_is_killed_while_it_waits(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
     take, killed = sweep_run._Run._take, []
 
