@@ -176,9 +176,9 @@ def _check_result(result: Any) -> None:
     if not isinstance(result, dict):
         raise ValueError("it is no JSON object")
     counts = ("seed", "test_correct", "test_total", "parameters")
-    bad = [name for name in counts if type(result[name]) is not int or result[name] < 0]
-    if not (result["tta_correct"] is None or type(result["tta_correct"]) is int):
-        bad.append("tta_correct")
+    if result["tta_correct"] is not None:
+        counts = (*counts, "tta_correct")
+    bad = [name for name in counts if type(result[name]) is not int or not 0 <= result[name] < 2**63]
     if not (isinstance(result["validation_accuracy"], float) and 0 <= result["validation_accuracy"] <= 1):
         bad.append("validation_accuracy")
     if bad or result["test_total"] == 0:

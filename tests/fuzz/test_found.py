@@ -32,6 +32,13 @@ def test_deep_nesting() -> None:
         parse_json(DEEP)
 
 
+def test_characters_of_json() -> None:
+    assert parse_json(rb'"\ud83d\ude00 \uD55C"') == "\U0001f600 \ud55c"
+    for half in (r"\ud83d", r"\uDE00"):
+        with pytest.raises(ValueError, match="surrogates not allowed"):
+            parse_json(f'{{"a": ["{half}"]}}')
+
+
 @pytest.mark.parametrize("content", [DEEP, "{", "[1]", "3", '"\\ud800', "\xff"])
 @pytest.mark.parametrize(
     ("name", "read", "error"),
@@ -65,6 +72,7 @@ def test_what_is_no_object_of_json(
         ({"stage": None}, "stage is None"),
         ({"status": "odd"}, 'expected a JSON object with a status, "ok" or "failed"'),
         ({"extra": 1}, "unknown entry 'extra'"),
+        ({"error": "\ud800"}, ".*surrogates not allowed"),
     ],
 )
 def test_outcome_of_a_trial(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -78,7 +86,14 @@ def test_outcome_of_a_trial(tmp_path: Path, changes: dict[str, Any], message: st
 
 
 @pytest.mark.parametrize(
-    "changes", [{"test_total": 0}, {"test_total": "9"}, {"test_correct": -1}, {"validation_accuracy": None}]
+    "changes",
+    [
+        {"test_total": 0},
+        {"test_total": "9"},
+        {"test_correct": -1},
+        {"test_correct": 10**400},
+        {"validation_accuracy": None},
+    ],
 )
 def test_result_of_a_reproduction(tmp_path: Path, changes: dict[str, Any]) -> None:
     good = {"seed": 0, "test_correct": 9, "tta_correct": None, "test_total": 10, "parameters": 7}
