@@ -175,9 +175,9 @@ def _check_result(result: Any) -> None:
     """Raise ValueError unless the entries of a run's result that are read are numbers in their ranges."""
     if not isinstance(result, dict):
         raise ValueError("it is no JSON object")
-    counts = ("seed", "test_correct", "test_total", "parameters")
+    counts = ["seed", "test_correct", "test_total", "parameters"]
     if result["tta_correct"] is not None:
-        counts = (*counts, "tta_correct")
+        counts.append("tta_correct")
     bad = [name for name in counts if type(result[name]) is not int or not 0 <= result[name] < 2**63]
     if not (isinstance(result["validation_accuracy"], float) and 0 <= result["validation_accuracy"] <= 1):
         bad.append("validation_accuracy")
