@@ -143,10 +143,14 @@ def parse_json(text: str | bytes) -> Any:
     """The value of JSON text.
 
     Raises:
-        ValueError: it is not JSON in UTF-8, or nested too deeply.
+        ValueError: it is not JSON in UTF-8, nested too deeply, or has half a surrogate pair, which cannot be written.
     """
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
     try:
-        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+        found = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        return found
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -29,6 +29,13 @@ def test_deep_nesting() -> None:
         parse_json(DEEP)
 
 
+def test_characters_of_json() -> None:
+    assert parse_json(rb'"\ud83d\ude00 \uD55C"') == "\U0001f600 \ud55c"
+    for half in (r"\ud83d", r"\uDE00"):
+        with pytest.raises(ValueError, match="surrogates not allowed"):
+            parse_json(f'{{"a": ["{half}"]}}')
+
+
 @pytest.mark.parametrize("content", [DEEP, "{", "[1]", "3", '"\\ud800', "\xff"])
 @pytest.mark.parametrize(
     ("name", "read", "error"),
