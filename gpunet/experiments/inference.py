@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,13 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
     """
     backend = get_backend(device)
     file = path / BEST if path.is_dir() else path
-    tensors, metadata = load_checkpoint(file)
+    try:
+        tensors, metadata = load_checkpoint(file)
+    except CheckpointError as error:
+        if file.exists() and (path / "config.toml").is_file():
+            hint = f"gpunet train --resume {shlex.quote(str(path))} writes it again"
+            raise CheckpointError(f"{error}; {hint}") from error
+        raise
     try:
         config, input_shape, names = _described(metadata)
         scaling = Scaling.from_arrays(under("input", tensors))

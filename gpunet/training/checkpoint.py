@@ -69,7 +69,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if "sha256" not in header:
         logger.warning("%s has no checksum, as written by an older gpunet: damage to it would go unnoticed", path)
     elif header["sha256"] != digest(tensors, header["metadata"]):
-        raise CheckpointError(f"{path} is damaged: its content does not match its checksum; use a copy of it")
+        raise CheckpointError(f"{path} is damaged: its content does not match its checksum")
     return tensors, metadata
 
 

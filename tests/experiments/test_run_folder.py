@@ -222,3 +222,21 @@ def test_a_signal_ends_the_command_with_its_code_and_the_way_to_go_on(
     snapshot = read_snapshot(folder)
     assert snapshot is not None and snapshot.epoch >= 1
     assert not list(folder.rglob(".*")), "no lock and no temporary files are left"
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_damaged_model_is_written_again_by_a_resume(data: Path, tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "run"
+    run(config_of(kind, data), folder)
+    path = folder / "checkpoint.safetensors"
+    whole = load_checkpoint(path)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{path} is damaged: .* gpunet train --resume {folder} writes it again"):
+        evaluate(folder, device="cpu")
+    run(config_of(kind, data), folder, resume=True)
+    again = load_checkpoint(path)
+    assert again[1] == whole[1] and {k: v.tobytes() for k, v in again[0].items()} == {
+        k: v.tobytes() for k, v in whole[0].items()
+    }
