@@ -48,6 +48,7 @@ def kill_runs(model: str, kills: int, *, seed: int = 0, epochs: int = 6) -> tupl
 def _one(
     model: str, data: Path, runs: Path, whole: Path, rng: np.random.Generator, longest: float, kills: int, epochs: int
 ) -> tuple[list[str], int]:
+    """(differences, kills) of one run."""
     killed = 0
     while True:
         begun = run_folder(runs)
@@ -60,8 +61,8 @@ def _one(
             command_line(command), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         ) as process:
             try:
-                # early moments, in which Python only loads its modules, are less interesting
-                limit = None if killed >= kills else longest * (0.3 + 0.7 * rng.random())
+                # early moments, in which Python only loads its modules, are less interesting; some runs are to end
+                limit = None if killed >= kills else longest * (0.4 + 1.1 * rng.random())
                 _, errors = process.communicate(timeout=limit)
             except subprocess.TimeoutExpired:
                 process.kill()
@@ -72,7 +73,7 @@ def _one(
             return [f"exit code {process.returncode} after {killed} kills: {errors.strip()[-500:]}"], killed
         begun = run_folder(runs)
         assert begun is not None
-        return differences(whole, begun), max(killed, 1)  # a run that was too fast for its kill counts as one
+        return differences(whole, begun), killed
 
 
 def command_line(command: list[str]) -> list[str]:
