@@ -17,14 +17,18 @@ if "OMP_WAIT_POLICY" not in os.environ:
     # from one kernel of a step to the next. Read when the library is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-import numba  # noqa: E402 - reads the environment
-import numba.core.config  # noqa: E402
-from numba import prange  # noqa: E402
+import numba
+import numba.core.config
+from numba import prange
 
-from gpunet.ops._kernel_cache import kernel_cache  # noqa: E402
+from gpunet.ops._environment import check_threading_layer
+from gpunet.ops._fork import survive_forks
+from gpunet.ops._kernel_cache import kernel_cache
 
 # One thread pool for everything. OpenMP is faster than Numba's workqueue, and BLAS and scikit-learn use it, too.
 numba.core.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+check_threading_layer(numba)
+survive_forks()
 
 
 def jit(function: Any = None, **options: Any) -> Any:
