@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import importlib
 import logging
 import os
+import sys
 from typing import Any
 
 from gpunet.errors import DeviceError
@@ -34,10 +34,10 @@ def _after_fork() -> None:
     Only GNU's OpenMP waits for the threads that are gone, or is ended by Numba before it does; a team of one thread
     needs none of them. Threads that the child starts itself have teams of their own.
     """
-    parallel: Any = importlib.import_module("numba.np.ufunc.parallel")
-    if not parallel._is_initialized or parallel._threading_layer != "omp":
+    parallel: Any = sys.modules.get("numba.np.ufunc.parallel")
+    if parallel is None or not parallel._is_initialized or parallel._threading_layer != "omp":
         return
-    omppool: Any = importlib.import_module("numba.np.ufunc.omppool")
+    omppool: Any = sys.modules["numba.np.ufunc.omppool"]
     if omppool.openmp_vendor != "GNU":
         return
     try:
