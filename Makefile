@@ -8,13 +8,14 @@ comma := ,
 DEV := $(VENV)/.dev$(if $(EXTRAS),-$(EXTRAS))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test lint bench bench-compare clean
+.PHONY: help train test lint fuzz bench bench-compare clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   environment, data, a quickly trained CNN with its figures"
 	@echo "make test    environment, all tests that this machine can run"
 	@echo "make lint    ruff, mypy, import-linter"
+	@echo "make fuzz    mutated files through every parser, for 20 seconds (FUZZ_ARGS='--seconds 600 --seed 1')"
 	@echo "make bench   times every op beside its peers; one table, and a dated result in bench/results"
 	@echo "make bench-compare   the same against the last committed result, as ratios"
 	@echo "make clean   remove the environment and caches, not the runs"
@@ -31,6 +32,9 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(DEV)
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 bench: $(DEV)
 	$(BIN)/python -m bench.suite $(BENCH_ARGS)

@@ -58,6 +58,7 @@ def gpunet(case: str, batch: int, count: int | None = None) -> Turn:
     from gpunet.backend import CPU
     from gpunet.data.loader import Loader
     from gpunet.training import Trainer, TrainingConfig
+    from gpunet.training.interrupt import Interrupts
 
     model = model_of(case).initialize(device=CPU)
     if case == "cnn-infer":
@@ -74,7 +75,10 @@ def gpunet(case: str, batch: int, count: int | None = None) -> Turn:
     trainer = Trainer(model, config, train=loader, validation=loader)
 
     def epoch() -> int:
-        return trainer._run_epoch().steps * batch  # without the validation that Trainer.fit adds
+        trainer._epoch_steps = 0  # the first epoch again, without the validation that Trainer.fit adds
+        totals = trainer._run_epoch(Interrupts())
+        assert totals is not None
+        return totals.steps * batch
 
     return epoch
 

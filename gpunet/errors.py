@@ -9,13 +9,38 @@ exit code meaning
 3         data missing, damaged or unusable (data sets and images)
 4         the requested device is not available
 5         training diverged: a loss or a gradient became NaN or infinite
-130       interrupted (Ctrl-C)
+130       interrupted (Ctrl-C, SIGINT)
+143, 129  terminated (SIGTERM), or the terminal was closed (SIGHUP)
 ========  ============================================================================
 """
 
 from __future__ import annotations
 
+import signal
+
 EXIT_INTERRUPTED = 130
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the work: after the running step, once it has arrived in a training.
+
+    Args:
+        number: of the signal; the exit code is 128 + number, as in a shell.
+        hint: how to go on; the message.
+    """
+
+    def __init__(self, number: int = signal.SIGINT, hint: str = "") -> None:
+        super().__init__(hint)
+        self.number, self.exit_code = number, 128 + number
+
+
+def raise_interrupted(number: int, frame: object) -> None:
+    """A handler of signals that ends the work at once.
+
+    Raises:
+        Interrupted: always.
+    """
+    raise Interrupted(number)
 
 
 class GpunetError(Exception):
@@ -46,6 +71,10 @@ class CheckpointError(GpunetError):
     """A checkpoint or run folder is missing, damaged, or for a different architecture."""
 
     exit_code = 2
+
+
+class OtherTrainingError(CheckpointError):
+    """A checkpoint is of another training: of other data, settings or starting weights."""
 
 
 class DataError(GpunetError):

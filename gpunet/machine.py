@@ -1,7 +1,8 @@
-"""The CPU of this machine, and the memory that this process uses."""
+"""The CPU of this machine, its free memory, and the memory that this process uses."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -35,6 +36,25 @@ def cpu_facts() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "features": [name for feature, name in _FEATURES.items() if found.get(feature)],
     }
+
+
+def available_memory() -> int | None:
+    """The memory that this process can still take without swapping, in bytes; None if unknown.
+
+    On Linux this is ``MemAvailable`` of proc(5), or what a container's control group still allows (``memory.max`` less
+    ``anon`` of ``memory.stat``, version 2), whichever is less.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):  # there is no such group, or it has no limit: "max"
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="utf-8"))
+        used = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
+        found.append(max(limit - int(used.get("anon", 0)), 0))
+    return min(found, default=None)
 
 
 def peak_memory() -> int | None:

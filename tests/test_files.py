@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from gpunet.errors import OutputError
-from gpunet.files import atomic_write, write_bytes_atomic, write_text_atomic
+from gpunet.files import atomic_write, lock_folder, write_bytes_atomic, write_text_atomic
 from tests.filesystem import largest_file, read_only_folder
 
 
@@ -146,3 +147,36 @@ def test_error_about_another_file_names_it(tmp_path: Path) -> None:
 
 def test_output_errors_exit_code() -> None:
     assert OutputError.exit_code == 1
+
+
+def test_the_old_file_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    for content in ("1", "2", "3"):
+        with atomic_write(tmp_path / "last", keep=tmp_path / "previous") as temporary:
+            temporary.write_text(content)
+    assert (tmp_path / "last").read_text() == "3" and (tmp_path / "previous").read_text() == "2"
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "last", keep=tmp_path / "previous"):
+        raise ZeroDivisionError
+    assert (tmp_path / "last").read_text() == "3" and (tmp_path / "previous").read_text() == "2"
+    assert names(tmp_path) == ["last", "previous"]
+
+
+def test_a_lock_is_for_one_and_is_waited_for(tmp_path: Path) -> None:
+    held, order = threading.Event(), []
+
+    def hold() -> None:
+        with lock_folder(tmp_path / "new", "busy"):
+            held.set()
+            with (
+                pytest.raises(OutputError, match="busy with something"),
+                lock_folder(tmp_path / "new", "busy with something"),
+            ):
+                pass
+            order.append("first")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    with lock_folder(tmp_path / "new", "busy", patience=60):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"] and names(tmp_path / "new") == []

@@ -15,7 +15,12 @@ def add_arguments(parser: Parser) -> None:
     """Add the command's arguments to its parser."""
     parser.set_defaults(run=run, json=False, figures=False, tta=False, data=None, split="test")
     parser.add_argument("path", metavar="RUN_DIR_OR_CHECKPOINT", help="run folder or checkpoint")
-    parser.add_argument("--data", metavar="PATH", help="data set (default: the one the model was trained on)")
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="data set (default: the one the model was trained on); its classes must have the same names and order, or "
+        "no names",
+    )
     parser.add_argument(
         "--split",
         metavar=f"{{{','.join(SPLITS)}}}",

@@ -8,6 +8,7 @@ import functools
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import NoReturn
 
 from gpunet.cli.console import logging_on_stderr
 from gpunet.cli.parser import Parser, UsageError, common_options
-from gpunet.errors import EXIT_INTERRUPTED, GpunetError
+from gpunet.errors import EXIT_INTERRUPTED, GpunetError, Interrupted, raise_interrupted
 
 COMMANDS = {
     "train": "train a model",
@@ -41,6 +42,10 @@ def entry_point() -> NoReturn:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - lives as long as the process
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may not be valid text
+    for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C: what is open is closed, and temporary files are removed
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # ignored under nohup
+            signal.signal(number, raise_interrupted)
     sys.exit(main())
 
 
@@ -53,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a full disk or a closed pipe must raise here, not when Python exits
         return code
     except KeyboardInterrupt as interrupt:
-        return _fail(f"interrupted{f'; {interrupt}' if str(interrupt) else ''}", EXIT_INTERRUPTED, debug, "")
+        code = interrupt.exit_code if isinstance(interrupt, Interrupted) else EXIT_INTERRUPTED
+        return _fail(f"interrupted{f'; {interrupt}' if str(interrupt) else ''}", code, debug, "")
     except BrokenPipeError:
         _drop_stdout()
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -111,6 +112,21 @@ def number(flag: str, low: int, high: int) -> Callable[[str], int]:
             raise UsageError(f"{flag} must be a whole number, got {text!r:.80}") from None
         if not low <= value <= high:
             raise UsageError(f"{flag} must be at least {low} and at most {high}, got {text:.80}")
+        return value
+
+    return read
+
+
+def decimal(flag: str, low: float) -> Callable[[str], float]:
+    """An argparse type: a finite number from `low`, with a clear error message."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value < math.inf:
+            raise UsageError(f"{flag} must be a number of at least {low:g}, got {text!r:.80}")
         return value
 
     return read

@@ -7,6 +7,9 @@ import contextlib
 import dataclasses
 import functools
 import re
+import shlex
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +17,8 @@ from typing import TYPE_CHECKING
 from gpunet.cli.compute import existing_run, prepare
 from gpunet.cli.console import accuracy_line, print_json
 from gpunet.cli.flags import add_flag, add_flags, given_options
-from gpunet.cli.parser import Parser, UsageError, choice, common_options, compute_options, json_option
-from gpunet.errors import CheckpointError, ConfigError
+from gpunet.cli.parser import Parser, UsageError, choice, common_options, compute_options, decimal, json_option
+from gpunet.errors import CheckpointError, ConfigError, Interrupted
 from gpunet.experiments.config import RunConfig, load, load_toml, merge, section_of
 from gpunet.experiments.presets import PRESETS
 from gpunet.models import MODELS
@@ -34,7 +37,9 @@ def add_arguments(parser: Parser) -> None:
         "Train a model. The model's own options follow its name: gpunet train cnn --help shows them. "
         "Command-line options override the configuration file, which overrides the preset."
     )
-    parser.set_defaults(run=run, json=False, kind=None, tensorboard=False, **dict.fromkeys((*_FRESH, "resume")))
+    parser.set_defaults(
+        run=run, json=False, kind=None, tensorboard=False, checkpoint_minutes=5.0, **dict.fromkeys((*_FRESH, "resume"))
+    )
     parser.explain_unknown = _explain_misplaced
     _add_run_options(parser)
     add_flag(parser, TrainingConfig, "epochs", "the preset's; with --resume, the run's")
@@ -70,6 +75,12 @@ def _add_run_options(parser: Parser) -> None:
         help="also write TensorBoard events to the run folder, on --resume including the earlier epochs "
         "(needs pip install 'gpunet[tensorboard]')",
     )
+    group.add_argument(
+        "--checkpoint-minutes",
+        metavar="M",
+        type=decimal("--checkpoint-minutes", low=0),
+        help="save the state within an epoch after this many minutes; 0: only after each epoch (default: 5)",
+    )
     json_option(group)
     compute_options(parser)
     common_options(parser)
@@ -89,18 +100,20 @@ def run(args: argparse.Namespace) -> None:
     if run_dir is None:
         run_dir = new_run_dir(Path(args.runs_dir if args.runs_dir is not None else "runs"), name)
     try:
-        result = train(
+        train(
             config,
             run_dir=run_dir,
             device=device,
             resume=args.resume is not None,
             progress=args.verbosity >= 0,
             tensorboard=args.tensorboard,
+            checkpoint_minutes=args.checkpoint_minutes,
+            on_result=functools.partial(_report, as_json=args.json),
         )
-    except KeyboardInterrupt:
-        if (run_dir / "config.toml").is_file():
-            raise KeyboardInterrupt(f"continue with: gpunet train --resume {run_dir}") from None
-        raise
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
+        hint = f"continue with: gpunet train --resume {shlex.quote(str(run_dir))}"
+        raise Interrupted(number, hint if (run_dir / "config.toml").is_file() else "") from None
     except OSError as error:
         if error.filename is None and error.errno is not None:  # a full disk does not report the file
             error.filename = str(run_dir)
@@ -108,7 +121,6 @@ def run(args: argparse.Namespace) -> None:
     finally:
         with contextlib.suppress(OSError):
             run_dir.rmdir()  # succeeds only if nothing was written to it
-    _report(result, as_json=args.json)
 
 
 def _new(args: argparse.Namespace) -> RunConfig:
@@ -168,6 +180,16 @@ def _explain_misplaced(flag: str) -> str:
 
 
 def _report(result: RunResult, *, as_json: bool) -> None:
+    """Print the result at once: the figures are drawn after it."""
+    try:
+        _print(result, as_json=as_json)
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = error.filename or "the output"
+        raise
+
+
+def _print(result: RunResult, *, as_json: bool) -> None:
     if not as_json:
         print(f"run folder: {result.run_dir}")
         print(accuracy_line("test", result.test_correct, result.test_total))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from gpunet.errors import ConfigError
 from gpunet.options import Options, option
+
+FASHION_MNIST = "fashion-mnist"
 
 
 @dataclass(frozen=True)
 class DataConfig(Options):
-    """The data set, and how it is split, scaled and augmented."""
+    """The data set, and how it is split, scaled and augmented. A relative path of the data set is made absolute."""
 
-    data: str = option("fashion-mnist", "fashion-mnist, or the path of an IDX folder or NPZ file")
+    data: str = option(FASHION_MNIST, "fashion-mnist, or the path of an IDX folder or NPZ file")
     validation_fraction: float = option(
         0.2, "fraction of the training images held out for validation", low=0, high=1, low_open=True, high_open=True
     )
@@ -37,7 +41,27 @@ class DataConfig(Options):
     shift: int = option(0, "augmentation: shift each training image by up to this many pixels in each direction", low=0)
     cutout: int = option(0, "augmentation: side length of a square set to zero in each training image", low=0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data != FASHION_MNIST:  # a run is used from other folders, too
+            object.__setattr__(self, "data", _absolute(self.data))
+
     @property
     def mirrors(self) -> bool:
         """Whether the model is trained on mirrored images; only then can it classify them."""
         return self.flip or self.alternate_flip
+
+
+def _absolute(path: str) -> str:
+    """`path`, seen from the current folder, with ~ expanded if there is such a home folder."""
+    try:
+        found = Path(path).expanduser()
+    except RuntimeError:
+        found = Path(path)
+    try:
+        return str(found.absolute())
+    except OSError as error:
+        raise ConfigError(
+            f"data: {path} is relative to the current folder, which cannot be found ({error.strerror}): "
+            "give an absolute path"
+        ) from error

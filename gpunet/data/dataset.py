@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gpunet.data.download import fetch
-from gpunet.data.files import FILES, find, locate
-from gpunet.data.idx import read_idx, read_plain
+from gpunet.data.config import FASHION_MNIST
+from gpunet.data.download import fetch_files
+from gpunet.data.files import FILES, locate, mismatch
+from gpunet.data.idx import as_array, read_content
+from gpunet.data.npy import read_npz
 from gpunet.data.pixels import to_uint8
 from gpunet.errors import DataError
 
 logger = logging.getLogger("gpunet")
 
-FASHION_MNIST = "fashion-mnist"
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -57,6 +55,12 @@ class Dataset:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
+            raise DataError(
+                f"a Dataset takes arrays, got images of type {type(images).__name__} and labels of type "
+                f"{type(labels).__name__}: convert them with numpy.asarray(images, numpy.uint8) and "
+                "numpy.asarray(labels, numpy.int32)"
+            )
         if images.dtype != np.uint8 or images.ndim != 4 or labels.dtype != np.int32 or labels.ndim != 1:
             raise DataError(
                 "a Dataset takes images uint8 (n, H, W, C) and labels int32 (n,), got "
@@ -99,66 +103,55 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST) -> tuple[Dataset, Dataset
         names, gzipped or not, images (n, H, W) or (n, H, W, C); or an NPZ file with the arrays x_train, y_train,
         x_test, y_test (images of the same shapes; uint8, or floats k/255) and optionally class_names.
 
-    Labels are class indices from 0. If there are no class names, the indices are used as names.
+    Labels are class indices from 0. If there are no class names, the indices are used as names. Every file is read
+    once: what is used is what was verified. Sizes are checked before memory is taken, and none beyond what is left.
 
     Raises:
         DataError: the data are missing, unreadable, damaged, empty, contain NaNs, or have the wrong rank or dtype, or
-            inconsistent labels.
+            inconsistent labels; or a file is larger than the memory that is left.
         OutputError: Fashion-MNIST must be downloaded and the cache cannot be written to.
     """
     if str(path) == FASHION_MNIST:
-        return _read_folder(fetch(), FASHION_MNIST_CLASSES)
+        files = fetch_files()
+        return _from_contents(
+            {name: (files.folder / name, files.contents[name]) for name in FILES}, FASHION_MNIST_CLASSES
+        )
     source = Path(path).expanduser()
     if source.is_dir():
         return _load_folder(source)
     if source.is_file():
         return _load_npz(source)
-    raise DataError(f"{path} does not exist: expected {FASHION_MNIST}, or the path of an IDX folder or NPZ file")
+    raise DataError(
+        f"{source.absolute()} does not exist: expected {FASHION_MNIST}, or the path of an IDX folder or NPZ file"
+    )
 
 
 def _load_folder(folder: Path) -> tuple[Dataset, Dataset]:
-    missing = [name for name in FILES if locate(folder, name) is None]
+    paths = {name: locate(folder, name) for name in FILES}
+    missing = [name for name, path in paths.items() if path is None]
     if missing:
         raise DataError(f"{folder} is not an IDX folder: {', '.join(missing)} are missing (also as .gz)")
+    contents = {name: (path, read_content(path)) for name, path in paths.items() if path is not None}
     # If the labels are Fashion-MNIST's, the images must be, too: verify the files and use the known class names.
-    labels = next(name for name in FILES if name.startswith("train-labels"))
-    path = locate(folder, labels)
-    assert path is not None
-    if hashlib.sha256(read_plain(path)).hexdigest() == FILES[labels].sha256:
-        find(folder)
-        return _read_folder(folder, FASHION_MNIST_CLASSES)
-    return _read_folder(folder, None)
+    found = {name: mismatch(content, path, name) for name, (path, content) in contents.items()}
+    if found["train-labels-idx1-ubyte"] is not None:
+        return _from_contents(contents, None)
+    if problems := [problem for problem in found.values() if problem is not None]:
+        raise DataError("\n  ".join([f"Fashion-MNIST in {folder} cannot be used:", *problems]))
+    return _from_contents(contents, FASHION_MNIST_CLASSES)
 
 
-def _read_folder(folder: Path, class_names: tuple[str, ...] | None) -> tuple[Dataset, Dataset]:
-    paths = [locate(folder, name) or folder / name for name in FILES]
-    arrays = [read_idx(path) for path in paths]
-    return _datasets(arrays, [str(path) for path in paths], class_names)
+def _from_contents(
+    contents: dict[str, tuple[Path, bytearray]], class_names: tuple[str, ...] | None
+) -> tuple[Dataset, Dataset]:
+    """The data set in the four files' contents, each with its path."""
+    arrays = [as_array(content, path) for path, content in contents.values()]
+    return _datasets(arrays, [str(path) for path, _ in contents.values()], class_names)
 
 
 def _load_npz(path: Path) -> tuple[Dataset, Dataset]:
-    try:
-        with path.open("rb") as file:  # np.load does not close a file that it opened itself but could not read
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds a single array, expected an NPZ file with {', '.join(_KEYS)}")
-            with archive:
-                missing = [key for key in _KEYS if key not in archive.files]
-                if missing:
-                    found = ", ".join(archive.files) or "nothing"
-                    raise DataError(
-                        f"{path} lacks {', '.join(missing)}: it holds {found}, expected {', '.join(_KEYS)} "
-                        "(a test set is not split off automatically) and optionally class_names"
-                    )
-                arrays = {key: archive[key] for key in (*_KEYS, "class_names") if key in archive.files}
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        # NumPy raises a ValueError for arrays of Python objects and for files of any other format.
-        raise DataError(f"{path} is not a readable NPZ file of plain arrays: {error}") from error
-    for key, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy returns the raw bytes of a member that is not an array
-            raise DataError(f"{path} is not a readable NPZ file of plain arrays: {key} is not an array")
+    hint = " (a test set is not split off automatically) and optionally class_names"
+    arrays = read_npz(path, _KEYS, ("class_names",), hint=hint)
     parts = [arrays[key] for key in _KEYS]
     return _datasets(parts, [f"{path}, {key}" for key in _KEYS], _class_names(arrays.get("class_names"), path))
 
@@ -169,9 +162,13 @@ def _class_names(names: np.ndarray | None, path: Path) -> tuple[str, ...] | None
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise DataError(f"{path}, class_names: expected strings (classes,), got {names.dtype} {names.shape}")
     try:
-        result = tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist())
+        if names.dtype.kind == "U":  # NumPy stores characters as numbers, which may be none of Unicode's
+            codes = np.frombuffer(names.tobytes(), np.uint32).reshape(len(names), names.dtype.itemsize // 4)
+            result = tuple(row.astype("<u4").tobytes().decode("utf-32-le").rstrip("\0") for row in codes)
+        else:
+            result = tuple(name.decode() for name in names.tolist())
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}, class_names: not UTF-8: {error}") from error
+        raise DataError(f"{path}, class_names: not Unicode: {error}") from error
     if len(set(result)) < len(result) or not all(result):
         raise DataError(f"{path}, class_names: expected distinct, non-empty names, got {', '.join(result)}")
     return result

@@ -12,9 +12,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
-from gpunet.data.files import FILES, cache_folder, check, find, inspect, locate
-from gpunet.data.idx import read_plain
+from gpunet.data.files import FILES, Files, cache_folder, find_files, inspect, locate, read_checked
 from gpunet.errors import DataError, OutputError
 
 logger = logging.getLogger("gpunet")
@@ -43,10 +43,23 @@ def fetch(path: str | os.PathLike[str] | None = None) -> Path:
         DataError: the given folder is damaged, or no source has the files; the message says why for each source.
         OutputError: the cache cannot be written to.
     """
-    folder = find(path)
-    if folder is None:
-        folder = cache_folder()
-        download(folder)
+    found = find_files(path)
+    return found.folder if found else _fetched()
+
+
+def fetch_files(path: str | os.PathLike[str] | None = None) -> Files:
+    """The four verified files themselves, found or downloaded as by :func:`fetch`.
+
+    Raises: as :func:`fetch`.
+    """
+    found = find_files(path) or find_files(_fetched())
+    assert found is not None  # a folder that is given holds them, or an error was raised
+    return found
+
+
+def _fetched() -> Path:
+    folder = cache_folder()
+    download(folder)
     return folder
 
 
@@ -107,7 +120,8 @@ def _from_mirror(mirror: str, staging: Path, needed: list[str]) -> str | None:
         logger.info("Fashion-MNIST: downloading %s", url)
         fetcher = pooch.HTTPDownloader(progressbar=_Progress(name), chunk_size=1 << 16, timeout=TIMEOUT)
         try:
-            fetcher(url, str(part), None)
+            with part.open("wb") as file:
+                fetcher(url, _Bounded(file, FILES[name].size), None)
         except OSError as error:  # the errors of requests are OSErrors, too, but without these errnos
             if error.errno in _DISK_ERRORS:
                 raise
@@ -151,13 +165,13 @@ def _from_package(staging: Path, needed: list[str]) -> str | None:
 
 def _take(path: Path, staging: Path, name: str) -> str | None:
     """Verify the downloaded file at `path` and write it, decompressed and synced to disk, to `staging` / `name`."""
-    problem = check(path, name)
-    if problem is None:
+    found = read_checked(path, name)
+    if found.content is not None:
         with (staging / name).open("wb") as file:
-            file.write(read_plain(path))
+            file.write(found.content)
             file.flush()
             os.fsync(file.fileno())
-    return problem
+    return found.problem
 
 
 def _run(command: Sequence[str], folder: Path) -> str | None:
@@ -191,6 +205,23 @@ def _remove_stale(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process has just removed it
             if time.time() - left.stat().st_mtime > _STALE:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+class _Bounded:
+    """A file that refuses to grow far beyond `size` bytes, so that an endless answer does not fill the disk."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.done = file, 0
+        self.limit = size + size // 100 + 1024  # gzip makes data that it cannot compress a little longer
+
+    def write(self, chunk: bytes) -> None:
+        self.done += len(chunk)
+        if self.done > self.limit:
+            raise OSError(f"sends more than {self.limit} bytes")
+        self.file.write(chunk)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 class _Progress:

@@ -35,10 +35,19 @@ SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 class Finding(NamedTuple):
-    """The result of looking for one file: its path, if it exists, and the problem with it, if any."""
+    """The result of looking for one file: its path, if it exists, and its content or the problem with it."""
 
     path: Path | None
     problem: str | None
+    content: bytearray | None = None
+    """Decompressed; None if there is a problem."""
+
+
+class Files(NamedTuple):
+    """The four verified files: their folder, and by name the very bytes that were verified."""
+
+    folder: Path
+    contents: dict[str, bytearray]
 
 
 def cache_folder() -> Path:
@@ -67,13 +76,23 @@ def locate(folder: Path, name: str) -> Path | None:
     return None
 
 
-def check(path: Path, name: str) -> str | None:
-    """The problem with the file at `path`, which should be `name`; None if it is valid."""
-    expected = FILES[name]
+def read_checked(path: Path, name: str) -> Finding:
+    """Read the file at `path`, which should be `name`, and verify what was read."""
+    expected, largest = FILES[name], max(checksum.size for checksum in FILES.values())
     try:
-        data = read_plain(path)
+        data = read_plain(path, limit=largest)
     except DataError as error:
-        return f"{error}; expected sha256 {expected.sha256}, actual none"
+        return Finding(path, f"{error}; expected sha256 {expected.sha256}, actual none")
+    if len(data) > largest:
+        found = f"{path} is too long: expected {expected.size} bytes after decompression, actual more than {largest}"
+        return Finding(path, f"{found}; expected sha256 {expected.sha256}, actual none")
+    problem = mismatch(data, path, name)
+    return Finding(path, problem) if problem else Finding(path, None, data)
+
+
+def mismatch(data: bytearray, path: Path, name: str) -> str | None:
+    """How `data`, the decompressed content of the file at `path`, differs from `name`; None if it does not."""
+    expected = FILES[name]
     actual = hashlib.sha256(data).hexdigest()
     if actual == expected.sha256:
         return None
@@ -93,10 +112,10 @@ def inspect(folder: Path) -> dict[str, Finding]:
     for name, expected in FILES.items():
         path = locate(folder, name)
         if path is None:
-            problem: str | None = f"{folder / name} is missing (also as .gz): expected sha256 {expected.sha256}"
+            problem = f"{folder / name} is missing (also as .gz): expected sha256 {expected.sha256}"
+            findings[name] = Finding(None, problem)
         else:
-            problem = check(path, name)
-        findings[name] = Finding(path, problem)
+            findings[name] = read_checked(path, name)
     return findings
 
 
@@ -110,6 +129,16 @@ def find(path: str | os.PathLike[str] | None = None) -> Path | None:
     Raises:
         DataError: files are missing or damaged in the given folder; the message lists each problem.
     """
+    found = find_files(path)
+    return found.folder if found else None
+
+
+def find_files(path: str | os.PathLike[str] | None = None) -> Files | None:
+    """The four files themselves, found as by :func:`find`, each read once.
+
+    Raises:
+        DataError: as :func:`find`.
+    """
     if path is not None:
         return _given(_expanded(path), "the folder given")
     if given := os.environ.get("GPUNET_DATA"):
@@ -119,7 +148,7 @@ def find(path: str | os.PathLike[str] | None = None) -> Path | None:
         problems = _problems(findings)
         if not problems:
             logger.info("Fashion-MNIST: found in %s", folder)
-            return folder
+            return _files(folder, findings)
         if all(finding.path is None for finding in findings.values()):
             logger.info("Fashion-MNIST: not in %s", folder)
         else:
@@ -139,7 +168,11 @@ def verify(path: str | os.PathLike[str] | None = None) -> dict[str, str]:
     return {name: checksum.sha256 for name, checksum in FILES.items()}
 
 
-def _given(folder: Path, origin: str) -> Path:
+def _files(folder: Path, findings: dict[str, Finding]) -> Files:
+    return Files(folder, {name: found.content for name, found in findings.items() if found.content is not None})
+
+
+def _given(folder: Path, origin: str) -> Files:
     if not folder.is_dir():
         raise DataError(f"{folder} ({origin}) is not a folder: expected the one that contains {', '.join(FILES)}")
     candidates = (folder, folder / "FashionMNIST" / "raw", folder / "fashion-mnist")
@@ -150,7 +183,7 @@ def _given(folder: Path, origin: str) -> Path:
         if problems := _problems(findings):
             raise DataError("\n  ".join([f"Fashion-MNIST in {candidate} ({origin}) cannot be used:", *problems]))
         logger.info("Fashion-MNIST: found in %s (%s)", candidate, origin)
-        return candidate
+        return _files(candidate, findings)
     raise DataError(
         f"{folder} ({origin}) does not contain Fashion-MNIST: {', '.join(FILES)} are missing (also as .gz), there and "
         "in its subfolders FashionMNIST/raw and fashion-mnist"

@@ -5,50 +5,131 @@ Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database", section "the IDX f
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpunet.data.bounded import Stream, check_memory, read_into
 from gpunet.errors import DataError
-from gpunet.files import write_bytes_atomic
+from gpunet.files import open_regular, write_bytes_atomic
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_HIGHEST_RANK = 64  # of a NumPy array
+_LONGEST_HEADER = 4 + 4 * 255
+_HIGHEST_RATIO = 1032  # of deflate (zlib's technical details, "Maximum Compression Factor")
 _CODES = {np.dtype(text).newbyteorder("="): code for code, text in _DTYPES.items()}
 
 
-def read_plain(path: str | os.PathLike[str]) -> bytes:
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    start: int
+    """Bytes before the array."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self.start + math.prod(self.shape) * self.dtype.itemsize
+
+
+@contextlib.contextmanager
+def _decompressed(path: str | os.PathLike[str]) -> Iterator[tuple[Stream, int, int]]:
     """The content of a file, decompressed if it is a gzip file (judged by its content, not its name).
+
+    Yields it with the file's size in bytes, and how many times that many the content can have.
 
     Raises:
         DataError: the file cannot be read, or its gzip stream is damaged or truncated.
     """
     try:
-        data = Path(path).read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+            file.seek(0)
+            if not packed:
+                yield file, size, 1
+                return
+            try:
+                with gzip.GzipFile(fileobj=file) as stream:
+                    yield stream, size, _HIGHEST_RATIO
+            except EOFError as error:
+                raise DataError(f"{path} is truncated: its gzip stream ends early, after {size} bytes") from error
+            except (OSError, zlib.error) as error:
+                raise DataError(f"{path} is damaged: its gzip stream cannot be decompressed: {error}") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    if not data.startswith(_GZIP_MAGIC):
-        return data
+
+
+def read_plain(path: str | os.PathLike[str], *, limit: int) -> bytearray:
+    """The content of a file, decompressed if it is a gzip file; of a longer one, `limit` bytes and one more.
+
+    Raises:
+        DataError: the file cannot be read, or its gzip stream is damaged or truncated.
+    """
+    data = bytearray()
+    with _decompressed(path) as (stream, *_):
+        read_into(data, stream, limit + 1)
+    return data
+
+
+def read_content(path: str | os.PathLike[str]) -> bytearray:
+    """The content of an IDX file, decompressed: exactly the bytes that its header declares.
+
+    The header is read first, so that no more is decompressed than it declares.
+
+    Raises:
+        DataError: unreadable, not an IDX file, of an unknown type, its size contradicts its header, or it is larger
+            than the memory that is left.
+    """
+    data = bytearray()
+    with _decompressed(path) as (stream, size, ratio):
+        read_into(data, stream, _LONGEST_HEADER)
+        header = _header(data, path)
+        if header.size > size * ratio:
+            raise _contradiction(path, header, size * ratio, "" if ratio == 1 else "at most ")
+        check_memory(header.size, f"{path}, {_declared(header)},")
+        read_into(data, stream, header.size + 1)  # one byte more, which must not be there
+    if ratio == 1 and size != header.size:
+        raise _contradiction(path, header, size)
+    if len(data) != header.size:
+        raise _contradiction(path, header, len(data), "at least " if len(data) > header.size else "")
+    return data
+
+
+def as_array(content: bytearray, path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
+    """The array in what :func:`read_content` returned, in the machine's byte order; single bytes are not copied.
+
+    Raises:
+        DataError: as :func:`read_content`; `path` is the file that the messages name.
+    """
+    header = _header(content, path)
+    flat = np.frombuffer(content, header.dtype, count=math.prod(header.shape), offset=header.start)
     try:
-        return gzip.decompress(data)
-    except EOFError as error:
-        raise DataError(f"{path} is truncated: its gzip stream ends early, after {len(data)} bytes") from error
-    except (OSError, zlib.error) as error:
-        raise DataError(f"{path} is damaged: its gzip stream cannot be decompressed: {error}") from error
+        shaped = flat.reshape(header.shape)
+    except ValueError as error:  # a size of 0 beside others that overflow
+        raise DataError(f"{path}: its header declares {_declared(header)}, which is no array: {error}") from error
+    return shaped.astype(header.dtype.newbyteorder("="), copy=False)
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
     """Read an IDX file, gzipped or not, into a new array in the machine's byte order.
 
     Raises:
-        DataError: unreadable, not an IDX file, of an unknown type, or its size contradicts its header.
+        DataError: as :func:`read_content`.
     """
-    data = read_plain(path)
+    return as_array(read_content(path), path)
+
+
+def _header(data: bytearray, path: str | os.PathLike[str]) -> _Header:
+    """The header at the start of `data`."""
     if len(data) < 4 or data[0] or data[1]:
         raise DataError(
             f"{path} is not an IDX file: expected two zero bytes, a type and a rank, "
@@ -59,20 +140,24 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
         raise DataError(f"{path}: unknown IDX type 0x{data[2]:02x}, expected one of {known}")
     rank, dtype = data[3], np.dtype(_DTYPES[data[2]])
     start = 4 + 4 * rank
-    if rank == 0:
-        raise DataError(f"{path}: an IDX file of rank 0 contains no array")
+    if not 1 <= rank <= _HIGHEST_RANK:
+        raise DataError(f"{path}: an IDX file of rank {rank} holds no array of 1 to {_HIGHEST_RANK} dimensions")
     if len(data) < start:
         raise DataError(f"{path} is truncated: a header of rank {rank} has {start} bytes, the file has {len(data)}")
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", count=rank, offset=4))
-    expected = start + math.prod(shape) * dtype.itemsize
-    if len(data) != expected:
-        state = "is truncated" if len(data) < expected else "has trailing bytes"
-        sizes = " x ".join(map(str, shape))
-        raise DataError(
-            f"{path} {state}: its header declares {sizes} of {dtype.newbyteorder('=')}, that is {expected} bytes, "
-            f"but the file has {len(data)}"
-        )
-    return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    return _Header(shape, dtype, start)
+
+
+def _contradiction(path: str | os.PathLike[str], header: _Header, size: int, bound: str = "") -> DataError:
+    state = "is truncated" if size < header.size else "has trailing bytes"
+    return DataError(
+        f"{path} {state}: its header declares {_declared(header)}, that is {header.size} bytes, "
+        f"but the file has {bound}{size}"
+    )
+
+
+def _declared(header: _Header) -> str:
+    return f"{' x '.join(map(str, header.shape))} of {header.dtype.newbyteorder('=')}"
 
 
 def write_idx(path: str | os.PathLike[str], array: np.ndarray[Any, Any]) -> None:

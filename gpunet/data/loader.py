@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +19,19 @@ from gpunet.ops import random
 _FIRST_FLIP = 2**32 - 1  # a step of the shuffle stream that no epoch uses
 
 
+def _as_array(values: Any, what: str) -> Any:
+    """`values` if they are an array, on any device, else a NumPy array of them; DataError if they make up none."""
+    if hasattr(values, "dtype"):
+        return values
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{what} must be an array, or a list that makes up one: {error}") from error
+
+
 def _checked_labels(labels: Any) -> np.ndarray:
     """`labels` as int32 (n,); DataError unless they are whole numbers from 0 that int32 can hold."""
-    found = np.asarray(labels)
+    found = np.asarray(_as_array(labels, "labels"))
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise DataError(
             f"labels must be integers of shape (n,), got {found.dtype} of shape {found.shape}: convert class names or "
@@ -39,7 +51,7 @@ class Loader:
 
     Args:
         images: (n, H, W, C) uint8, or float features of any shape (n, ...), which are returned unchanged.
-        labels: (n,) integers of any type, class indices from 0.
+        labels: (n,) integers of any type, class indices from 0. Both may be lists.
         backend: the device; by default that of :func:`gpunet.get_backend`.
         scale, offset: a batch is pixel * scale + offset (for uint8 images), broadcastable to (H, W, C).
         flip, shift, cutout: augmentation of training batches; see :func:`gpunet.ops.gather_batch`.
@@ -49,7 +61,7 @@ class Loader:
         dtype: of the batches, float32 or float64.
 
     Raises:
-        DataError: there are no images, or not as many labels as images.
+        DataError: there are no images, or not as many labels as images, or they are no arrays of numbers.
         DeviceError: there is no such device.
         ConfigError: augmentation is requested for data other than uint8 images.
     """
@@ -68,7 +80,9 @@ class Loader:
         cutout: int = 0,
         dtype: Any = "float32",
     ) -> None:
-        labels = _checked_labels(labels)
+        images, labels = _as_array(images, "images"), _checked_labels(labels)
+        if not images.ndim or images.dtype.kind not in "uif":
+            raise DataError(f"images must be numbers (n, ...), got {images.dtype} of shape {tuple(images.shape)}")
         if len(images) == 0 or len(images) != len(labels):
             raise DataError(f"expected as many labels as images, at least one; got {len(labels)} and {len(images)}")
         if images.dtype != np.uint8 and (flip or alternate_flip or shift or cutout):
@@ -102,6 +116,17 @@ class Loader:
     def labels(self) -> Array:
         """The labels, int32, on the device."""
         return self._labels[: self.size]
+
+    def digest(self) -> str:
+        """SHA-256 of everything that determines the batches: images, labels, their order, scaling and augmentation."""
+        settings = {**self._augmentation, "alternate_flip": self.alternate_flip, "dtype": str(self._scaling["dtype"])}
+        found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for array in (self.images, self.labels, self._scaling["scale"], self._scaling["offset"]):
+            if array is not None:
+                host = np.ascontiguousarray(self.backend.to_numpy(array))
+                found.update(f"{host.dtype.str}{host.shape}".encode())
+                found.update(host.data)
+        return found.hexdigest()
 
     def mirrored(self) -> Loader:
         """A loader of the mirrored images, without augmentation.

@@ -29,10 +29,14 @@ from typing import Any
 from gpunet.data.config import DataConfig
 from gpunet.errors import ConfigError
 from gpunet.experiments.presets import PRESETS
+from gpunet.files import read_regular
 from gpunet.models import MODELS, CNNConfig, HybridConfig
 from gpunet.models.registry import kind_of
 from gpunet.options import Options, check_option, did_you_mean, option_fields
 from gpunet.training.config import HybridTrainingConfig, TrainingConfig
+
+LARGEST_FILE = 2**20
+"""Bytes of a configuration file; those that are written by hand have a few thousand."""
 
 
 @dataclass(frozen=True)
@@ -124,17 +128,36 @@ def load_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read or is not TOML; the message names the line.
     """
+    return parse_toml(read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> str:
+    """The text of a TOML file, a regular file of at most 1 MiB.
+
+    Raises:
+        ConfigError: it cannot be read, is larger, or is not UTF-8.
+    """
     try:
-        data = Path(path).read_bytes()
+        data = read_regular(path, limit=LARGEST_FILE)
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise ConfigError(f"{path} is encoded as UTF-16, but TOML must be UTF-8: save it as UTF-8")
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except ConfigError:
-        raise
+        return data.decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # tomllib's own error, invalid UTF-8, a number of 5000 digits
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """The content of the TOML `text`; `source` names it in messages.
+
+    Raises:
+        ConfigError: it is not TOML; the message names the line.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # tomllib's own error, a number of 5000 digits
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
 
 
 def load(path: Path) -> RunConfig:
@@ -150,11 +173,7 @@ def from_toml(text: str, source: str = "configuration") -> RunConfig:
 
     Raises: as :func:`merge`, or ConfigError if `text` is not TOML.
     """
-    try:
-        toml = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from error
-    return merge(toml=toml, source=source)
+    return merge(toml=parse_toml(text, source), source=source)
 
 
 def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:

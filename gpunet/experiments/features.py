@@ -18,13 +18,14 @@ from gpunet.backend import Backend
 from gpunet.data import Dataset
 from gpunet.data.loader import Loader
 from gpunet.errors import ConfigError, DataError
-from gpunet.experiments.inference import SavedModel, load_model
+from gpunet.experiments.inference import SavedModel, check_data, load_model
 from gpunet.experiments.prepare import loader_of, prepare
 from gpunet.files import write_text_atomic
 from gpunet.models import CNN, MLP, Hybrid
 from gpunet.nn import Flatten, ForwardContext, Sequential
 from gpunet.report.feature_figures import LayerMap, plot_layer_maps, plot_probes
 from gpunet.report.metrics import principal_plane
+from gpunet.report.run_figures import draw_all
 from gpunet.training import Trainer, TrainingConfig
 from gpunet.training.evaluation import extract
 
@@ -69,20 +70,22 @@ def analyse(
     `train_images` training images and evaluated on all validation images; the test images are not used. The PCA and
     t-SNE maps show `map_images` validation images.
 
-    Writes ``features.csv``, ``feature_probes.png`` and ``feature_maps_of_layers.png`` to `out`, by default `path`.
+    Writes ``features.csv``, ``feature_probes.png`` and ``feature_maps_of_layers.png`` to `out`, by default `path`. A
+    figure that cannot be drawn is left out, with a warning.
 
     Args:
         layers: names such as ``block2``; by default all blocks, and ``features`` unless it only flattens the last one.
 
     Raises:
         CheckpointError: no usable model. ConfigError: it is an MLP, or has no such layer. DataError: no usable data.
-        OutputError: a file cannot be written.
+        OutputError: the table cannot be written.
     """
     saved = load_model(path, device)
     cnn = _cnn(saved, path)
     names = list(layers) if layers else _default_layers(cnn)
     parts = [_until(cnn, name) for name in names]  # fails before the slow part
     data = prepare(saved.config.data)
+    check_data(saved, data.split.train, saved.config.data.data)
     train = _subset(data.split.train, train_images, seed)
     validation = data.split.validation
     shown = _subset(validation, map_images, seed)
@@ -95,8 +98,11 @@ def analyse(
     folder = out or (path if path.is_dir() else path.parent)
     _write(probes, folder / TABLE)
     by_probe = [(probe, [row.validation_accuracy for row in probes if row.probe == probe]) for probe in PROBES]
-    plot_probes(names, by_probe, folder / CHART)
-    plot_layer_maps(maps, shown.labels, shown.class_names, folder / MAPS)
+    drawings = {
+        CHART: lambda path: plot_probes(names, by_probe, path),
+        MAPS: lambda path: plot_layer_maps(maps, shown.labels, shown.class_names, path),
+    }
+    draw_all(folder, drawings)
     return probes
 
 

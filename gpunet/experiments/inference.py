@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 
 from gpunet.backend import Backend
 from gpunet.data import Dataset, load, read_image
+from gpunet.data.loader import Loader
 from gpunet.data.scaling import Scaling
 from gpunet.devices import get_backend
-from gpunet.errors import CheckpointError, ConfigError, DataError
+from gpunet.errors import CheckpointError, ConfigError, DataError, ShapeError
 from gpunet.experiments.config import RunConfig, from_toml
 from gpunet.experiments.prepare import loader_of, prepare
 from gpunet.models import CNN, CNNConfig, Hybrid, create
@@ -23,8 +25,8 @@ from gpunet.report.figures import plot_feature_scatter
 from gpunet.report.metrics import confusion_matrix
 from gpunet.report.run_figures import plot_evaluation
 from gpunet.training.checkpoint import load_checkpoint, prefixed, under
+from gpunet.training.evaluation import Evaluation, extract, with_mirror_images
 from gpunet.training.evaluation import evaluate as evaluate_model
-from gpunet.training.evaluation import extract, with_mirror_images
 from gpunet.training.trainer import BEST
 
 
@@ -39,6 +41,8 @@ class SavedModel:
     scaling: Scaling
     backend: Backend
     metadata: dict[str, Any]
+    file: Path
+    """The checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -85,46 +89,130 @@ def load_model(path: Path, device: str | None = None) -> SavedModel:
     """The model in a run folder (its best checkpoint) or a checkpoint file, ready on `device`.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or its weights do not fit its configuration.
+        CheckpointError: there is none, it is damaged, its weights do not fit its configuration, or one is not finite.
         DeviceError: the device is not available.
     """
     backend = get_backend(device)
     file = path / BEST if path.is_dir() else path
-    tensors, metadata = load_checkpoint(file)
     try:
-        config = from_toml(metadata["config"], source=str(file))
-        input_shape, names = tuple(metadata["input_shape"]), tuple(metadata["class_names"])
+        tensors, metadata = load_checkpoint(file)
+    except CheckpointError as error:
+        if file.exists() and (path / "config.toml").is_file():
+            hint = f"gpunet train --resume {shlex.quote(str(path))} writes it again"
+            raise CheckpointError(f"{error}; {hint}") from error
+        raise
+    try:
+        config, input_shape, names = _described(metadata)
         scaling = Scaling.from_arrays(under("input", tensors))
-    except (KeyError, ConfigError, DataError) as error:
+        stage = metadata.get("stage")
+        if stage == "classifier":
+            raise CheckpointError("it is the classifier of a hybrid and needs its CNN: give the hybrid's run folder")
+        if stage == "cnn" and isinstance(config.model, CNNConfig):
+            model: Sequential = CNN.from_config(config.model, input_shape, len(names))
+        else:
+            model = create(config.model, input_shape, len(names))
+    except (CheckpointError, ConfigError, DataError, ShapeError) as error:
         raise CheckpointError(f"{file} does not describe a usable model: {error}") from error
-    stage = metadata.get("stage")
-    if stage == "classifier":
-        raise CheckpointError(f"{file} is the classifier of a hybrid and needs its CNN: give the hybrid's run folder")
-    if stage == "cnn" and isinstance(config.model, CNNConfig):
-        model: Sequential = CNN.from_config(config.model, input_shape, len(names))
-    else:
-        model = create(config.model, input_shape, len(names))
+    stored = sum(tensor.size for tensor in under("model", tensors).values())
+    if model.parameter_count > max(2 * stored, 10**6):  # checked before memory is taken for them
+        raise CheckpointError(
+            f"{file}: the checkpoint is for another architecture: it has {stored} numbers, this model needs "
+            f"{model.parameter_count}"
+        )
     model.initialize(config.training.seed, device=backend, dtype=config.training.dtype)
     assert model.flat is not None
     try:
         model.flat.load_state_dict(under("model", tensors))
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
-    return SavedModel(model, config, input_shape, names, scaling, backend, metadata)
+    return SavedModel(model, config, input_shape, names, scaling, backend, metadata, file)
+
+
+def _described(metadata: dict[str, Any]) -> tuple[RunConfig, tuple[int, int, int], tuple[str, ...]]:
+    """Configuration, image shape and class names in the header of a checkpoint."""
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("config"), str):
+        raise CheckpointError("its header has no configuration")
+    shape = metadata.get("input_shape")
+    if not isinstance(shape, list) or [type(side) for side in shape] != [int] * 3 or min(shape) < 1:
+        raise CheckpointError(f"input_shape must be [height, width, channels], got {shape!r:.80}")
+    config = from_toml(metadata["config"], source="its configuration")
+    return config, (shape[0], shape[1], shape[2]), _class_names(metadata)
+
+
+def _class_names(metadata: Any) -> tuple[str, ...]:
+    names = metadata.get("class_names") if isinstance(metadata, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"class_names must be a list of names, got {names!r:.80}")
+    return tuple(names)
 
 
 def load_class_names(path: Path) -> tuple[str, ...]:
     """The class names of the model in a run folder or a checkpoint file.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or it has no class names.
     """
     file = path / BEST if path.is_dir() else path
     _, metadata = load_checkpoint(file)
     try:
-        return tuple(metadata["class_names"])
-    except KeyError:
-        raise CheckpointError(f"{file} contains no class names") from None
+        return _class_names(metadata)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+
+
+def check_data(saved: SavedModel, dataset: Dataset, source: str) -> None:
+    """Check that `dataset`, the data set `source`, has the images and the classes that the model was trained on.
+
+    Labels are indices into the class names, so the names must be the same in the same order: were they mapped by name,
+    a class that was only renamed would go unnoticed. A data set without names, whose names are 0, 1, 2 and so on, and
+    a model trained on one, are compared by the number of classes alone.
+
+    Raises:
+        DataError: the images have another shape, or the classes another number, names or order.
+    """
+    own, other = saved.class_names, dataset.class_names
+    if dataset.image_shape != saved.input_shape or len(own) != len(other):
+        raise DataError(
+            f"the model takes images {saved.input_shape} of {len(own)} classes, but the data set {source} has images "
+            f"{dataset.image_shape} of {len(other)} classes"
+        )
+    unnamed = tuple(str(number) for number in range(len(own)))
+    if own == other or unnamed in (own, other):
+        return
+    first = next(number for number, names in enumerate(zip(own, other, strict=True)) if names[0] != names[1])
+    raise DataError(
+        f"the classes of the model are {_some(own)}, but those of the data set {source} are {_some(other)}: label "
+        f"{first} means {own[first]!r} to the model and {other[first]!r} in the data; number the labels and order "
+        "class_names as in training"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
+def evaluate_saved(saved: SavedModel, dataset: Dataset) -> tuple[Evaluation, np.ndarray, Loader]:
+    """Evaluate the model on `dataset`: its results, the class probabilities (n, classes), and the images on the device.
+
+    Raises:
+        CheckpointError: a probability or the loss is not finite.
+    """
+    loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
+    found = evaluate_model(saved.model, loader, keep_probabilities=True)
+    assert found.probabilities is not None
+    _check_finite(saved, found.probabilities, found.loss)
+    return found, found.probabilities, loader
+
+
+def _check_finite(saved: SavedModel, probabilities: np.ndarray, loss: float) -> None:
+    wrong = np.count_nonzero(~np.isfinite(probabilities).all(axis=1))
+    if wrong or not np.isfinite(loss):
+        raise CheckpointError(
+            f"the model in {saved.file} gives class probabilities that are NaN or infinite for {wrong} of "
+            f"{len(probabilities)} images (loss {loss}): its weights are too large; use another checkpoint, or train "
+            "again"
+        )
 
 
 def evaluate(
@@ -138,12 +226,14 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate the model at `path` on `split` of its data set, or of the data set `data`.
 
-    `figures` saves the confusion matrix, per-class metrics and most confident mistakes to the run folder. `tta` also
-    counts correct predictions with test-time augmentation: probabilities averaged over each image and its mirror image.
+    `figures` saves the confusion matrix, per-class metrics and most confident mistakes to the run folder; one that
+    cannot be drawn is left out, with a warning. `tta` also counts correct predictions with test-time augmentation:
+    probabilities averaged over each image and its mirror image.
 
     Raises:
         ConfigError: `tta` for a model that was not trained on mirrored images.
-        CheckpointError: no usable model. DataError: no usable data, or the image shape or number of classes differs.
+        CheckpointError: no usable model, or its outputs are not finite.
+        DataError: no usable data, or they do not fit the model; see :func:`check_data`.
     """
     saved = load_model(path, device)
     options = saved.config.data
@@ -156,21 +246,16 @@ def evaluate(
         dataset = run_data.part(split)
     else:
         dataset = load(data)[1]
-    if dataset.image_shape != saved.input_shape or dataset.classes != len(saved.class_names):
-        raise DataError(
-            f"the model takes images {saved.input_shape} of {len(saved.class_names)} classes, but the data set has "
-            f"images {dataset.image_shape} of {dataset.classes} classes"
-        )
-    loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
-    found = evaluate_model(saved.model, loader, keep_probabilities=True)
-    assert found.probabilities is not None
+    check_data(saved, dataset, options.data if data is None else data)
+    found, probabilities, loader = evaluate_saved(saved, dataset)
     if figures:
-        plot_evaluation(path if path.is_dir() else path.parent, dataset, found.probabilities, prefix=f"{split}_")
-    matrix = confusion_matrix(dataset.labels, found.probabilities.argmax(1), dataset.classes)
+        plot_evaluation(path if path.is_dir() else path.parent, dataset, probabilities, prefix=f"{split}_")
+    matrix = confusion_matrix(dataset.labels, probabilities.argmax(1), dataset.classes)
     tta_correct = None
     if tta:
-        predictions = with_mirror_images(saved.model, loader, found.probabilities).argmax(1)
-        tta_correct = int((predictions == dataset.labels).sum())
+        averaged = with_mirror_images(saved.model, loader, probabilities)
+        _check_finite(saved, averaged, found.loss)
+        tta_correct = int((averaged.argmax(1) == dataset.labels).sum())
     return EvaluationResult(
         split, found.loss, found.correct, found.total, matrix.tolist(), saved.class_names, tta_correct
     )
@@ -188,6 +273,7 @@ def feature_map(path: Path, *, device: str | None = None, split: str = "test") -
     if not isinstance(saved.model, Hybrid):
         raise CheckpointError(f"{path} contains a {type(saved.model).__name__}: a feature map needs a Hybrid")
     dataset = prepare(saved.config.data).part(split)
+    check_data(saved, dataset, saved.config.data.data)
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
     features = extract(saved.model.extract_features, loader)
     target = (path if path.is_dir() else path.parent) / "feature_map.png"
@@ -199,15 +285,14 @@ def predict(path: Path, images: Sequence[Path], *, device: str | None = None, in
     """Class probabilities of image files of any size; see :func:`gpunet.data.read_image`.
 
     Raises:
-        CheckpointError: no usable model. DataError: a file cannot be read as an image; nothing is predicted then.
+        CheckpointError: no usable model, or its outputs are not finite. DataError: a file cannot be read as an image;
+            nothing is predicted then.
     """
     saved = load_model(path, device)
     pixels = np.stack([read_image(image, saved.input_shape, invert=invert) for image in images])
     dataset = Dataset(pixels, np.zeros(len(images), np.int32), saved.class_names)
-    loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
-    found = evaluate_model(saved.model, loader, keep_probabilities=True)
-    assert found.probabilities is not None
+    _, probabilities, _ = evaluate_saved(saved, dataset)
     return [
         Prediction(image, int(row.argmax()), [float(value) for value in row], saved.class_names)
-        for image, row in zip(images, found.probabilities, strict=True)
+        for image, row in zip(images, probabilities, strict=True)
     ]

@@ -34,18 +34,6 @@ class RunData:
         """The part `name` on the device, with `augmentation` for its training batches."""
         return loader_of(self.part(name), self.scaling, backend, dtype, augmentation)
 
-    def class_weights(self) -> np.ndarray:
-        """Weights that balance the classes: n / (classes * n_class), scikit-learn's "balanced".
-
-        Only classes with training images count. The weight of a class without any is 0: it has no row of its own, but
-        label smoothing would bring its weight into every other row.
-        """
-        counts = np.bincount(self.split.train.labels, minlength=self.split.train.classes)
-        present = counts > 0
-        weights = np.zeros(len(counts))
-        weights[present] = counts.sum() / (present.sum() * counts[present])
-        return weights
-
     def save_indices(self, path: Path) -> None:
         """Save the indices of the training and validation images, as an NPZ file of int64 vectors."""
         buffer = io.BytesIO()

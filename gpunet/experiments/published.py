@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 from dataclasses import dataclass, fields
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from gpunet.errors import DataError
+from gpunet.files import parse_json
 
 PUBLISHED: Traversable = importlib.resources.files("gpunet.experiments") / "published.json"
 
@@ -48,7 +48,7 @@ def load_published(path: Path | None = None) -> dict[str, Published]:
     """
     file = PUBLISHED if path is None else path
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = parse_json(file.read_bytes())
         known = [field.name for field in fields(Published)]
         found = {}
         for kind, entry in document.items():

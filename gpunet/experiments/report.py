@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gpunet.data import DataConfig, find
-from gpunet.data.dataset import FASHION_MNIST
+from gpunet.data.config import FASHION_MNIST
 from gpunet.data.loader import Loader
-from gpunet.errors import CheckpointError, DataError
+from gpunet.errors import CheckpointError, ConfigError, DataError
 from gpunet.experiments.config import merge, to_dict
-from gpunet.experiments.inference import SavedModel, load_model
-from gpunet.experiments.prepare import RunData, loader_of, prepare
+from gpunet.experiments.inference import SavedModel, check_data, evaluate_saved, load_model
+from gpunet.experiments.prepare import RunData, prepare
+from gpunet.experiments.records import SHARE, check_entries, read_environment, read_history, read_result
 from gpunet.files import atomic_write
 from gpunet.nn import summary
 from gpunet.report.comparison import comparison
 from gpunet.report.run_record import RunRecord, SplitResult
 from gpunet.report.run_report import run_report
-from gpunet.training.evaluation import evaluate
-from gpunet.training.history import Record
 from gpunet.training.trainer import BEST, METRICS
 
 logger = logging.getLogger("gpunet")
@@ -108,6 +105,10 @@ def compare(
             except DataError as error:
                 warnings.append(f"{facts.name} is compared by its recorded results, without McNemar's test: {error}")
                 logger.warning("%s", warnings[-1])
+            else:
+                if split == "validation" and saved.config.data.refit:
+                    warnings.append(f"{facts.name} was trained on the validation images as well (refit)")
+                    logger.warning("%s", warnings[-1])
             runs.append((facts, result))
         temporary.write_text(comparison(runs, split=split, warnings=warnings), encoding="utf-8")
     found = {
@@ -124,6 +125,7 @@ def _read_run(run_dir: Path, device: str | None) -> tuple[RunRecord, SavedModel]
         hint = f"; finish the run with gpunet train --resume {run_dir}" if (run_dir / "config.toml").is_file() else ""
         raise CheckpointError(f"{run_dir} contains no trained model: there is no {BEST}{hint}")
     saved = load_model(run_dir, device)
+    check_entries(saved.metadata, {"validation_accuracy": SHARE.or_none}, f"the header of {saved.file}")
     best = saved.metadata.get("validation_accuracy")
     stage, epoch = saved.metadata.get("from_stage"), saved.metadata.get("epoch")
     facts = RunRecord(
@@ -131,37 +133,14 @@ def _read_run(run_dir: Path, device: str | None) -> tuple[RunRecord, SavedModel]
         kind=saved.config.kind,
         config=to_dict(saved.config),
         defaults=to_dict(merge(saved.config.kind)),
-        history=_history(run_dir / METRICS),
-        result=_json(run_dir / "result.json"),
-        environment=_json(run_dir / "environment.json"),
+        history=read_history(run_dir / METRICS),
+        result=read_result(run_dir),
+        environment=read_environment(run_dir),
         parameters=saved.model.parameter_count,
         best_validation=None if best is None else float(best),
         chosen=f"weights of the stage {stage}" if stage else f"weights of epoch {epoch}",
     )
     return facts, saved
-
-
-def _history(path: Path) -> list[Record]:
-    """The records of the finished epochs; an incomplete last line, from an unfinished epoch, is ignored."""
-    if not path.is_file():
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as one line of JSON per epoch: {error}") from error
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} does not contain a JSON object")
-    return found
 
 
 def _data_of(
@@ -179,23 +158,19 @@ def _data_of(
                 f"the run {run_dir} was trained on Fashion-MNIST, which is not on this machine: download it with "
                 "gpunet data fetch, or give its path with --data"
             )
-    elif not Path(config.data).expanduser().exists():
-        raise DataError(
-            f"the data set {config.data} of the run {run_dir} does not exist (paths are relative to the current "
-            "folder): give its path with --data"
-        )
+    elif not Path(config.data).exists():
+        raise DataError(f"the data set {config.data} of the run {run_dir} does not exist: give its path with --data")
     known = prepared if prepared is not None else {}
     # only the options that determine the images, so that runs share them
-    key = DataConfig(data=config.data, validation_fraction=config.validation_fraction, split_seed=config.split_seed)
+    options = ("validation_fraction", "split_seed", "train_images", "refit")
+    key = DataConfig(data=config.data, **{name: getattr(config, name) for name in options})
     if key not in known:
-        known[key] = prepare(key)
+        try:
+            known[key] = prepare(key)
+        except ConfigError as error:
+            raise DataError(f"the data set {config.data} of the run {run_dir} has changed: {error}") from error
     found = known[key]
-    shape, classes = found.test.image_shape, found.test.classes
-    if shape != saved.input_shape or classes != len(saved.class_names):
-        raise DataError(
-            f"the model in {run_dir} takes images {saved.input_shape} of {len(saved.class_names)} classes, but the "
-            f"data set {config.data} has images {shape} of {classes} classes"
-        )
+    check_data(saved, found.test, config.data)
     recorded = (facts.environment or {}).get("split_sha256")
     if recorded not in (None, found.split.digest()):
         raise DataError(
@@ -207,7 +182,5 @@ def _data_of(
 
 def _evaluate(saved: SavedModel, data: RunData, split: str) -> tuple[SplitResult, Loader]:
     dataset = data.part(split)
-    loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
-    found = evaluate(saved.model, loader, keep_probabilities=True)
-    assert found.probabilities is not None
-    return SplitResult(split, dataset, found.loss, found.probabilities), loader
+    found, probabilities, loader = evaluate_saved(saved, dataset)
+    return SplitResult(split, dataset, found.loss, probabilities), loader

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -13,18 +12,23 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.data.npy import read_npz
 from gpunet.devices import get_backend
-from gpunet.errors import CheckpointError
+from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.config import RunConfig, merge, to_toml
 from gpunet.experiments.published import Published, load_published
+from gpunet.experiments.records import SHARE, WHOLE, read_result
 from gpunet.experiments.run import PREDICTIONS, RESULT, train
 from gpunet.files import copy_folder
 from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
 from gpunet.training.hybrid import stage_folder
-from gpunet.training.trainer import LAST, METRICS
+from gpunet.training.snapshot import LAST
+from gpunet.training.trainer import METRICS
 
 SEEDS = 3
 """Number of seeds for a model without published results."""
+
+_RESULT = {"seed": WHOLE, "tta_correct": WHOLE.or_none, "validation_accuracy": SHARE, "parameters": WHOLE}
 
 
 @dataclass(frozen=True)
@@ -154,20 +158,21 @@ def read_run(run_dir: Path) -> SeedResult:
     Raises:
         CheckpointError: it cannot be read.
     """
-    path = run_dir / RESULT
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        return SeedResult(
-            result["seed"],
-            run_dir,
-            result["test_correct"],
-            result["tta_correct"],
-            result["test_total"],
-            result["validation_accuracy"],
-            result["parameters"],
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot read the result {path}: {error}; remove the folder to train again") from error
+        result = read_result(run_dir, _RESULT)
+        if result is None:
+            raise CheckpointError(f"there is no {run_dir / RESULT}")
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot read the result of a run: {error}; remove the folder to train again") from error
+    return SeedResult(
+        result["seed"],
+        run_dir,
+        result["test_correct"],
+        result["tta_correct"],
+        result["test_total"],
+        result["validation_accuracy"],
+        result["parameters"],
+    )
 
 
 def agreement(expected: Published, found: Reproduction) -> Agreement | None:
@@ -210,10 +215,16 @@ def compare_with_cnn(hybrid: Reproduction, folder: Path, preset: str | None = No
 def _right(run_dir: Path) -> np.ndarray:
     path = run_dir / PREDICTIONS
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return np.asarray(arrays["labels"] == arrays["predictions"])
-    except (OSError, ValueError, KeyError) as error:
+        arrays = read_npz(path, ("labels", "predictions"))
+    except DataError as error:
         raise CheckpointError(f"cannot read the predictions {path}: {error}") from error
+    labels, predictions = arrays["labels"], arrays["predictions"]
+    if labels.ndim != 1 or labels.shape != predictions.shape or {labels.dtype.kind, predictions.dtype.kind} - set("iu"):
+        raise CheckpointError(
+            f"cannot read the predictions {path}: expected labels and predictions, whole numbers (n,), got "
+            f"{labels.dtype} {labels.shape} and {predictions.dtype} {predictions.shape}"
+        )
+    return np.asarray(labels == predictions)
 
 
 def _std(values: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import platform
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from gpunet.backend import Backend
+from gpunet.data.dataset import Dataset
 from gpunet.data.loader import Loader
 from gpunet.devices import get_backend
 from gpunet.errors import ConfigError
-from gpunet.experiments.config import RunConfig, to_toml
+from gpunet.experiments.config import RunConfig, to_dict, to_toml
 from gpunet.experiments.inference import (
     EvaluationResult,
     Prediction,
@@ -26,7 +28,7 @@ from gpunet.experiments.inference import (
     scaling_tensors,
 )
 from gpunet.experiments.prepare import RunData, prepare
-from gpunet.files import make_folder, write_bytes_atomic, write_text_atomic
+from gpunet.files import lock_folder, remove_temporaries, write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
 from gpunet.models import Hybrid, HybridConfig, create
 from gpunet.nn import Sequential, summary
@@ -104,15 +106,18 @@ def train(
     resume: bool = False,
     progress: bool = True,
     tensorboard: bool = False,
+    checkpoint_minutes: float = 5.0,
+    on_result: Callable[[RunResult], None] = lambda result: None,
 ) -> RunResult:
     """Train the model that `config` describes in the folder `run_dir`, and evaluate it on the test images.
 
     The folder gets the files of :func:`fit`, ``result.json``, ``test_predictions.npz`` (uint16 (n,): labels,
     predictions and, if available, tta_predictions) and the figures. With `resume`, an interrupted run is resumed; the
     result is bit-identical to that of an uninterrupted run. With `tensorboard`, TensorBoard events are written as well
-    (for a hybrid, in the folder of each stage).
+    (for a hybrid, in the folder of each stage). `on_result` is called with the result once it is saved, before the
+    figures are drawn; a figure that cannot be drawn is a warning.
 
-    Raises: GpunetError and its subclasses; see :mod:`gpunet.errors`.
+    Raises: as :func:`fit`.
     """
     if tensorboard:
         require_tensorboardx()  # before the data are read
@@ -121,7 +126,20 @@ def train(
         shown: list[Callback] = [Progress(title=stage)] if progress else []
         return [*shown, TensorBoard()] if tensorboard else shown
 
-    found = fit(config, run_dir=run_dir, device=device, resume=resume, callbacks=callbacks)
+    with _locked(run_dir):
+        return _train(config, run_dir, device, resume, callbacks, checkpoint_minutes, on_result)
+
+
+def _train(
+    config: RunConfig,
+    run_dir: Path,
+    device: str | None,
+    resume: bool,
+    callbacks: Callable[[str], Sequence[Callback]],
+    checkpoint_minutes: float,
+    on_result: Callable[[RunResult], None],
+) -> RunResult:
+    found = _fit(config, run_dir, device, resume, callbacks, None, checkpoint_minutes)
     records, data = found.records, found.data
     loader = found.loader("test")
     test = evaluate_model(found.model, loader, keep_probabilities=True)
@@ -158,6 +176,7 @@ def train(
         "peak_memory_bytes": peak_memory(),
     }
     write_text_atomic(run_dir / RESULT, json.dumps(document, indent=2) + "\n")
+    on_result(result)
     plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
     return result
 
@@ -170,6 +189,7 @@ def fit(
     resume: bool = False,
     callbacks: Callable[[str], Sequence[Callback]] = lambda stage: (),
     data: RunData | None = None,
+    checkpoint_minutes: float = 5.0,
 ) -> Fit:
     """Train the model that `config` describes in the folder `run_dir`; the test images are not used.
 
@@ -179,25 +199,49 @@ def fit(
     Args:
         callbacks: returns those for a stage of a hybrid; for other models it is called with ``""``.
         data: the result of :func:`prepare` for ``config.data``, if available.
+        checkpoint_minutes: time after which the state is also saved within an epoch; 0: only after each epoch.
 
-    Raises: as :func:`train`.
+    Raises:
+        OutputError: another process is training in `run_dir`, or a file cannot be written.
+        OtherTrainingError: the run to resume is one with other data or settings; nothing was changed.
+        Interrupted: a signal arrived; the state is saved.
+        GpunetError: see :mod:`gpunet.errors`.
     """
+    with _locked(run_dir):
+        return _fit(config, run_dir, device, resume, callbacks, data, checkpoint_minutes)
+
+
+def _locked(run_dir: Path) -> contextlib.AbstractContextManager[Any]:
+    return lock_folder(run_dir, f"another process is training in {run_dir}: wait for it, or train in another folder")
+
+
+def _fit(
+    config: RunConfig,
+    run_dir: Path,
+    device: str | None,
+    resume: bool,
+    callbacks: Callable[[str], Sequence[Callback]],
+    data: RunData | None,
+    checkpoint_minutes: float,
+) -> Fit:
     _check_refit(config)
     backend = get_backend(device)
     data = data or prepare(config.data)
+    remove_temporaries(run_dir)
     toml = to_toml(config)
-    model = create(config.model, data.split.train.image_shape, data.split.train.classes)
+    dataset = data.split.train
+    model = create(config.model, dataset.image_shape, dataset.classes)
     dtype, seed = config.training.dtype, config.training.seed
-    _start_folder(run_dir, toml, backend, data, summary(model, data.split.train.image_shape))
-
-    loaders = {
+    begin = _Begin(run_dir, toml, backend, data, summary(model, dataset.image_shape))
+    loaders: dict[str, Any] = {
         "train": data.loader("train", backend, dtype, config.data),
         "validation": data.loader("validation", backend, dtype),
     }
-    metadata, tensors = description(config, toml, data.split.train), scaling_tensors(data.scaling)
-    weights = None
-    if config.training.class_weights == "balanced":
-        weights = backend.asarray(data.class_weights(), dtype)
+    shared: dict[str, Any] = {
+        "metadata": description(config, toml, dataset),
+        "tensors": scaling_tensors(data.scaling),
+        "checkpoint_minutes": checkpoint_minutes,
+    }
 
     records: list[Record]
     if isinstance(config.model, HybridConfig):
@@ -207,17 +251,17 @@ def fit(
             config.training,
             config.hybrid,
             **loaders,
-            classes=data.split.train.classes,
+            **shared,
+            classes=dataset.classes,
             run_dir=run_dir,
-            callbacks=callbacks,
-            class_weights=weights,
-            metadata=metadata,
-            tensors=tensors,
+            callbacks=lambda stage: [begin, *callbacks(stage)],
+            identity=lambda stage: _identity((config.cnn() if stage == "cnn" else None) or config, dataset),
             resume=resume,
         )
         model, records, best = hybrid.hybrid, hybrid.records, hybrid.validation_accuracy
         chosen = next(row for row in records if (row["stage"], row["epoch"]) == (hybrid.stage, hybrid.epoch))
-        _save_hybrid(run_dir, model, {**metadata, "validation_accuracy": best, "from_stage": hybrid.stage}, tensors)
+        about = {**shared["metadata"], "validation_accuracy": best, "from_stage": hybrid.stage}
+        _save_hybrid(run_dir, model, about, shared["tensors"])
         write_text_atomic(run_dir / METRICS, "".join(json.dumps(record) + "\n" for record in records))
     else:
         model.initialize(seed, device=backend, dtype=dtype)
@@ -225,17 +269,21 @@ def fit(
             model,
             config.training,
             **loaders,
+            **shared,
             run_dir=run_dir,
-            callbacks=callbacks(""),
-            class_weights=weights,
-            metadata=metadata,
-            tensors=tensors,
+            callbacks=[begin, *callbacks("")],
+            identity=_identity(config, dataset),
         )
         if resume:
             trainer.resume()
         records, best = trainer.fit().records, trainer.best_accuracy
         chosen = records[trainer.best_epoch - 1]
     return Fit(config, model, records, best, chosen, data, backend)
+
+
+def _identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """What must be the same when a run is resumed, beside the data and the options of training."""
+    return {"class names": list(dataset.class_names), **to_dict(config)["model"]}
 
 
 def seconds_of(records: Sequence[Record]) -> float:
@@ -262,12 +310,40 @@ def _save_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:
     write_bytes_atomic(path, buffer.getvalue())
 
 
-def _start_folder(run_dir: Path, toml: str, backend: Backend, data: RunData, table: str) -> None:
-    make_folder(run_dir)
-    write_text_atomic(run_dir / "config.toml", toml)
-    write_text_atomic(run_dir / "environment.json", json.dumps(_environment(backend, data), indent=2) + "\n")
-    write_text_atomic(run_dir / "summary.txt", table + "\n")
-    data.save_indices(run_dir / "split.npz")
+class _Begin(Callback):
+    """Writes the files that describe a run when its training starts: after all checks, so that none is overwritten
+    by a run that is then refused. Removes an earlier result before the model changes.
+    """
+
+    def __init__(self, run_dir: Path, toml: str, backend: Backend, data: RunData, table: str) -> None:
+        self.run_dir, self.toml, self.table = run_dir, toml, table
+        self.backend, self.data = backend, data
+        self._begun = False
+
+    def on_train_start(self, trainer: Trainer) -> None:
+        if not self._begun:  # a hybrid has several stages
+            self._begun = True
+            write_text_atomic(self.run_dir / "config.toml", self.toml)
+            write_text_atomic(self.run_dir / "environment.json", self._environment())
+            write_text_atomic(self.run_dir / "summary.txt", self.table + "\n")
+            self.data.save_indices(self.run_dir / "split.npz")
+
+    def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
+        for name in (RESULT, PREDICTIONS):
+            with contextlib.suppress(FileNotFoundError):
+                (self.run_dir / name).unlink()
+
+    def _environment(self) -> str:
+        """The environment as JSON; if the run was begun in another one, that is kept under ``before``."""
+        here = _environment(self.backend, self.data)
+        try:
+            found = json.loads((self.run_dir / "environment.json").read_text(encoding="utf-8"))
+            before = found.pop("before", [])
+            if found != here:
+                before = [*before, found]
+        except (OSError, ValueError, AttributeError, TypeError):  # there is none, or it is damaged
+            before = []
+        return json.dumps({**here, **({"before": before} if before else {})}, indent=2) + "\n"
 
 
 def _environment(backend: Backend, data: RunData) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from gpunet.nn.dropout import Dropout
 from gpunet.nn.init import INITIALIZERS, Constant, He, Initializer, Random, Xavier
 from gpunet.nn.layer import ForwardContext, Layer
 from gpunet.nn.linear import Linear
-from gpunet.nn.loss import SoftmaxCrossEntropy
+from gpunet.nn.loss import SoftmaxCrossEntropy, balanced_class_weights
 from gpunet.nn.norm import BatchNorm
 from gpunet.nn.parameter import Buffer, FlatParameters, Parameter
 from gpunet.nn.pool import AvgPool2d, Flatten, GlobalAvgPool2d, MaxPool2d
@@ -38,6 +38,7 @@ __all__ = [
     "Sequential",
     "SoftmaxCrossEntropy",
     "Xavier",
+    "balanced_class_weights",
     "summary",
 ]
 __all__ += activation.__all__

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gpunet import ops
 from gpunet.backend import Array
 from gpunet.checks import check_number
@@ -27,3 +29,19 @@ class SoftmaxCrossEntropy:
             logits, labels, label_smoothing=self.label_smoothing, weight=self.weight
         )
         return loss, dlogits
+
+
+def balanced_class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Weights that balance the classes: n / (classes * n_class), scikit-learn's "balanced"; float64 (classes,).
+
+    Only classes with images count. The weight of a class without any is 0: it has no row of its own, but label
+    smoothing would bring its weight into every other row.
+
+    Args:
+        labels: integers from 0 to `classes` - 1, (n,), on the host.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    present = counts > 0
+    weights = np.zeros(len(counts))
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return weights

@@ -108,13 +108,25 @@ class FlatParameters:
         return parts | self.parameters | self.buffers
 
     def load_state_dict(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Copy `tensors` into the parameters and buffers; nothing changes unless all names and shapes match.
+        """Copy `tensors` into the parameters and buffers; nothing changes unless all of them fit.
 
         Raises:
-            CheckpointError: a name is missing or unexpected, or a shape differs.
+            CheckpointError: as :meth:`check_state_dict`.
         """
-        views = {name: part.value for name, part in self._parts().items()}
-        missing, unexpected = sorted(views.keys() - tensors.keys()), sorted(tensors.keys() - views.keys())
+        self.check_state_dict(tensors)
+        for name, part in self._parts().items():
+            part.value[...] = self.backend.asarray(tensors[name], self.dtype)
+
+    def check_state_dict(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Check that `tensors` have the names, shapes and dtype of the parameters and buffers, and finite values.
+
+        float32 fits a float64 model, too.
+
+        Raises:
+            CheckpointError: a name is missing or unexpected, a shape or a dtype differs, or a value is not finite.
+        """
+        parts = self._parts()
+        missing, unexpected = sorted(parts.keys() - tensors.keys()), sorted(tensors.keys() - parts.keys())
         if missing or unexpected:
             raise CheckpointError(
                 "the checkpoint is for another architecture: "
@@ -124,14 +136,21 @@ class FlatParameters:
                     if names
                 )
             )
-        for name, view in views.items():
-            if tuple(tensors[name].shape) != tuple(view.shape):
+        for name, part in parts.items():
+            tensor = tensors[name]
+            if tuple(tensor.shape) != tuple(part.shape):
                 raise CheckpointError(
-                    f"the checkpoint is for another architecture: {name} has shape "
-                    f"{tuple(tensors[name].shape)}, this model needs {tuple(view.shape)}"
+                    f"the checkpoint is for another architecture: {name} has shape {tuple(tensor.shape)}, this model "
+                    f"needs {tuple(part.shape)}"
                 )
-        for name, view in views.items():
-            view[...] = self.backend.asarray(tensors[name], self.dtype)
+            if tensor.dtype not in ("float32", self.dtype):
+                raise CheckpointError(f"{name} in the checkpoint is {tensor.dtype}, this model needs {self.dtype}")
+            wrong = np.count_nonzero(~np.isfinite(tensor))
+            if wrong:
+                raise CheckpointError(
+                    f"{wrong} of the {tensor.size} values of {name} in the checkpoint are NaN or infinite: use another "
+                    "one, or train again"
+                )
 
 
 def _views(flat: Array, items: Iterable[Parameter | Buffer]) -> list[Array]:

@@ -1,4 +1,4 @@
-"""Shared by all figures: their style, pages that are written atomically, and drawings inside an HTML page."""
+"""Shared by all figures: matplotlib and its style, pages that are written atomically, and drawings inside HTML."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import html
 import io
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpunet.errors import ConfigError
 from gpunet.files import atomic_write
 
 if TYPE_CHECKING:
@@ -59,9 +61,41 @@ _VARIABLES = {
 """The CSS variables that replace the colours of a drawing in HTML, so that they adapt to light and dark mode."""
 
 
+def load_matplotlib() -> None:
+    """Import matplotlib, whatever the environment variable MPLBACKEND says.
+
+    Jupyter sets it for all its child processes, and matplotlib cannot be imported while it names a backend that is not
+    installed. Figures do not use it: Agg draws the PNG files. For the caller's own figures it stays in force.
+
+    Raises:
+        ConfigError: matplotlib cannot be imported.
+    """
+    if sys.modules.get("matplotlib") is not None:
+        return
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    except Exception as error:  # a broken installation raises anything
+        raise ConfigError(
+            f"figures need matplotlib, which cannot be imported ({type(error).__name__}: {error}): "
+            "pip install --force-reinstall matplotlib"
+        ) from error
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    if backend:
+        with contextlib.suppress(ValueError):  # not installed
+            matplotlib.rcParams["backend"] = backend
+
+
 @contextlib.contextmanager
 def page(path: PathLike, width: float, height: float) -> Iterator[Figure]:
-    """A figure of `width` x `height` inches to draw on; it is saved as a PNG file at `path`."""
+    """A figure of `width` x `height` inches to draw on; it is saved as a PNG file at `path`.
+
+    Raises:
+        ConfigError: matplotlib cannot be imported. OutputError: `path` cannot be written.
+    """
+    load_matplotlib()
     from matplotlib.figure import Figure
 
     with atomic_write(path) as temporary, _look({}):
@@ -77,7 +111,11 @@ def drawing(draw: Callable[[Figure], None], width: float, height: float, *, name
     available width.
 
     name: unique on the page, the prefix of all ids in the drawing. description: the alternative text.
+
+    Raises:
+        ConfigError: matplotlib cannot be imported.
     """
+    load_matplotlib()
     from matplotlib.figure import Figure
 
     buffer = io.StringIO()
@@ -109,6 +147,19 @@ def _look(settings: dict[str, Any]) -> Iterator[None]:
         yield
 
 
+def displayable(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) as a picture: one channel in grey, (H, W); three in colour, (H, W, 3); others as their mean.
+
+    The meaning of two, or of four or more channels is unknown: the fourth need not be an opacity.
+    """
+    if image.shape[2] == 3:
+        return image
+    if image.shape[2] == 1:
+        return image[..., 0]
+    mean: np.ndarray = image.mean(axis=2)
+    return np.rint(mean).astype(np.uint8) if image.dtype == np.uint8 else mean
+
+
 class Sheet:
     """A grid of square cells for images on a single axes, which is much faster than one axes per image.
 
@@ -138,10 +189,9 @@ class Sheet:
         return self.axes.imshow(picture, extent=extent, interpolation="nearest", aspect="equal", **options)
 
     def show_image(self, row: int, column: int, image: np.ndarray, title: str = "") -> None:
-        """Draw an image, (H, W, 1) or (H, W, 3), uint8 or floats in [0, 1]."""
-        image = np.asarray(image)
-        picture = image[..., 0] if image.shape[2] == 1 else image
-        self.show(row, column, picture, title, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
+        """Draw an image (H, W, C), uint8 or floats in [0, 1], as :func:`displayable` shows it."""
+        picture = displayable(np.asarray(image))
+        self.show(row, column, picture, title, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1)
 
     def write(self, row: int, column: int, text: str) -> None:
         """Write `text` in the middle of a cell."""

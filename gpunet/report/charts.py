@@ -115,7 +115,10 @@ def draw_confidences(axes: Axes, found: Calibration) -> None:
 
 
 def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """Images as points (n, 2), a colour and a marker per class, with class names near the median of their points."""
+    """Images as points (n, 2), a colour and a marker per class, with class names near the median of their points.
+
+    More than 60 classes are not named.
+    """
     # By marker and in the order of the data set, not class by class: later classes would hide earlier ones.
     for number, marker in enumerate(_MARKERS):
         chosen = labels % len(_MARKERS) == number
@@ -123,7 +126,10 @@ def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Seq
         colours = [TEN[label % len(TEN)] for label in labels[chosen]]
         raster = len(plane) > _RASTER
         axes.scatter(x, y, s=9, c=colours, marker=marker, linewidths=0, alpha=0.55, rasterized=raster)
-    present = np.unique(labels)[:_MOST_NAMED]
+    axes.grid(alpha=0.3)
+    present = np.unique(labels)
+    if len(present) > _MOST_NAMED:
+        return
     centres = np.array([np.median(plane[labels == label], axis=0) for label in present])
     size = axes.figure.get_size_inches() * axes.get_position().size  # type: ignore[union-attr]
     room = np.ptp(plane, axis=0) * (0.81, 0.19) / size  # the approximate size of a name in inches
@@ -131,7 +137,6 @@ def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Seq
         colour = TEN[label % len(TEN)]
         box = {"boxstyle": "round,pad=0.2", "facecolor": WHITE, "edgecolor": colour, "linewidth": 2}
         axes.text(centre[0], centre[1], class_names[label], ha="center", va="center", fontsize=9, bbox=box)
-    axes.grid(alpha=0.3)
 
 
 def _apart(centres: np.ndarray, room: np.ndarray) -> np.ndarray:

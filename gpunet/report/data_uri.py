@@ -7,6 +7,8 @@ import io
 
 import numpy as np
 
+from gpunet.report.canvas import load_matplotlib
+
 
 def picture_uri(pixels: np.ndarray) -> str:
     """`pixels`, uint8 (H, W) or (H, W, C) with C = 1, 3 or 4, as the data URI of a PNG file."""
@@ -20,6 +22,7 @@ def picture_uri(pixels: np.ndarray) -> str:
 
 def coloured_uri(values: np.ndarray, colours: str, low: float, high: float) -> str:
     """`values` (H, W) on the matplotlib colour map `colours` from `low` to `high`; transparent where not finite."""
+    load_matplotlib()
     import matplotlib
 
     spread = high - low or 1.0

@@ -1,6 +1,7 @@
 """The figures of a run: learning curves, confusion, filters, feature maps and mistakes, each a PNG file.
 
-The colours are colour-blind safe, and fractions are given in percent. Files are written atomically.
+The colours are colour-blind safe, and fractions are given in percent. Files are written atomically. All functions raise
+ConfigError if matplotlib cannot be imported.
 """
 
 from __future__ import annotations
@@ -170,7 +171,8 @@ def plot_first_layer_filters(
 def plot_feature_maps(maps: Sequence[tuple[str, np.ndarray]], image: np.ndarray, path: PathLike) -> None:
     """Feature maps of one image: one row per layer, its eight channels of largest standard deviation (then mean).
 
-    maps: (name of the layer, array (H, W, C)). image: uint8 or floats in [0, 1], (H, W, 1) or (H, W, 3).
+    maps: (name of the layer, array (H, W, C)). image: uint8 or floats in [0, 1], (H, W, C), shown in grey or colour or,
+        unless C is 1 or 3, as the mean of its channels.
 
     Raises:
         ShapeError: a map or the image has the wrong shape, or there is no map.
@@ -207,8 +209,8 @@ def plot_confident_mistakes(
 ) -> None:
     """The most confident wrong predictions, in descending order of confidence.
 
-    images: (n, H, W, 1) or (n, H, W, 3), uint8 or floats in [0, 1]. labels, predictions: (n,). probabilities:
-        (n, classes), or (n,) those of the predicted classes.
+    images: (n, H, W, C), uint8 or floats in [0, 1], shown in grey or colour or, unless C is 1 or 3, as the mean of
+        their channels. labels, predictions: (n,). probabilities: (n, classes), or (n,) those of the predicted classes.
 
     Raises:
         ShapeError: the arrays have inconsistent shapes.
@@ -276,5 +278,5 @@ def _caption(name: str, shape: Sequence[int]) -> str:
 
 
 def _check_image(image: np.ndarray) -> None:
-    if np.ndim(image) != 3 or np.shape(image)[2] not in (1, 3):
-        raise ShapeError(f"expected an image (H, W, 1) or (H, W, 3), got shape {np.shape(image)}")
+    if np.ndim(image) != 3 or np.size(image) == 0:
+        raise ShapeError(f"expected an image (H, W, C), got shape {np.shape(image)}")

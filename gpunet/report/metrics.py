@@ -13,6 +13,9 @@ import numpy as np
 from gpunet.backend import Array, backend_of
 from gpunet.errors import ConfigError, ShapeError
 
+MOST_CLASSES = 1000
+"""Classes of the largest confusion matrix that is shown: its size grows with their square."""
+
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """The Wilson score interval of a proportion, as fractions ``(low, high)``, each between 0 and 1.
@@ -102,20 +105,24 @@ def per_class_table(matrix: np.ndarray) -> list[ClassRow]:
     Raises:
         ShapeError: `matrix` is not square.
     """
-    counts = square_confusion(matrix).tolist()
-    rows = []
-    for label, row in enumerate(counts):
-        hits, support, predicted = row[label], sum(row), sum(other[label] for other in counts)
-        rows.append(
-            ClassRow(
-                label,
-                precision=hits / predicted if predicted else 0.0,
-                recall=hits / support if support else 0.0,
-                f1=2 * hits / (support + predicted) if support + predicted else 0.0,
-                support=int(support),
-            )
+    counts = square_confusion(matrix)
+    return class_rows(counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0))
+
+
+def class_rows(hits: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> list[ClassRow]:
+    """The same from the number of correct predictions, images and predictions of each class, (classes,)."""
+    return [
+        ClassRow(
+            label,
+            precision=correct / found if found else 0.0,
+            recall=correct / images if images else 0.0,
+            f1=2 * correct / (images + found) if images + found else 0.0,
+            support=int(images),
         )
-    return rows
+        for label, (correct, images, found) in enumerate(
+            zip(hits.tolist(), support.tolist(), predicted.tolist(), strict=True)
+        )
+    ]
 
 
 @dataclass(frozen=True)

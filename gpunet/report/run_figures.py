@@ -1,8 +1,9 @@
-"""The figures of a run folder."""
+"""The figures of a run folder. They come after its results, so one that cannot be drawn is only a warning."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,43 @@ import numpy as np
 
 from gpunet.data.dataset import Dataset
 from gpunet.data.scaling import Scaling
-from gpunet.errors import ConfigError
+from gpunet.errors import ConfigError, GpunetError
 from gpunet.nn import Conv2d, ConvBlock, ForwardContext, Layer, Linear, Sequential
 from gpunet.report import figures
-from gpunet.report.metrics import confusion_matrix
+from gpunet.report.canvas import load_matplotlib
+from gpunet.report.metrics import MOST_CLASSES, confusion_matrix
+
+logger = logging.getLogger("gpunet")
+
+Drawings = Mapping[str, Callable[[Path], None]]
+"""Name of a file -> the function that draws it."""
+
+
+def draw_all(folder: Path, drawings: Drawings) -> None:
+    """Draw each figure in `folder`; one that cannot be drawn is left out, with a warning that names it and the reason.
+
+    The reason may be anything: a full disk, an error of the plotting package, or that there is no such package.
+    """
+    try:
+        load_matplotlib()
+    except ConfigError as error:
+        logger.warning("%s are not drawn: %s", ", ".join(str(folder / name) for name in drawings), error)
+        return
+    for name, draw in drawings.items():
+        try:
+            draw(folder / name)
+        except Exception as error:
+            reason = str(error) if isinstance(error, GpunetError) else f"{type(error).__name__}: {error}"
+            logger.warning("%s is not drawn: %s", folder / name, " ".join(reason.split()))
 
 
 def plot_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, *, prefix: str = "") -> None:
-    """Confusion matrix, per-class metrics and most confident mistakes, as PNG files in `folder`."""
-    predictions = probabilities.argmax(1)
-    matrix = confusion_matrix(dataset.labels, predictions, dataset.classes)
-    names = dataset.class_names
-    figures.plot_confusion_matrix(matrix, names, folder / f"{prefix}confusion_matrix.png")
-    figures.plot_per_class_metrics(matrix, names, folder / f"{prefix}per_class_metrics.png")
-    figures.plot_confident_mistakes(
-        dataset.images, dataset.labels, predictions, probabilities, names, folder / f"{prefix}confident_mistakes.png"
-    )
+    """Confusion matrix, per-class metrics and most confident mistakes, as PNG files in `folder`.
+
+    The first two are left out if there are more than 1000 classes; what else cannot be drawn is left out as well, each
+    with a warning.
+    """
+    draw_all(folder, _of_evaluation(folder, dataset, probabilities, prefix))
 
 
 def plot_run(
@@ -36,15 +58,46 @@ def plot_run(
     probabilities: np.ndarray,
     scaling: Scaling,
 ) -> None:
-    """All figures of a run: learning curves, those of :func:`plot_evaluation`, filters, and a CNN's feature maps."""
-    figures.plot_learning_curves(records, folder / "learning_curves.png")
-    plot_evaluation(folder, test, probabilities)
-    figures.plot_first_layer_filters(
-        first_weight(model), folder / "first_layer_filters.png", image_shape=test.image_shape
+    """All figures of a run: learning curves, those of :func:`plot_evaluation`, filters, and a CNN's feature maps.
+
+    What cannot be drawn is left out, with a warning.
+    """
+
+    def feature_maps(path: Path) -> None:
+        maps = block_maps(model, test.images[:1], scaling)
+        if maps:
+            figures.plot_feature_maps(maps, test.images[0], path)
+
+    draw_all(
+        folder,
+        {
+            "learning_curves.png": lambda path: figures.plot_learning_curves(records, path),
+            **_of_evaluation(folder, test, probabilities, ""),
+            "first_layer_filters.png": lambda path: figures.plot_first_layer_filters(
+                first_weight(model), path, image_shape=test.image_shape
+            ),
+            "feature_maps.png": feature_maps,
+        },
     )
-    maps = block_maps(model, test.images[:1], scaling)
-    if maps:
-        figures.plot_feature_maps(maps, test.images[0], folder / "feature_maps.png")
+
+
+def _of_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, prefix: str) -> Drawings:
+    labels, predictions, names = dataset.labels, probabilities.argmax(1), dataset.class_names
+    by_class = {
+        f"{prefix}confusion_matrix.png": figures.plot_confusion_matrix,
+        f"{prefix}per_class_metrics.png": figures.plot_per_class_metrics,
+    }
+    drawings: dict[str, Callable[[Path], None]] = {}
+    if dataset.classes > MOST_CLASSES:
+        skipped = " and ".join(str(folder / name) for name in by_class)
+        logger.warning("%s are not drawn: %d classes are more than %d", skipped, dataset.classes, MOST_CLASSES)
+    else:
+        matrix = confusion_matrix(labels, predictions, dataset.classes)
+        drawings = {name: lambda path, plot=plot: plot(matrix, names, path) for name, plot in by_class.items()}  # type: ignore[misc]
+    drawings[f"{prefix}confident_mistakes.png"] = lambda path: figures.plot_confident_mistakes(
+        dataset.images, labels, predictions, probabilities, names, path
+    )
+    return drawings
 
 
 def _host(model: Layer, array: Any) -> np.ndarray:

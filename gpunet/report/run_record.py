@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.data.dataset import Dataset
-from gpunet.report.metrics import confusion_matrix
+from gpunet.report.metrics import ClassRow, class_rows, confusion_matrix
 from gpunet.training.history import Record
 
 
@@ -84,6 +84,14 @@ class SplitResult:
     @property
     def accuracy(self) -> float:
         return self.correct / self.total
+
+    @property
+    def classes(self) -> list[ClassRow]:
+        """The metrics of each class, without the matrix, which is large for many classes."""
+        labels, classes = self.dataset.labels, self.dataset.classes
+        counted = (labels[self.right], labels, self.predictions)
+        hits, support, predicted = (np.bincount(found, minlength=classes) for found in counted)
+        return class_rows(hits, support, predicted)
 
     @cached_property
     def matrix(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from gpunet.data.loader import Loader
 from gpunet.data.scaling import Scaling
 from gpunet.models import MODELS
 from gpunet.nn import ForwardContext, Sequential
-from gpunet.report.canvas import drawing
+from gpunet.report.canvas import displayable, drawing
 from gpunet.report.charts import (
     draw_confidences,
     draw_curves,
@@ -25,7 +25,7 @@ from gpunet.report.charts import (
 )
 from gpunet.report.data_uri import coloured_uri, filter_uri, picture_uri
 from gpunet.report.html import render
-from gpunet.report.metrics import calibration, per_class_table, principal_plane
+from gpunet.report.metrics import MOST_CLASSES, calibration, principal_plane
 from gpunet.report.ranking import channels_that_vary, most_confident_mistakes, strongest_filters
 from gpunet.report.run_figures import block_maps, first_weight
 from gpunet.report.run_record import RunRecord, SplitResult
@@ -95,8 +95,7 @@ def run_report(
         )
         for name, plane, labels, names, caption in _feature_planes(features, chosen, result, tsne)
     ]
-    matrix = result.matrix
-    rows = per_class_table(matrix)
+    rows = result.classes
     environment = facts.environment or {}
     return render(
         "run.html",
@@ -149,17 +148,13 @@ def _headline(facts: RunRecord) -> dict[str, Any]:
 
 
 def _confusion(result: SplitResult) -> dict[str, Any]:
-    names, counts = result.dataset.class_names, result.matrix
+    names = result.dataset.class_names
+    confusions = _confusions(result)
+    if len(names) > MOST_CLASSES:
+        return {"matrix": None, "matrix_picture": None, "confusions": confusions}
+    counts = result.matrix
     support = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, support, out=np.zeros(counts.shape), where=support > 0)
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS]
-    pairs = [divmod(int(place), len(names)) for place in order if wrong.flat[place]]
-    confusions = [
-        {"true": names[i], "predicted": names[j], "images": int(counts[i, j]), "share": float(shares[i, j])}
-        for i, j in pairs
-    ]
     if len(names) > _MOST_NUMBERED:
         picture = coloured_uri(np.sqrt(shares), "Blues", 0, 1)
         return {"matrix": None, "matrix_picture": picture, "confusions": confusions}
@@ -175,14 +170,29 @@ def _confusion(result: SplitResult) -> dict[str, Any]:
         }
 
     matrix = [{"name": name, "cells": [cell(i, j) for j in range(len(names))]} for i, name in enumerate(names)]
-    return {"matrix": matrix, "confusions": confusions}
+    return {"matrix": matrix, "matrix_picture": None, "confusions": confusions}
+
+
+def _confusions(result: SplitResult) -> list[dict[str, Any]]:
+    """The most frequent pairs of a true and a wrongly predicted class; ties go to the lower classes."""
+    names, labels = result.dataset.class_names, result.dataset.labels.astype(np.int64)
+    wrong = ~result.right
+    pairs, images = np.unique(labels[wrong] * len(names) + result.predictions[wrong], return_counts=True)
+    support = np.bincount(labels, minlength=len(names))
+    found = []
+    for place in np.argsort(-images, kind="stable")[:_MOST_CONFUSIONS]:
+        true, predicted = divmod(int(pairs[place]), len(names))
+        count = int(images[place])
+        share = count / int(support[true])
+        found.append({"true": names[true], "predicted": names[predicted], "images": count, "share": share})
+    return found
 
 
 def _image(result: SplitResult, index: int) -> dict[str, Any]:
     names, label, prediction = result.dataset.class_names, result.dataset.labels[index], result.predictions[index]
     return {
         "index": index,
-        "uri": picture_uri(result.dataset.images[index]),
+        "uri": picture_uri(displayable(result.dataset.images[index])),
         "true": names[label],
         "predicted": names[prediction],
         "confidence": float(result.probabilities[index, prediction]),

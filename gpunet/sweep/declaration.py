@@ -19,7 +19,8 @@
     ]
 
 ``search = "grid"`` (the default) trains every combination; ``"random"`` and ``"optuna"`` choose ``points`` of them, and
-an axis may then be a range as well: ``lr = { low = 1e-3, high = 1e-1, log = true }``.
+an axis may then be a range as well: ``lr = { low = 1e-3, high = 1e-1, log = true }``. A sweep has at most 10,000
+trials: points times seeds.
 
 The objective is the validation accuracy. With ``evaluate_test = true`` the point with the best mean is evaluated once
 on the test images, after the end of the sweep; a sweep uses them for nothing else.
@@ -28,16 +29,19 @@ on the test images, after the end of the sweep; a sweep uses them for nothing el
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gpunet.errors import ConfigError
-from gpunet.experiments.config import RunConfig, load_toml, merge, section_of, sections, to_toml
+from gpunet.experiments.config import RunConfig, merge, parse_toml, read_toml, section_of, sections, to_toml
 from gpunet.options import Options, check_option, did_you_mean, option, option_fields, option_type
 
 SEARCHES = ("grid", "random", "optuna")
+LARGEST_SWEEP = 10_000
+"""Trials of a sweep: many more than can be trained, few enough that declaring them costs no memory."""
 _OWN = ("kind", "preset")
 _TABLE_COLUMNS = ("trial", "status", "validation_accuracy", "validation_loss", "chosen_epoch", "stage", "parameters")
 
@@ -169,9 +173,8 @@ def load_sweep(path: Path) -> Sweep:
         ConfigError: not readable, not TOML, or an entry is unknown, misplaced, of the wrong type or out of bounds.
     """
     path = Path(path)
-    document = load_toml(path)
-    sweep = parse(document, path.stem, source=str(path))
-    return Sweep(**{**vars(sweep), "text": path.read_text(encoding="utf-8-sig")})
+    text = read_toml(path)
+    return replace(parse(parse_toml(text, str(path)), path.stem, source=str(path)), text=text)
 
 
 def parse(document: Mapping[str, Any], name: str, *, source: str = "sweep") -> Sweep:
@@ -193,8 +196,22 @@ def parse(document: Mapping[str, Any], name: str, *, source: str = "sweep") -> S
         raise ConfigError(f"{source}: nothing varies: give at least one option and its values in [axes]")
     _check_overlap(axes, source)
     sweep = Sweep(name, kind, preset, settings, axes, options)
+    _check_size(sweep, source)
     sweep.base()  # raises if the model or preset is unknown
     return sweep
+
+
+def _check_size(sweep: Sweep, source: str) -> None:
+    """Count the trials before any is made."""
+    grid = sweep.options.search == "grid"
+    points = math.prod(len(axis.choices) for axis in sweep.axes) if grid else sweep.options.points
+    seeds = len(sweep.options.seeds)
+    if points * seeds > LARGEST_SWEEP:
+        advice = 'fewer values, or search = "random"' if grid else "fewer points"
+        raise ConfigError(
+            f"{source}: {points} points with {seeds} seeds are {points * seeds} trials, expected at most "
+            f"{LARGEST_SWEEP}: give {advice}"
+        )
 
 
 def label_of(value: Any) -> str:

@@ -34,7 +34,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class Event:
-    """A message from a worker: ``ready``, ``epoch``, ``done``, ``fatal``; or ``gone``, if its process has ended."""
+    """A message from a worker: ``ready``, ``epoch``, ``warning``, ``done``, ``fatal``; ``gone``: its process has ended.
+
+    ``gone`` comes with the ``reason``, and ``how``: ``killed`` by a signal, or ``ended``.
+    """
 
     worker: Worker
     name: str
@@ -85,7 +88,7 @@ class Pool(contextlib.AbstractContextManager["Pool"]):
                 facts = json.loads(line)
                 self._events.put(Event(worker, facts.pop("event"), facts))
         code = worker.process.wait()
-        self._events.put(Event(worker, "gone", {"reason": _reason(code)}))
+        self._events.put(Event(worker, "gone", {"reason": _reason(code), "how": "killed" if code < 0 else "ended"}))
 
     def idle(self) -> Iterator[Worker]:
         """The workers that are ready and have no job."""

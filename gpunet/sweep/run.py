@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
+import logging
 import os
 import shutil
 import statistics
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gpunet import errors
-from gpunet.errors import ConfigError, OutputError
+from gpunet.errors import CheckpointError, ConfigError, DataError, OutputError
 from gpunet.experiments.config import to_toml
 from gpunet.experiments.inference import evaluate
-from gpunet.files import make_folder, write_text_atomic
+from gpunet.experiments.records import SHARE, Kind, check_entries, read_json
+from gpunet.files import lock_folder, remove_temporaries, write_text_atomic
 from gpunet.report.metrics import wilson_interval
 from gpunet.sweep.declaration import Point, Sweep, Trial
 from gpunet.sweep.pool import Event, Pool
@@ -26,10 +24,19 @@ from gpunet.sweep.progress import SweepProgress
 from gpunet.sweep.search import search_of
 from gpunet.sweep.summary import best_point, point_accuracy
 from gpunet.sweep.table import FAILED, Outcome, Row, write_table
-from gpunet.sweep.trial import OUTCOME, clear_temporaries, drop_checkpoints, read_outcome, write_outcome
+from gpunet.sweep.trial import OUTCOME, drop_checkpoints, read_outcome
 from gpunet.training.trainer import BEST
 
 TABLE, DECLARATION, TEST = "table.csv", "sweep.toml", "test.json"
+
+logger = logging.getLogger("gpunet")
+
+ATTEMPTS = 3
+"""How often a trial is started, if its worker is killed each time."""
+
+_LIST = Kind("a list", lambda value: isinstance(value, list))
+_INTERVAL = Kind("two numbers from 0 to 1", lambda value: _LIST.fits(value) and [*map(SHARE.fits, value)] == [True] * 2)
+_TEST = {"trials": _LIST, "mean": SHARE, "interval": _INTERVAL}
 
 _LOCK_PATIENCE = 10.0
 """Seconds to wait for the workers of a killed sweep to end."""
@@ -70,6 +77,11 @@ def run_sweep(
     often a sweep is interrupted, its table is the same except for the timing columns. When the file changes, trials
     whose settings stay the same are kept.
 
+    A trial whose worker is killed, such as for want of memory, is resumed from its last epoch, twice at most. After
+    that its rows in the table say ``failed``, but it counts as interrupted, not as finished: its checkpoints are kept,
+    the next call resumes it, and only a call that finishes all trials evaluates the test images. (optuna takes it for a
+    failure, so that the next call may propose other points after it.)
+
     Args:
         workers: number of processes that train in parallel; they share the threads.
         threads: total of all workers; by default one per core.
@@ -87,8 +99,9 @@ def run_sweep(
     if not 1 <= workers <= threads:
         raise ConfigError(f"{workers} workers cannot share {threads} threads: give 1 to {threads} workers")
     search = search_of(sweep)
-    with _locked(folder) as lock, SweepProgress(quiet=not progress) as shown:
-        clear_temporaries(folder)
+    busy = f"another sweep is running in {folder}: wait for it, or give another --out"
+    with lock_folder(folder, busy, patience=_LOCK_PATIENCE) as lock, SweepProgress(quiet=not progress) as shown:
+        remove_temporaries(folder)
         write_text_atomic(folder / DECLARATION, sweep.text)
         run = _Run(sweep, folder, shown, device=device, keep=keep_checkpoints, retry_failed=retry_failed)
         values: list[float | None] = []
@@ -101,8 +114,12 @@ def run_sweep(
         run.write()
         rows = [run.rows[number] for number in sorted(run.rows)]
         best = best_point(rows)
-        test = _test(run, best) if sweep.options.evaluate_test and best else None
-        run.clean()
+        test = None
+        if run.killed:
+            logger.warning("%d of %d trials were killed; the same command resumes them", run.killed, len(rows))
+        else:
+            test = _test(run, best) if sweep.options.evaluate_test and best else None
+            run.clean()
     return SweepResult(sweep, folder, rows, best, test)
 
 
@@ -113,6 +130,8 @@ class _Job:
     trial: Trial
     folder: Path
     rows: list[int]
+    kills: int = 0
+    """How many of its workers have ended before it."""
 
 
 class _Run:
@@ -133,6 +152,9 @@ class _Run:
         self.rows: dict[int, Row] = {}
         self.trials: list[Trial] = []
         self.jobs: list[_Job] = []
+        self.warned: set[str] = set()
+        self.killed = 0
+        """Number of rows whose trial was given up because its workers were killed."""
 
     def trial_folder(self, trial: Trial) -> Path:
         return self.folder / "trials" / trial.digest
@@ -198,6 +220,10 @@ class _Run:
             event.worker.ready = True
         elif event.name == "epoch" and job is not None:
             self.progress.epoch(job.rows[0])
+        elif event.name == "warning":
+            if event.facts["message"] not in self.warned:  # each worker has the same to say of its device
+                self.warned.add(event.facts["message"])
+                logger.warning("%s%s", f"trial {job.rows[0]}: " if job else "", event.facts["message"])
         elif event.name == "done" and job is not None:
             outcome = read_outcome(job.folder)
             assert outcome is not None
@@ -206,12 +232,24 @@ class _Run:
         elif event.name == "fatal":
             raise getattr(errors, event.facts["kind"])(event.facts["message"])
         elif event.name == "gone":
-            if job is None:
+            if not event.worker.ready:  # another one would not start, either
                 raise OutputError(f"{event.facts['reason']}; see {self.folder}/worker-{event.worker.number}.log")
-            outcome = Outcome(FAILED, error=event.facts["reason"])
-            write_outcome(job.folder, outcome)
-            self._finish(job, outcome)
             pool.replace(event.worker)
+            if job is not None:
+                self._lost(job, **event.facts)
+
+    def _lost(self, job: _Job, reason: str, how: str) -> None:
+        """Resume a job whose worker has ended, or give it up until the next call; it gets no outcome file."""
+        job.kills += 1
+        remove_temporaries(job.folder)
+        if job.kills < ATTEMPTS:
+            logger.warning("trial %d: %s; attempt %d of %d follows", job.rows[0], reason, job.kills + 1, ATTEMPTS)
+            self.jobs.insert(0, job)
+            return
+        for number in job.rows:
+            self._fill(number, Outcome(FAILED, error=f"{how} {ATTEMPTS} times: {reason}"))
+        self.killed += len(job.rows)
+        self.write()
 
     def _finish(self, job: _Job, outcome: Outcome) -> None:
         if not self.keep:
@@ -250,13 +288,20 @@ def _objective(rows: list[Row]) -> float | None:
 
 
 def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
-    """The test results of the best point: read from the file if they exist, else evaluated and written."""
+    """The test results of the best point: read from the file if they exist, else evaluated and written.
+
+    Raises:
+        DataError: the file is damaged. ConfigError: the weights are no longer there.
+    """
     path = run.folder / TEST
     folders = [run.trial_folder(run.trials[row.trial - 1]) for row in best]
     names = [folder.name for folder in folders]
     if path.exists():
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if known.get("trials") == names:
+        try:
+            known = check_entries(read_json(path), _TEST, str(path))
+        except CheckpointError as error:
+            raise DataError(f"{error}; remove it to evaluate the best point again") from error
+        if known["trials"] == names:
             return known
     missing = [str(folder) for folder in folders if not (folder / BEST).exists()]
     if missing:
@@ -278,32 +323,3 @@ def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
     }
     write_text_atomic(path, json.dumps(document, indent=2) + "\n")
     return document
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[IO[str]]:
-    """Lock the folder of a sweep, created if necessary, for one sweep at a time.
-
-    The workers inherit the open lock file: after a kill, the lock is released once all of them have ended.
-
-    Raises:
-        OutputError: the folder cannot be created, or another sweep is running in it.
-    """
-    make_folder(folder)
-    try:
-        file = (folder / ".lock").open("w", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
-    with file:
-        limit = time.monotonic() + _LOCK_PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > limit:
-                    raise OutputError(
-                        f"another sweep is running in {folder}: wait for it, or give another --out"
-                    ) from None
-                time.sleep(0.1)
-        yield file

@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gpunet.errors import DataError
+from gpunet.errors import ConfigError, DataError
+from gpunet.experiments.records import FINITE, NUMBER, SHARE, TEXT, WHOLE
 from gpunet.files import write_text_atomic
 
 OK, FAILED = "ok", "failed"
@@ -20,7 +21,11 @@ TIMING = ("seconds", "images_per_second")
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a trial. Accuracy and loss are those on the validation images, at the chosen epoch."""
+    """The outcome of a trial. Accuracy and loss are those on the validation images, at the chosen epoch.
+
+    Raises:
+        ConfigError: a field has the wrong type or value, or a finished trial has no accuracy.
+    """
 
     status: str
     validation_accuracy: float | None = None
@@ -33,6 +38,16 @@ class Outcome:
     error: str = ""
     seconds: float | None = None
     images_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in (OK, FAILED):
+            raise ConfigError(f"status must be {OK} or {FAILED}, got {self.status!r:.80}")
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not kind.fits(value) and not (value is None and kind.optional):
+                raise ConfigError(f"{name} must be {kind.words}, got {value!r:.80}")
+        if self.ok and self.validation_accuracy is None:
+            raise ConfigError("a finished trial must have a validation_accuracy")
 
     @property
     def ok(self) -> bool:
@@ -51,6 +66,17 @@ class Row:
     outcome: Outcome
 
 
+_KINDS = {
+    "validation_accuracy": SHARE.or_none,
+    "validation_loss": NUMBER.or_none,
+    "chosen_epoch": WHOLE.or_none,
+    "stage": TEXT,
+    "epochs": WHOLE.or_none,
+    "parameters": WHOLE.or_none,
+    "error": TEXT,
+    "seconds": FINITE.or_none,
+    "images_per_second": FINITE.or_none,
+}
 _OUTCOME = [field.name for field in fields(Outcome)]
 _WHOLE = ("chosen_epoch", "epochs", "parameters")
 _TEXT = ("status", "stage", "error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,15 +16,18 @@ from gpunet.errors import CheckpointError, DataError, DeviceError, GpunetError, 
 from gpunet.experiments.config import RunConfig
 from gpunet.experiments.prepare import RunData
 from gpunet.experiments.run import Fit, fit, seconds_of
-from gpunet.files import copy_folder, make_folder, write_text_atomic
+from gpunet.files import copy_folder, make_folder, read_json, write_text_atomic
 from gpunet.sweep.table import FAILED, OK, Outcome
 from gpunet.training.callbacks import Callback
 from gpunet.training.hybrid import stage_folder
-from gpunet.training.trainer import BEST, LAST
+from gpunet.training.snapshot import LAST
+from gpunet.training.trainer import BEST
 
 if TYPE_CHECKING:
     from gpunet.training.history import Record
     from gpunet.training.trainer import Trainer
+
+logger = logging.getLogger("gpunet")
 
 OUTCOME = "trial.json"
 
@@ -39,7 +43,7 @@ def read_outcome(folder: Path) -> Outcome | None:
     """
     path = folder / OUTCOME
     try:
-        return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        return Outcome(**read_json(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
@@ -97,7 +101,8 @@ def run_trial(
     try:
         try:
             outcome = attempt()
-        except CheckpointError:  # from an older version, or damaged: the trial starts over
+        except CheckpointError as error:  # from an older version, or damaged
+            logger.warning("%s; the trial is trained again from the start", error)
             shutil.rmtree(folder, ignore_errors=True)
             outcome = attempt()
     except FATAL:
@@ -150,12 +155,3 @@ class _Share(Callback):
         finished = trainer.epoch >= trainer.config.epochs or trainer.stop
         if finished and trainer.run_dir is not None:
             copy_folder(trainer.run_dir, self.target)
-
-
-def clear_temporaries(folder: Path) -> None:
-    """Remove the incomplete copies of a killed sweep."""
-    for path in folder.glob("**/.*.tmp*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

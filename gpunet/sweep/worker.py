@@ -1,13 +1,14 @@
 """A worker of a sweep: a process that runs one trial after another for its parent.
 
-They exchange lines of JSON: orders on stdin, and ``{"event": "ready" | "epoch" | "done" | "fatal"}`` on stdout. When
-stdin ends, the parent has ended, for whatever reason: the worker then stops at once, even in the middle of a step, and
-its trial is resumed later.
+They exchange lines of JSON: orders on stdin, and ``{"event": "ready" | "epoch" | "warning" | "done" | "fatal"}`` on
+stdout. When stdin ends, the parent has ended, for whatever reason: the worker then stops at once, even in the middle of
+a step, and its trial is resumed later.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import signal
@@ -16,10 +17,11 @@ import threading
 from pathlib import Path
 from typing import Any, TextIO
 
-from gpunet.errors import GpunetError
+from gpunet.errors import ConfigError, GpunetError
 from gpunet.experiments.config import from_toml
 from gpunet.experiments.prepare import RunData, prepare
-from gpunet.sweep.trial import run_trial
+from gpunet.sweep.table import FAILED, Outcome
+from gpunet.sweep.trial import run_trial, write_outcome
 
 
 def main() -> None:
@@ -30,17 +32,23 @@ def main() -> None:
     os.dup2(2, 1)
     orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(orders,), daemon=True).start()
+    logging.getLogger("gpunet").addHandler(_Forward(events))
     _tell(events, event="ready")
     data: tuple[Any, RunData] | None = None
     while True:
         order = orders.get()
         try:
-            config = from_toml(order["config"])
-            if data is None or data[0] != config.data:
-                data = config.data, prepare(config.data)
+            config, folder = from_toml(order["config"]), Path(order["folder"])
+            try:
+                if data is None or data[0] != config.data:
+                    data = config.data, prepare(config.data)
+            except ConfigError as error:  # the settings do not fit the data: those of other trials may
+                write_outcome(folder, Outcome(FAILED, error=str(error)))
+                _tell(events, event="done", status=FAILED)
+                continue
             outcome = run_trial(
                 config,
-                Path(order["folder"]),
+                folder,
                 device=order["device"],
                 data=data[1],
                 shared_cnn=Path(order["shared_cnn"]) if order["shared_cnn"] else None,
@@ -49,6 +57,17 @@ def main() -> None:
             _tell(events, event="done", status=outcome.status)
         except GpunetError as error:
             _tell(events, event="fatal", message=str(error), kind=type(error).__name__)
+
+
+class _Forward(logging.Handler):
+    """Tells the parent what the library warns of."""
+
+    def __init__(self, events: TextIO) -> None:
+        super().__init__(logging.WARNING)
+        self.events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _tell(self.events, event="warning", message=record.getMessage())
 
 
 def _read(orders: queue.SimpleQueue[dict[str, Any]]) -> None:

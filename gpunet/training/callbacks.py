@@ -20,7 +20,7 @@ class Callback:
         """Before the first epoch of this call of :meth:`Trainer.fit`."""
 
     def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
-        """Before the first step of `epoch`, counted from 1."""
+        """Before the first step of `epoch`, counted from 1, and when it goes on after it was resumed within it."""
 
     def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
         """After a step, counted from 1 within its epoch, with the mean loss of the epoch so far.

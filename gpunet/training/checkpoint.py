@@ -1,11 +1,14 @@
 """Checkpoints: one safetensors file each, with everything that is not an array as JSON in its header.
 
-Nothing is pickled. Files are written atomically, so that there is always a complete one.
+Nothing is pickled. Files are written atomically, so that there is always a complete one, and carry a checksum of all
+that they hold, so that a damaged one is recognised.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,22 +16,30 @@ from typing import Any
 import numpy as np
 
 from gpunet.errors import CheckpointError
-from gpunet.files import atomic_write
+from gpunet.files import atomic_write, open_regular, parse_json
+
+logger = logging.getLogger("gpunet")
 
 FORMAT = "gpunet-checkpoint-1"
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], *, keep: Path | None = None
+) -> None:
     """Write `tensors` and the JSON-serialisable `metadata` to `path`, atomically.
+
+    Args:
+        keep: a path in the same folder that the checkpoint before, if any, is renamed to.
 
     Raises:
         OutputError: the file cannot be written; an older one at `path` is left intact.
     """
     from safetensors.numpy import save
 
-    header = {"format": FORMAT, "metadata": json.dumps(metadata, sort_keys=True)}
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    with atomic_write(path) as temporary:
+    text = json.dumps(metadata, sort_keys=True)
+    header = {"format": FORMAT, "metadata": text, "sha256": digest(contiguous, text)}
+    with atomic_write(path, keep=keep) as temporary:
         temporary.write_bytes(save(contiguous, header))
 
 
@@ -36,20 +47,40 @@ def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors, metadata) of the checkpoint at `path`.
 
     Raises:
-        CheckpointError: there is no such file, or it is not a complete gpunet checkpoint.
+        CheckpointError: there is no such file, or it is not a complete and undamaged gpunet checkpoint.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(path).close()  # safetensors would wait for a pipe
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise CheckpointError(f"{path} is not a gpunet checkpoint of this version ({FORMAT})")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header["metadata"])  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = parse_json(header.get("metadata", ""))
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint at {path}") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # the last three: tensors of a type that NumPy does not have
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: its metadata are not a JSON object")
+    if "sha256" not in header:
+        logger.warning("%s has no checksum, as written by an older gpunet: damage to it would go unnoticed", path)
+    elif header["sha256"] != digest(tensors, header["metadata"]):
+        raise CheckpointError(f"{path} is damaged: its content does not match its checksum")
+    return tensors, metadata
+
+
+def digest(tensors: Mapping[str, np.ndarray], text: str = "") -> str:
+    """SHA-256 of `text` and of the names, dtypes, shapes and contents of `tensors`, in the order of their names."""
+    names = sorted(tensors)
+    heads = [[name, tensors[name].dtype.str, list(tensors[name].shape)] for name in names]
+    found = hashlib.sha256(json.dumps([text, heads]).encode())
+    for name in names:
+        found.update(np.ascontiguousarray(tensors[name]).data)
+    return found.hexdigest()
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,52 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gpunet.backend import Array
+from gpunet.errors import DivergedError
 from gpunet.nn import ForwardContext, Layer, Sequential, SoftmaxCrossEntropy
+from gpunet.training.evaluation import EVALUATION_BATCH
+
+if TYPE_CHECKING:
+    from gpunet.training.trainer import Trainer
 
 NOT_FINITE_INPUT = "the input of the model is not finite"
+
+
+def diverged(trainer: Trainer, index: int) -> DivergedError:
+    """The error for a non-finite loss or gradient in step `index`, from 0, of the epoch; runs that step again."""
+    number, seed = trainer.epoch * trainer.steps_per_epoch + index, trainer.config.seed
+    batch = trainer.train.training_batch(index * trainer.batch_size, trainer.batch_size, seed=seed, step=number)
+    ctx = ForwardContext(training=True, seed=seed, step=number)
+    where = first_not_finite(trainer.model, *batch, trainer.loss, ctx)
+    where = where or "the norm of the gradients is not finite, although all gradients are"
+    return DivergedError(
+        f"training diverged in step {number + 1} (epoch {trainer.epoch + 1}, learning rate {trainer.lr:.3g}): {where}. "
+        f"Use a lower --lr or --clip-norm, or check the data. {_model_is(trainer)}"
+    )
+
+
+def not_validated(trainer: Trainer) -> DivergedError:
+    """The error for a validation loss that is not finite after an epoch whose training losses are."""
+    epoch, where = trainer.epoch + 1, "it overflows in the sum over the batches"
+    for x, labels in trainer.validation.batches(EVALUATION_BATCH):
+        found = first_not_finite(trainer.model, x, labels, SoftmaxCrossEntropy(), ForwardContext(), gradients=False)
+        if found is not None:
+            where = found
+            break
+    if where == NOT_FINITE_INPUT:
+        return DivergedError(
+            f"the validation loss after epoch {epoch} is not finite: {where}. Check the data. {_model_is(trainer)}"
+        )
+    return DivergedError(
+        f"training diverged in epoch {epoch}: the validation loss after it is not finite, {where}. "
+        f"Use a lower --lr, --clip-norm, or check the data. {_model_is(trainer)}"
+    )
+
+
+def _model_is(trainer: Trainer) -> str:
+    return f"The model is as it was {f'after epoch {trainer.epoch}' if trainer.epoch else 'before the training'}"
 
 
 def _finite(array: Array) -> bool:

@@ -1,4 +1,4 @@
-"""The training history: one line of JSON per epoch."""
+"""The training history: one record per epoch."""
 
 from __future__ import annotations
 
@@ -6,50 +6,66 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpunet.errors import CheckpointError, OutputError
+from gpunet.errors import OutputError
 from gpunet.files import write_text_atomic
 
 Record = dict[str, Any]
 """epoch (from 1), step, lr, train_loss, train_accuracy, validation_loss, validation_accuracy, seconds,
 images_per_second"""
 
+NUMBERS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "seconds",
+    "images_per_second",
+)
+"""The entries of a record."""
+
 
 class History:
-    """The records of all epochs, in memory and, with a path, in a JSONL file that is complete after each epoch."""
+    """The records of all epochs, in memory and, with a path, as a file with a line of JSON per epoch.
+
+    The file is derived: a training resumes from the records in its last checkpoint, and writes the file anew.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.records: list[Record] = []
 
     def append(self, record: Record) -> None:
-        """Add the record of an epoch.
+        """Add the record of an epoch, in memory."""
+        self.records.append(record)
+
+    def append_to_file(self) -> None:
+        """Add the last record to the file, which :meth:`write` has begun.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        self.records.append(record)
         if self.path is not None:
             try:
                 with self.path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
+                    file.write(_line(self.records[-1]))
             except OSError as error:
                 raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
 
-    def restore(self, epochs: int) -> None:
-        """Read the first `epochs` records from the file, and drop what an interrupted run wrote after them.
+    def write(self) -> None:
+        """Write all records to the file, atomically.
 
         Raises:
-            CheckpointError: the file does not contain them.
+            OutputError: the file cannot be written.
         """
-        assert self.path is not None
-        try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()[:epochs]
-            self.records = [json.loads(line) for line in lines]
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read {self.path}: {error}") from error
-        if [record.get("epoch") for record in self.records] != list(range(1, epochs + 1)):
-            raise CheckpointError(f"{self.path} does not contain the records of the {epochs} epochs of the checkpoint")
-        write_text_atomic(self.path, "".join(line + "\n" for line in lines))
+        if self.path is not None:
+            write_text_atomic(self.path, "".join(map(_line, self.records)))
 
     def column(self, name: str) -> list[Any]:
         return [record[name] for record in self.records]
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record) + "\n"

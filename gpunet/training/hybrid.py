@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gpunet.backend import Array
 from gpunet.data.loader import Loader
+from gpunet.errors import CheckpointError, OtherTrainingError
 from gpunet.files import make_folder
 from gpunet.models import CNN, Hybrid, HybridConfig
 from gpunet.nn import Layer
 from gpunet.training.callbacks import Callback
+from gpunet.training.checkpoint import digest
 from gpunet.training.config import HybridTrainingConfig, TrainingConfig
 from gpunet.training.evaluation import extract
 from gpunet.training.history import Record
-from gpunet.training.trainer import Trainer
+from gpunet.training.trainer import BEST, Trainer
 
 logger = logging.getLogger("gpunet")
 
@@ -57,6 +60,8 @@ def fit_hybrid(
     class_weights: Array | None = None,
     metadata: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Any] | None = None,
+    identity: Callable[[str], Mapping[str, Any]] = lambda stage: {},
+    checkpoint_minutes: float = 5.0,
     resume: bool = False,
 ) -> HybridFit:
     """Train a hybrid from scratch, in one call.
@@ -73,17 +78,23 @@ def fit_hybrid(
         classes: number of classes.
         run_dir: an existing folder; each stage has its own folder in ``stages/`` there. None writes nothing.
         callbacks: returns the callbacks for a stage.
-        class_weights, metadata, tensors: as for :class:`Trainer`.
-        resume: resume the run in `run_dir`; finished stages are not repeated.
+        class_weights, metadata, tensors, checkpoint_minutes: as for :class:`Trainer`.
+        identity: returns that of a stage.
+        resume: resume the run in `run_dir`. Finished stages are not repeated, unless a stage before them has gone on
+            to other weights: then they start over, with a warning.
 
     Raises: as for :meth:`Trainer.fit` and, with `resume`, :meth:`Trainer.resume`.
     """
     records: list[Record] = []
 
-    def run(stage: str, model: Layer, how: TrainingConfig, data: tuple[Loader, Loader]) -> Trainer:
+    def run(stage: str, model: Layer, how: TrainingConfig, data: tuple[Loader, Loader], after: Layer | None) -> Trainer:
         folder = None if run_dir is None else run_dir / stage_folder(stage)
         if folder is not None:
             make_folder(folder)
+        facts = dict(identity(stage))
+        if after is not None:
+            assert after.flat is not None
+            facts["weights of the stage before"] = digest(after.flat.state_dict())
         trainer = Trainer(
             model,
             how,
@@ -94,18 +105,30 @@ def fit_hybrid(
             class_weights=class_weights,
             metadata={**(metadata or {}), "stage": stage},
             tensors=tensors,
+            identity=facts,
+            checkpoint_minutes=checkpoint_minutes,
         )
         if resume:
-            trainer.resume()
+            try:
+                trainer.resume()
+            except OtherTrainingError as error:
+                if after is None or folder is None:
+                    raise
+                logger.warning("the stage %s starts over: %s", stage, error)
+                shutil.rmtree(folder)
+                make_folder(folder)
         trainer.fit()
         records.extend({"stage": stage, **record} for record in trainer.history.records)
         return trainer
 
+    first = None if run_dir is None else run_dir / stage_folder("cnn")
+    if resume and run_dir is not None and first is not None and (run_dir / BEST).exists() and not first.exists():
+        raise CheckpointError(f"{run_dir} cannot be resumed: it has a trained model, but no {first}; start a new run")
     backend, dtype, seed = train.backend, training.dtype, training.seed
     cnn = CNN.from_config(config, train.input_shape, classes)
     hybrid = Hybrid.on(cnn, config, classes)  # before the long training, so that an invalid option fails early
     cnn.initialize(seed, device=backend, dtype=dtype)
-    run("cnn", cnn, training, (train, validation))
+    run("cnn", cnn, training, (train, validation), None)
 
     features = [
         Loader(extract(hybrid.extract_features, loader), backend.to_numpy(loader.labels), backend=backend, dtype=dtype)
@@ -113,7 +136,7 @@ def fit_hybrid(
     ]
     hybrid.classifier.initialize(seed, device=backend, dtype=dtype)
     how = dataclasses.replace(training, epochs=stages.classifier_epochs, lr=stages.classifier_lr)
-    trainer = run("classifier", hybrid.classifier, how, (features[0], features[1]))
+    trainer = run("classifier", hybrid.classifier, how, (features[0], features[1]), cnn)
     best, stage, epoch = trainer.best_accuracy, "classifier", trainer.best_epoch
 
     hybrid.initialize(seed, device=backend, dtype=dtype)  # keeps all values, and joins the arrays of both parts again
@@ -121,7 +144,7 @@ def fit_hybrid(
         assert hybrid.flat is not None
         before = hybrid.flat.state_dict()
         how = dataclasses.replace(training, epochs=stages.joint_epochs, lr=stages.joint_lr)
-        trainer = run("joint", hybrid, how, (train, validation))
+        trainer = run("joint", hybrid, how, (train, validation), hybrid)
         joint = trainer.best_accuracy
         if joint > best or training.keep == "last":
             best, stage, epoch = joint, "joint", trainer.best_epoch

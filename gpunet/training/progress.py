@@ -61,6 +61,7 @@ class Progress(Callback):
 
     def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
         self._epoch, self._epoch_started, self._shown = epoch, time.perf_counter(), 0.0
+        self._epoch_first = trainer.step % trainer.steps_per_epoch  # steps before it was resumed
 
     def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
         now = time.perf_counter()
@@ -72,7 +73,7 @@ class Progress(Callback):
         if self._bar is None or (now - self._shown < 0.2 and step < trainer.steps_per_epoch):
             return
         self._shown = now
-        rate = step * trainer.batch_size / (now - self._epoch_started)
+        rate = (step - self._epoch_first) * trainer.batch_size / (now - self._epoch_started)
         self._bar.update(
             self._task,
             completed=trainer.step - self._first,

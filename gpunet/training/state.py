@@ -34,6 +34,7 @@ class StepState:
 
     Attributes:
         step, start: (1,) int64, number of finished steps in the run and position of the next batch.
+        arrays: by name, all that a running epoch needs to go on, once :meth:`start_epoch` was called for it.
         lr: (1,) float64, learning rate of the current step, once :meth:`advance` was called in it.
         loss_sum: (1,) float64.
     """
@@ -43,6 +44,7 @@ class StepState:
         self._counters = backend.zeros(len(COUNTERS), "int64")
         self._numbers = backend.zeros(len(NUMBERS), "float64")
         self._rates = backend.zeros(steps_per_epoch, "float64")
+        self.arrays = {"counters": self._counters, "numbers": self._numbers}
         self.step, self.start = self._counters[0:1], self._counters[2:3]
         self.lr, self.loss_sum = self._numbers[0:1], self._numbers[1:2]
 
@@ -50,6 +52,10 @@ class StepState:
         """Begin an epoch after `step` finished steps, with the learning rates of its steps."""
         self._counters[...] = self._backend.asarray(np.array([step, 0, 0, 0, -1], np.int64))
         self._numbers[...] = self._backend.asarray(np.array([rates[0], 0.0]))
+        self.resume_epoch(rates)
+
+    def resume_epoch(self, rates: Sequence[float]) -> None:
+        """Go on with an epoch whose counters are in :attr:`arrays`, with the learning rates of all its steps."""
         self._rates[...] = self._backend.asarray(np.array(rates, np.float64))
 
     def advance(self, loss: Array, correct: Array, scale: Array) -> None:

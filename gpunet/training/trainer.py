@@ -8,30 +8,37 @@ regardless of the number of threads. So an interrupted and resumed run is bit-id
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gpunet import ops, optim
 from gpunet.backend import Array
+from gpunet.checks import check_number
 from gpunet.data.loader import Loader
-from gpunet.errors import CheckpointError, ConfigError, DivergedError
-from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
+from gpunet.errors import CheckpointError, ConfigError, Interrupted
+from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy, balanced_class_weights
 from gpunet.nn.parameter import FlatParameters
-from gpunet.optim import schedules
+from gpunet.optim import _slots, schedules
 from gpunet.training.callbacks import Callback, EarlyStopping
-from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
+from gpunet.training.checkpoint import prefixed, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
-from gpunet.training.diagnose import NOT_FINITE_INPUT, first_not_finite
-from gpunet.training.evaluation import EVALUATION_BATCH, evaluate
+from gpunet.training.diagnose import diverged, not_validated
+from gpunet.training.evaluation import Evaluation, evaluate
 from gpunet.training.history import History, Record
+from gpunet.training.interrupt import Interrupts
+from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
 from gpunet.training.state import EpochTotals, StepState
 
-BEST, LAST, METRICS = "checkpoint.safetensors", "last.safetensors", "metrics.jsonl"
-"""In a run folder: the model with the best validation accuracy (of the last epoch, with ``keep = "last"``), everything
-needed to resume after the last epoch, and the record of each epoch."""
+logger = logging.getLogger("gpunet")
+
+BEST, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+"""In a run folder, beside the snapshots: the model with the best validation accuracy (of the last epoch, with
+``keep = "last"``), and the record of each epoch."""
 
 
 class Trainer:
@@ -43,14 +50,22 @@ class Trainer:
         train, validation: the data, on the model's device.
         run_dir: an existing folder for ``metrics.jsonl``, the best and the last checkpoint; None writes nothing.
         callbacks: called in this order.
-        class_weights: weight of each class in the loss, (classes,) on the device; or None.
+        class_weights: weight of each class in the loss, (classes,) on the device; by default those of
+            ``config.class_weights``.
         metadata, tensors: JSON-serialisable values and host arrays to store in every checkpoint (its configuration).
+        identity: JSON-serialisable values by name that must be the same when the training is resumed, in addition to
+            the data and to `config` without its number of epochs.
+        checkpoint_minutes: time after which the state is also saved within an epoch; 0: only after each epoch.
 
     Attributes:
         epoch, step: number of finished epochs and steps.
         lr: learning rate of the last step.
         history: the records of all epochs.
         stop: set it to end training after the current epoch.
+
+    Raises:
+        ConfigError: the model is not initialised, or with another dtype than ``config.dtype``, or a number is out of
+            range.
     """
 
     def __init__(
@@ -65,9 +80,16 @@ class Trainer:
         class_weights: Array | None = None,
         metadata: Mapping[str, Any] | None = None,
         tensors: Mapping[str, Any] | None = None,
+        identity: Mapping[str, Any] | None = None,
+        checkpoint_minutes: float = 5.0,
     ) -> None:
         if model.flat is None:
             raise ConfigError("the model has no arrays yet: call model.initialize(seed) before training it")
+        if model.flat.dtype != config.dtype:
+            raise ConfigError(
+                f"the model's arrays are {model.flat.dtype}, but the training is configured for {config.dtype}: "
+                f'initialise it with dtype="{config.dtype}", or set the dtype of the TrainingConfig'
+            )
         if not model.flat.current:  # a model that shares its layers was initialised since
             model.initialize(device=model.flat.backend, dtype=model.flat.dtype)
         self.model, self.config = model, config
@@ -79,26 +101,39 @@ class Trainer:
         self.steps_per_epoch = train.size // self.batch_size
         self.optimizer = optim.create(config.optimizer, **vars(config))
         self.optimizer.bind(self.flat)
-        self.schedule = schedules.create(
-            config.schedule,
-            total_steps=config.epochs * self.steps_per_epoch,
-            steps_per_epoch=self.steps_per_epoch,
-            **vars(config),
-        )
+        self.schedule = self._schedule(config.epochs)
         self.average = optim.WeightAverage(self.flat, config.ema_decay) if config.ema_decay else None
+        if class_weights is None and config.class_weights == "balanced":
+            class_weights = self._balanced_class_weights()
         self.loss = SoftmaxCrossEntropy(label_smoothing=config.label_smoothing, weight=class_weights)
         self.callbacks = list(callbacks)
         if config.early_stopping:
             self.callbacks.append(EarlyStopping(config.early_stopping))
         self.metadata, self.tensors = dict(metadata or {}), dict(tensors or {})
+        self._identity_given = dict(identity or {})
+        self._save_every = 60 * check_number("checkpoint_minutes", checkpoint_minutes, low=0)
         self.history = History(run_dir / METRICS if run_dir else None)
         self.epoch = self.step = 0
         self.stop = False
         self.lr = self.schedule.lr(0)
         self.best_epoch, self.best_accuracy = 0, -1.0
         self._best: dict[str, Any] = {}
+        self._epoch_steps, self._epoch_seconds = 0, 0.0  # of the running epoch: finished steps, and time spent on them
         self._state = StepState(self.backend, steps_per_epoch=self.steps_per_epoch, batch_size=self.batch_size)
         self._step_once = self.backend.capture(self._training_step)
+
+    def _schedule(self, epochs: int) -> schedules.Schedule:
+        steps = self.steps_per_epoch
+        return schedules.create(
+            self.config.schedule, total_steps=epochs * steps, steps_per_epoch=steps, **vars(self.config)
+        )
+
+    def _balanced_class_weights(self) -> Array:
+        image, _ = next(self.validation.batches(1))
+        classes = self.model.forward(image, ForwardContext())[0].shape[-1]
+        return self.backend.asarray(
+            balanced_class_weights(self.backend.to_numpy(self.train.labels), classes), self.flat.dtype
+        )
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
@@ -118,63 +153,49 @@ class Trainer:
         if self.average is not None:
             self.average.update(state.step)
 
-    def _run_epoch(self) -> EpochTotals:
-        self.step = self.epoch * self.steps_per_epoch  # an earlier attempt may have been interrupted
+    def _run_epoch(self, interrupts: Interrupts) -> EpochTotals | None:
+        """Run the steps of the epoch that are left; None if a signal ended it after one of them."""
+        first, done = self.epoch * self.steps_per_epoch, self._epoch_steps
+        self.step = first + done
         self.train.shuffle(self.config.seed, self.epoch)
-        rates = [self.schedule.lr(self.step + index) for index in range(self.steps_per_epoch)]
-        self._state.start_epoch(self.step, rates)
+        rates = [self.schedule.lr(first + index) for index in range(self.steps_per_epoch)]
+        if done:
+            self._state.resume_epoch(rates)
+            self.lr = rates[done - 1]
+        else:
+            self._state.start_epoch(first, rates)
         every = self.backend.steps_between_reads
-        for index, rate in enumerate(rates):
-            self.lr = rate
+        resumed, started = self._epoch_seconds, time.perf_counter()
+        saved = started
+        for index in range(done, self.steps_per_epoch):
+            self.lr = rates[index]
             self._step_once()
             self.step += 1
-            if (index + 1) % every and index + 1 < self.steps_per_epoch:
+            last = index + 1 == self.steps_per_epoch
+            save = not last and 0 < self._save_every <= time.perf_counter() - saved
+            if (index + 1) % every and not (last or save or interrupts.number is not None):
                 continue
             totals = self._state.totals()
             if not totals.finite:
-                first = self.epoch * self.steps_per_epoch
-                raise self._diverged(index if totals.failed is None else totals.failed - first)
+                raise diverged(self, index if totals.failed is None else totals.failed - first)
+            self._epoch_steps, self._epoch_seconds = index + 1, resumed + time.perf_counter() - started
             for callback in self.callbacks:
                 callback.on_step(self, index + 1, totals.loss / totals.steps)
-        return totals
-
-    def _diverged(self, index: int) -> DivergedError:
-        """The error for a non-finite loss in step `index`, from 0, of this epoch; runs that step again."""
-        number, seed = self.epoch * self.steps_per_epoch + index, self.config.seed
-        batch = self.train.training_batch(index * self.batch_size, self.batch_size, seed=seed, step=number)
-        state = self.flat.state.copy()
-        where = first_not_finite(self.model, *batch, self.loss, ForwardContext(training=True, seed=seed, step=number))
-        self.flat.state[...] = state  # the diagnosis must not change the running statistics
-        where = where or "the norm of the gradients is not finite, although all gradients are"
-        return DivergedError(
-            f"training diverged in step {number + 1} (epoch {self.epoch + 1}, learning rate {self.lr:.3g}): {where}. "
-            "Use a lower --lr or --clip-norm, or check the data"
-        )
-
-    def _not_validated(self) -> DivergedError:
-        """The error for a validation loss that is not finite after an epoch whose training losses are."""
-        where = "it overflows in the sum over the batches"
-        for x, labels in self.validation.batches(EVALUATION_BATCH):
-            found = first_not_finite(self.model, x, labels, SoftmaxCrossEntropy(), ForwardContext(), gradients=False)
-            if found is not None:
-                where = found
-                break
-        if where == NOT_FINITE_INPUT:
-            return DivergedError(
-                f"the validation loss after epoch {self.epoch + 1} is not finite: {where}. Check the data"
-            )
-        return DivergedError(
-            f"training diverged in epoch {self.epoch + 1}: the validation loss after it is not finite, {where}. "
-            "Use a lower --lr, --clip-norm, or check the data"
-        )
+            if interrupts.number is not None:
+                return None
+            if save:
+                self._save_last()
+                saved = time.perf_counter()
+        return self._state.totals()
 
     # --- the training -----------------------------------------------------------------------------------------------
 
     def fit(self) -> History:
         """Train up to ``config.epochs`` epochs, then load the weights selected by ``config.keep`` into the model.
 
-        Called again after an interrupt, it repeats the interrupted epoch from its first step, with the weights as they
-        are; :meth:`resume` goes back to the end of the last complete epoch.
+        A signal (Ctrl-C, SIGTERM, SIGHUP) ends it after the running step, whose state is saved in the run folder.
+        Called again, it goes on from there. If an exception ends it, the model, the optimiser and the average have
+        the values that they had before the epoch, or when it was resumed.
 
         Returns:
             the history of all epochs, including those before a resume.
@@ -182,6 +203,7 @@ class Trainer:
         Raises:
             ConfigError: the model's arrays have moved since the Trainer was made.
             DivergedError: a loss is not finite; the message names the step and the first layer affected.
+            Interrupted: a signal arrived.
             OutputError: a checkpoint or the metrics cannot be written.
         """
         if not self.flat.current:
@@ -192,55 +214,90 @@ class Trainer:
         try:
             for callback in self.callbacks:
                 callback.on_train_start(self)
-            with self.backend.use_precision(self.config.precision):
+            self.history.write()
+            self._save_best()  # a kill may have left that of an earlier epoch
+            with self.backend.use_precision(self.config.precision), Interrupts() as interrupts:
                 while self.epoch < self.config.epochs and not self.stop:
-                    self._fit_epoch()
+                    self._fit_epoch(interrupts)
+                    if interrupts.number is not None:
+                        raise Interrupted(interrupts.number)
+            self.history.write()  # once more, so that it is on the disk
         finally:
             for callback in self.callbacks:
                 callback.on_train_end(self)
         self.restore_best()
         return self.history
 
-    def _fit_epoch(self) -> None:
-        started = time.perf_counter()
+    def _fit_epoch(self, interrupts: Interrupts) -> None:
         for callback in self.callbacks:
             callback.on_epoch_start(self, self.epoch + 1)
-        totals = self._run_epoch()
-        trained = time.perf_counter()
+        with self._unchanged_on_failure():
+            totals = self._run_epoch(interrupts)
+            trained = time.perf_counter()
+            validated = None if totals is None else self._validate()
+        if totals is None or validated is None:
+            self._save_last()
+            return
+        validation, weights = validated
         images = self.steps_per_epoch * self.batch_size
-        with self.average.applied() if self.average is not None else contextlib.nullcontext():
-            validation = evaluate(self.model, self.validation)
-            better = validation.accuracy > self.best_accuracy or self.config.keep == "last"
-            weights = self.flat.state_dict() if better else None
-        if not math.isfinite(validation.loss):
-            raise self._not_validated()
-        self.epoch += 1
-        self.schedule.observe(validation.loss)
         record: Record = {
-            "epoch": self.epoch,
+            "epoch": self.epoch + 1,
             "step": self.step,
             "lr": self.lr,
             "train_loss": totals.loss / totals.steps,
             "train_accuracy": totals.correct / images,
             "validation_loss": validation.loss,
             "validation_accuracy": validation.accuracy,
-            "seconds": round(time.perf_counter() - started, 3),
-            "images_per_second": round(images / (trained - started), 1),
+            "seconds": round(self._epoch_seconds + time.perf_counter() - trained, 3),
+            "images_per_second": round(images / self._epoch_seconds, 1),
         }
-        for callback in self.callbacks:
-            callback.on_epoch_end(self, record)
-        if weights is not None:
-            self.best_epoch, self.best_accuracy, self._best = self.epoch, validation.accuracy, weights
-        # The last checkpoint is written last: an epoch interrupted before it is computed again, with the same bits.
+        self.epoch, self._epoch_steps, self._epoch_seconds = self.epoch + 1, 0, 0.0
+        self.schedule.observe(validation.loss)
         self.history.append(record)
         if weights is not None:
-            self._save_best()
+            self.best_epoch, self.best_accuracy, self._best = self.epoch, validation.accuracy, weights
+        for callback in self.callbacks:
+            callback.on_epoch_end(self, record)
+        # First what a resume needs: the other files are derived from it.
         self._save_last()
+        if weights is not None:
+            self._save_best()
+        self.history.append_to_file()
+
+    def _validate(self) -> tuple[Evaluation, dict[str, Any] | None]:
+        """The evaluation after an epoch, and the weights, if they are to be kept."""
+        with self.average.applied() if self.average is not None else contextlib.nullcontext():
+            validation = evaluate(self.model, self.validation)
+            better = validation.accuracy > self.best_accuracy or self.config.keep == "last"
+            weights = self.flat.state_dict() if better else None
+        if not math.isfinite(validation.loss):
+            raise not_validated(self)
+        return validation, weights
+
+    def _arrays(self) -> dict[str, Array]:
+        """All arrays that a step changes, by the names that they have in a snapshot; not copies."""
+        found = {"flat/values": self.flat.values, "flat/state": self.flat.state}
+        found |= prefixed("optimizer", self.optimizer.slots()) | prefixed("epoch", self._state.arrays)
+        return found if self.average is None else found | prefixed("average", self.average.slots())
+
+    @contextlib.contextmanager
+    def _unchanged_on_failure(self) -> Iterator[None]:
+        """If the block raises, take all that a step changes back: a step may be half done, or not finite."""
+        arrays = {name: array.copy() for name, array in self._arrays().items()}
+        steps, seconds = self._epoch_steps, self._epoch_seconds
+        try:
+            yield
+        except BaseException:
+            for name, array in self._arrays().items():
+                array[...] = arrays[name]
+            self._epoch_steps, self._epoch_seconds = steps, seconds
+            self.step = self.epoch * self.steps_per_epoch + steps
+            raise
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
     def _save_best(self) -> None:
-        if self.run_dir is not None:
+        if self.run_dir is not None and self._best:
             metadata = {
                 **self.metadata,
                 "epoch": self.best_epoch,
@@ -253,58 +310,99 @@ class Trainer:
         if self.run_dir is None:
             return
         host = self.backend.to_numpy
-        tensors = {
-            **prefixed("model", self.flat.state_dict()),
-            **prefixed("best", self._best),
-            **prefixed("optimizer", {name: host(slot) for name, slot in self.optimizer.slots().items()}),
-            **self.tensors,
-        }
-        if self.average is not None:
-            tensors |= prefixed("average", {name: host(slot) for name, slot in self.average.slots().items()})
-        metadata = {
-            **self.metadata,
-            "epoch": self.epoch,
-            "step": self.step,
-            "stop": self.stop,
-            "best_epoch": self.best_epoch,
-            "best_accuracy": self.best_accuracy,
-            "schedule": self.schedule.state(),
-            "callbacks": [[type(callback).__name__, callback.state()] for callback in self._stateful()],
-            "architecture": architecture(self.flat),
-            "batch_size": self.batch_size,
-            "train_size": self.train.size,
-        }
-        save_checkpoint(self.run_dir / LAST, tensors, metadata)
+        state = {name: host(array) for name, array in self._arrays().items() if not name.startswith("flat/")}
+        Snapshot(
+            {**prefixed("model", self.flat.state_dict()), **prefixed("best", self._best), **state, **self.tensors},
+            epoch=self.epoch,
+            epoch_steps=self._epoch_steps,
+            epoch_seconds=self._epoch_seconds,
+            epochs=self.config.epochs,
+            stop=self.stop,
+            best_epoch=self.best_epoch,
+            best_accuracy=self.best_accuracy,
+            schedule=self.schedule.state(),
+            callbacks=[[type(callback).__name__, callback.state()] for callback in self._stateful()],
+            records=self.history.records,
+            identity=self._identity,
+            about={**self.metadata, "architecture": architecture(self.flat)},
+        ).write(self.run_dir)
 
     def resume(self) -> bool:
         """Restore the state of the last checkpoint in the run folder; returns False if there is none yet.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or has a different architecture, batch size or data set.
+            OtherTrainingError: it is of a training with other data or settings; only the number of epochs may differ.
+            CheckpointError: it is damaged, missing beside a trained model, or has a different architecture.
         """
-        if self.run_dir is None or not (self.run_dir / LAST).exists():
+        if self.run_dir is None:
             return False
-        path = self.run_dir / LAST
-        tensors, metadata = load_checkpoint(path)
-        for name, value in (("batch_size", self.batch_size), ("train_size", self.train.size)):
-            if metadata.get(name) != value:
-                raise CheckpointError(f"{path} was written with {name} {metadata.get(name)}, but this run has {value}")
-        self.flat.load_state_dict(under("model", tensors))
-        self.optimizer.load_slots(under("optimizer", tensors))
-        if self.average is not None:
-            self.average.load_slots(under("average", tensors))
-        self._best = under("best", tensors)
-        self.epoch, self.step, self.stop = metadata["epoch"], metadata["step"], metadata["stop"]
-        self.best_epoch, self.best_accuracy = metadata["best_epoch"], metadata["best_accuracy"]
-        self.schedule.load_state(metadata["schedule"])
-        found, here = [name for name, _ in metadata["callbacks"]], [type(item).__name__ for item in self._stateful()]
-        if found != here:
-            raise CheckpointError(f"{path} was written with the callbacks {found}, but this run has {here}")
-        for callback, (_, state) in zip(self._stateful(), metadata["callbacks"], strict=True):
-            callback.load_state(state)
-        self.history.restore(self.epoch)
-        self._save_best()  # a kill between writing the two files may have left a newer one
+        snapshot = read_snapshot(self.run_dir)
+        if snapshot is None:
+            if (self.run_dir / BEST).exists():
+                raise CheckpointError(
+                    f"{self.run_dir} cannot be resumed: it has a trained model, but no {LAST}; start a new run"
+                )
+            return False
+        snapshot.check_identity(self._identity, self.run_dir)
+        try:
+            with self._unchanged_on_failure():
+                self._restore(snapshot)
+        except (KeyError, TypeError, ValueError) as error:  # from the state of a callback or a schedule
+            raise CheckpointError(f"{self.run_dir} cannot be resumed: {type(error).__name__} {error}") from error
+        self._explain_more_epochs(snapshot)
         return True
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same when the training is resumed."""
+        data = {"training data": self.train.digest(), "validation data": self.validation.digest()}
+        settings = {name: value for name, value in vars(self.config).items() if name != "epochs"}
+        return {**data, **settings, **self._identity_given}
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self.flat.load_state_dict(under("model", snapshot.tensors))
+        if snapshot.best_epoch:
+            self.flat.check_state_dict(under("best", snapshot.tensors))
+        self.optimizer.load_slots(under("optimizer", snapshot.tensors))
+        if self.average is not None:
+            self.average.load_slots(under("average", snapshot.tensors))
+        _slots.load("the counters", self._state.arrays, under("epoch", snapshot.tensors), self.backend)
+        self.schedule.load_state(snapshot.schedule)
+        found, here = [name for name, _ in snapshot.callbacks], [type(item).__name__ for item in self._stateful()]
+        if found != here:
+            raise CheckpointError(
+                f"the training in {self.run_dir} was begun with the callbacks {found}, but this one has {here}"
+            )
+        for callback, (_, state) in zip(self._stateful(), snapshot.callbacks, strict=True):
+            callback.load_state(state)
+        self._best = under("best", snapshot.tensors)
+        self.best_epoch, self.best_accuracy = snapshot.best_epoch, snapshot.best_accuracy
+        self.epoch, self._epoch_steps, self.stop = snapshot.epoch, snapshot.epoch_steps, snapshot.stop
+        self._epoch_seconds = snapshot.epoch_seconds
+        self.step = self.epoch * self.steps_per_epoch + self._epoch_steps
+        self.history.records = list(snapshot.records)
+
+    def _explain_more_epochs(self, snapshot: Snapshot) -> None:
+        """Say what a number of epochs other than the configured one cannot do, or does."""
+        if self.stop and self.epoch < self.config.epochs:
+            logger.warning(
+                "training was stopped after epoch %d, before the %d that it may have, and stays so: a new run without "
+                "early stopping trains on",
+                self.epoch,
+                self.config.epochs,
+            )
+        elif self.epoch < self.config.epochs and snapshot.epochs != self.config.epochs:
+            before, after = (self._schedule(epochs).lr(self.step) for epochs in (snapshot.epochs, self.config.epochs))
+            if before != after:
+                logger.warning(
+                    "the schedule %s is stretched from %d to %d epochs: the learning rate of step %d is %.3g, not %.3g",
+                    self.config.schedule,
+                    snapshot.epochs,
+                    self.config.epochs,
+                    self.step + 1,
+                    after,
+                    before,
+                )
 
     def _stateful(self) -> list[Callback]:
         """The callbacks with state; others, such as a progress bar, may be added or removed on resume."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import gpunet.experiments
+import gpunet.sweep
 from gpunet.cli.main import main
 from tests.cli.fake_run import FakeRun
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -64,7 +65,16 @@ class FakeRun(ModuleType):
         """Fields of the result that differ from the usual."""
 
     def train(
-        self, config: Any, *, run_dir: Path, device: str | None, resume: bool, progress: bool, tensorboard: bool
+        self,
+        config: Any,
+        *,
+        run_dir: Path,
+        device: str | None,
+        resume: bool,
+        progress: bool,
+        tensorboard: bool,
+        checkpoint_minutes: float,
+        on_result: Callable[[RunResult], None],
     ) -> RunResult:
         existed = run_dir.is_dir()
         if self.writes_files:
@@ -77,9 +87,12 @@ class FakeRun(ModuleType):
             resume=resume,
             progress=progress,
             tensorboard=tensorboard,
+            checkpoint_minutes=checkpoint_minutes,
             existed=existed,
         )
-        return RunResult(config.kind, run_dir, **self.result)
+        result = RunResult(config.kind, run_dir, **self.result)
+        on_result(result)
+        return result
 
     def evaluate(
         self, path: Path, *, data: str | None, split: str, device: str | None, figures: bool, tta: bool

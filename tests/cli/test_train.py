@@ -66,6 +66,14 @@ def test_layers(gpunet_command: Command, fake_run: FakeRun, line: str) -> None:
     assert config == merge("cnn", "quick", overrides=expected)
 
 
+def test_a_run_finds_its_data_from_any_folder(gpunet_command: Command, fake_run: FakeRun) -> None:
+    path = str(Path.cwd() / "folder" / "data.npz")
+    Path("run.toml").write_text('[data]\ndata = "folder/data.npz"\n', encoding="utf-8")
+    for words in (["--data", "folder/data.npz"], ["--config", "run.toml"], ["--data", path]):
+        assert gpunet_command("train", "mlp", *words).code == 0
+        assert fake_run.calls[-1][1]["config"].data.data == path
+
+
 def test_the_file_may_name_the_model(gpunet_command: Command, fake_run: FakeRun) -> None:
     Path("run.toml").write_text('[model]\nkind = "hybrid"\n', encoding="utf-8")
     assert gpunet_command("train", "--config", "run.toml", "--epochs", "2").code == 0
@@ -166,7 +174,7 @@ def test_resume(gpunet_command: Command, fake_run: FakeRun, words: tuple[str, ..
     assert outcome.code == 0
     assert fake_run.calls[0][1] == {
         "config": config, "run_dir": run_dir, "device": "cpu", "resume": True, "progress": True, "existed": True,
-        "tensorboard": False,
+        "tensorboard": False, "checkpoint_minutes": 5.0,
     }  # fmt: skip
     assert json.loads(outcome.out)["run_dir"] == str(run_dir)
 
@@ -216,3 +224,16 @@ def test_threads_before_numba_is_imported(
     assert gpunet_command("train", "cnn", "--threads", "3").code == 0
     assert environment["NUMBA_NUM_THREADS"] == "3"
     assert limits == [(3, "blas")]
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("0", 0.0), ("2.5", 2.5)])
+def test_checkpoint_minutes(gpunet_command: Command, fake_run: FakeRun, text: str, minutes: float) -> None:
+    assert gpunet_command("train", "mlp", "--checkpoint-minutes", text, "--device", "cpu").code == 0
+    assert fake_run.calls[0][1]["checkpoint_minutes"] == minutes
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "often"])
+def test_checkpoint_minutes_must_be_a_number(gpunet_command: Command, fake_run: FakeRun, text: str) -> None:
+    outcome = gpunet_command("train", "mlp", f"--checkpoint-minutes={text}")
+    assert outcome.code == 2 and not fake_run.calls
+    assert f"--checkpoint-minutes must be a number of at least 0, got {text!r}" in outcome.err

@@ -139,7 +139,7 @@ IMAGES = np.zeros((12, 5, 7), np.uint8)
         ({"x_test": np.full((4, 5, 7), np.nan)}, r"x_test: the images: 140 pixel\(s\) are NaN"),
         ({"x_train": np.full((12, 5, 7), 7.0)}, "x_train: the images are float64 between 7 and 7"),
         ({"x_train": np.full((12, 5, 7), 0.3001)}, "not multiples of 1/255"),
-        ({"x_train": np.array([None] * 12)}, "not a readable NPZ file of plain arrays: Object arrays cannot be loaded"),
+        ({"x_train": np.array([None] * 12)}, "x_train is not a readable array: Object arrays cannot be loaded"),
         (
             {"x_test": np.zeros((4, 7, 5), np.uint8)},
             r"differ in shape: \(5, 7, 1\) in .*x_train, \(7, 5, 1\) in .*x_test",
@@ -162,7 +162,10 @@ IMAGES = np.zeros((12, 5, 7), np.uint8)
         ({"class_names": np.array(["a", "b"])}, "y_train has labels up to 2, but there are 2 class names"),
         ({"class_names": np.array(["a", "b", "a"])}, "class_names: expected distinct, non-empty names"),
         ({"class_names": np.array(["a", "", "c"])}, "class_names: expected distinct, non-empty names"),
-        ({"class_names": np.array([b"a", b"\xff", b"c"])}, "class_names: not UTF-8"),
+        ({"class_names": np.array([b"a", b"\xff", b"c"])}, "class_names: not Unicode: 'utf-8'"),
+        ({"class_names": np.array([97, 0x110000, 98], np.uint32).view("<U1")}, "class_names: not Unicode: 'utf-32-le'"),
+        ({"class_names": np.array(["a", "\ud800", "c"])}, "class_names: not Unicode: 'utf-32-le'"),
+        ({"class_names": np.zeros(3, "U0")}, "class_names: expected distinct, non-empty names"),
         ({"class_names": np.arange(3)}, r"class_names: expected strings \(classes,\), got int64 \(3,\)"),
     ],
 )
@@ -214,7 +217,7 @@ class TestFilesThatAreNoNpz:
         data = bytearray(path.read_bytes())
         data[300] ^= 0xFF
         path.write_bytes(data)
-        self.refused(path, "not a readable NPZ file of plain arrays: .*(CRC|header|magic)")
+        self.refused(path, "x_train is not a readable array: Bad CRC-32 for file 'x_train.npy'")
 
     def test_empty_archive(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "a.npz", "w"):
@@ -225,12 +228,16 @@ class TestFilesThatAreNoNpz:
         with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
             for key in ("x_train", "y_train", "x_test", "y_test"):
                 archive.writestr(key, "1,2,3")
-        self.refused(tmp_path / "a.npz", "not a readable NPZ file of plain arrays: x_train is not an array")
+        self.refused(tmp_path / "a.npz", "x_train is not a readable array: EOF: reading magic string, expected 8 bytes")
 
 
-def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere does not exist: expected fashion-mnist, or the path of an IDX folder"):
+def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = f"{tmp_path}/nowhere does not exist: expected fashion-mnist, or the path of an IDX folder"
+    with pytest.raises(DataError, match=message):
         load(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=message):
+        load("nowhere")
 
 
 def test_folder_without_idx_files(tmp_path: Path) -> None:
@@ -266,9 +273,15 @@ LABELS = np.array([0, 1, 1], np.int32)
         (IMAGES4, LABELS[:2], r"as many labels as images, .* images \(3, 2, 2, 1\) and 2 labels"),
         (IMAGES4, LABELS + 1, "labels lie between 1 and 2, but there are 2 class names"),
         (IMAGES4, LABELS - 1, "labels lie between -1 and 0"),
+        (
+            IMAGES4,
+            [0, 1, 1],
+            "got images of type ndarray and labels of type list: convert them with numpy",
+        ),
+        (IMAGES4.tolist(), LABELS, "takes arrays, got images of type list and labels of type ndarray"),
     ],
 )
-def test_dataset_checks_itself(images: np.ndarray, labels: np.ndarray, message: str) -> None:
+def test_dataset_checks_itself(images: Any, labels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Dataset(images, labels, ("a", "b"))
 

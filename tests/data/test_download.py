@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pooch
 import pytest
@@ -152,6 +153,18 @@ def test_next_mirror_after_a_bad_answer(
     assert len(failures) == 1 and reason in failures[0]
 
 
+def test_endless_answer_does_not_fill_the_disk(
+    mirrors: tuple[Server, Server], contents: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    mirrors[0].damage = lambda name, data: (10**12, bytes(10**6))
+    with largest_file(2000), caplog.at_level(logging.INFO, "gpunet"):  # beyond it, the disk would be said to be full
+        fetch()
+    assert in_cache() == contents
+    assert any(
+        message.endswith(f"{mirrors[0].url}{IMAGES}.gz: sends more than 1064 bytes") for message in caplog.messages
+    )
+
+
 def test_every_source_fails(mirrors: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (mirrors[0].folder / f"{IMAGES}.gz").unlink()
     dead = "http://127.0.0.1:1/"
@@ -173,10 +186,10 @@ def test_interrupted_download_leaves_nothing(
 ) -> None:
     get = pooch.HTTPDownloader.__call__
 
-    def stop_in_the_second_file(self: pooch.HTTPDownloader, url: str, output_file: str, pooch: None) -> None:
+    def stop_in_the_second_file(self: pooch.HTTPDownloader, url: str, output_file: IO[bytes], pooch: None) -> None:
         get(self, url, output_file, pooch)
         if LABELS in url:
-            Path(output_file).write_bytes(b"half")
+            output_file.write(b"half")
             raise error
 
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", stop_in_the_second_file)

@@ -85,14 +85,142 @@ def test_palette_bilevel_and_16_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "wide.png")[..., 0], GREY)
 
 
-def test_transparent_is_white(tmp_path: Path) -> None:
-    pixels = np.zeros((28, 28, 4), np.uint8)
-    pixels[10:20, 10:20] = (0, 0, 0, 255)
-    pixels[10:20, 10:15, 3] = 51  # one fifth black
+def png(width: int, height: int, depth: int, values: list[int], clear: list[int] | None = None) -> bytes:
+    """A PNG file, written by its specification (RFC 2083): grey, or RGB if `clear` has three values, row by row."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    colour = 2 if clear is not None and len(clear) == 3 else 0
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    rows = b""
+    for start in range(0, len(values), len(values) // height or 1):
+        bits = "".join(f"{value:0{depth}b}" for value in values[start : start + len(values) // height])
+        rows += b"\0" + int(bits.ljust(-len(bits) // 8 * -8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+    transparent = b"" if clear is None else chunk(b"tRNS", struct.pack(f">{len(clear)}H", *clear))
+    data = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + transparent + data
+
+
+@pytest.mark.parametrize("kind", ["binary", "text"])
+@pytest.mark.parametrize("largest", [300, 1023, 4095, 65535])
+def test_16_bit_pgm(tmp_path: Path, kind: str, largest: int) -> None:
+    values = np.linspace(0, largest, 28 * 28).round().astype(int).reshape(28, 28)
+    path = tmp_path / "a.pgm"
+    if kind == "binary":
+        path.write_bytes(b"P5 28 28 %d\n" % largest + values.astype(">u2").tobytes())
+    else:
+        path.write_text(f"P2 28 28 {largest}\n" + " ".join(map(str, values.ravel())))
+    image = read_image(path, invert="never")[..., 0]
+    assert np.abs(image - values * (255 / largest)).max() <= 0.51  # rounded to 16 bits, then to 8
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_transparent_value_of_a_grey_png(tmp_path: Path, depth: int) -> None:
+    """A dark thing in a field of one transparent value, whatever that is: it stays, on white."""
+    largest = 2**depth - 1
+    for clear in {largest, 1, largest // 2 + 1, largest // 3}:
+        thing = 0 if clear else largest  # black, or white in a field of a transparent black
+        values = np.full((28, 28), clear)
+        values[10:20, 8:14] = thing
+        path = tmp_path / "a.png"
+        path.write_bytes(png(28, 28, depth, values.ravel().tolist(), [clear]))
+        expected = np.full((28, 28), 255 if thing == 0 else 0)
+        expected[10:20, 8:14] = 255 * (thing > 0)
+        np.testing.assert_array_equal(read_image(path, invert="never")[..., 0], expected)
+
+
+def test_transparent_value_of_a_16_bit_colour_png(tmp_path: Path) -> None:
+    clear = [0x1234, 0xABCD, 0x00FF]
+    values = np.tile(clear, (28, 28, 1))
+    values[5:10, 5:10] = (0x3434, 0xCDCD, 0xFFFF)  # its high bytes are the low ones of the transparent colour
+    path = tmp_path / "a.png"
+    path.write_bytes(png(28, 28, 16, values.ravel().tolist(), clear))
+    image = read_image(path, (28, 28, 3), invert="never")
+    expected = np.zeros((28, 28, 3))
+    expected[5:10, 5:10] = (0x34, 0xCD, 0xFF)  # luma 165: bright
+    np.testing.assert_array_equal(image, expected)
+
+
+def on_nothing(*values: int, alpha: int = 255) -> np.ndarray:
+    """RGBA pixels of a thing with stripes of these grey levels, on transparent ones of no meaning."""
+    pixels = np.full((28, 28, 4), 77, np.uint8)
+    pixels[..., 3] = 0
+    for place, value in enumerate(values):
+        pixels[10:20, 10 + place] = (value, value, value, alpha)
+    return pixels
+
+
+def test_dark_things_on_nothing_are_on_white(tmp_path: Path) -> None:
+    pixels = on_nothing(0, 0, 0, 0, 0, 0, 0)
+    pixels[10:20, 10:13, 3] = 51  # one fifth black
     path = save(tmp_path, pixels)
     image = read_image(path, invert="never")[..., 0]
-    assert (image[:10] == 255).all() and (image[10:20, 15:20] == 0).all() and (image[10:20, 10:15] == 204).all()
+    assert (image[:10] == 255).all() and (image[10:20, 13:17] == 0).all() and (image[10:20, 10:13] == 204).all()
     np.testing.assert_array_equal(read_image(path)[..., 0], 255 - image)  # black on nothing, seen as by Fashion-MNIST
+
+
+def test_bright_things_on_nothing_are_on_black(tmp_path: Path) -> None:
+    path = save(tmp_path, on_nothing(255, 200, 255))
+    expected = np.zeros((28, 28), np.uint8)
+    expected[10:20, 10:13] = (255, 200, 255)
+    for invert in ("auto", "never"):  # as in Fashion-MNIST
+        np.testing.assert_array_equal(read_image(path, invert=invert)[..., 0], expected)
+    np.testing.assert_array_equal(read_image(path, (28, 28, 3)), np.stack([expected] * 3, axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("values", "background"),
+    [((127,), 255), ((128,), 0), ((255, 0), 255), ((255, 0, 1), 255), ((255, 254, 0), 0), ((100, 155), 255)],
+)
+def test_mean_luma_decides_what_is_behind(tmp_path: Path, values: tuple[int, ...], background: int) -> None:
+    image = read_image(save(tmp_path, on_nothing(*values)), invert="never")
+    assert (image[:10] == background).all() and image[15, 10 : 10 + len(values), 0].tolist() == list(values)
+
+
+def test_opacity_weighs_the_luma(tmp_path: Path) -> None:
+    pixels = on_nothing(255, 255, 0)
+    pixels[10:20, 10:12, 3] = 10  # two bright stripes that hardly show, and a dark one
+    assert (read_image(save(tmp_path, pixels), invert="never")[:10] == 255).all()
+
+
+def test_transparent_entry_of_a_palette(tmp_path: Path) -> None:
+    indexed = Image.fromarray(np.full((28, 28), 3, np.uint8), "P")
+    indexed.putpalette([0, 0, 0, 250, 250, 250, 9, 9, 9, 77, 77, 77])
+    indexed.paste(1, (4, 4, 9, 9))
+    indexed.save(tmp_path / "a.png", transparency=3)
+    expected = np.zeros((28, 28))
+    expected[4:9, 4:9] = 250
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[..., 0], expected)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((9, 9), np.uint8),
+        np.full((5, 40, 3), (1, 2, 3), np.uint8),
+        on_nothing(),
+        on_nothing(90, alpha=0),
+        np.full((28, 28, 4), 128, np.uint8),
+    ],
+    ids=["black", "one colour", "nothing", "something hidden", "evenly translucent"],
+)
+@pytest.mark.parametrize("shape", [(28, 28, 1), (28, 28, 3)])
+def test_nothing_to_see_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, pixels: np.ndarray, shape: tuple[int, int, int]
+) -> None:
+    path = save(tmp_path, pixels)
+    read_image(path, shape)
+    assert caplog.messages == [f"{path}: all pixels have the same value, so there is nothing on it to classify"]
+
+
+def test_something_to_see_is_not_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = np.zeros((28, 28, 3), np.uint8)
+    one[3, 4, 2] = 255
+    for pixels in (one, GREY, on_nothing(255), on_nothing(0)):
+        read_image(save(tmp_path, pixels))
+        read_image(save(tmp_path, pixels), (28, 28, 3))
+    assert caplog.messages == []
 
 
 def test_orientation_of_a_camera(tmp_path: Path) -> None:
@@ -206,7 +334,7 @@ class TestNpy:
             (np.full((28, 28), np.nan), r"the pixels: 784 pixel\(s\) are NaN"),
             (np.full((28, 28), 128.0), "the pixels are float64 between 128 and 128"),
             (np.zeros((28, 28), np.int32), "the pixels are int32, expected uint8"),
-            (np.array([[None]]), "not a readable NPY file of a plain array: Object arrays cannot be loaded"),
+            (np.array([[None]]), "not a readable array: Object arrays cannot be loaded"),
         ],
     )
     def test_refused(self, tmp_path: Path, array: np.ndarray, message: str) -> None:
@@ -219,7 +347,7 @@ class TestNpy:
     def test_truncated(self, tmp_path: Path, keep: int) -> None:
         path = save(tmp_path, GREY, ".npy")
         path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(DataError, match="not a readable NPY file"):
+        with pytest.raises(DataError, match=r"not a readable array|is truncated: its header declares"):
             read_image(path)
 
 
@@ -262,14 +390,16 @@ def test_png_with_a_wrong_checksum(tmp_path: Path) -> None:
 
 
 def test_picture_that_would_fill_the_memory(tmp_path: Path) -> None:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    for side in (10_000, 60_000):  # Pillow warns of the first and refuses the second
-        header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-        path = tmp_path / "bomb.png"
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
-        refused(path, "is too large: Image size")
+    path = tmp_path / "bomb.png"
+    for width, height in ((8192, 8193), (10_000, 10_000)):
+        path.write_bytes(png(width, height, 8, []))
+        refused(
+            path, f"is too large: {width} x {height} are {width * height} pixels, expected at most 67108864: shrink"
+        )
+    path.write_bytes(png(60_000, 60_000, 8, []))
+    refused(path, "is too large: Image size")
+    path.write_bytes(png(8192, 8192, 8, []))
+    refused(path, "damaged")  # it has no pixels, but might have had
 
 
 def test_32_bits(tmp_path: Path) -> None:

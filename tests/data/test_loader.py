@@ -152,3 +152,23 @@ def test_labels_of_any_integer_type(dtype: Any) -> None:
 def test_labels_that_are_no_class_indices(labels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Loader(numbered(3)[0], labels, backend=CPU)
+
+
+def test_lists_are_arrays() -> None:
+    loader = Loader([[1.0, 2.0], [3.0, 4.0]], [1, 0], backend=CPU)
+    assert loader.labels.tolist() == [1, 0] and loader.images.tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((3, 4)), [[0], [1, 2], [1]], "labels must be an array, or a list that makes up one: .*inhomogeneous"),
+        ([[1.0], [2.0, 3.0]], [0, 1], "images must be an array, or a list that makes up one: .*inhomogeneous"),
+        (None, [0, 1], r"images must be numbers \(n, ...\), got object of shape \(\)"),
+        (["a", "b"], [0, 1], "images must be numbers"),
+        (np.float32(3), [0], r"got float32 of shape \(\)"),
+    ],
+)
+def test_what_makes_up_no_arrays(images: Any, labels: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Loader(images, labels, backend=CPU)

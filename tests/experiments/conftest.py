@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             config = merge(kind, overrides={**_COMMON, **options, "data": str(path)})
             train(config, run_dir=folders[kind], device="cpu", progress=False)
     return Trained(path, folders)
+
+
+@pytest.fixture
+def copied(trained: Trained, tmp_path: Path) -> Path:
+    """A copy of the MLP's run folder, without a report."""
+    ignored = shutil.ignore_patterns("report.html")
+    return Path(shutil.copytree(trained.folders["mlp"], tmp_path / "copied", ignore=ignored))

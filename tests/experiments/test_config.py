@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,48 @@ def test_encodings_of_a_file(tmp_path: Path) -> None:
         path.write_text(text if encoding == "utf-16" else "\ufeff" + text, encoding=encoding)
         with pytest.raises(ConfigError, match="is encoded as UTF-16, but TOML must be UTF-8: save it as UTF-8"):
             load(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
+def test_a_file_without_an_end_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "run.toml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(kind)
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*: it is a pipe or a device, expected"):
+        load(path)
+
+
+def test_a_large_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('[model]\nkind = "mlp"\n' + "#" * 2**20)
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*: it has more than 1048576 bytes"):
+        load(path)
+    path.write_text('[model]\nkind = "mlp"\n' + "#" * 10_000)
+    assert load(path) == merge("mlp")
+
+
+def test_the_path_of_the_data_does_not_depend_on_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    configs = [
+        (DataConfig(data="a.npz"), "a.npz"),
+        (DataConfig(data=Path("folder") / ".."), "folder/.."),  # not resolved: the folder may be a link
+        (merge("mlp", overrides={"data": "~/b.npz"}).data, "home/b.npz"),
+        (merge("mlp", toml={"data": {"data": str(tmp_path / "c.npz")}}).data, "c.npz"),
+    ]
+    assert [config.data for config, _ in configs] == [str(tmp_path / path) for _, path in configs]
+    assert DataConfig().data == "fashion-mnist"
+    written = to_toml(RunConfig(MLPConfig(), configs[0][0]))
+    monkeypatch.chdir(tmp_path / "home")
+    assert from_toml(written).data.data == str(tmp_path / "a.npz")
+
+
+def test_a_relative_path_needs_a_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match=r"data: a\.npz is relative to the current folder, which cannot be found"):
+        DataConfig(data="a.npz")

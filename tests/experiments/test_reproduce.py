@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -79,7 +81,7 @@ def test_a_stopped_run_goes_on(
 
     def interrupted(self: trainer.Trainer) -> None:
         save(self)
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Trainer, "_save_last", interrupted)
@@ -123,7 +125,11 @@ def test_a_hybrid_begins_with_the_cnn_that_is_there(unpublished: Path, monkeypat
     assert gpunet("reproduce", "cnn", "--seeds", 1) == 0
     trained: list[int] = []
     run_epoch = Trainer._run_epoch
-    monkeypatch.setattr(Trainer, "_run_epoch", lambda self: trained.append(len(self.flat.values)) or run_epoch(self))
+    monkeypatch.setattr(
+        Trainer,
+        "_run_epoch",
+        lambda self, *interrupts: trained.append(len(self.flat.values)) or run_epoch(self, *interrupts),
+    )
     assert gpunet("reproduce", "hybrid", "--seeds", 1) == 0
     assert len(trained) == 1, "an epoch of the classifier alone"
     after = last_weights()
@@ -172,7 +178,12 @@ def test_interval_is_wilsons_on_the_test_images() -> None:
 
 
 def test_damaged_results(tmp_path: Path) -> None:
-    for text in ("{", "{}"):
+    with pytest.raises(CheckpointError, match=r"there is no .*result\.json; remove the folder to train again"):
+        read_run(tmp_path)
+    for text in ("{", "{}", "[]", "3"):
         (tmp_path / "result.json").write_text(text)
-        with pytest.raises(CheckpointError, match=r"cannot read the result .*; remove the folder to train again"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"the result of a run: .*result\.json.*; remove the folder",
+        ):
             read_run(tmp_path)

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.utils.class_weight import compute_class_weight
 
 from gpunet.backend import CPU
 from gpunet.cli.main import main
-from gpunet.data import DataConfig, Dataset, Split
-from gpunet.data.scaling import scaling_of
+from gpunet.data import DataConfig
 from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.inference import feature_map, load_model
-from gpunet.experiments.prepare import RunData, prepare
+from gpunet.experiments.prepare import prepare
 from gpunet.experiments.run import evaluate, predict
 from gpunet.training import load_checkpoint
 
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "mlp": ["--hidden", "12", "--epochs", "3"],
     "cnn": ["--filters", "4", "8", "--epochs", "3"],
@@ -104,6 +105,40 @@ def test_train_evaluate_and_predict(kind: str, data: Path, tmp_path: Path, capsy
     assert first.class_names[first.label] in capsys.readouterr().out
 
 
+def test_the_result_comes_before_the_figures(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = []
+
+    def broken(*arguments: object, **options: object) -> None:
+        printed.append(capsys.readouterr().out)
+        raise RuntimeError("no pens\nleft")
+
+    monkeypatch.setattr("gpunet.report.figures.plot_per_class_metrics", broken)
+    words = ["train", "mlp", *SMALL["mlp"], "--data", data, *QUICKLY, "--device", "cpu", "-q", "--runs-dir", tmp_path]
+    assert gpunet(*words) == 0
+    (run_dir,) = tmp_path.iterdir()
+    correct = json.loads((run_dir / "result.json").read_text())["test_correct"]
+    (out,) = printed
+    assert out.splitlines()[0] == f"run folder: {run_dir}"
+    assert out.splitlines()[1].startswith(f"test accuracy {100 * correct / 40:.2f} % ")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    path = run_dir / "per_class_metrics.png"
+    assert captured.err == f"gpunet: warning: {path} is not drawn: RuntimeError: no pens left\n"
+    assert {path.stem for path in run_dir.glob("*.png")} == FIGURES - {"per_class_metrics"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_the_output(data: Path, tmp_path: Path) -> None:
+    words = ["train", "mlp", *SMALL["mlp"], "--data", data, *QUICKLY, "--device", "cpu", "-q", "--runs-dir", tmp_path]
+    command = [sys.executable, "-m", "gpunet", *map(str, words)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "gpunet: error: cannot read or write the output: No space left on device\n"
+
+
 def test_split_is_recorded_and_stratified(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = (Path(train("mlp", data, tmp_path / name, capsys)["run_dir"]) for name in ("a", "b"))
     with np.load(first / "split.npz") as one, np.load(second / "split.npz") as two, np.load(data) as arrays:
@@ -178,23 +213,6 @@ def test_configuration_file_and_its_record(data: Path, tmp_path: Path, capsys: p
     assert saved.class_names[0] == "top left" and saved.input_shape == (10, 12, 3)
 
 
-def test_class_weights_are_scikit_learns(data: Path) -> None:
-    run_data = prepare(DataConfig(data=str(data)))
-    labels = run_data.split.train.labels
-    expected = compute_class_weight("balanced", classes=np.arange(4), y=labels)
-    np.testing.assert_allclose(run_data.class_weights(), expected, rtol=1e-12)
-
-
-def test_a_class_without_training_images_has_no_weight() -> None:
-    labels = np.array([1, 1, 1, 3, 3, 4], np.int32)
-    images = np.zeros((6, 2, 2, 1), np.uint8)
-    dataset = Dataset(images, labels, tuple("abcde"))
-    nothing = np.zeros(0, np.int64)
-    data = RunData(Split(dataset, dataset, np.arange(6), nothing), dataset, scaling_of(images, "none"))
-    expected = compute_class_weight("balanced", classes=np.array([1, 3, 4]), y=labels)
-    np.testing.assert_allclose(data.class_weights(), [0, expected[0], 0, *expected[1:]], rtol=1e-12)
-
-
 def test_standardized_pixels_have_mean_0_and_deviation_1(data: Path) -> None:
     run_data = prepare(DataConfig(data=str(data), standardize="pixel"))
     loader = run_data.loader("train", CPU, "float64")
@@ -257,7 +275,7 @@ def test_a_checkpoint_of_another_architecture(data: Path, tmp_path: Path, capsys
     two = Path(train("mlp", data, tmp_path / "b", capsys, "--hidden", "7")["run_dir"])
     shutil.copy(two / "last.safetensors", one / "last.safetensors")
     assert gpunet("train", "--resume", one, "-q") == 2
-    assert "another architecture" in capsys.readouterr().err
+    assert "begun with other hidden ([7], now [12]): resume it" in capsys.readouterr().err
 
 
 def test_evaluation_of_other_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

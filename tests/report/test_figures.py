@@ -251,13 +251,25 @@ class TestFeatureMaps:
         figures.plot_feature_maps([("a", maps), ("b", np.full((2, 2, 1), np.nan))], image, tmp_path / "maps.png")
         check_png(tmp_path / "maps.png")
 
+    @pytest.mark.parametrize("channels", [2, 4, 5])
+    def test_any_number_of_channels_is_shown_as_their_mean(
+        self, tmp_path: Path, drawn: list[Figure], channels: int
+    ) -> None:
+        image = RNG.integers(0, 256, (4, 5, channels), np.uint8)
+        expected = [[sum(map(int, pixel)) / channels for pixel in row] for row in image]
+        figures.plot_feature_maps([("block", np.eye(2)[..., None])], image, tmp_path / "maps.png")
+        assert f"input\n4 x 5\n{channels} channels" in texts(drawn[0])
+        np.testing.assert_allclose(pictures(drawn[0])[0], expected, rtol=0, atol=0.5)
+        figures.plot_feature_maps([("block", np.eye(2)[..., None])], image / 255, tmp_path / "maps.png")
+        np.testing.assert_allclose(pictures(drawn[1])[0], np.array(expected) / 255, rtol=1e-12)
+
     def test_bad_shapes(self, tmp_path: Path) -> None:
         good = np.zeros((2, 2, 1))
         with pytest.raises(ShapeError, match="no feature maps were given"):
             figures.plot_feature_maps([], self.IMAGE, tmp_path / "a.png")
         with pytest.raises(ShapeError, match=r"the feature maps of fc must be \(H, W, C\), got shape \(5,\)"):
             figures.plot_feature_maps([("block", good), ("fc", np.zeros(5))], self.IMAGE, tmp_path / "a.png")
-        with pytest.raises(ShapeError, match=r"expected an image \(H, W, 1\) or \(H, W, 3\), got shape \(8, 6\)"):
+        with pytest.raises(ShapeError, match=r"expected an image \(H, W, C\), got shape \(8, 6\)"):
             figures.plot_feature_maps([("block", good)], self.IMAGE[..., 0], tmp_path / "a.png")
 
 

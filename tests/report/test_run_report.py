@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import matplotlib
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import ImageColor
+from sklearn.metrics import precision_recall_fscore_support
 
 from gpunet.backend import CPU
 from gpunet.data import Dataset
@@ -58,6 +60,36 @@ def test_many_classes_and_colours(tmp_path: Path) -> None:
     index, uri = next((int(alt.split()[1]), uri) for alt, uri in page.images if alt.startswith("Image "))
     np.testing.assert_array_equal(pixels(uri), dataset.images[index])
     assert "No epochs are recorded." in page.text
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_other_channels_are_shown_as_their_mean(tmp_path: Path, channels: int) -> None:
+    dataset = Dataset(
+        RNG.integers(0, 256, (20, 3, 4, channels), np.uint8), np.arange(20, dtype=np.int32) % 2, ("a", "b")
+    )
+    page = page_of(MLP((12 * channels, 2)), dataset, tmp_path)
+    index, uri = next((int(alt.split()[1]), uri) for alt, uri in page.images if alt.startswith("Image "))
+    expected = [[sum(map(int, pixel)) / channels for pixel in row] for row in dataset.images[index]]
+    np.testing.assert_allclose(pixels(uri), expected, rtol=0, atol=0.5)
+
+
+def test_too_many_classes_for_a_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpunet.report.run_record.confusion_matrix", None)  # its size is the square
+    classes = 1001
+    labels = np.repeat(np.arange(classes, dtype=np.int32), 2)[:1500]
+    dataset = Dataset(RNG.integers(0, 256, (1500, 2, 2, 1), np.uint8), labels, tuple(map(str, range(classes))))
+    model = MLP((4, classes))
+    page = page_of(model, dataset, tmp_path)
+    assert "The matrix of 1,001 classes is too large to be shown." in page.text
+    predictions = model((dataset.images / 255).astype(np.float32).reshape(1500, 4)).argmax(axis=1)
+    counts = Counter((i, j) for i, j in zip(labels.tolist(), predictions.tolist(), strict=True) if i != j)
+    expected = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:12]
+    shown = [(int(row[0][0]), int(row[1][0]), int(row[2][1] or "")) for row in page.tables["confusions-table"][1:]]
+    assert shown == [(i, j, count) for (i, j), count in expected]
+    scores = precision_recall_fscore_support(labels, predictions, labels=range(classes), zero_division=0.0)
+    rows = page.tables["classes-table"][1:-1]
+    for column, values in enumerate(scores, 1):
+        np.testing.assert_allclose([float(row[column][1] or "nan") for row in rows], values, rtol=1e-12)
 
 
 @pytest.mark.parametrize("count", [1, 2])

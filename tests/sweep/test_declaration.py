@@ -13,6 +13,7 @@ from gpunet.models import create
 from gpunet.sweep.declaration import Axis, Range, Sweep, label_of, load_sweep, parse
 from gpunet.sweep.search import search_of
 from gpunet.training.config import TrainingConfig
+from tests.memory import at_most
 from tests.sweep.conftest import Declare
 
 DECLARED = sorted((Path(__file__).parents[2] / "scripts" / "experiments").glob("*.toml"))
@@ -96,6 +97,31 @@ def test_settings_that_do_not_fit_are_a_trial_that_failed(monkeypatch: pytest.Mo
     monkeypatch.setattr("gpunet.sweep.declaration.merge", refuse)
     (trial, *_) = sweep.trials(search_of(sweep).more([])[0])
     assert trial.config is None and trial.error == "these do not fit" and trial.epochs == 0
+
+
+TEN = str([round(0.01 * value, 2) for value in range(1, 11)])
+TWELVE_AXES = "".join(
+    f"{name} = {TEN}\n"
+    for name in ("lr", "dropout", "validation_fraction", "label_smoothing", "momentum", "weight_decay")
+) + "".join(f"{name} = {list(range(1, 11))}\n" for name in ("epochs", "batch_size", "split_seed", "shift", "cutout"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{BASE}[axes]\n{TWELVE_AXES}", "100000000000 points with 3 seeds are 300000000000 trials, expected at most"),
+        (f"{SWEEP}seeds = {list(range(101))}\n{BASE}[axes]\nlr = {TEN}\ndropout = {TEN}", "10100 trials"),
+        (f"{SWEEP}search = 'random'\npoints = 3334\n{BASE}[axes]\nlr = {TEN}", "10002 trials, .*: give fewer points"),
+    ],
+)
+def test_more_trials_than_can_be_trained(text: str, message: str) -> None:
+    with at_most(2**20), pytest.raises(ConfigError, match=message):
+        search_of(sweep_of(text)).more([])
+
+
+def test_as_many_trials_as_allowed() -> None:
+    sweep = sweep_of(f"{SWEEP}seeds = {list(range(100))}\n{BASE}[axes]\nlr = {TEN}\ndropout = {TEN}")
+    assert len(search_of(sweep).more([])) == 100
 
 
 @pytest.mark.parametrize(

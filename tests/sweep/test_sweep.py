@@ -17,9 +17,9 @@ import pytest
 
 from gpunet.cli.main import main
 from gpunet.errors import ConfigError, DataError, OutputError
+from gpunet.files import lock_folder
 from gpunet.sweep import Sweep, load_sweep, run_sweep
 from gpunet.sweep import run as sweep_run
-from gpunet.sweep.pool import Pool
 from gpunet.sweep.table import TIMING
 from tests.sweep.conftest import Declare
 
@@ -176,6 +176,17 @@ def test_the_test_images_are_for_the_chosen_point_alone(
     assert result.test["mean"] == sum(result.test["correct"]) / 120
     assert quietly(sweep, tmp_path / "out").test == result.test and len(measured) == 2, "read once"
     assert not list((tmp_path / "out").glob("trials/*/*.safetensors"))
+    for text, message in (
+        ("{", "cannot be read as JSON"),
+        ("[]", "is not a JSON object"),
+        (json.dumps({**result.test, "interval": [0.5]}), "interval must be two numbers from 0 to 1, got [0.5]"),
+        (json.dumps({**result.test, "mean": "0.5"}), "mean must be a number from 0 to 1, got '0.5'"),
+        (json.dumps({"mean": 0.5, "interval": [0.4, 0.6]}), "has no trials"),
+    ):
+        (tmp_path / "out" / "test.json").write_text(text)
+        with pytest.raises(DataError, match=r"test\.json.*; remove it to evaluate the best point again") as error:
+            quietly(sweep, tmp_path / "out")
+        assert message in str(error.value)
     (tmp_path / "out" / "test.json").unlink()
     with pytest.raises(ConfigError, match="the weights of the best point were not kept: remove "):
         quietly(sweep, tmp_path / "out")
@@ -205,31 +216,6 @@ def test_hybrids_share_their_cnn(data: Path, tmp_path: Path) -> None:
             assert {**alone, "trial": row["trial"]} == row
 
 
-def test_a_worker_that_is_killed_is_a_failed_trial(
-    declare: Declare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep = declare("dropout = [0.1, 0.2]")
-    give, given = Pool.start, []
-
-    def killed(self: Pool, worker: Any, job: Any, order: Any) -> None:
-        given.append(job)
-        if len(given) == 1:
-            worker.process.kill()
-        give(self, worker, job, order)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Pool, "start", killed)
-        quietly(sweep, tmp_path / "out")
-    first, *others = lines(tmp_path / "out")
-    assert first["status"] == "failed" and first["error"] == "the worker process was killed by SIGKILL (out of memory?)"
-    assert [row["status"] for row in others] == ["ok"] * 3
-    quietly(sweep, tmp_path / "out")
-    assert lines(tmp_path / "out")[0]["status"] == "failed"
-    quietly(sweep, tmp_path / "out", retry_failed=True)
-    assert [row["status"] for row in lines(tmp_path / "out")] == ["ok"] * 4
-    assert lines(tmp_path / "out")[1:] == others
-
-
 def test_what_ends_a_sweep(declare: Declare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = declare("dropout = [0.1]")
     with pytest.raises(ConfigError, match="3 workers cannot share 2 threads: give 1 to 2 workers"):
@@ -238,12 +224,20 @@ def test_what_ends_a_sweep(declare: Declare, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OutputError, match="cannot make the folder"):
         quietly(sweep, tmp_path / "file")
     monkeypatch.setattr(sweep_run, "_LOCK_PATIENCE", 0.0)
-    with sweep_run._locked(tmp_path / "out"), pytest.raises(OutputError, match="another sweep is running in"):
+    with lock_folder(tmp_path / "out", ""), pytest.raises(OutputError, match="another sweep is running in"):
         quietly(sweep, tmp_path / "out")
     lost = Sweep(**{**vars(sweep), "settings": {**sweep.settings, "data": str(tmp_path / "none.npz")}})
     with pytest.raises(DataError, match=r"none\.npz does not exist"):
         quietly(lost, tmp_path / "lost")
     assert lines(tmp_path / "lost") == [] and stamps(tmp_path / "lost") == {}, "no trial is blamed for it"
+
+
+def test_settings_that_do_not_fit_the_data_are_a_failed_trial(declare: Declare, tmp_path: Path) -> None:
+    sweep = declare("train_images = [30, 100000]")
+    quietly(sweep, tmp_path / "out")
+    rows = lines(tmp_path / "out")
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed", "failed"]
+    assert "train_images must lie between the number of classes, 3, and" in rows[2]["error"]
 
 
 def test_dry_run(declare: Declare, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

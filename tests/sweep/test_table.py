@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from gpunet.errors import DataError
 from gpunet.sweep.summary import best_point, effects, point_accuracy
 from gpunet.sweep.table import FAILED, OK, TIMING, Outcome, Row, read_table, write_table
+from gpunet.sweep.trial import read_outcome
 
 
 def row(number: int, seed: int, accuracy: float | None, **values: str) -> Row:
@@ -99,3 +101,55 @@ def test_best_point_has_all_its_seeds() -> None:
     best = best_point(ROWS)
     assert [r.trial for r in best] == [3, 4] and point_accuracy(best) == pytest.approx(0.87)
     assert best_point(ROWS[5:6]) == [] and best_point([]) == []
+
+
+GOOD = {"status": "ok", "validation_accuracy": 0.5, "validation_loss": 0.25, "chosen_epoch": 3, "stage": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status": "done"}, "status must be ok or failed, got 'done'"),
+        ({"status": ["ok"]}, "status must be ok or failed"),
+        ({"validation_accuracy": "0.5"}, "validation_accuracy must be a number from 0 to 1, got '0.5'"),
+        ({"validation_accuracy": 50}, "validation_accuracy must be a number from 0 to 1, got 50"),
+        ({"validation_accuracy": None}, "a finished trial must have a validation_accuracy"),
+        ({"validation_loss": True}, "validation_loss must be a number, got True"),
+        ({"chosen_epoch": 1.5}, "chosen_epoch must be a whole number of at least 0, got 1.5"),
+        ({"stage": None}, "stage must be a string, got None"),
+        ({"seconds": "3 s"}, "seconds must be a number of at least 0, got '3 s'"),
+        ({"warp": 1}, "unexpected keyword argument 'warp'"),
+        ("{", "Expecting property name"),
+        ("[1]", "must be a mapping"),
+    ],
+)
+def test_outcomes_of_other_versions(tmp_path: Path, change: dict[str, object] | str, message: str) -> None:
+    text = change if isinstance(change, str) else json.dumps({**GOOD, **change})
+    (tmp_path / "trial.json").write_text(text)
+    with pytest.raises(
+        DataError, match=r"trial\.json cannot be read as the outcome of a trial: .*remove it to train"
+    ) as error:
+        read_outcome(tmp_path)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "message"),
+    [
+        ("status", "done", "status must be ok or failed"),
+        ("validation_accuracy", "1.5", "validation_accuracy must be a number from 0 to 1, got 1.5"),
+        ("validation_accuracy", "", "a finished trial must have a validation_accuracy"),
+        ("validation_loss", "low", "could not convert string to float: 'low'"),
+        ("chosen_epoch", "1.5", "invalid literal for int"),
+        ("epochs", "-3", "epochs must be a whole number of at least 0"),
+    ],
+)
+def test_cells_of_other_programs(tmp_path: Path, column: str, cell: str, message: str) -> None:
+    write_table(tmp_path / "t.csv", ["a", "b"], ROWS[:1])
+    with (tmp_path / "t.csv").open(newline="") as file:
+        header, line = csv.reader(file)
+    line[header.index(column)] = cell
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, line])
+    with pytest.raises(DataError, match=rf"is not the table of a sweep: {message}"):
+        read_table(tmp_path / "t.csv")

@@ -12,6 +12,7 @@ from gpunet.data.loader import Loader
 from gpunet.models import CNN
 from gpunet.nn import Layer
 from gpunet.training import Callback, Trainer, TrainingConfig
+from gpunet.training.history import Record
 
 
 def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,5 +41,11 @@ def make_trainer(
     """A trainer of a small CNN with dropout and batch norm on the problem."""
     if model is None:
         model = CNN((8, 8, 1), 4, (4, 8), dropout=0.1).initialize(seed=options.get("seed", 0))
+    extra = {name: options.pop(name) for name in ("checkpoint_minutes",) if name in options}
     config = TrainingConfig(**{"epochs": 4, "batch_size": 32, "lr": 5e-3, **options})
-    return Trainer(model, config, **loaders(shift=1), run_dir=run_dir, callbacks=callbacks)
+    return Trainer(model, config, **loaders(shift=1), run_dir=run_dir, callbacks=callbacks, **extra)
+
+
+def without_times(records: list[Record]) -> list[Record]:
+    """The records of epochs without what differs from run to run."""
+    return [{k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in records]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +10,16 @@ import pytest
 
 from gpunet import nn
 from gpunet.data import Loader
-from gpunet.errors import CheckpointError, ConfigError, DivergedError, OutputError
+from gpunet.errors import ConfigError, DivergedError, OutputError
 from gpunet.models import CNN
 from gpunet.training import Callback, EarlyStopping, Trainer, TrainingConfig, evaluate, load_checkpoint
 from gpunet.training.checkpoint import under
 from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
-from gpunet.training.trainer import BEST, LAST
+from gpunet.training.snapshot import LAST
+from gpunet.training.trainer import BEST
 from tests.support import assert_close, torch_or_skip
-from tests.training.problems import images, loaders, make_trainer
-
-
-class StopAfter(Exception):
-    """Stands for whatever kills a training."""
-
-
-class Kill(Callback):
-    """Raises in the middle of an epoch."""
-
-    def __init__(self, epoch: int, step: int) -> None:
-        self.at = epoch, step
-        self.epoch = 0
-
-    def on_epoch_start(self, trainer: Trainer, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
-        if (self.epoch, step) == self.at:
-            raise StopAfter
-
-
-def without_times(records: list[Record]) -> list[Record]:
-    return [{k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in records]
+from tests.training.problems import images, loaders, make_trainer, without_times
 
 
 def test_it_learns_and_ends_with_the_best_weights() -> None:
@@ -83,76 +60,6 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     if most == 1:
         pytest.skip("one core: nothing to compare")
     assert results[0] == results[1]
-
-
-OPTIONS: list[dict[str, Any]] = [
-    {"optimizer": "adamw", "weight_decay": 0.01, "schedule": "one_cycle", "ema_decay": 0.95},
-    {"optimizer": "sgd", "lr": 0.05, "schedule": "plateau", "lr_patience": 0, "clip_norm": 1.0},
-    {"optimizer": "adam", "schedule": "cosine", "early_stopping": 3, "label_smoothing": 0.1},
-]
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options["optimizer"])
-@pytest.mark.parametrize("at", [(1, 2), (3, 1), (4, 6)], ids=["first epoch", "later", "last step"])
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, options: dict[str, Any], at: tuple[int, int]) -> None:
-    whole = make_trainer(tmp_path / "whole", **options)
-    (tmp_path / "whole").mkdir()
-    whole.fit()
-
-    (tmp_path / "cut").mkdir()
-    killed = make_trainer(tmp_path / "cut", **options)
-    killed.callbacks.insert(0, Kill(*at))
-    with pytest.raises(StopAfter):
-        killed.fit()
-    # an interrupted write may leave half a line behind
-    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 9')
-    resumed = make_trainer(tmp_path / "cut", **options)
-    if at[0] == 1:
-        (tmp_path / "cut" / "metrics.jsonl").unlink()
-    assert resumed.resume() == (at[0] > 1)
-    assert resumed.epoch == at[0] - 1
-    resumed.fit()
-
-    assert resumed.flat.values.tobytes() == whole.flat.values.tobytes()
-    assert resumed.flat.state.tobytes() == whole.flat.state.tobytes()
-    assert without_times(resumed.history.records) == without_times(whole.history.records)
-    for name in (BEST, LAST):
-        first, second = (load_checkpoint(tmp_path / folder / name) for folder in ("whole", "cut"))
-        assert first[1] == second[1]
-        assert first[0].keys() == second[0].keys()
-        for key, tensor in first[0].items():
-            assert tensor.tobytes() == second[0][key].tobytes(), key
-    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == resumed.history.records
-
-
-def test_callbacks_with_memory_must_be_there_again(tmp_path: Path) -> None:
-    make_trainer(tmp_path, epochs=1, early_stopping=2, callbacks=(Callback(),)).fit()
-    assert make_trainer(tmp_path, epochs=1, early_stopping=2).resume(), "one without memory may be missing"
-    with pytest.raises(CheckpointError, match=r"with the callbacks \['EarlyStopping'\], but this run has \[\]"):
-        make_trainer(tmp_path, epochs=1).resume()
-
-
-def test_a_finished_run_resumes_to_its_best_weights(tmp_path: Path) -> None:
-    first = make_trainer(tmp_path, epochs=3)
-    first.fit()
-    again = make_trainer(tmp_path, epochs=3)
-    assert again.resume()
-    assert len(again.fit().records) == 3
-    assert again.flat.values.tobytes() == first.flat.values.tobytes()
-
-
-def test_more_epochs_continue_with_a_constant_rate(tmp_path: Path) -> None:
-    options = {"schedule": "constant", "optimizer": "sgd", "lr": 0.02}
-    whole = make_trainer(epochs=4, **options)
-    whole.fit()
-    make_trainer(tmp_path, epochs=2, **options).fit()
-    longer = make_trainer(tmp_path, epochs=4, **options)
-    assert longer.resume()
-    longer.fit()
-    assert without_times(longer.history.records) == without_times(whole.history.records)
-    assert longer.flat.values.tobytes() == whole.flat.values.tobytes()
 
 
 def test_early_stopping_counts_epochs_without_progress() -> None:
@@ -205,31 +112,6 @@ def test_one_step_of_sgd_matches_pytorch() -> None:
     assert_close(model.layers["1"].bias.value, tb.detach().numpy(), terms=64)
 
 
-def test_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
-    make_trainer(tmp_path, epochs=1).fit()
-    other = make_trainer(tmp_path, epochs=1, model=nn.Sequential([nn.Flatten(), nn.Linear(64, 4)]).initialize())
-    with pytest.raises(CheckpointError, match="another architecture"):
-        other.resume()
-    with pytest.raises(CheckpointError, match="batch_size 32, but this run has 16"):
-        make_trainer(tmp_path, epochs=1, batch_size=16).resume()
-
-
-@pytest.mark.parametrize("damage", ["truncated", "text", "foreign"])
-def test_damaged_checkpoint_is_named(tmp_path: Path, damage: str) -> None:
-    make_trainer(tmp_path, epochs=1).fit()
-    path = tmp_path / LAST
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-100])
-    elif damage == "text":
-        path.write_text("not a checkpoint")
-    else:
-        from safetensors.numpy import save_file
-
-        save_file({"a": np.ones(2)}, path)
-    with pytest.raises(CheckpointError, match=r"last\.safetensors"):
-        make_trainer(tmp_path, epochs=1).resume()
-
-
 def test_divergence_names_step_and_layer_and_keeps_the_weights() -> None:
     model = nn.Sequential([nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4)]).initialize(seed=0)
     model.layers["2"].bias.value[1] = np.inf
@@ -248,27 +130,6 @@ def test_divergence_in_a_forward_pass_names_the_layer() -> None:
         make_trainer(model=model).fit()
 
 
-def test_fit_again_after_an_interrupt_keeps_the_schedule() -> None:
-    """The interrupted epoch is run again, with the steps and rates of an uninterrupted training."""
-
-    class Interrupt(Callback):
-        asked = False
-
-        def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
-            if trainer.epoch == 1 and step == 4 and not self.asked:
-                self.asked = True
-                raise KeyboardInterrupt
-
-    options = {"epochs": 3, "schedule": "step", "lr_step": 1}
-    expected = make_trainer(**options).fit().records
-    trainer = make_trainer(callbacks=(Interrupt(),), **options)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.fit()
-    found = trainer.fit().records
-    for name in ("epoch", "step", "lr"):
-        assert [record[name] for record in found] == [record[name] for record in expected]
-
-
 class Exploding(nn.Layer):
     """The identity, whose gradient is infinite in one step."""
 
@@ -285,12 +146,39 @@ def test_an_infinite_gradient_of_a_finite_loss_stops_the_training_before_its_upd
     exploding = make_trainer(model=model(), clip_norm=1.0, schedule="constant")
     with pytest.raises(DivergedError, match=r"step 3 \(epoch 1, .*: the gradient of 1\.weight is not finite"):
         exploding.fit()
-    expected = make_trainer(model=model(), clip_norm=1.0, schedule="constant")
-    expected.train.shuffle(0, 0)
-    expected._state.start_epoch(0, [expected.config.lr] * expected.steps_per_epoch)
-    for _ in range(2):
-        expected._training_step()
-    np.testing.assert_array_equal(exploding.flat.values, expected.flat.values)
+    np.testing.assert_array_equal(exploding.flat.values, model().flat.values)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_failed_epoch_leaves_everything_as_it_was_before_it(clip_norm: float, bad: float) -> None:
+    """Weights, running statistics, their average and the optimiser: one value that is not finite reaches them all."""
+
+    def everything(trainer: Trainer) -> list[np.ndarray]:
+        assert trainer.average is not None
+        slots = [*trainer.optimizer.slots().values(), *trainer.average.slots().values()]
+        return [array.copy() for array in (trainer.flat.values, trainer.flat.state, *slots)]
+
+    class Spoil(Callback):
+        after_1: list[np.ndarray]
+
+        def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
+            self.after_1 = everything(trainer)
+
+        def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
+            if trainer.epoch == 1 and step == 3:
+                trainer.flat.state[1] = bad  # of the running statistics, which training writes but does not read
+            elif trainer.epoch == 1 and step == 4:
+                trainer.flat.values[7] = bad
+
+    spoil = Spoil()
+    trainer = make_trainer(callbacks=(spoil,), clip_norm=clip_norm, ema_decay=0.9)
+    with pytest.raises(DivergedError, match=r"step 11 \(epoch 2, .*The model is as it was after epoch 1"):
+        trainer.fit()
+    for found, expected in zip(everything(trainer), spoil.after_1, strict=True):
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(found, expected)
+    assert trainer.epoch == 1 and trainer.step == 6
 
 
 def test_validation_data_that_are_not_finite_are_named() -> None:
@@ -325,7 +213,7 @@ def test_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
     trainer.fit()
     best = under("model", load_checkpoint(tmp_path / BEST)[0])
     tensors, facts = load_checkpoint(tmp_path / LAST)
-    assert facts["best_epoch"] == 1
+    assert facts["training"]["best_epoch"] == 1
     assert any((best[name] != value).any() for name, value in under("model", tensors).items())
     averages = under("average", tensors).values()
     assert trainer.flat.values.tobytes() in {average.tobytes() for average in averages}
@@ -388,3 +276,28 @@ def test_probabilities_averaged_over_mirror_images() -> None:
     assert np.abs(plain - mirrored).max() > 1e-3, "the images are not symmetric"
     # each logit is a sum of at most 72 products; the softmax adds a few roundings
     assert_close(with_mirror_images(model, loader, plain), (plain + mirrored) / 2, terms=72, dtype=np.float32)
+
+
+def test_balanced_class_weights_are_scikit_learns_and_none_for_an_absent_class() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.array([1, 1, 1, 3, 3, 4], np.int32)
+    expected = compute_class_weight("balanced", classes=np.array([1, 3, 4]), y=labels)
+    found = nn.balanced_class_weights(labels, 6)
+    np.testing.assert_allclose(found, [0, expected[0], 0, *expected[1:], 0], rtol=1e-12)
+
+
+def test_class_weights_of_the_configuration_are_those_given_by_hand() -> None:
+    weights = nn.balanced_class_weights(loaders()["train"].labels, 4).astype(np.float32)
+    assert len(set(weights.tolist())) > 1
+    found, by_hand = make_trainer(epochs=1, class_weights="balanced"), make_trainer(epochs=1)
+    plain = make_trainer(epochs=1)
+    by_hand.loss.weight = weights
+    for trainer in (found, by_hand, plain):
+        trainer.fit()
+    assert found.flat.values.tobytes() == by_hand.flat.values.tobytes() != plain.flat.values.tobytes()
+
+
+def test_the_dtype_of_the_configuration_must_be_that_of_the_model() -> None:
+    with pytest.raises(ConfigError, match="arrays are float32, but the training is configured for float64: initialise"):
+        make_trainer(dtype="float64")

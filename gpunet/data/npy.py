@@ -1,0 +1,106 @@
+"""Arrays in NPY files and in the members of NPZ archives, checked against their size before they are read.
+
+Source: NumPy Enhancement Proposal 1, "A Simple File Format for NumPy Arrays", and numpy.lib.format.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gpunet.data.bounded import check_memory, read_into
+from gpunet.errors import DataError
+from gpunet.files import open_regular
+
+MAGIC = b"\x93NUMPY"
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def read_npy(stream: IO[bytes], size: int, source: str) -> np.ndarray[Any, Any]:
+    """The array in `stream`, which holds `size` bytes, in the machine's byte order; `source` names it in messages.
+
+    Raises:
+        DataError: it is damaged, holds Python objects, has another size than its header declares, or is larger than the
+            memory that is left.
+    """
+    shape, fortran, dtype = _header(stream, source)
+    declared = stream.tell() + math.prod(shape) * dtype.itemsize
+    if declared != size:
+        raise DataError(
+            f"{source} {'is truncated' if declared > size else 'has trailing bytes'}: its header declares "
+            f"{dtype} {shape}, that is {declared} bytes, but it has {size}"
+        )
+    check_memory(size, source)
+    data = bytearray()
+    read_into(data, stream, size - stream.tell())
+    try:
+        array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, data, order="F" if fortran else "C")
+    except (ValueError, TypeError) as error:  # fewer bytes than promised; a size of 0 beside others that overflow
+        raise DataError(f"{source} holds no array {dtype} {shape}: {error}") from error
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _header(stream: IO[bytes], source: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the order is Fortran's, and dtype."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers written by Python 2
+            version = np.lib.format.read_magic(stream)
+            if version == (1, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            elif version == (2, 0):
+                shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+            else:  # 3.0, for field names beyond Latin-1, or none that NumPy knows
+                raise ValueError(f"NPY version {version[0]}.{version[1]}, expected 1.0 or 2.0")
+        if dtype.hasobject:
+            raise ValueError("Object arrays cannot be loaded")
+        if (dtype.itemsize == 0 and dtype.kind not in "US") or min(shape, default=0) < 0:
+            raise ValueError(f"a header that declares {dtype} {shape}")
+    except Exception as error:  # what NumPy evaluates in a damaged header may raise anything
+        raise DataError(f"{source} is not a readable array: {error}") from error
+    return shape, fortran, dtype
+
+
+def read_npz(
+    path: Path, names: Sequence[str], optional: Sequence[str] = (), *, hint: str = ""
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays `names`, and those of `optional` that are there, of the NPZ file at `path`; no others are read.
+
+    hint: the end of the message if one of `names` is not there.
+
+    Raises:
+        DataError: `path` is not a readable NPZ file, lacks an array, or one is as :func:`read_npy` refuses it.
+    """
+    try:
+        with open_regular(path) as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                raise DataError(f"{path} holds a single array, expected an NPZ file with {', '.join(names)}")
+            with zipfile.ZipFile(file) as archive:
+                members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+                missing = [name for name in names if name not in members]
+                if missing:
+                    found = ", ".join(members) or "nothing"
+                    expected = f"{', '.join(names)}{hint}"
+                    raise DataError(f"{path} lacks {', '.join(missing)}: it holds {found}, expected {expected}")
+                wanted = {name: members[name] for name in (*names, *optional) if name in members}
+                check_memory(sum(info.file_size for info in wanted.values()), str(path))
+                return {name: _member(archive, info, f"{path}, {name}") for name, info in wanted.items()}
+    except (DataError, MemoryError):
+        raise
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # zipfile and zlib raise many kinds of errors for damaged files
+        raise DataError(f"{path} is not a readable NPZ file: {error}") from error
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str) -> np.ndarray[Any, Any]:
+    if info.compress_type not in _METHODS:  # the others decompress a block at a time, of any size
+        raise DataError(f"{source} is compressed by a method that NumPy does not write: save it with numpy.savez")
+    with archive.open(info) as stream:
+        return read_npy(stream, info.file_size, source)

@@ -1,0 +1,1 @@
+"""A fuzzing campaign: mutated files through every parser of gpunet. Each must end in a value or a GpunetError."""
