@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,25 @@ _FLOATS = frozenset(FLOAT_DTYPES)
 
 def check_rank(name: str, array: Array, rank: int, layout: str) -> None:
     """Raise ShapeError unless `array` has `rank` dimensions; `layout` names them for the message."""
-    if array.ndim != rank:
+    if len(_shape(name, array)) != rank:
         raise ShapeError(f"{name} must have {rank} dimensions {layout}, got shape {tuple(array.shape)}")
 
 
 def check_shape(name: str, array: Array, shape: Sequence[int]) -> None:
     """Raise ShapeError unless `array` has exactly `shape`."""
-    if tuple(array.shape) != tuple(shape):
+    if _shape(name, array) != tuple(shape):
         raise ShapeError(f"{name} must have shape {tuple(shape)}, got {tuple(array.shape)}")
+
+
+def _shape(name: str, array: Any) -> tuple[int, ...]:
+    try:
+        return tuple(array.shape)
+    except AttributeError:
+        raise _no_array(name, array) from None
+
+
+def _no_array(name: str, array: Any) -> DTypeError:
+    return DTypeError(f"{name} must be an array, got {type(array).__name__}: convert it with numpy.asarray(...)")
 
 
 def check_float(**arrays: Array | None) -> None:
@@ -37,7 +48,7 @@ def check_float(**arrays: Array | None) -> None:
         if array is None:
             continue
         if not hasattr(array, "dtype"):
-            raise DTypeError(f"{name} must be an array, got {type(array).__name__}: convert it with numpy.asarray(...)")
+            raise _no_array(name, array)
         if array.dtype not in FLOAT_DTYPES:
             raise DTypeError(f"{name} must be float32 or float64, got {array.dtype}; convert it with .astype(...)")
         if first is None:
@@ -81,6 +92,14 @@ def check_int(name: str, value: int, *, low: int = 0, high: int | None = None) -
         limit = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ConfigError(f"{name} must be {limit}, got {value}")
     return int(value)
+
+
+def check_needs(needs: Any, names: Sequence[str]) -> None:
+    """Raise ConfigError unless `needs` is a sequence or set of some of the gradients' `names`."""
+    if isinstance(needs, str) or not isinstance(needs, Collection):
+        raise ConfigError(f"needs must be a tuple of some of {', '.join(map(repr, names))}; got {needs!r:.80}")
+    if any(need not in names for need in needs):
+        raise ConfigError(f"needs may hold {', '.join(names)}; got {', '.join(map(repr, needs))}")
 
 
 def check_out(out: Sequence[Array | None], *like: tuple[str, Sequence[int], Any]) -> None:

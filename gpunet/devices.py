@@ -42,15 +42,17 @@ def get_backend(device: str | Backend | None = None) -> Backend:
     """
     if isinstance(device, Backend):
         return device
+    source = ""
     if device is None:
         chosen = _current.get()
         if chosen is not None:
             return chosen
         device = os.environ.get("GPUNET_DEVICE") or "auto"
+        source = " (the environment variable GPUNET_DEVICE)"
     if device == "cpu":
         return CPU
-    if device != "auto" and not re.fullmatch(r"cuda(:\d+)?", device):
-        raise ConfigError(f"unknown device {device!r}: expected auto, cpu, cuda or cuda:N")
+    if not isinstance(device, str) or (device != "auto" and not re.fullmatch(r"cuda(:\d+)?", device)):
+        raise ConfigError(f"unknown device {device!r:.80}{source}: expected auto, cpu, cuda or cuda:N")
     status = cuda_status()
     if device == "auto":
         if status.problem:
@@ -58,10 +60,12 @@ def get_backend(device: str | Backend | None = None) -> Backend:
             return CPU
         device = "cuda:0"
     if status.problem:
-        raise DeviceError(f"device {device!r} is not available: {status.problem} (gpunet doctor explains)")
+        raise DeviceError(f"device {device!r}{source} is not available: {status.problem} (gpunet doctor explains)")
     index = int(device.partition(":")[2] or 0)
     if index >= len(status.devices):
-        raise DeviceError(f"device {device!r} does not exist: this machine has {len(status.devices)} CUDA device(s)")
+        raise DeviceError(
+            f"device {device!r}{source} does not exist: this machine has {len(status.devices)} CUDA device(s)"
+        )
     return gpu(index)
 
 

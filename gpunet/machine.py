@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+MAX_THREADS = 1024
+"""The largest number of CPU threads that may be asked for."""
+
 _FEATURES = {"avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512", "neon": "NEON", "sve": "SVE"}
 """LLVM's names of the CPU features that matter for speed, and their usual names."""
 

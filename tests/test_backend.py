@@ -6,6 +6,7 @@ import logging
 import sys
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,8 +87,8 @@ def test_backend_of_plain_arrays_and_of_other_things() -> None:
         backend_of(None)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "cuda:-1", ""])
-def test_unknown_device_strings(device: str) -> None:
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "cuda:-1", "", 0, b"cpu"])
+def test_unknown_device_strings(device: Any) -> None:
     with pytest.raises(ConfigError, match="expected auto, cpu, cuda or cuda:N"):
         get_backend(device)
 

@@ -16,7 +16,7 @@ def prepare(args: argparse.Namespace) -> str | None:
     """Apply ``--threads`` and check ``--device``; returns the device as given, for the pipeline.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or a variable of the environment keeps kernels from running.
         DeviceError: it cannot be used on this machine.
     """
     device: str | None = getattr(args, "device", None)
@@ -25,12 +25,16 @@ def prepare(args: argparse.Namespace) -> str | None:
         _limit_kernel_threads(threads)
     from gpunet import __version__
     from gpunet.devices import get_backend
+    from gpunet.ops._environment import check_environment
 
     if threads is not None:
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(threads, user_api="blas")  # only affects BLAS libraries already loaded: NumPy's is now
-    logger.info("gpunet %s on %s", __version__, get_backend(device).device)
+    backend = get_backend(device)
+    if backend.implementation == "cpu":
+        check_environment()
+    logger.info("gpunet %s on %s", __version__, backend.device)
     return device
 
 

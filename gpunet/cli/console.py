@@ -8,8 +8,10 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, cast
+
+from gpunet.text import printable
 
 logger = logging.getLogger("gpunet")
 
@@ -37,18 +39,48 @@ def _handler() -> logging.Handler:
         from rich.logging import RichHandler
 
         console = Console(stderr=True)
-        return RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+        rich = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+        rich.setFormatter(_PrintableFormatter())
+        return rich
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_PlainFormatter())
     return handler
 
 
-class _PlainFormatter(logging.Formatter):
+class _PrintableFormatter(logging.Formatter):
+    """The message alone, with what would control the terminal escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), lines=True)
+
+
+class _PlainFormatter(_PrintableFormatter):
     """The message alone; warnings and errors are prefixed with ``gpunet`` and the level."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return f"gpunet: {record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
+
+
+@contextmanager
+def printable_stdout() -> Iterator[None]:
+    """Inside the block, escape what is printed to stdout and would control the terminal."""
+    with redirect_stdout(cast(Any, _Printable(sys.stdout))):
+        yield
+
+
+class _Printable:
+    """A text stream that writes what is printable; all else is that of `stream`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(printable(text, lines=True))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -57,6 +57,9 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     ):  # fmt: skip
         try:
             report[part] = examine_part()
+        except GpunetError as error:
+            report[part] = {"problem": str(error)}
+            problems.append(f"{part} does not work: {error}")
         except Exception as error:  # a broken installation may raise anything; examine the other parts
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             report[part] = {"problem": reason}
@@ -85,8 +88,10 @@ def _numba() -> dict[str, Any]:
     """Numba's version and threads, after compiling one of gpunet's kernels and checking its result."""
     import numpy as np
 
+    from gpunet.ops._environment import check_environment
     from gpunet.ops.pool2d import max_pool2d
 
+    check_environment()
     y, _ = max_pool2d(np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1), 2)
     if y.ravel().tolist() != [5.0, 7.0, 13.0, 15.0]:
         raise RuntimeError(f"a compiled kernel gave {y.ravel().tolist()} instead of [5, 7, 13, 15]")

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from gpunet.cli.console import logging_on_stderr
+from gpunet.cli.console import logging_on_stderr, printable_stdout
 from gpunet.cli.parser import Parser, UsageError, common_options
 from gpunet.errors import EXIT_INTERRUPTED, GpunetError, Interrupted, raise_interrupted
+from gpunet.text import printable
 
 COMMANDS = {
     "train": "train a model",
@@ -85,7 +86,7 @@ def _run(words: Sequence[str]) -> int:
         return int(stop.code or 0)
     if "run" not in args:
         raise UsageError(f"no command given: expected {', '.join(parser.commands)} (see gpunet --help)")
-    with logging_on_stderr(args.verbosity):
+    with logging_on_stderr(args.verbosity), printable_stdout():
         code: int | None = args.run(args)
     return code or 0
 
@@ -119,9 +120,9 @@ class _Version(argparse.Action):
 def _fail(message: str, code: int, debug: bool, label: str = "error: ") -> int:
     """Print `message` on stderr, after the traceback if `debug`; returns `code`."""
     if debug:
-        traceback.print_exc()
+        print(printable(traceback.format_exc(), lines=True), end="", file=sys.stderr)
     with contextlib.suppress(OSError):
-        print(f"gpunet: {label}{message}", file=sys.stderr)
+        print(f"gpunet: {label}{printable(message, lines=True)}", file=sys.stderr)
     return code
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpunet.errors import GpunetError
+from gpunet.machine import MAX_THREADS
 from gpunet.options import did_you_mean
 
 if TYPE_CHECKING:
@@ -179,6 +180,6 @@ def compute_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads",
         metavar="N",
-        type=number("--threads", 1, 1024),
+        type=number("--threads", 1, MAX_THREADS),
         help="number of CPU threads (default: one per core)",
     )

@@ -10,6 +10,7 @@ from gpunet.cli.compute import existing_run, latest_run, prepare
 from gpunet.cli.console import print_json
 from gpunet.cli.parser import Parser, choice, common_options, compute_options, json_option, number
 from gpunet.errors import DataError
+from gpunet.text import printable
 
 if TYPE_CHECKING:
     from gpunet.experiments.run import Prediction
@@ -53,13 +54,13 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"predictions": [_as_dict(prediction, args.top) for prediction in predictions]})
         return
-    width = max(len(name) for prediction in predictions for name in prediction.class_names)
+    width = max(len(printable(name)) for prediction in predictions for name in prediction.class_names)
     for position, prediction in enumerate(predictions):
         if position:
             print()
-        print(prediction.path)
+        print(printable(prediction.path))
         for name, probability in _top(prediction, args.top):
-            print(f"  {name:<{width}} {100 * probability:6.2f} %")
+            print(f"  {printable(name):<{width}} {100 * probability:6.2f} %")
 
 
 def _top(prediction: Prediction, count: int) -> list[tuple[str, float]]:

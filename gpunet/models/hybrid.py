@@ -74,4 +74,5 @@ class Hybrid(Sequential):
 
     def extract_features(self, x: Array) -> Array:
         """The MLP's input, (N, F), for x (N, H, W, C), in inference mode."""
-        return self.extractor.forward(x, ForwardContext())[0].reshape(x.shape[0], -1)
+        features = self.extractor.forward(x, ForwardContext())[0]
+        return features.reshape(len(features), math.prod(features.shape[1:]))

@@ -136,7 +136,7 @@ class Flatten(Layer):
 
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         x_shape = x.shape
-        return x.reshape(x_shape[0], -1), lambda dy: dy.reshape(x_shape)
+        return x.reshape(x_shape[0], math.prod(x_shape[1:])), lambda dy: dy.reshape(x_shape)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return (math.prod(input_shape),)

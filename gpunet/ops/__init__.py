@@ -3,6 +3,10 @@
 Images are NHWC, convolution weights HWIO, linear weights (in, out). Every op has ``name(...)`` and
 ``name_backward(...)``. None writes to its inputs, except for the documented in-place updates (optimisers, batch norm's
 running statistics, training state), and none moves an array between devices.
+
+A batch may have no rows (N = 0): then neither do the results, and the gradients of parameters are zero. Only a mean
+over no rows has no value: batch norm in training and the mean loss raise ShapeError. So does any other empty axis that
+an op sums or takes windows over.
 """
 
 from gpunet.ops import activation

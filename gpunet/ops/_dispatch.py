@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
@@ -9,9 +10,11 @@ import numpy as np
 
 from gpunet.backend import CPU, Array
 from gpunet.devices import backend_of
+from gpunet.ops._environment import check_environment
 
 _HOST = frozenset((np.ndarray, type(None)))
 _modules: dict[tuple[str, str], ModuleType] = {}
+_before_next: list[Callable[[], None]] = [check_environment]
 
 
 def implementation(package: str, *arrays: Array | None) -> ModuleType:
@@ -23,5 +26,18 @@ def implementation(package: str, *arrays: Array | None) -> ModuleType:
     key = package, CPU.implementation if on_host else backend_of(*arrays).implementation
     module = _modules.get(key)
     if module is None:
+        if key[1] == CPU.implementation:
+            for check in tuple(_before_next):
+                check()
+            _before_next.clear()
         module = _modules[key] = import_module(f"{package}.{key[1]}")
     return module
+
+
+def before_next_cpu_call(check: Callable[[], None]) -> None:
+    """Call `check` when an op is next called on the CPU and, while it raises, at every such call.
+
+    Threads that call ops at the same time may all call it.
+    """
+    _before_next[:] = [check]
+    _modules.clear()  # so that other calls need not look for it

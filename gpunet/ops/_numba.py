@@ -21,17 +21,32 @@ import numba
 import numba.core.config
 from numba import prange
 
+from gpunet.ops._environment import check_threading_layer
+from gpunet.ops._fork import survive_forks
+from gpunet.ops._kernel_cache import kernel_cache
+
 # One thread pool for everything. OpenMP is faster than Numba's workqueue, and BLAS and scikit-learn use it, too.
 numba.core.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+check_threading_layer(numba)
+survive_forks()
 
-jit: Any = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
-"""``numba.njit`` with a disk cache. For module-level functions only: closures miss the cache.
 
-A function with `fastmath` flags that other kernels call must be ``inline="always"``. Each caller's library holds a copy
-of its callees, compiled in the caller's context, so that the copies may contract multiplications and additions
-differently. Which copy runs depends on which library was loaded first, so the process that compiles could compute other
-bits than those that load from the cache.
-"""
+def jit(function: Any = None, **options: Any) -> Any:
+    """``numba.njit`` with a disk cache, as a decorator with or without `options`.
+
+    For module-level functions only: closures miss the cache.
+
+    A function with `fastmath` flags that other kernels call must be ``inline="always"``. Each caller's library holds a
+    copy of its callees, compiled in the caller's context, so that the copies may contract multiplications and additions
+    differently. Which copy runs depends on which library was loaded first, so the process that compiles could compute
+    other bits than those that load from the cache.
+    """
+    if function is None:
+        return functools.partial(jit, **options)
+    kernel: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    kernel._cache = kernel_cache(function)  # as Dispatcher.enable_caching does with Numba's own
+    return kernel
+
 
 parallel_jit: Any = functools.partial(jit, parallel=True)
 """As :data:`jit`, with ``prange`` loops run in parallel.

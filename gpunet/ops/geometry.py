@@ -102,8 +102,8 @@ class Conv2dGeometry:
             raise ShapeError(f"x must have 4 dimensions (N, H, W, C), got shape {x_shape}")
         if len(weight_shape) != 4:
             raise ShapeError(f"weight must have 4 dimensions (KH, KW, C_in/groups, C_out), got shape {weight_shape}")
-        if 0 in x_shape or 0 in weight_shape:
-            raise ShapeError(f"empty arrays cannot be convolved: x {x_shape}, weight {weight_shape}")
+        if 0 in x_shape[1:] or 0 in weight_shape:
+            raise ShapeError(f"empty maps or weights cannot be convolved: x {x_shape}, weight {weight_shape}")
         batch, height, width, in_channels = x_shape
         kernel, out_channels = (weight_shape[0], weight_shape[1]), weight_shape[3]
         if in_channels % groups or out_channels % groups:
@@ -215,10 +215,6 @@ class Pool2dGeometry:
         dilation: tuple[int, int],
         ceil_mode: bool,
     ) -> Pool2dGeometry:
-        if len(x_shape) != 4:
-            raise ShapeError(f"x must have 4 dimensions (N, H, W, C), got shape {x_shape}")
-        if 0 in x_shape:
-            raise ShapeError(f"an empty array cannot be pooled: x {x_shape}")
         batch, height, width, channels = x_shape
         sides = resolve_padding(padding, (height, width), kernel, stride, dilation)
         for axis, k in enumerate(kernel):
@@ -269,9 +265,14 @@ class Pool2dGeometry:
     def _checked(
         cls, x_shape: Sequence[int], kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
     ) -> Pool2dGeometry:
+        x_shape = tuple(x_shape)
+        if len(x_shape) != 4:
+            raise ShapeError(f"x must have 4 dimensions (N, H, W, C), got shape {x_shape}")
+        if 0 in x_shape[1:]:  # before the kernel size, which a global pooling takes from it
+            raise ShapeError(f"empty maps cannot be pooled: x {x_shape}")
         kernel = pair("kernel_size", kernel_size)
         return cls._of(
-            tuple(x_shape),
+            x_shape,
             kernel,
             kernel if stride is None else pair("stride", stride),
             _frozen(padding),

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gpunet.sweep.table import Row
+from gpunet.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,7 +71,7 @@ class SweepProgress(contextlib.AbstractContextManager["SweepProgress"]):
             left = f"  {time_text(self.seconds_left())} left" if self._finished < self._trials else ""
             counter = f"{self._finished:>{len(str(self._trials))}}/{self._trials}"
             line = f"{counter} trials  {values}  seed {row.seed}  {text}{left}"
-            self.console.print(line, soft_wrap=True, markup=False)
+            self.console.print(printable(line), soft_wrap=True, markup=False)
         self.show()
 
     def seconds_left(self) -> float | None:

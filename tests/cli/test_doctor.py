@@ -111,6 +111,15 @@ def test_broken_kernels(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch
     assert json.loads(gpunet_command("doctor", "--json").out)["ok"] is False
 
 
+def test_a_variable_that_keeps_kernels_from_running(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "0")
+    outcome = gpunet_command("doctor", "-q", "--device", "cpu")
+    assert outcome.code == 1
+    (line,) = (line for line in outcome.out.splitlines() if line.startswith("problem"))
+    assert line.startswith("problem   numba does not work: the environment variable NUMBA_NUM_THREADS must be")
+    assert "reinstall" not in line
+
+
 def test_cache_that_cannot_be_made(gpunet_command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("GPUNET_CACHE", str(tmp_path / "file" / "cache"))

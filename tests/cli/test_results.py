@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
 import pytest
 from scipy.stats import binomtest
 
+from gpunet.cli.console import _handler
 from tests.cli.conftest import Command
 from tests.cli.fake_run import CLASS_NAMES, FakeRun
 
@@ -88,3 +90,52 @@ def test_predict_json(gpunet_command: Command, fake_run: FakeRun) -> None:
             }
         ]
     }
+
+
+EVIL = "\x1b]0;title\x07\x9b2J\r"
+SHOWN = "\\x1b]0;title\\x07\\x9b2J\\r"
+
+
+def test_predict_escapes_names(gpunet_command: Command, fake_run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of classes come with the data and those of images from anywhere: neither may command the terminal."""
+    monkeypatch.setattr("tests.cli.fake_run.CLASS_NAMES", (f"{EVIL}\nboot", "bag", "hat"))
+    image = Path(f"{EVIL}\n.png")
+    image.touch()
+    outcome = gpunet_command("predict", "--run", ".", image, "--top", "3")
+    assert outcome.code == 0, outcome
+    lines = outcome.out.splitlines()
+    assert lines[0] == f"{SHOWN}\\n.png"
+    names = [line[2:].rpartition(" %")[0].rsplit(maxsplit=1)[0] for line in lines[1:]]
+    assert sorted(names) == sorted([f"{SHOWN}\\nboot", "bag", "hat"])
+    assert len({len(line) for line in lines[1:]}) == 1, "aligned"
+    assert EVIL not in outcome.err
+
+
+def test_everything_else_is_escaped(gpunet_command: Command, fake_run: FakeRun) -> None:
+    assert SHOWN in gpunet_command("evaluate", EVIL).err
+    Path(EVIL).mkdir()
+    fake_run.error = RuntimeError(f"no {EVIL}!")
+    outcome = gpunet_command("evaluate", EVIL, "--debug")
+    assert f"RuntimeError: no {SHOWN}!" in outcome.err.splitlines(), "in the traceback"
+    assert outcome.err.splitlines()[-1].startswith("gpunet: error: unexpected RuntimeError: no \\x1b]0;title")
+    assert "\x1b" not in outcome.err + outcome.out
+
+
+def test_the_log_is_escaped(gpunet_command: Command, fake_run: FakeRun) -> None:
+    run_dir = Path("runs") / EVIL
+    run_dir.mkdir(parents=True)
+    (run_dir / "checkpoint.safetensors").touch()
+    Path("a.png").touch()
+    outcome = gpunet_command("predict", "a.png")
+    assert f"model: runs/{SHOWN}" in outcome.err.splitlines()
+    assert gpunet_command("train", "cnn", "--runs-dir", EVIL).out.startswith(f"run folder: {SHOWN}/cnn-")
+
+
+def test_the_log_on_a_terminal_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    handler = _handler()
+    assert type(handler).__name__ == "RichHandler"
+    record = logging.LogRecord("gpunet", logging.WARNING, "", 0, "%s is skipped", (EVIL,), None)
+    assert handler.format(record) == f"{SHOWN} is skipped"

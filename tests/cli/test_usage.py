@@ -62,6 +62,8 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("train cnn --name=", "--name must be"),
         ("train cnn --name ..", "--name must be"),
         ("train cnn --threads 0", "--threads must be at least 1 and at most 1024, got 0"),
+        ("train cnn --threads -1", "--threads must be at least 1 and at most 1024, got -1"),
+        ("train cnn --threads 1025", "--threads must be at least 1 and at most 1024, got 1025"),
         ("train cnn --threads two", "--threads must be a whole number, got 'two'"),
         ("train cnn --device gpu", "unknown device 'gpu': expected auto, cpu, cuda or cuda:N"),
         ("train cnn --device cuda:-1", "unknown device 'cuda:-1'"),
@@ -137,7 +139,7 @@ def test_unusable_device(gpunet_command: Command, monkeypatch: pytest.MonkeyPatc
     outcome = gpunet_command(*line.split(), "--device", "cuda")
     assert_refused(outcome, 4, "device 'cuda' is not available: CuPy is not installed")
     monkeypatch.setenv("GPUNET_DEVICE", "cuda:0")
-    assert_refused(gpunet_command(*line.split()), 4, "device 'cuda:0' is not available")
+    assert_refused(gpunet_command(*line.split()), 4, "device 'cuda:0' (the environment variable GPUNET_DEVICE) is not")
     assert not Path("runs").exists()
 
 
@@ -158,3 +160,18 @@ def test_runs_folder_is_a_file(gpunet_command: Command) -> None:
     Path("runs-file").touch()
     outcome = gpunet_command("train", "cnn", "-q", "--runs-dir", "runs-file")
     assert_refused(outcome, 1, "cannot read or write runs-file: File exists")
+
+
+@pytest.mark.parametrize("line", ["train cnn", "evaluate .", "predict --run . image.png", "warmup"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("NUMBA_NUM_THREADS", "0"), ("NUMBA_DISABLE_JIT", "1"), ("GPUNET_DEVICE", "gpu")]
+)
+def test_variables_of_the_environment(
+    gpunet_command: Command, monkeypatch: pytest.MonkeyPatch, name: str, value: str, line: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    Path("image.png").touch()
+    outcome = gpunet_command(*line.split())
+    assert_refused(outcome, 2, name)
+    assert repr(value) in outcome.err
+    assert not Path("runs").exists()

@@ -293,7 +293,7 @@ X = np.ones((4, 5, 3), np.float32)
     ("error", "message", "change"),
     [
         (ShapeError, r"at least 2 dimensions, channels last, got shape \(3,\)", {"x": X[0, 0]}),
-        (ShapeError, r"an empty array cannot be normalised: x \(0, 5, 3\)", {"x": X[:0]}),
+        (ShapeError, r"empty maps cannot be normalised: x \(4, 0, 3\)", {"x": X[:, :0]}),
         (ShapeError, r"more than one value per channel, got x \(1, 1, 3\)", {"x": X[:1, :1]}),
         (ShapeError, r"gamma must have shape \(3,\), got \(1, 3\)", {"gamma": np.ones((1, 3), np.float32)}),
         (ShapeError, r"beta must have shape \(3,\), got \(4,\)", {"beta": np.ones(4, np.float32)}),

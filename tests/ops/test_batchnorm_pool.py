@@ -315,7 +315,7 @@ X = np.ones((2, 4, 5, 3), np.float32)
     ("error", "message", "change"),
     [
         (ShapeError, r"x must have 4 dimensions \(N, H, W, C\), got shape \(5, 3\)", {"x": X[0, 0]}),
-        (ShapeError, r"an empty array cannot be pooled: x \(0, 4, 5, 3\)", {"x": X[:0]}),
+        (ShapeError, r"empty maps cannot be pooled: x \(2, 0, 5, 3\)", {"x": X[:, :0]}),
         (ShapeError, "window of 2x2 .* larger than the padded map of 1x5", {"x": X[:, :1]}),
         (ShapeError, "window of 2x2 .* larger than the padded map of 4x1", {"x": X[:, :, :1]}),
         (ShapeError, r"gamma must have shape \(3,\), got \(1, 3\)", {"gamma": np.ones((1, 3), np.float32)}),

@@ -11,9 +11,11 @@ import pytest
 
 PROGRAM = """
 import hashlib
+import logging
 import numpy as np
 from gpunet import ops
 
+logging.basicConfig(format="%(message)s")
 rng = np.random.default_rng(0)
 p, g, m, v, x, dy = (rng.standard_normal(1000).astype(np.float32) for _ in range(6))
 v = abs(v)
@@ -29,15 +31,26 @@ print(*(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays))
 """
 
 
+def _started(cache: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
 @pytest.mark.slow
-def test_a_cold_start_gives_the_bits_of_a_warm_one(tmp_path: Path) -> None:
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    outputs = []
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
-        assert list(tmp_path.rglob("*.nbi")), "the kernels are cached"
-    assert len(outputs[0].split()) == 7 and outputs[0] == outputs[1]
+def test_cold_warm_and_damaged_caches_give_the_same_bits(tmp_path: Path) -> None:
+    cold = [_started(tmp_path), _started(tmp_path)]  # which write the same files at the same time
+    results = [process.communicate() for process in cold]
+    results.append(_started(tmp_path).communicate())
+    files = list(tmp_path.rglob("*.nbc"))
+    assert len(files) > 10, "the kernels are cached"
+    for number, path in enumerate(files[::4]):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) * (number % 3) // 3])
+    results.append(_started(tmp_path).communicate())
+    outputs, errors = zip(*results, strict=True)
+    assert len(outputs[0].split()) == 7, errors[0]
+    assert outputs == outputs[:1] * 4
+    assert errors[:3] == ("", "", "")
+    assert str(tmp_path) in errors[3] and "damaged" in errors[3] and errors[3].count("\n") == 1

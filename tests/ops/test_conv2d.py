@@ -319,7 +319,7 @@ def test_bad_input() -> None:
     with pytest.raises(ShapeError, match="dy must have shape"):
         conv2d_backward(np.ones((2, 5, 5, 6)), x, weight)
     with pytest.raises(ShapeError, match="empty"):
-        conv2d(x[:0], weight)
+        conv2d(x[:, :0], weight)
     with pytest.raises(DTypeError, match="dtypes must match"):
         conv2d(x, weight.astype(np.float32))
     with pytest.raises(DTypeError, match="float32 or float64"):

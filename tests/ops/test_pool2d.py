@@ -349,7 +349,7 @@ X = np.ones((2, 5, 5, 3), np.float32)
     ("error", "message", "change"),
     [
         (ShapeError, r"x must have 4 dimensions \(N, H, W, C\), got shape \(5, 5, 3\)", {"x": X[0]}),
-        (ShapeError, "an empty array cannot be pooled", {"x": X[:0]}),
+        (ShapeError, "empty maps cannot be pooled", {"x": X[:, :0]}),
         (ShapeError, "pooling window of 6x6 .* larger than the padded map of 5x5", {"kernel_size": 6}),
         (DTypeError, "x must be float32 or float64, got int64", {"x": X.astype(np.int64)}),
         (DTypeError, "expected numpy or cupy arrays", {"x": [[1.0]]}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import statistics
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpunet.errors import DataError
+from gpunet.sweep.progress import SweepProgress
 from gpunet.sweep.summary import best_point, effects, point_accuracy
 from gpunet.sweep.table import FAILED, OK, TIMING, Outcome, Row, read_table, write_table
 from gpunet.sweep.trial import read_outcome
@@ -153,3 +155,13 @@ def test_cells_of_other_programs(tmp_path: Path, column: str, cell: str, message
         csv.writer(file).writerows([header, line])
     with pytest.raises(DataError, match=rf"is not the table of a sweep: {message}"):
         read_table(tmp_path / "t.csv")
+
+
+def test_a_line_of_progress_cannot_command_the_terminal() -> None:
+    from rich.console import Console
+
+    text = io.StringIO()
+    with SweepProgress(Console(file=text, width=200)) as progress:
+        progress.add(3)
+        progress.over(Row(1, {"name": "a\x1b[2J"}, 0, Outcome(FAILED, error="no \x9b\nfile")), 3)
+    assert text.getvalue() == "1/1 trials  name: a\\x1b[2J  seed 0  failed: no \\x9b\\nfile\n"

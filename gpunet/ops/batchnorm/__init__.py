@@ -7,6 +7,7 @@ from typing import NamedTuple
 from gpunet.backend import Array
 from gpunet.errors import ShapeError
 from gpunet.ops._dispatch import implementation
+from gpunet.ops._empty import no_rows, no_sum
 from gpunet.ops.batchnorm.parameters import BatchNormParameters, check_gradient
 
 
@@ -24,8 +25,8 @@ class BatchNormSaved(NamedTuple):
 def _check_axes(x: Array) -> None:
     if x.ndim < 2:
         raise ShapeError(f"x must have at least 2 dimensions, channels last, got shape {tuple(x.shape)}")
-    if 0 in x.shape:
-        raise ShapeError(f"an empty array cannot be normalised: x {tuple(x.shape)}")
+    if 0 in x.shape[1:]:
+        raise ShapeError(f"empty maps cannot be normalised: x {tuple(x.shape)}")
 
 
 def batch_norm(
@@ -65,11 +66,8 @@ def batch_norm(
     _check_axes(x)
     given = BatchNormParameters(gamma, beta, running_mean, running_var, training, momentum, eps)
     parameters = given.checked(x)
-    if training and x.size == x.shape[-1]:
-        raise ShapeError(
-            f"training needs more than one value per channel, got x {tuple(x.shape)}: "
-            "use a larger batch, or training=False"
-        )
+    if not x.size:
+        return no_rows(x.shape, x), BatchNormSaved(*parameters.running_statistics(), False)
     y, mean, inv_std = impl.batch_norm(x, parameters)
     return y, BatchNormSaved(mean, inv_std, parameters.training)
 
@@ -99,5 +97,7 @@ def batch_norm_backward(
     impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, *out)
     _check_axes(x)
     check_gradient(dy, x.shape, x, gamma, saved.mean, saved.inv_std, out)
+    if not x.size:
+        return no_rows(x.shape, x), no_sum(gamma.shape, x, out[0]), no_sum(gamma.shape, x, out[1])
     dx, dgamma, dbeta = impl.batch_norm_backward(dy, x, gamma, saved.mean, saved.inv_std, saved.training, out)
     return dx, dgamma, dbeta

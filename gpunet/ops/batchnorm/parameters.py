@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from gpunet.backend import Array
 from gpunet.checks import check_float, check_number, check_out, check_shape
+from gpunet.errors import ShapeError
 
 
 class BatchNormParameters(NamedTuple):
@@ -21,13 +22,25 @@ class BatchNormParameters(NamedTuple):
     eps: float
 
     def checked(self, x: Array) -> BatchNormParameters:
-        """These parameters with plain numbers; raises if they do not match `x` or are out of range."""
+        """These parameters with plain numbers; raises if they do not match `x` or are out of range.
+
+        ShapeError, too, for training with a single value per channel, whose variance is undefined, or none.
+        """
         vectors = dict(zip(self._fields[:4], self[:4], strict=True))
         check_float(x=x, **vectors)
         check_vectors(x.shape[-1], **vectors)
         momentum = check_number("momentum", self.momentum, low=0, high=1)
         eps = check_number("eps", self.eps, low=0, low_open=True)
+        if self.training and x.size <= x.shape[-1]:
+            raise ShapeError(
+                f"training needs more than one value per channel, got x {tuple(x.shape)}: "
+                "use a larger batch, or training=False"
+            )
         return self._replace(training=bool(self.training), momentum=momentum, eps=eps)
+
+    def running_statistics(self) -> tuple[Array, Array]:
+        """(mean, inv_std) of inference, in float64, for a batch of no rows."""
+        return self.running_mean.astype("float64"), (self.running_var.astype("float64") + self.eps) ** -0.5
 
 
 def check_vectors(channels: int, **vectors: Array) -> None:

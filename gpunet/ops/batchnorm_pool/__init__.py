@@ -10,6 +10,7 @@ from gpunet.backend import Array
 from gpunet.checks import check_shape
 from gpunet.errors import DTypeError
 from gpunet.ops._dispatch import implementation
+from gpunet.ops._empty import no_rows, no_sum
 from gpunet.ops.batchnorm.parameters import BatchNormParameters, check_gradient
 from gpunet.ops.geometry import Pool2dGeometry
 
@@ -53,15 +54,19 @@ def batch_norm_max_pool(
         saved: for :func:`batch_norm_max_pool_backward`.
 
     Raises:
-        ShapeError: shapes do not match, or the map is smaller than a window.
+        ShapeError: shapes do not match, the map is smaller than a window, or training with no images.
         DTypeError: not float32 or float64, or mixed dtypes.
         ConfigError: `momentum` or `eps` is out of range.
         DeviceError: the arrays are on different devices.
     """
     impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
-    Pool2dGeometry.of(x.shape, 2)  # raises if the map is smaller than a window
+    geometry = Pool2dGeometry.of(x.shape, 2)
     given = BatchNormParameters(gamma, beta, running_mean, running_var, training, momentum, eps)
     parameters = given.checked(x)
+    if not geometry.batch:
+        y, argmax = no_rows(geometry.y_shape, x), no_rows(geometry.y_shape, x, np.uint8)
+        mean, inv_std = parameters.running_statistics()
+        return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, False)
     y, mean, inv_std, argmax = impl.batch_norm_max_pool(x, parameters)
     return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, parameters.training)
 
@@ -94,5 +99,7 @@ def batch_norm_max_pool_backward(
     check_shape("saved.argmax", saved.argmax, geometry.y_shape)
     if saved.argmax.dtype != np.uint8:
         raise DTypeError(f"saved.argmax must be uint8, as batch_norm_max_pool returns it, got {saved.argmax.dtype}")
+    if not geometry.batch:
+        return no_rows(x.shape, x), no_sum(gamma.shape, x, out[0]), no_sum(gamma.shape, x, out[1])
     dx, dgamma, dbeta = impl.batch_norm_max_pool_backward(dy, x, gamma, *saved, out)
     return dx, dgamma, dbeta

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet.backend import Array
-from gpunet.checks import check_float, check_out, check_shape
-from gpunet.errors import ConfigError
+from gpunet.checks import check_float, check_needs, check_out, check_shape
 from gpunet.ops._dispatch import implementation
+from gpunet.ops._empty import no_rows, no_sum
 from gpunet.ops.geometry import Conv2dGeometry, Padding
 
 NEEDS = ("x", "weight", "bias")
@@ -53,7 +53,7 @@ def conv2d(
     check_float(x=x, weight=weight, bias=bias)
     if bias is not None:
         check_shape("bias", bias, (geometry.out_channels,))
-    return impl.conv2d(x, weight, bias, geometry)
+    return impl.conv2d(x, weight, bias, geometry) if geometry.batch else no_rows(geometry.y_shape, x)
 
 
 def conv2d_backward(
@@ -87,9 +87,14 @@ def conv2d_backward(
     )
     check_float(x=x, weight=weight, dy=dy)
     check_shape("dy", dy, geometry.y_shape)
-    if set(needs) - set(NEEDS):
-        raise ConfigError(f"needs may hold {', '.join(NEEDS)}; got {', '.join(map(repr, needs))}")
+    check_needs(needs, NEEDS)
     check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[3:], x.dtype))
+    if not geometry.batch:
+        return (
+            no_rows(x.shape, x) if "x" in needs else None,
+            no_sum(weight.shape, x, out[0]) if "weight" in needs else None,
+            no_sum(weight.shape[3:], x, out[1]) if "bias" in needs else None,
+        )
     return (
         impl.conv2d_backward_x(dy, weight, geometry) if "x" in needs else None,
         impl.conv2d_backward_weight(dy, x, geometry, out[0]) if "weight" in needs else None,

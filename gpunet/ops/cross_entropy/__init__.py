@@ -6,6 +6,7 @@ from gpunet.backend import Array
 from gpunet.checks import check_float, check_labels, check_number, check_rank, check_shape
 from gpunet.errors import ConfigError, ShapeError
 from gpunet.ops._dispatch import implementation
+from gpunet.ops._empty import no_rows, no_sum
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -41,8 +42,8 @@ def log_softmax(x: Array) -> Array:
 def _check_logits(logits: Array, labels: Array) -> None:
     check_float(logits=logits)
     check_rank("logits", logits, 2, "(N, C)")
-    if logits.size == 0:
-        raise ShapeError(f"logits must not be empty, got shape {tuple(logits.shape)}")
+    if logits.shape[1] == 0:
+        raise ShapeError(f"logits must have at least one class, got shape {tuple(logits.shape)}")
     check_labels(labels, logits.shape[0])
 
 
@@ -73,7 +74,7 @@ def softmax_cross_entropy(
         ``"none"`` of the sum of all rows' losses. Both have the dtype of `logits`; the loss is summed in float64.
 
     Raises:
-        ShapeError, DTypeError, DeviceError: the arrays do not match, or are empty.
+        ShapeError, DTypeError, DeviceError: the arrays do not match, there are no classes, or a mean of no rows.
         ConfigError: `label_smoothing` or `reduction` is not one of the above.
         DataError: a label is not in [0, C). Checked on the CPU only: on a GPU it would need a synchronisation.
     """
@@ -84,9 +85,15 @@ def softmax_cross_entropy(
     if reduction not in REDUCTIONS:
         raise ConfigError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
     smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1)
-    result: tuple[Array, Array] = implementation(__name__, logits, labels, weight).softmax_cross_entropy(
-        logits, labels, smoothing, weight, reduction
-    )
+    impl = implementation(__name__, logits, labels, weight)
+    if not len(logits):
+        if reduction == "mean":
+            raise ShapeError(
+                f"the mean loss needs at least one row, got logits {tuple(logits.shape)}: leave the batch out, "
+                'or use reduction="sum"'
+            )
+        return no_rows((0,), logits) if reduction == "none" else no_sum((), logits), no_rows(logits.shape, logits)
+    result: tuple[Array, Array] = impl.softmax_cross_entropy(logits, labels, smoothing, weight, reduction)
     return result
 
 
@@ -102,4 +109,5 @@ def count_correct(logits: Array, labels: Array) -> Array:
     Raises: as :func:`softmax_cross_entropy`.
     """
     _check_logits(logits, labels)
-    return implementation(__name__, logits, labels).count_correct(logits, labels)
+    impl = implementation(__name__, logits, labels)
+    return impl.count_correct(logits, labels) if len(logits) else no_sum((), logits, dtype="int64")

@@ -11,6 +11,7 @@ from gpunet.checks import FLOAT_DTYPES, check_int, check_labels, check_rank
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.ops import random
 from gpunet.ops._dispatch import implementation
+from gpunet.ops._empty import no_rows
 
 
 def gather_batch(
@@ -51,7 +52,7 @@ def gather_batch(
         labels: (n,), integers.
         order: (m,), integers in [0, n).
         start: first position in `order`, or a one-element integer array, read at run time.
-        size: number of rows, 1 to m.
+        size: number of rows, 0 to m.
         scale, offset: (H, W, C) or (1, 1, C), `dtype`; by default 1/255 and 0, so that x is in [0, 1].
         flip, shift, cutout: the augmentation; shift < min(H, W), cutout <= max(H, W).
         seed: in [0, 2**64).
@@ -69,6 +70,7 @@ def gather_batch(
             or augmentation or scaling was requested for features.
         DeviceError: the arrays are on different devices.
     """
+    implementation(__name__, images, labels, order)  # raises unless all are arrays
     dtype = np.dtype(dtype)
     if dtype not in FLOAT_DTYPES:
         raise DTypeError(f"dtype must be float32 or float64, got {dtype}")
@@ -87,13 +89,16 @@ def gather_batch(
     check_rank("order", order, 1, "(m,)")
     if order.dtype.kind not in "iu":
         raise DTypeError(f"order must be integers, got {order.dtype}")
-    size = check_int("size", size, low=1, high=order.shape[0])
+    size = check_int("size", size, high=order.shape[0])
     start = random.check_scalar("start", start, high=order.shape[0] - size)
     if images.dtype == np.uint8:
         _check_augmentation(images.shape[1:], dtype, scale, offset, shift, cutout)
     seed, step = random.check_seed(seed), random.check_scalar("step", step)
     on_device = [value for value in (start, step) if not isinstance(value, int)]
-    x, y = implementation(__name__, images, labels, order, scale, offset, *on_device).gather_batch(
+    impl = implementation(__name__, images, labels, order, scale, offset, *on_device)
+    if not size:
+        return no_rows((0, *images.shape[1:]), images, dtype), no_rows((0,), images, np.int32)
+    x, y = impl.gather_batch(
         images,
         labels,
         order,

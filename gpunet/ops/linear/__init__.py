@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet.backend import Array
-from gpunet.checks import check_float, check_out, check_rank, check_shape
-from gpunet.errors import ConfigError, ShapeError
+from gpunet.checks import check_float, check_needs, check_out, check_rank, check_shape
+from gpunet.errors import ShapeError
 from gpunet.ops._dispatch import implementation
+from gpunet.ops._empty import no_rows, no_sum
 
 NEEDS = ("x", "weight", "bias")
 
 
 def _check(x: Array, weight: Array) -> None:
     check_rank("weight", weight, 2, "(in, out)")
+    if 0 in weight.shape:
+        raise ShapeError(f"weight must have inputs and outputs, got shape {tuple(weight.shape)}")
     if x.ndim < 1 or x.shape[-1] != weight.shape[0]:
         raise ShapeError(
             f"the last axis of x must have the {weight.shape[0]} inputs of weight {tuple(weight.shape)}, "
@@ -41,6 +44,8 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
     check_float(x=x, weight=weight, bias=bias)
     if bias is not None:
         check_shape("bias", bias, weight.shape[1:])
+    if 0 in x.shape[:-1]:
+        return no_rows((*x.shape[:-1], weight.shape[1]), x)
     return impl.linear(x, weight, bias, bool(relu))
 
 
@@ -73,8 +78,13 @@ def linear_backward(
     check_shape("dy", dy, (*x.shape[:-1], weight.shape[1]))
     if y is not None:
         check_shape("y", y, dy.shape)
-    if set(needs) - set(NEEDS):
-        raise ConfigError(f"needs may hold {', '.join(NEEDS)}; got {', '.join(map(repr, needs))}")
+    check_needs(needs, NEEDS)
     check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[1:], x.dtype))
+    if 0 in x.shape[:-1]:
+        return (
+            no_rows(x.shape, x) if "x" in needs else None,
+            no_sum(weight.shape, x, out[0]) if "weight" in needs else None,
+            no_sum(weight.shape[1:], x, out[1]) if "bias" in needs else None,
+        )
     gradients: tuple[Array | None, Array | None, Array | None] = impl.linear_backward(dy, x, weight, y, needs, out)
     return gradients

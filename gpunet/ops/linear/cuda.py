@@ -14,20 +14,7 @@ from gpunet.ops.geometry import Conv2dGeometry
 
 def _geometry(x: Array, weight: Array) -> Conv2dGeometry:
     rows, (inputs, outputs) = math.prod(x.shape[:-1]), weight.shape
-    return Conv2dGeometry(  # not `of`, which refuses batches of no rows
-        batch=rows,
-        height=1,
-        width=1,
-        in_channels=inputs,
-        out_channels=outputs,
-        kernel=(1, 1),
-        stride=(1, 1),
-        padding=(0, 0, 0, 0),
-        dilation=(1, 1),
-        groups=1,
-        out_height=1,
-        out_width=1,
-    )
+    return Conv2dGeometry.of((rows, 1, 1, inputs), (1, 1, inputs, outputs))
 
 
 def linear(x: Array, weight: Array, bias: Array | None, relu: bool) -> Array:

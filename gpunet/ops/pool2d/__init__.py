@@ -20,6 +20,7 @@ from gpunet.backend import Array
 from gpunet.checks import check_float, check_rank, check_shape
 from gpunet.errors import DTypeError
 from gpunet.ops._dispatch import implementation
+from gpunet.ops._empty import no_rows
 from gpunet.ops.geometry import Padding, Pool2dGeometry
 
 Size = int | Sequence[int]
@@ -54,6 +55,8 @@ def max_pool2d(
         x.shape, kernel_size, stride=stride, padding=padding, dilation=dilation, ceil_mode=ceil_mode
     )
     check_float(x=x)
+    if not geometry.batch:
+        return no_rows(geometry.y_shape, x), no_rows(geometry.y_shape, x, argmax_dtype(geometry))
     y, argmax = impl.max_pool2d(x, geometry, argmax_dtype(geometry))
     return y, argmax
 
@@ -87,7 +90,7 @@ def max_pool2d_backward(
     check_shape("argmax", argmax, geometry.y_shape)
     if argmax.dtype != argmax_dtype(geometry):
         raise DTypeError(f"argmax must be {argmax_dtype(geometry)}, as max_pool2d returns it, got {argmax.dtype}")
-    return impl.max_pool2d_backward(dy, argmax, geometry)
+    return impl.max_pool2d_backward(dy, argmax, geometry) if geometry.batch else no_rows(geometry.x_shape, dy)
 
 
 def avg_pool2d(
@@ -109,7 +112,7 @@ def avg_pool2d(
     impl = implementation(__name__, x)
     geometry = Pool2dGeometry.of(x.shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
     check_float(x=x)
-    return impl.avg_pool2d(x, geometry, bool(count_include_pad))
+    return impl.avg_pool2d(x, geometry, bool(count_include_pad)) if geometry.batch else no_rows(geometry.y_shape, x)
 
 
 def avg_pool2d_backward(
@@ -127,6 +130,8 @@ def avg_pool2d_backward(
     geometry = Pool2dGeometry.of(x_shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
     check_float(dy=dy)
     check_shape("dy", dy, geometry.y_shape)
+    if not geometry.batch:
+        return no_rows(geometry.x_shape, dy)
     return impl.avg_pool2d_backward(dy, geometry, bool(count_include_pad))
 
 
