@@ -52,10 +52,27 @@ class Backend(abc.ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.device!r})"
 
+    def active(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside the block, this is the current device of :attr:`xp`, on which array expressions are computed.
+
+        Ops, and the methods of this class, need no such block: they compute on the device of their arrays.
+        """
+        return contextlib.nullcontext()
+
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """`array` on this device, copied only if necessary; the only place where data moves between devices."""
         found: Array = self.xp.asarray(array, dtype=dtype)
         return found
+
+    def copy(self, array: Array) -> Array:
+        """A C-contiguous copy of `array`, on this device."""
+        with self.active():
+            return array.copy()
+
+    def assign(self, target: Array, values: Any) -> None:
+        """Copy `values`, a number or an array of this device or of the host, into `target`, which is of this device."""
+        with self.active():
+            target[...] = self.asarray(values, target.dtype)
 
     @abc.abstractmethod
     def to_numpy(self, array: Array) -> np.ndarray:

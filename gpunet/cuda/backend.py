@@ -28,15 +28,30 @@ class CudaBackend(Backend):
         self._modules: dict[tuple[str, tuple[tuple[str, str], ...]], Any] = {}
         self._listeners: list[Callable[[str], None]] = []
 
+    def active(self) -> contextlib.AbstractContextManager[Any]:
+        return self.runtime.active()
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        with self.active():
+            # The array module hands an array of another of its devices back as it is; a copy moves.
+            moved = array.copy() if self._is_elsewhere(array) else array
+            return super().asarray(moved, dtype)
+
+    def _is_elsewhere(self, array: Any) -> bool:
+        return isinstance(array, self.xp.ndarray) and backend_of(array) is not self
+
     def to_numpy(self, array: Any) -> np.ndarray:
-        return np.asarray(array.get() if hasattr(array, "get") else array)
+        with self.active():
+            return np.asarray(array.get() if hasattr(array, "get") else array)
 
     def empty(self, shape: Any, dtype: Any = np.float32) -> Array:
-        array: Array = self.xp.empty(shape, dtype)
+        with self.active():
+            array: Array = self.xp.empty(shape, dtype)
         return array
 
     def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
-        array: Array = self.xp.zeros(shape, dtype)
+        with self.active():
+            array: Array = self.xp.zeros(shape, dtype)
         return array
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:

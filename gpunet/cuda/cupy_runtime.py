@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import cupy
 import numpy as np
@@ -21,6 +22,9 @@ class CupyRuntime:
 
     def __init__(self, index: int) -> None:
         self.device = cupy.cuda.Device(index)
+
+    def active(self) -> AbstractContextManager[Any]:
+        return cast(AbstractContextManager[Any], self.device)  # CuPy remembers the one before by thread
 
     @property
     def hardware(self) -> str:

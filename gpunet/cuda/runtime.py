@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from gpunet.cuda.sources import Defines, Kernel
@@ -16,6 +17,9 @@ class Runtime(Protocol):
     @property
     def hardware(self) -> str:
         """The name of the processor."""
+
+    def active(self) -> AbstractContextManager[Any]:
+        """Inside the block, the device is the current one of the array module; then it is the one before again."""
 
     def compile(self, source: str, defines: Defines) -> Any:
         """A handle of the compiled source; the caller keeps it."""

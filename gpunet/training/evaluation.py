@@ -42,13 +42,14 @@ def evaluate(
     criterion = SoftmaxCrossEntropy()
     kept: list[np.ndarray] = []
     for x, labels in loader.batches(EVALUATION_BATCH):
-        logits, _ = model.forward(x, ForwardContext())
-        batch_loss, _ = criterion(logits, labels)
-        loss += float(batch_loss) * len(labels)
-        correct += int(ops.count_correct(logits, labels))
-        done += len(labels)
-        if keep_probabilities:
-            kept.append(loader.backend.to_numpy(ops.softmax(logits)))
+        with loader.backend.active():
+            logits, _ = model.forward(x, ForwardContext())
+            batch_loss, _ = criterion(logits, labels)
+            loss += float(batch_loss) * len(labels)
+            correct += int(ops.count_correct(logits, labels))
+            done += len(labels)
+            if keep_probabilities:
+                kept.append(loader.backend.to_numpy(ops.softmax(logits)))
         if on_batch is not None:
             on_batch(done)
     return Evaluation(loss / loader.size, correct, loader.size, np.concatenate(kept) if kept else None)
@@ -70,4 +71,5 @@ def with_mirror_images(model: Layer, loader: Loader, probabilities: np.ndarray) 
 
 def extract(model: Callable[[Array], Array], loader: Loader) -> np.ndarray:
     """The outputs of `model` (a function of a batch) over all of `loader`, on the host."""
-    return np.concatenate([loader.backend.to_numpy(model(x)) for x, _ in loader.batches(EVALUATION_BATCH)])
+    with loader.backend.active():
+        return np.concatenate([loader.backend.to_numpy(model(x)) for x, _ in loader.batches(EVALUATION_BATCH)])

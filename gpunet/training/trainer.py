@@ -130,7 +130,8 @@ class Trainer:
 
     def _balanced_class_weights(self) -> Array:
         image, _ = next(self.validation.batches(1))
-        classes = self.model.forward(image, ForwardContext())[0].shape[-1]
+        with self.backend.active():
+            classes = self.model.forward(image, ForwardContext())[0].shape[-1]
         return self.backend.asarray(
             balanced_class_weights(self.backend.to_numpy(self.train.labels), classes), self.flat.dtype
         )
@@ -216,7 +217,7 @@ class Trainer:
                 callback.on_train_start(self)
             self.history.write()
             self._save_best()  # a kill may have left that of an earlier epoch
-            with self.backend.use_precision(self.config.precision), Interrupts() as interrupts:
+            with self.backend.active(), self.backend.use_precision(self.config.precision), Interrupts() as interrupts:
                 while self.epoch < self.config.epochs and not self.stop:
                     self._fit_epoch(interrupts)
                     if interrupts.number is not None:
@@ -283,13 +284,13 @@ class Trainer:
     @contextlib.contextmanager
     def _unchanged_on_failure(self) -> Iterator[None]:
         """If the block raises, take all that a step changes back: a step may be half done, or not finite."""
-        arrays = {name: array.copy() for name, array in self._arrays().items()}
+        arrays = {name: self.backend.copy(array) for name, array in self._arrays().items()}
         steps, seconds = self._epoch_steps, self._epoch_seconds
         try:
             yield
         except BaseException:
             for name, array in self._arrays().items():
-                array[...] = arrays[name]
+                self.backend.assign(array, arrays[name])
             self._epoch_steps, self._epoch_seconds = steps, seconds
             self.step = self.epoch * self.steps_per_epoch + steps
             raise

@@ -7,21 +7,43 @@ which is refused while a graph is captured.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tests.emulator import recording
+from tests.emulator.build import EmulationError
 from tests.emulator.recording import forbid
 
 _POISON = 0xFF
 """Every byte of memory that was not written yet: NaN in both float types, -1 in signed integers."""
 
 
+_current = 0
+"""The number of the current device, on which arrays are allocated and expressions computed."""
+
+
+@contextlib.contextmanager
+def current_device(index: int) -> Iterator[None]:
+    """Inside the block, device `index` is the current one."""
+    global _current
+    before, _current = _current, index
+    try:
+        yield
+    finally:
+        _current = before
+
+
 class EmulatedArray(np.ndarray):
-    """An array on the emulated device."""
+    """An array on emulated device number `device_index`: the current one, or that of the array it is a view of."""
+
+    device_index: int
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.device_index = getattr(obj, "device_index", _current)
 
     def get(self) -> np.ndarray:
         """A copy on the host."""
@@ -51,6 +73,11 @@ class EmulatedArray(np.ndarray):
         keys = key if isinstance(key, tuple) else (key,)
         plain = tuple(_plain(part, "an assignment") for part in keys)
         _device_call("an assignment", np.ndarray.__setitem__, self, plain, value)
+
+    def copy(self, order: Any = "C") -> EmulatedArray:
+        """A copy on the current device, whichever this array is on."""
+        forbid("copy()")
+        return EMULATED_MODULE.array(self.view(np.ndarray).copy(order))
 
     def reshape(self, *shape: Any, **kwargs: Any) -> Any:
         return self._view_or_copy("reshape", *shape, **kwargs)
@@ -93,9 +120,21 @@ def _wrapped(value: Any) -> Any:
     return value
 
 
+def _check_current(what: str, *values: Any) -> None:
+    """Raise if an array among `values` is not on the current device: CuPy would compute on the wrong one, or refuse."""
+    for value in values:
+        if isinstance(value, EmulatedArray) and value.device_index != _current:
+            raise EmulationError(
+                f"{what} of an array of device {value.device_index}, while device {_current} is current"
+            )
+        if type(value) in (list, tuple):
+            _check_current(what, *value)
+
+
 def _device_call(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """`function` on the device: NumPy does the work, in arrays of the device only."""
     forbid(what)
+    _check_current(what, *args, *kwargs.values())
     plain = [_plain(arg, what) for arg in args]
     return _wrapped(function(*plain, **{name: _plain(value, what) for name, value in kwargs.items()}))
 
@@ -117,7 +156,7 @@ def _host_read(name: str) -> Callable[..., Any]:
 
 
 _DEVICE_METHODS = (
-    *("all", "any", "argmax", "argmin", "argsort", "astype", "clip", "copy", "cumsum", "dot", "fill", "flatten", "max"),
+    *("all", "any", "argmax", "argmin", "argsort", "astype", "clip", "cumsum", "dot", "fill", "flatten", "max"),
     *("mean", "min", "nonzero", "prod", "repeat", "round", "sort", "std", "sum", "take", "trace", "var"),
 )
 _HOST_READS = (
@@ -193,6 +232,7 @@ class EmulatedModule:
 
     def array(self, array: Any, dtype: Any = None) -> EmulatedArray:
         forbid("a copy to or on the device")
+        _check_current("a copy", array)
         values = np.asarray(array.view(np.ndarray) if isinstance(array, EmulatedArray) else array, dtype)
         copy = self.empty(values.shape, values.dtype)
         copy.view(np.ndarray)[...] = values
@@ -213,3 +253,6 @@ class EmulatedModule:
 
         function.__name__ = name
         return function
+
+
+EMULATED_MODULE = EmulatedModule()
