@@ -92,7 +92,8 @@ class Backend(abc.ABC):
 
         For a graph, `step` may only call ops on arrays of this device whose addresses do not change. The first call
         runs eagerly, the second is captured, and every later one replays the graph without calling `step` again: what
-        changes from call to call must be held in device arrays, and `step` must not read any value back.
+        changes from call to call must be held in device arrays, and `step` must not read any value back. The memory
+        that the graph holds is given back with it: an object that holds it should not be held by `step`.
         """
 
     @abc.abstractmethod

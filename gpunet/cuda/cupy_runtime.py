@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, cast
@@ -74,17 +75,25 @@ class _Module:
         return self._functions[name]
 
 
+def _give_back(device: Any, pool: Any) -> None:
+    """Return the free memory of `pool` to the driver, which waits for work that uses it."""
+    with device:  # a pool has a part for each device, and does this for the current one's
+        pool.free_all_blocks()
+
+
 class _Graph:
     """A step as a CUDA graph. The first call runs it as it is, the second captures it, and from then on it is replayed.
 
     The first run compiles what is not compiled yet and fills the graph's own memory pool, so that nothing has to be
     allocated from the driver during the capture. The pool is the graph's alone: a block that the step gave back is used
-    again within the graph, but by nobody else.
+    again within the graph, but by nobody else. CuPy gives none of its memory back because a pool is dropped, so that is
+    done here when the graph is.
     """
 
     def __init__(self, device: Any, step: Callable[[], None]) -> None:
         self._device, self._step = device, step
         self._pool = cupy.cuda.MemoryPool()
+        weakref.finalize(self, _give_back, device, self._pool).atexit = False
         self._stream: Any = None
         self._graph: Any = None
 

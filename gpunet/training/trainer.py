@@ -11,7 +11,8 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,9 @@ class Trainer:
         self._best: dict[str, Any] = {}
         self._epoch_steps, self._epoch_seconds = 0, 0.0  # of the running epoch: finished steps, and time spent on them
         self._state = StepState(self.backend, steps_per_epoch=self.steps_per_epoch, batch_size=self.batch_size)
-        self._step_once = self.backend.capture(self._training_step)
+        # Weakly: a graph that refers to its trainer would keep it, and device memory, until the next collection.
+        step = weakref.WeakMethod(self._training_step)
+        self._step_once = self.backend.capture(lambda: _alive(step)())
 
     def _schedule(self, epochs: int) -> schedules.Schedule:
         steps = self.steps_per_epoch
@@ -413,6 +416,12 @@ class Trainer:
         """Load the weights with the best validation accuracy (with ``keep = "last"``, the last) into the model."""
         if self._best:
             self.flat.load_state_dict(self._best)
+
+
+def _alive(step: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
+    method = step()
+    assert method is not None, "only its trainer calls it"
+    return method
 
 
 def architecture(flat: FlatParameters) -> dict[str, list[int]]:

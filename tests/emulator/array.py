@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -186,6 +187,15 @@ def _address(array: np.ndarray) -> int:
     return address
 
 
+_live: dict[int, int] = {}
+"""The size of each array that owns memory of a device, by its id."""
+
+
+def live_bytes() -> int:
+    """Memory of the devices that is in use."""
+    return sum(_live.values())
+
+
 class EmulatedModule:
     """What takes the place of ``cupy``: allocation as below, all else is NumPy's function on arrays of the device."""
 
@@ -194,6 +204,8 @@ class EmulatedModule:
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float64, order: Any = "C") -> EmulatedArray:
         """Poisoned memory, a buffer of its own: AddressSanitizer sees where it ends."""
         array = EmulatedArray(shape, np.dtype(dtype), order=order)
+        _live[id(array)] = array.nbytes
+        weakref.finalize(array, _live.pop, id(array)).atexit = False
         if recording.current is not None:
             recording.current.owned.append(array)
         poison(array)
