@@ -89,6 +89,23 @@ class DeviceError(GpunetError, RuntimeError):
     exit_code = 4
 
 
+class DeviceMemoryError(DeviceError):
+    """A device has too little memory."""
+
+    def __init__(self, device: str, wanted: int | None, free: int, total: int, advice: str = "") -> None:
+        self.device, self.wanted, self.free, self.total = device, wanted, free, total
+        what = "more was wanted" if wanted is None else f"{wanted:,} bytes were wanted"
+        advice = advice or "use fewer images, a smaller model or smaller batches"
+        super().__init__(
+            f"{device} has too little memory: {what}, {free:,} of its {total:,} bytes are free. Close other programs "
+            f"that use it (nvidia-smi lists them), or {advice}"
+        )
+
+    def advised(self, advice: str) -> DeviceMemoryError:
+        """The same error with other words on what to do, and without the stack, which holds arrays."""
+        return DeviceMemoryError(self.device, self.wanted, self.free, self.total, advice)
+
+
 class DivergedError(GpunetError, ArithmeticError):
     """Training produced a non-finite value."""
 

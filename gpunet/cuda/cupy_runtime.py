@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any
 
 import cupy
 import numpy as np
 
+from gpunet.cuda.cupy_graph import Graph
 from gpunet.cuda.runtime import Dim3
 from gpunet.cuda.sources import Defines, Kernel, source_text
+from gpunet.errors import DeviceMemoryError
 
 _NULL = np.uintp(0)
 _STATIC_SHARED_LIMIT = 48 * 1024
 """More dynamic shared memory than this has to be asked for (CUDA C++ Programming Guide, compute capabilities)."""
+_OUT_OF_MEMORY = 2
+"""``cudaErrorMemoryAllocation`` and ``CUDA_ERROR_OUT_OF_MEMORY``."""
 
 
 class CupyRuntime:
@@ -25,7 +28,7 @@ class CupyRuntime:
         self.device = cupy.cuda.Device(index)
 
     def active(self) -> AbstractContextManager[Any]:
-        return cast(AbstractContextManager[Any], self.device)  # CuPy remembers the one before by thread
+        return _Active(self.device)
 
     @property
     def hardware(self) -> str:
@@ -34,7 +37,7 @@ class CupyRuntime:
 
     def compile(self, source: str, defines: Defines) -> _Module:
         options = ("--std=c++17", *(f"-D{name}={value}" for name, value in defines.items()))
-        with self.device:
+        with self.active():
             module = cupy.RawModule(code=source_text(source), options=options)
             module.compile()
         return _Module(module)
@@ -42,14 +45,14 @@ class CupyRuntime:
     def launch(
         self, module: _Module, kernel: Kernel, grid: Dim3, block: Dim3, args: tuple[Any, ...], shared: int
     ) -> None:
-        with self.device:
+        with self.active():
             function = module.function(kernel.name)
             if shared > _STATIC_SHARED_LIMIT and function.max_dynamic_shared_size_bytes < shared:
                 function.max_dynamic_shared_size_bytes = shared
             function(grid, block, tuple(map(_argument, args)), shared_mem=shared)
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        return _Graph(self.device, step)
+        return Graph(self.device, self.active, step)
 
     def synchronize(self) -> None:
         self.device.synchronize()
@@ -60,6 +63,31 @@ def _argument(arg: Any) -> Any:
     if arg is None:
         return _NULL
     return np.asarray(arg) if isinstance(arg, np.void) else arg
+
+
+class _Active:
+    """A device as the current one; see :meth:`gpunet.cuda.Runtime.active`."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+
+    def __enter__(self) -> None:
+        self._device.__enter__()  # CuPy remembers the one before, for each thread
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if error is not None and _is_out_of_memory(error):
+                free, total = cupy.cuda.runtime.memGetInfo()
+                name = f"cuda:{self._device.id}"
+                raise DeviceMemoryError(name, getattr(error, "_size", None), free, total) from None
+        finally:
+            self._device.__exit__(kind, error, traceback)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)):
+        return bool(error.status == _OUT_OF_MEMORY)
+    return isinstance(error, cupy.cuda.memory.OutOfMemoryError)
 
 
 class _Module:
@@ -73,58 +101,3 @@ class _Module:
         if name not in self._functions:
             self._functions[name] = self._module.get_function(name)
         return self._functions[name]
-
-
-def _give_back(device: Any, pool: Any) -> None:
-    """Return the free memory of `pool` to the driver, which waits for work that uses it."""
-    with device:  # a pool has a part for each device, and does this for the current one's
-        pool.free_all_blocks()
-
-
-class _Graph:
-    """A step as a CUDA graph. The first call runs it as it is, the second captures it, and from then on it is replayed.
-
-    The first run compiles what is not compiled yet and fills the graph's own memory pool, so that nothing has to be
-    allocated from the driver during the capture. The pool is the graph's alone: a block that the step gave back is used
-    again within the graph, but by nobody else. CuPy gives none of its memory back because a pool is dropped, so that is
-    done here when the graph is.
-    """
-
-    def __init__(self, device: Any, step: Callable[[], None]) -> None:
-        self._device, self._step = device, step
-        self._pool = cupy.cuda.MemoryPool()
-        weakref.finalize(self, _give_back, device, self._pool).atexit = False
-        self._stream: Any = None
-        self._graph: Any = None
-
-    def __call__(self) -> None:
-        with self._device:
-            if self._stream is None:
-                self._warm_up()
-                return
-            if self._graph is None:
-                self._graph = self._capture()
-            self._graph.launch(cupy.cuda.get_current_stream())
-
-    def _warm_up(self) -> None:
-        self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._device.synchronize()  # the new stream does not wait for the work before it
-        with cupy.cuda.using_allocator(self._pool.malloc), self._stream:
-            self._step()
-        self._stream.synchronize()
-
-    def _capture(self) -> Any:
-        with cupy.cuda.using_allocator(self._pool.malloc), self._stream:
-            self._stream.begin_capture()
-            try:
-                self._step()
-            except BaseException:
-                self._abort()
-                raise
-            return self._stream.end_capture()
-
-    def _abort(self) -> None:
-        try:
-            self._stream.end_capture()
-        except Exception:  # the capture is already invalid: the step's own exception says why
-            self._stream = None

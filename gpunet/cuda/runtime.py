@@ -19,7 +19,10 @@ class Runtime(Protocol):
         """The name of the processor."""
 
     def active(self) -> AbstractContextManager[Any]:
-        """Inside the block, the device is the current one of the array module; then it is the one before again."""
+        """Inside the block, the device is the current one of the array module; then it is the one before again.
+
+        Too little memory is a :class:`~gpunet.errors.DeviceMemoryError`.
+        """
 
     def compile(self, source: str, defines: Defines) -> Any:
         """A handle of the compiled source; the caller keeps it."""

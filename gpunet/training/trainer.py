@@ -21,7 +21,7 @@ from gpunet import ops, optim
 from gpunet.backend import Array
 from gpunet.checks import check_number
 from gpunet.data.loader import Loader
-from gpunet.errors import CheckpointError, ConfigError, Interrupted
+from gpunet.errors import CheckpointError, ConfigError, DeviceMemoryError, Interrupted
 from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy, balanced_class_weights
 from gpunet.nn.parameter import FlatParameters
 from gpunet.optim import _slots, schedules
@@ -206,6 +206,7 @@ class Trainer:
 
         Raises:
             ConfigError: the model's arrays have moved since the Trainer was made.
+            DeviceMemoryError: the device has too little memory; the message says which batch size to try.
             DivergedError: a loss is not finite; the message names the step and the first layer affected.
             Interrupted: a signal arrived.
             OutputError: a checkpoint or the metrics cannot be written.
@@ -233,6 +234,15 @@ class Trainer:
         return self.history
 
     def _fit_epoch(self, interrupts: Interrupts) -> None:
+        try:
+            self._run_and_record(interrupts)
+            return
+        except DeviceMemoryError as error:
+            advice = f"train with batch_size {self.batch_size // 2} instead of {self.batch_size}"
+            found = error.advised(advice if self.batch_size > 1 else "use a smaller model")
+        raise found
+
+    def _run_and_record(self, interrupts: Interrupts) -> None:
         for callback in self.callbacks:
             callback.on_epoch_start(self, self.epoch + 1)
         with self._unchanged_on_failure():

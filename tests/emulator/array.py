@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.errors import DeviceMemoryError
 from tests.emulator import recording
 from tests.emulator.build import EmulationError
 from tests.emulator.recording import forbid
@@ -191,6 +192,10 @@ _live: dict[int, int] = {}
 """The size of each array that owns memory of a device, by its id."""
 
 
+memory_limit = 2**40
+"""Memory of the devices; allocating more fails."""
+
+
 def live_bytes() -> int:
     """Memory of the devices that is in use."""
     return sum(_live.values())
@@ -204,6 +209,9 @@ class EmulatedModule:
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float64, order: Any = "C") -> EmulatedArray:
         """Poisoned memory, a buffer of its own: AddressSanitizer sees where it ends."""
         array = EmulatedArray(shape, np.dtype(dtype), order=order)
+        if live_bytes() + array.nbytes > memory_limit:
+            free = max(0, memory_limit - live_bytes())
+            raise DeviceMemoryError(f"emulated:{_current}", array.nbytes, free, memory_limit)
         _live[id(array)] = array.nbytes
         weakref.finalize(array, _live.pop, id(array)).atexit = False
         if recording.current is not None:
