@@ -27,11 +27,19 @@ def prepare(args: argparse.Namespace) -> str | None:
     from gpunet.devices import get_backend
 
     if threads is not None:
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(threads, user_api="blas")  # only affects BLAS libraries already loaded: NumPy's is now
+        _limit_blas_threads(threads)
     logger.info("gpunet %s on %s", __version__, get_backend(device).device)
     return device
+
+
+def _limit_blas_threads(threads: int) -> None:
+    """Limit the BLAS libraries that are loaded, which NumPy's is."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        logger.warning("--threads does not limit NumPy's BLAS without threadpoolctl: pip install threadpoolctl")
+        return
+    threadpool_limits(threads, user_api="blas")
 
 
 def _limit_kernel_threads(threads: int) -> None:
