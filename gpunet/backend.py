@@ -39,6 +39,7 @@ class Backend(abc.ABC):
         xp: the array module.
         implementation: the module in an op's package that runs on this device: ``cpu`` or ``cuda``.
         steps_between_reads: training steps to queue before the host reads a result back, which blocks.
+        captures: set it to False to have :meth:`capture` return the step as it is, for debuggers and sanitizers.
     """
 
     implementation: str
@@ -47,6 +48,7 @@ class Backend(abc.ABC):
     def __init__(self, device: str, xp: Any) -> None:
         self.device = device
         self.xp = xp
+        self.captures = True
         self._precision: ContextVar[str] = ContextVar(f"gpunet_precision_{device}", default="float32")
 
     def __repr__(self) -> str:
