@@ -10,9 +10,10 @@ import cupy
 import numpy as np
 
 from gpunet.cuda.cupy_graph import Graph
+from gpunet.cuda.explain import compile_problem
 from gpunet.cuda.runtime import Dim3
 from gpunet.cuda.sources import Defines, Kernel, source_text
-from gpunet.errors import DeviceMemoryError
+from gpunet.errors import DeviceError, DeviceMemoryError
 
 _NULL = np.uintp(0)
 _STATIC_SHARED_LIMIT = 48 * 1024
@@ -39,7 +40,13 @@ class CupyRuntime:
         options = ("--std=c++17", *(f"-D{name}={value}" for name, value in defines.items()))
         with self.active():
             module = cupy.RawModule(code=source_text(source), options=options)
-            module.compile()
+            try:
+                module.compile()
+            except Exception as error:  # of many kinds
+                problem = compile_problem(error)
+                if problem is None:
+                    raise
+                raise DeviceError(f"cuda:{self.device.id} cannot run {source}.cu: {problem}") from error
         return _Module(module)
 
     def launch(

@@ -25,7 +25,11 @@ class Runtime(Protocol):
         """
 
     def compile(self, source: str, defines: Defines) -> Any:
-        """A handle of the compiled source; the caller keeps it."""
+        """A handle of the compiled source; the caller keeps it.
+
+        Raises:
+            DeviceError: it cannot be compiled or loaded here; the message says what is missing.
+        """
 
     def launch(self, module: Any, kernel: Kernel, grid: Dim3, block: Dim3, args: tuple[Any, ...], shared: int) -> None:
         """Start a kernel. `args` fit its parameters: arrays, None for a null pointer, NumPy scalars."""
