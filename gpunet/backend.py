@@ -12,7 +12,7 @@ import contextlib
 import platform
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 Scalar: TypeAlias = float | Array
 """A number, or an array of one element on the device, whose value may change between the replays of a captured step."""
+
+Result = TypeVar("Result")
+"""Of a step that is captured."""
 
 PRECISIONS = ("float32", "tf32")
 """Compute precisions of convolutions and linear layers; see :meth:`Backend.use_precision`."""
@@ -89,13 +92,16 @@ class Backend(abc.ABC):
         """A new C-contiguous array of zeros."""
 
     @abc.abstractmethod
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         """`step` in its fastest repeatable form: on the CPU, the function itself; on a GPU, a CUDA graph.
 
         For a graph, `step` may only call ops on arrays of this device whose addresses do not change. The first call
         runs eagerly, the second is captured, and every later one replays the graph without calling `step` again: what
         changes from call to call must be held in device arrays, and `step` must not read any value back. The memory
         that the graph holds is given back with it: an object that holds it should not be held by `step`.
+
+        The function returns what `step` returned when it was called last. Arrays among that have the values of this
+        call until the next one; for a graph, they are in its memory.
         """
 
     @abc.abstractmethod
@@ -165,7 +171,7 @@ class CpuBackend(Backend):
     def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
         return aligned.zeros(shape, dtype)
 
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         return step
 
     def synchronize(self) -> None:

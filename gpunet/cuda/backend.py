@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backend import Array, Backend, backend_of, register_array_type
+from gpunet.backend import Array, Backend, Result, backend_of, register_array_type
 from gpunet.cuda import sources
 from gpunet.cuda.runtime import Runtime
 from gpunet.cuda.sources import Defines
@@ -54,7 +54,7 @@ class CudaBackend(Backend):
             array: Array = self.xp.zeros(shape, dtype)
         return array
 
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         return self.runtime.capture(step) if self.captures else step
 
     def synchronize(self) -> None:

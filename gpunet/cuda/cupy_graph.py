@@ -6,16 +6,17 @@ import functools
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Generic
 
 import cupy
 
+from gpunet.backend import Result
 from gpunet.errors import DeviceMemoryError
 
 Active = AbstractContextManager[Any]
 
 
-class Graph:
+class Graph(Generic[Result]):
     """A step as a CUDA graph. The first call runs it as it is, the second captures it, and from then on it is replayed.
 
     The first run compiles what is not compiled yet and fills the graph's own memory pool, so that nothing has to be
@@ -31,34 +32,37 @@ class Graph:
         active: makes it current, and an error of CuPy's about memory one of gpunet's.
     """
 
-    def __init__(
-        self, device: Any, active: Callable[[], AbstractContextManager[Any]], step: Callable[[], None]
-    ) -> None:
+    def __init__(self, device: Any, active: Callable[[], Active], step: Callable[[], Result]) -> None:
         self._device, self._active, self._step = device, active, step
         self._capturing = _Flag()
         self._pool = cupy.cuda.MemoryPool(functools.partial(_from_driver, self._capturing))
-        weakref.finalize(self, _give_back, device, self._pool).atexit = False
+        self._results: list[Result] = []  # that of the last run of the step
+        weakref.finalize(self, _give_back, device, self._pool, self._results).atexit = False
         self._stream: Any = None
         self._graph: Any = None
         self._captures = 0
 
-    def __call__(self) -> None:
+    def __call__(self) -> Result:
         with self._active():
             if self._stream is None:
                 self._warm_up()
-                return
-            if self._graph is None and not self._capture():
+            elif self._graph is None and not self._capture():
                 self._stream = None
                 self._give_unused_back()
                 self._warm_up()
-                return
-            self._graph.launch(cupy.cuda.get_current_stream())
+            else:
+                self._graph.launch(cupy.cuda.get_current_stream())
+        return self._results[0]
+
+    def _run(self) -> None:
+        self._results.clear()
+        self._results.append(self._step())
 
     def _warm_up(self) -> None:
         stream = cupy.cuda.Stream(non_blocking=True)
         self._device.synchronize()  # the new stream does not wait for the work before it
         with cupy.cuda.using_allocator(self._malloc), stream:
-            self._step()
+            self._run()
         stream.synchronize()
         self._stream = stream
 
@@ -91,7 +95,7 @@ class Graph:
             self._stream.begin_capture()
             self._capturing.set = True
             try:
-                self._step()
+                self._run()
             except BaseException:
                 self._abort()
                 raise
@@ -129,7 +133,17 @@ def _from_driver(capturing: _Flag, size: int) -> Any:
         raise
 
 
-def _give_back(device: Any, pool: Any) -> None:
-    """Return the free memory of `pool` to the driver, which waits for work that uses it."""
-    with device:  # a pool has a part for each device, and does this for the current one's
-        pool.free_all_blocks()
+_in_use: list[tuple[Any, Any]] = []
+"""Devices and pools of dropped graphs of which somebody still holds an array."""
+
+
+def _give_back(device: Any, pool: Any, results: list[Any]) -> None:
+    """Return the memory of the `pool` of a dropped graph to the driver, which waits for work that uses it."""
+    results.clear()
+    pools = [*_in_use, (device, pool)]
+    _in_use.clear()
+    for owner, one in pools:
+        with owner:  # a pool has a part for each device, and this concerns the current one's
+            one.free_all_blocks()
+            if one.total_bytes():
+                _in_use.append((owner, one))

@@ -9,6 +9,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from gpunet.backend import Result
 from gpunet.cuda.cupy_graph import Graph
 from gpunet.cuda.explain import compile_problem
 from gpunet.cuda.runtime import Dim3
@@ -58,7 +59,7 @@ class CupyRuntime:
                 function.max_dynamic_shared_size_bytes = shared
             function(grid, block, tuple(map(_argument, args)), shared_mem=shared)
 
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         return Graph(self.device, self.active, step)
 
     def synchronize(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from gpunet.backend import Result
 from gpunet.cuda.sources import Defines, Kernel
 
 Dim3 = tuple[int, int, int]
@@ -34,7 +35,7 @@ class Runtime(Protocol):
     def launch(self, module: Any, kernel: Kernel, grid: Dim3, block: Dim3, args: tuple[Any, ...], shared: int) -> None:
         """Start a kernel. `args` fit its parameters: arrays, None for a null pointer, NumPy scalars."""
 
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         """`step`, which may only launch kernels and allocate, as one graph: see :meth:`gpunet.Backend.capture`."""
 
     def synchronize(self) -> None:

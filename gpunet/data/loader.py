@@ -171,11 +171,11 @@ class Loader:
     def batches(self, size: int) -> Iterator[tuple[Array, Array]]:
         """All images in their original order, not augmented, `size` at a time; the last batch may be smaller."""
         for start in range(0, self.size, size):
-            yield ops.gather_batch(
-                self._images,
-                self._labels,
-                self._in_order,
-                start=start,
-                size=min(size, self.size - start),
-                **self._scaling,
-            )
+            yield self.batch(start, min(size, self.size - start))
+
+    def batch(self, start: int | Array, size: int) -> tuple[Array, Array]:
+        """`size` images in their original order, not augmented, and their labels.
+
+        `start`, the index of the first, is an int or a one-element array on the device.
+        """
+        return ops.gather_batch(self._images, self._labels, self._in_order, start=start, size=size, **self._scaling)

@@ -29,7 +29,7 @@ from gpunet.training.callbacks import Callback, EarlyStopping
 from gpunet.training.checkpoint import prefixed, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
 from gpunet.training.diagnose import diverged, not_validated
-from gpunet.training.evaluation import Evaluation, evaluate
+from gpunet.training.evaluation import Evaluation, Evaluator
 from gpunet.training.history import History, Record
 from gpunet.training.interrupt import Interrupts
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
@@ -121,6 +121,7 @@ class Trainer:
         self._best: dict[str, Any] = {}
         self._epoch_steps, self._epoch_seconds = 0, 0.0  # of the running epoch: finished steps, and time spent on them
         self._state = StepState(self.backend, steps_per_epoch=self.steps_per_epoch, batch_size=self.batch_size)
+        self._evaluator = Evaluator(model, validation)
         # Weakly: a graph that refers to its trainer would keep it, and device memory, until the next collection.
         step = weakref.WeakMethod(self._training_step)
         self._step_once = self.backend.capture(lambda: _alive(step)())
@@ -281,7 +282,7 @@ class Trainer:
     def _validate(self) -> tuple[Evaluation, dict[str, Any] | None]:
         """The evaluation after an epoch, and the weights, if they are to be kept."""
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
-            validation = evaluate(self.model, self.validation)
+            validation = self._evaluator()
             better = validation.accuracy > self.best_accuracy or self.config.keep == "last"
             weights = self.flat.state_dict() if better else None
         if not math.isfinite(validation.loss):

@@ -90,6 +90,7 @@ class MemoryPool:
     def __init__(self, cupy: FakeCupy, allocator: Callable[[int], Memory]) -> None:
         self.cupy, self.allocator = cupy, allocator
         self.unused: list[Memory] = []
+        self.taken = 0
 
     def malloc(self, size: int) -> Block:
         for index, memory in enumerate(self.unused):
@@ -97,16 +98,23 @@ class MemoryPool:
                 return Block(self, self.unused.pop(index))
         for _ in range(2):
             try:
-                return Block(self, self.allocator(size))
+                block = Block(self, self.allocator(size))
+                self.taken += size
+                return block
             except CUDARuntimeError as error:
                 if error.status != ERROR_MEMORY_ALLOCATION:
                     raise
                 self.free_all_blocks()
         raise OutOfMemoryError(size, -1)
 
+    def total_bytes(self) -> int:
+        return self.taken
+
     def free_all_blocks(self) -> None:
         while self.unused:
-            self.unused.pop().free()
+            memory = self.unused.pop()
+            self.taken -= memory.size
+            memory.free()
 
 
 class Device:

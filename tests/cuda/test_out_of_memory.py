@@ -93,6 +93,19 @@ def test_what_does_not_fit_is_one_error_of_gpunets(cupy: FakeCupy) -> None:
     assert cupy.freed_in_capture == 0
 
 
+def test_what_somebody_holds_is_given_back_with_the_next_graph(cupy: FakeCupy) -> None:
+    held = []
+    captured = runtime().capture(lambda: cupy.allocator(40))
+    for _ in range(3):
+        held = [captured()]
+    del captured
+    assert len(held) == 1 and cupy.used == 40
+    held.clear()
+    assert cupy.used == 40, "its pool is gone to CuPy, but not to gpunet"
+    runtime().capture(lambda: None)
+    assert cupy.used == 0
+
+
 def test_other_errors_stay_what_they_are(cupy: FakeCupy) -> None:
     def fail() -> None:
         raise ZeroDivisionError

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.backend import Result
 from gpunet.cuda.runtime import Dim3
 from gpunet.cuda.sources import Defines, Kernel, Parameter, source_text
 from tests.emulator import recording
@@ -124,7 +125,7 @@ class EmulatedRuntime:
             recording.current.work.append(run)
             recording.current.used.append(args)
 
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         return _Graph(self, step)
 
     def synchronize(self) -> None:
@@ -134,19 +135,21 @@ class EmulatedRuntime:
 class _Graph:
     """A step that runs as it is at first, is recorded at its second call, and from then on is what was recorded."""
 
-    def __init__(self, runtime: EmulatedRuntime, step: Callable[[], None]) -> None:
+    def __init__(self, runtime: EmulatedRuntime, step: Callable[[], Any]) -> None:
         self._runtime, self._step = runtime, step
+        self._result: Any = None
         self._warm = False
         self._recording: Recording | None = None
 
-    def __call__(self) -> None:
+    def __call__(self) -> Any:
         forbid("a captured step")
         with self._runtime.active():
             self._run()
+        return self._result
 
     def _run(self) -> None:
         if not self._warm:
-            self._step()
+            self._result = self._step()
             self._warm = True
             return
         if self._recording is None:
@@ -159,7 +162,7 @@ class _Graph:
     def _record(self) -> Recording:
         recorded = recording.current = Recording()
         try:
-            self._step()
+            self._result = self._step()
         finally:
             recording.current = None
         return recorded
