@@ -13,6 +13,7 @@ import pytest
 
 from bench import gpu_check, gpu_step
 from bench.gpu_check import Outcome, Part, run
+from gpunet.errors import DataError
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +34,22 @@ def test_outcomes_of_a_part() -> None:
     gone = run(Part("gone", ("/no/such/program",), 9), 60)
     assert (gone.status, gone.summary) == ("left out", "/no/such/program is not on this machine")
     assert run(python("print(1)"), 4).status == "left out"
+    lacking = run(python(f"import sys; print('no data'); sys.exit({gpu_check.LEFT_OUT})"), 60)
+    assert (lacking.status, lacking.summary, lacking.tail) == ("left out", "no data", "")
+
+
+def test_a_training_without_data_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(backend: object, epochs: int) -> None:
+        raise DataError("Fashion-MNIST is not\nthere")
+
+    monkeypatch.setattr(gpu_step, "train", absent)
+    monkeypatch.setattr(sys, "argv", ["gpu_step", "--device", "cpu", "--train", "2"])
+    with pytest.raises(SystemExit) as ended:
+        gpu_step.main()
+    assert ended.value.code == gpu_check.LEFT_OUT
+    assert capsys.readouterr().out == "no training: Fashion-MNIST is not there\n"
 
 
 def test_the_parts_fit_the_time() -> None:
