@@ -7,7 +7,7 @@ exit code meaning
 1         anything else: a full or read-only disk, a bug
 2         usage or configuration: an option, a shape, a dtype, a checkpoint that does not fit
 3         data missing, damaged or unusable (data sets and images)
-4         the requested device is not available
+4         the requested device is not available, or has too little memory
 5         training diverged: a loss or a gradient became NaN or infinite
 130       interrupted (Ctrl-C, SIGINT)
 143, 129  terminated (SIGTERM), or the terminal was closed (SIGHUP)
@@ -89,8 +89,10 @@ class DeviceError(GpunetError, RuntimeError):
     exit_code = 4
 
 
-class DeviceMemoryError(DeviceError):
+class DeviceMemoryError(GpunetError, MemoryError):
     """A device has too little memory."""
+
+    exit_code = 4
 
     def __init__(self, device: str, wanted: int | None, free: int, total: int, advice: str = "") -> None:
         self.device, self.wanted, self.free, self.total = device, wanted, free, total

@@ -149,6 +149,7 @@ def test_a_training_that_does_not_fit_loses_nothing(
     if fails_in_epoch == 1:
         assert before.keys() == bits(training).keys()
         assert all(np.array_equal(value, before[name]) for name, value in bits(training).items())
+    assert isinstance(caught.value, MemoryError), "a trial of a sweep fails with it, the sweep does not"
     assert (tmp_path / "short" / "last.safetensors").is_file() == (fails_in_epoch == 2)
     monkeypatch.undo()
     training.callbacks.clear()
