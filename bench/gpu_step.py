@@ -10,68 +10,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bench.conftest import NETWORK
-from gpunet import ops
+from bench.gpu_check import LEFT_OUT
+from bench.gpu_convolutions import convolutions
 from gpunet.backend import Backend
 from gpunet.data.loader import Loader
 from gpunet.devices import get_backend
+from gpunet.errors import DataError
 from gpunet.experiments.config import RunConfig, merge
 from gpunet.experiments.warmup import warm_up
 from gpunet.models import create
 from gpunet.training import Callback, Trainer, TrainingConfig, evaluate
 
 _IMAGES = 48_000
-
-
-def milliseconds(backend: Backend, function: Callable[[], object], repeats: int = 20, rounds: int = 7) -> float:
-    """Median over `rounds` of the mean time of `repeats` calls, after a warm-up."""
-    for _ in range(3):
-        function()
-    times = []
-    for _ in range(rounds):
-        backend.synchronize()
-        started = time.perf_counter()
-        for _ in range(repeats):
-            function()
-        backend.synchronize()
-        times.append((time.perf_counter() - started) / repeats * 1e3)
-    return statistics.median(times)
-
-
-def convolutions(backend: Backend, batch: int = 256, calls_a_graph: int = 20) -> dict[str, str]:
-    """Time and FLOP rate of each of the network's convolutions, many calls per graph, to hide launch overhead."""
-    rng, found = np.random.default_rng(0), {}
-    for layer, (channels, filters, size) in NETWORK.items():
-        x = backend.asarray(rng.standard_normal((batch, size, size, channels), np.float32))
-        weight = backend.asarray(rng.standard_normal((3, 3, channels, filters), np.float32))
-        dy = backend.asarray(rng.standard_normal((batch, size, size, filters), np.float32))
-        flops = 2 * 9 * batch * size * size * channels * filters
-        calls: dict[str, Callable[[], Any]] = {
-            "forward": lambda x=x, weight=weight: ops.conv2d(x, weight, padding=1),
-            "dx": lambda dy=dy, x=x, weight=weight: ops.conv2d_backward(dy, x, weight, padding=1, needs=("x",)),
-            "dweight": lambda dy=dy, x=x, weight=weight: ops.conv2d_backward(
-                dy, x, weight, padding=1, needs=("weight",)
-            ),
-        }
-        for direction, call in calls.items():
-            took = milliseconds(backend, backend.capture(_repeated(call, calls_a_graph))) / calls_a_graph
-            found[f"{layer} {direction} N={batch}"] = f"{took * 1e3:.1f} us, {flops / took / 1e9:.2f} TFLOP/s"
-    return found
-
-
-def _repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
-    def step() -> None:
-        for _ in range(times):
-            call()
-
-    return step
 
 
 def random_loader(backend: Backend, images: int = _IMAGES, **augmentation: Any) -> Loader:
@@ -100,7 +56,14 @@ def timings(backend: Backend) -> dict[str, Any]:
 
 
 def sanitize(backend: Backend) -> dict[str, Any]:
-    """A few steps of a small CNN and MLP with every feature enabled, for tools that slow them down a hundredfold."""
+    """A few steps of a small CNN and MLP with every feature enabled, for tools that slow them down a hundredfold.
+
+    Each array has an allocation of its own, and each kernel is launched by itself: in a block of a pool the tools see
+    neither an access beyond the array nor one to what an earlier array has left, and little of a graph.
+    """
+    backend.captures = False
+    if hasattr(backend.xp, "cuda"):
+        backend.xp.cuda.set_allocator(None)
     for kind, model in (("cnn", {"filters": [4, 8], "dropout": 0.1}), ("mlp", {"hidden": [16], "dropout": 0.1})):
         config = merge(kind=kind, overrides=model)
         options = {**vars(config.training), "batch_size": 8, "epochs": 2, "ema_decay": 0.9, "clip_norm": 1.0}
@@ -165,7 +128,11 @@ def main() -> None:
     elif args.sanitize:
         found = sanitize(backend)
     elif args.train:
-        found = train(backend, args.train)
+        try:
+            found = train(backend, args.train)
+        except DataError as error:
+            print(f"no training: {' '.join(str(error).split())}")
+            sys.exit(LEFT_OUT)
     else:
         found = timings(backend)
     print(json.dumps(found))

@@ -20,6 +20,17 @@ import numpy as np
 from bench.machine import threads
 from gpunet.backend import CPU, Backend
 from gpunet.devices import get_backend
+from gpunet.ops.geometry import Conv2dGeometry
+
+
+def useful_flops(g: Conv2dGeometry) -> int:
+    """Multiplications and additions, excluding those on the padding, which are unnecessary."""
+    taps = []
+    for axis, (size, out) in enumerate(((g.height, g.out_height), (g.width, g.out_width))):
+        start = np.arange(out)[:, None] * g.stride[axis] - g.padding[2 * axis]
+        position = start + np.arange(g.kernel[axis]) * g.dilation[axis]
+        taps.append(int(((position >= 0) & (position < size)).sum()))
+    return 2 * g.batch * taps[0] * taps[1] * (g.in_channels // g.groups) * g.out_channels
 
 
 class Roofline(NamedTuple):

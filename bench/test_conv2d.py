@@ -11,6 +11,7 @@ import pytest
 
 from bench.conftest import NETWORK
 from bench.contest import Call, Problem, from_maps, maps, nbytes
+from bench.roofline import useful_flops
 from gpunet.ops import conv2d, conv2d_backward
 from gpunet.ops.conv2d import reference
 from gpunet.ops.geometry import Conv2dGeometry
@@ -27,16 +28,6 @@ GENERAL: dict[str, tuple[tuple[int, int, int], dict[str, int]]] = {
     "128x128@8-1x1": ((128, 128, 8), {"kernel": 1}),
 }
 SHAPES = {**{name: (sizes, {}) for name, sizes in NETWORK.items()}, **GENERAL}
-
-
-def useful_flops(g: Conv2dGeometry) -> int:
-    """Multiplications and additions, excluding those on the padding, which are unnecessary."""
-    taps = []
-    for axis, (size, out) in enumerate(((g.height, g.out_height), (g.width, g.out_width))):
-        start = np.arange(out)[:, None] * g.stride[axis] - g.padding[2 * axis]
-        position = start + np.arange(g.kernel[axis]) * g.dilation[axis]
-        taps.append(int(((position >= 0) & (position < size)).sum()))
-    return 2 * g.batch * taps[0] * taps[1] * (g.in_channels // g.groups) * g.out_channels
 
 
 def tap_slices(g: Conv2dGeometry) -> Iterator[tuple[int, int, slice, slice]]:

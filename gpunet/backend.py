@@ -12,7 +12,7 @@ import contextlib
 import platform
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ Array: TypeAlias = npt.NDArray[Any]
 Scalar: TypeAlias = float | Array
 """A number, or an array of one element on the device, whose value may change between the replays of a captured step."""
 
+Result = TypeVar("Result")
+"""Of a step that is captured."""
+
 PRECISIONS = ("float32", "tf32")
 """Compute precisions of convolutions and linear layers; see :meth:`Backend.use_precision`."""
 
@@ -39,6 +42,7 @@ class Backend(abc.ABC):
         xp: the array module.
         implementation: the module in an op's package that runs on this device: ``cpu`` or ``cuda``.
         steps_between_reads: training steps to queue before the host reads a result back, which blocks.
+        captures: set it to False to have :meth:`capture` return the step as it is, for debuggers and sanitizers.
     """
 
     implementation: str
@@ -47,15 +51,33 @@ class Backend(abc.ABC):
     def __init__(self, device: str, xp: Any) -> None:
         self.device = device
         self.xp = xp
+        self.captures = True
         self._precision: ContextVar[str] = ContextVar(f"gpunet_precision_{device}", default="float32")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.device!r})"
 
+    def active(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside the block, this is the current device of :attr:`xp`, on which array expressions are computed.
+
+        Ops, and the methods of this class, need no such block: they compute on the device of their arrays.
+        """
+        return contextlib.nullcontext()
+
     def asarray(self, array: Any, dtype: Any = None) -> Array:
         """`array` on this device, copied only if necessary; the only place where data moves between devices."""
         found: Array = self.xp.asarray(array, dtype=dtype)
         return found
+
+    def copy(self, array: Array) -> Array:
+        """A C-contiguous copy of `array`, on this device."""
+        with self.active():
+            return array.copy()
+
+    def assign(self, target: Array, values: Any) -> None:
+        """Copy `values`, a number or an array of this device or of the host, into `target`, which is of this device."""
+        with self.active():
+            target[...] = self.asarray(values, target.dtype)
 
     @abc.abstractmethod
     def to_numpy(self, array: Array) -> np.ndarray:
@@ -70,12 +92,16 @@ class Backend(abc.ABC):
         """A new C-contiguous array of zeros."""
 
     @abc.abstractmethod
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         """`step` in its fastest repeatable form: on the CPU, the function itself; on a GPU, a CUDA graph.
 
         For a graph, `step` may only call ops on arrays of this device whose addresses do not change. The first call
         runs eagerly, the second is captured, and every later one replays the graph without calling `step` again: what
-        changes from call to call must be held in device arrays, and `step` must not read any value back.
+        changes from call to call must be held in device arrays, and `step` must not read any value back. The memory
+        that the graph holds is given back with it: an object that holds it should not be held by `step`.
+
+        The function returns what `step` returned when it was called last. Arrays among that have the values of this
+        call until the next one; for a graph, they are in its memory.
         """
 
     @abc.abstractmethod
@@ -145,7 +171,7 @@ class CpuBackend(Backend):
     def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
         return aligned.zeros(shape, dtype)
 
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         return step
 
     def synchronize(self) -> None:

@@ -7,7 +7,7 @@ exit code meaning
 1         anything else: a full or read-only disk, a bug
 2         usage or configuration: an option, a shape, a dtype, a checkpoint that does not fit
 3         data missing, damaged or unusable (data sets and images)
-4         the requested device is not available
+4         the requested device is not available, or has too little memory
 5         training diverged: a loss or a gradient became NaN or infinite
 130       interrupted (Ctrl-C, SIGINT)
 143, 129  terminated (SIGTERM), or the terminal was closed (SIGHUP)
@@ -87,6 +87,25 @@ class DeviceError(GpunetError, RuntimeError):
     """A device is not available, or arrays on different devices were mixed."""
 
     exit_code = 4
+
+
+class DeviceMemoryError(GpunetError, MemoryError):
+    """A device has too little memory."""
+
+    exit_code = 4
+
+    def __init__(self, device: str, wanted: int | None, free: int, total: int, advice: str = "") -> None:
+        self.device, self.wanted, self.free, self.total = device, wanted, free, total
+        what = "more was wanted" if wanted is None else f"{wanted:,} bytes were wanted"
+        advice = advice or "use fewer images, a smaller model or smaller batches"
+        super().__init__(
+            f"{device} has too little memory: {what}, {free:,} of its {total:,} bytes are free. Close other programs "
+            f"that use it (nvidia-smi lists them), or {advice}"
+        )
+
+    def advised(self, advice: str) -> DeviceMemoryError:
+        """The same error with other words on what to do, and without the stack, which holds arrays."""
+        return DeviceMemoryError(self.device, self.wanted, self.free, self.total, advice)
 
 
 class DivergedError(GpunetError, ArithmeticError):

@@ -64,8 +64,8 @@ struct Radix {
 
 typedef real OperandTile[TILE_K][PITCH];  // MN-major: the 64 rows of A, or columns of B, are contiguous for each k
 
-// Both operands, double buffered.
-struct SharedStorage {
+// Both operands, double buffered. They are read as vectors of four, wherever the compiler puts them.
+struct alignas(16) SharedStorage {
     OperandTile a[2], b[2];
 };
 

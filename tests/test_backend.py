@@ -34,7 +34,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def forget() -> None:
     for found in (cuda_status, gpu, devices._warn_fallback):
         found.cache_clear()
-    sys.modules.pop("gpunet.cuda.cupy_runtime", None)  # it holds the CuPy that it was imported with
+    for name in ("cupy_runtime", "cupy_graph"):  # they hold the CuPy that they were imported with
+        sys.modules.pop(f"gpunet.cuda.{name}", None)
 
 
 def pretend_cupy(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...] | None) -> None:

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from bench import gpu_check
+from bench import gpu_check, gpu_step
 from bench.gpu_check import Outcome, Part, run
+from gpunet.errors import DataError
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,15 +31,58 @@ def test_outcomes_of_a_part() -> None:
     assert failed.status == "failed" and failed.tail == "out\nbroken"
     slow = run(python("import time; print('begun', flush=True); time.sleep(60)", limit=2), 60)
     assert slow.status == "timed out" and slow.tail == "begun" and 2 <= slow.seconds < 20
-    assert run(Part("gone", ("/no/such/program",), 9), 60).status == "failed"
+    gone = run(Part("gone", ("/no/such/program",), 9), 60)
+    assert (gone.status, gone.summary) == ("left out", "/no/such/program is not on this machine")
     assert run(python("print(1)"), 4).status == "left out"
+    lacking = run(python(f"import sys; print('no data'); sys.exit({gpu_check.LEFT_OUT})"), 60)
+    assert (lacking.status, lacking.summary, lacking.tail) == ("left out", "no data", "")
+
+
+def test_a_training_without_data_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(backend: object, epochs: int) -> None:
+        raise DataError("Fashion-MNIST is not\nthere")
+
+    monkeypatch.setattr(gpu_step, "train", absent)
+    monkeypatch.setattr(sys, "argv", ["gpu_step", "--device", "cpu", "--train", "2"])
+    with pytest.raises(SystemExit) as ended:
+        gpu_step.main()
+    assert ended.value.code == gpu_check.LEFT_OUT
+    assert capsys.readouterr().out == "no training: Fashion-MNIST is not there\n"
 
 
 def test_the_parts_fit_the_time() -> None:
     parts = gpu_check.parts(quick=False)
     assert [part.name for part in parts[:3]] == ["doctor", "compile all", "GPU tests"]
     assert {"memcheck", "racecheck", "initcheck", "synccheck"} <= {part.name for part in parts}
-    assert gpu_check.BUDGET < 600
+    assert sum(part.limit for part in parts) < gpu_check.BUDGET < 600
+
+
+def test_a_missing_tool_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "environment", lambda: {"date": "2026-01-02", "gpu": "H100"})
+    parts = [python("print('fine')"), Part("racecheck", ("/no/such/sanitizer",), 9)]
+    monkeypatch.setattr(gpu_check, "parts", lambda quick: parts)
+    assert gpu_check.main(["--out", str(tmp_path)]) == 0
+    (page,) = tmp_path.glob("*.md")
+    assert "| racecheck | left out | 0.0 | /no/such/sanitizer is not on this machine |" in page.read_text()
+    parts.append(python("raise SystemExit(1)"))
+    assert gpu_check.main(["--out", str(tmp_path)]) == 1
+
+
+@pytest.mark.emulator
+def test_sanitizers_see_every_array_and_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy's pool is switched off, and nothing is captured."""
+    from tests.emulator import EMULATED, RUNTIME, missing
+
+    if missing():
+        pytest.skip(missing())
+    allocators: list[object] = []
+    monkeypatch.setattr(EMULATED.xp, "cuda", types.SimpleNamespace(set_allocator=allocators.append), raising=False)
+    monkeypatch.setattr(RUNTIME, "capture", lambda step: pytest.fail("captured"))
+    monkeypatch.setattr(EMULATED, "captures", True)
+    assert gpu_step.sanitize(EMULATED) == {"steps": 20}
+    assert allocators == [None]
 
 
 def test_markdown() -> None:

@@ -28,14 +28,22 @@ def prepare(args: argparse.Namespace) -> str | None:
     from gpunet.ops._environment import check_environment
 
     if threads is not None:
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(threads, user_api="blas")  # only affects BLAS libraries already loaded: NumPy's is now
+        _limit_blas_threads(threads)
     backend = get_backend(device)
     if backend.implementation == "cpu":
         check_environment()
     logger.info("gpunet %s on %s", __version__, backend.device)
     return device
+
+
+def _limit_blas_threads(threads: int) -> None:
+    """Limit the BLAS libraries that are loaded, which NumPy's is."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        logger.warning("--threads does not limit NumPy's BLAS without threadpoolctl: pip install threadpoolctl")
+        return
+    threadpool_limits(threads, user_api="blas")
 
 
 def _limit_kernel_threads(threads: int) -> None:

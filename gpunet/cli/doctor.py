@@ -127,6 +127,8 @@ def _cuda_problem(index: int) -> str | None:
     try:
         backend = get_backend(f"cuda:{index}")
         found = backend.to_numpy(ops.relu(backend.asarray([-1.0, 2.0], "float32"))).tolist()
+    except GpunetError as error:
+        return str(error)
     except Exception as error:  # a broken toolkit may raise anything
         return f"cuda:{index} cannot run a kernel: {type(error).__name__}: {' '.join(str(error).split())}"
     return None if found == [0.0, 2.0] else f"cuda:{index}: a kernel gave {found} instead of [0, 2]"

@@ -8,6 +8,7 @@ from gpunet.cuda.backend import CudaBackend, cuda_backend_of
 from gpunet.cuda.launcher import (
     ceil_div,
     contiguous,
+    converted,
     empty,
     empty_like,
     launch,
@@ -24,6 +25,7 @@ __all__ = [
     "Runtime",
     "ceil_div",
     "contiguous",
+    "converted",
     "cuda_backend_of",
     "empty",
     "empty_like",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backend import Array, Backend, backend_of, register_array_type
+from gpunet.backend import Array, Backend, Result, backend_of, register_array_type
 from gpunet.cuda import sources
 from gpunet.cuda.runtime import Runtime
 from gpunet.cuda.sources import Defines
@@ -28,19 +28,34 @@ class CudaBackend(Backend):
         self._modules: dict[tuple[str, tuple[tuple[str, str], ...]], Any] = {}
         self._listeners: list[Callable[[str], None]] = []
 
+    def active(self) -> contextlib.AbstractContextManager[Any]:
+        return self.runtime.active()
+
+    def asarray(self, array: Any, dtype: Any = None) -> Array:
+        with self.active():
+            # The array module hands an array of another of its devices back as it is; a copy moves.
+            moved = array.copy() if self._is_elsewhere(array) else array
+            return super().asarray(moved, dtype)
+
+    def _is_elsewhere(self, array: Any) -> bool:
+        return isinstance(array, self.xp.ndarray) and backend_of(array) is not self
+
     def to_numpy(self, array: Any) -> np.ndarray:
-        return np.asarray(array.get() if hasattr(array, "get") else array)
+        with self.active():
+            return np.asarray(array.get() if hasattr(array, "get") else array)
 
     def empty(self, shape: Any, dtype: Any = np.float32) -> Array:
-        array: Array = self.xp.empty(shape, dtype)
+        with self.active():
+            array: Array = self.xp.empty(shape, dtype)
         return array
 
     def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
-        array: Array = self.xp.zeros(shape, dtype)
+        with self.active():
+            array: Array = self.xp.zeros(shape, dtype)
         return array
 
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        return self.runtime.capture(step)
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
+        return self.runtime.capture(step) if self.captures else step
 
     def synchronize(self) -> None:
         self.runtime.synchronize()

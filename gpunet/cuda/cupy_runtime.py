@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import cupy
 import numpy as np
 
+from gpunet.backend import Result
+from gpunet.cuda.cupy_graph import Graph
+from gpunet.cuda.explain import compile_problem
 from gpunet.cuda.runtime import Dim3
 from gpunet.cuda.sources import Defines, Kernel, source_text
+from gpunet.errors import DeviceError, DeviceMemoryError
 
 _NULL = np.uintp(0)
 _STATIC_SHARED_LIMIT = 48 * 1024
 """More dynamic shared memory than this has to be asked for (CUDA C++ Programming Guide, compute capabilities)."""
+_OUT_OF_MEMORY = 2
+"""``cudaErrorMemoryAllocation`` and ``CUDA_ERROR_OUT_OF_MEMORY``."""
 
 
 class CupyRuntime:
@@ -22,6 +29,9 @@ class CupyRuntime:
     def __init__(self, index: int) -> None:
         self.device = cupy.cuda.Device(index)
 
+    def active(self) -> AbstractContextManager[Any]:
+        return _Active(self.device)
+
     @property
     def hardware(self) -> str:
         name: bytes = cupy.cuda.runtime.getDeviceProperties(self.device.id)["name"]
@@ -29,22 +39,28 @@ class CupyRuntime:
 
     def compile(self, source: str, defines: Defines) -> _Module:
         options = ("--std=c++17", *(f"-D{name}={value}" for name, value in defines.items()))
-        with self.device:
+        with self.active():
             module = cupy.RawModule(code=source_text(source), options=options)
-            module.compile()
+            try:
+                module.compile()
+            except Exception as error:  # of many kinds
+                problem = compile_problem(error)
+                if problem is None:
+                    raise
+                raise DeviceError(f"cuda:{self.device.id} cannot run {source}.cu: {problem}") from error
         return _Module(module)
 
     def launch(
         self, module: _Module, kernel: Kernel, grid: Dim3, block: Dim3, args: tuple[Any, ...], shared: int
     ) -> None:
-        with self.device:
+        with self.active():
             function = module.function(kernel.name)
             if shared > _STATIC_SHARED_LIMIT and function.max_dynamic_shared_size_bytes < shared:
                 function.max_dynamic_shared_size_bytes = shared
             function(grid, block, tuple(map(_argument, args)), shared_mem=shared)
 
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        return _Graph(self.device, step)
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
+        return Graph(self.device, self.active, step)
 
     def synchronize(self) -> None:
         self.device.synchronize()
@@ -55,6 +71,31 @@ def _argument(arg: Any) -> Any:
     if arg is None:
         return _NULL
     return np.asarray(arg) if isinstance(arg, np.void) else arg
+
+
+class _Active:
+    """A device as the current one; see :meth:`gpunet.cuda.Runtime.active`."""
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
+
+    def __enter__(self) -> None:
+        self._device.__enter__()  # CuPy remembers the one before, for each thread
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if error is not None and _is_out_of_memory(error):
+                free, total = cupy.cuda.runtime.memGetInfo()
+                name = f"cuda:{self._device.id}"
+                raise DeviceMemoryError(name, getattr(error, "_size", None), free, total) from None
+        finally:
+            self._device.__exit__(kind, error, traceback)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError)):
+        return bool(error.status == _OUT_OF_MEMORY)
+    return isinstance(error, cupy.cuda.memory.OutOfMemoryError)
 
 
 class _Module:
@@ -68,50 +109,3 @@ class _Module:
         if name not in self._functions:
             self._functions[name] = self._module.get_function(name)
         return self._functions[name]
-
-
-class _Graph:
-    """A step as a CUDA graph. The first call runs it as it is, the second captures it, and from then on it is replayed.
-
-    The first run compiles what is not compiled yet and fills the graph's own memory pool, so that nothing has to be
-    allocated from the driver during the capture. The pool is the graph's alone: a block that the step gave back is used
-    again within the graph, but by nobody else.
-    """
-
-    def __init__(self, device: Any, step: Callable[[], None]) -> None:
-        self._device, self._step = device, step
-        self._pool = cupy.cuda.MemoryPool()
-        self._stream: Any = None
-        self._graph: Any = None
-
-    def __call__(self) -> None:
-        with self._device:
-            if self._stream is None:
-                self._warm_up()
-                return
-            if self._graph is None:
-                self._graph = self._capture()
-            self._graph.launch(cupy.cuda.get_current_stream())
-
-    def _warm_up(self) -> None:
-        self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._device.synchronize()  # the new stream does not wait for the work before it
-        with cupy.cuda.using_allocator(self._pool.malloc), self._stream:
-            self._step()
-        self._stream.synchronize()
-
-    def _capture(self) -> Any:
-        with cupy.cuda.using_allocator(self._pool.malloc), self._stream:
-            self._stream.begin_capture()
-            try:
-                self._step()
-            except BaseException:
-                self._abort()
-                raise
-            return self._stream.end_capture()
-
-    def _abort(self) -> None:
-        try:
-            self._stream.end_capture()
-        except Exception:  # the capture is already invalid: the step's own exception says why
-            self._stream = None

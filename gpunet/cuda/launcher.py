@@ -137,7 +137,12 @@ def zeros(shape: int | Sequence[int], dtype: Any, like: Array) -> Array:
 
 def contiguous(array: Array) -> Array:
     """`array` itself if it is C-contiguous, else a copy that is."""
-    return array if array.flags.c_contiguous else cuda_backend_of(array).xp.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else cuda_backend_of(array).copy(array)
+
+
+def converted(array: Array, dtype: Any) -> Array:
+    """`array` itself if it is C-contiguous and of `dtype`, else a copy that is."""
+    return contiguous(array if array.dtype == dtype else cuda_backend_of(array).asarray(array, dtype))
 
 
 def scalar(value: Any, dtype: Any) -> tuple[Array | None, Any]:
@@ -146,7 +151,7 @@ def scalar(value: Any, dtype: Any) -> tuple[Array | None, Any]:
     An array of one element, which only the kernel reads, goes in as the pointer, converted to `dtype` if need be.
     """
     if hasattr(value, "ndim") and not isinstance(value, np.generic):
-        return (value if value.dtype == dtype else value.astype(dtype)), 0
+        return converted(value, dtype), 0
     return None, value
 
 

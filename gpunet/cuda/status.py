@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from gpunet.cuda.explain import import_problem
+
 
 @dataclass(frozen=True)
 class CudaStatus:
@@ -26,10 +28,8 @@ def cuda_status() -> CudaStatus:
     """Look once for CuPy, a driver and a GPU; never raises. A CuPy without a driver counts as no CuPy."""
     try:
         import cupy
-    except ImportError:
-        return CudaStatus("CuPy is not installed: pip install 'gpunet[cuda12]' (or cuda13)")
     except Exception as error:  # a broken CuPy installation raises anything, from OSError to RuntimeError
-        return CudaStatus(f"CuPy is installed but cannot be imported: {error}")
+        return CudaStatus(import_problem(error))
     names: list[str] = []
     driver = runtime = None
     try:

@@ -112,8 +112,10 @@ def _fill(staging: Path, needed: list[str]) -> None:
 
 def _from_mirror(mirror: str, staging: Path, needed: list[str]) -> str | None:
     """Download the files `needed` and remove them from the list; returns the first error, or None."""
-    import pooch
-
+    try:
+        import pooch
+    except ImportError as error:
+        return f"{mirror}: pooch, which downloads it, cannot be imported ({error}): pip install pooch"
     while needed:
         name = needed[0]
         url, part = f"{mirror}{name}.gz", staging / f"{name}.part"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import ops
-from gpunet.backend import Array, Backend
+from gpunet.backend import Array, Backend, backend_of
 from gpunet.devices import get_backend
 from gpunet.errors import ConfigError, DataError
 from gpunet.ops import random
@@ -43,7 +43,7 @@ def _checked_labels(labels: Any) -> np.ndarray:
 
 
 def _mirror(images: Array) -> Array:
-    return images[:, :, ::-1].copy()
+    return backend_of(images).copy(images[:, :, ::-1])
 
 
 class Loader:
@@ -95,7 +95,9 @@ class Loader:
         # With alternate_flip, the mirrored images are stored after the others: the order decides which one is shown.
         self.alternate_flip = alternate_flip
         if alternate_flip:
-            images, labels = np.concatenate([images, _mirror(images)]), np.concatenate([labels, labels])
+            with backend_of(images).active():
+                images = np.concatenate([images, _mirror(images)])
+            labels = np.concatenate([labels, labels])
         self._images = backend.asarray(images)
         self._labels = backend.asarray(labels)
         self._scaling: dict[str, Any] = {
@@ -105,7 +107,7 @@ class Loader:
         }
         self._augmentation: dict[str, Any] = {"flip": flip, "shift": shift, "cutout": cutout}
         self._in_order = backend.asarray(np.arange(self.size, dtype=np.int64))
-        self._order = self._in_order.copy()
+        self._order = backend.copy(self._in_order)
 
     @property
     def images(self) -> Array:
@@ -147,7 +149,7 @@ class Loader:
         if self.alternate_flip:
             mirrored_first = random.PhiloxStream(seed, random.SHUFFLE, _FIRST_FLIP).permutation(self.size) & 1
             order = order + self.size * (mirrored_first[order] ^ (epoch & 1))
-        self._order[...] = self.backend.asarray(order)  # in place: a captured step refers to this array
+        self.backend.assign(self._order, order)  # in place: a captured step refers to this array
 
     def training_batch(self, start: int | Array, size: int, *, seed: int, step: int | Array) -> tuple[Array, Array]:
         """`size` shuffled and augmented images, starting at position `start`, and their labels.
@@ -169,11 +171,11 @@ class Loader:
     def batches(self, size: int) -> Iterator[tuple[Array, Array]]:
         """All images in their original order, not augmented, `size` at a time; the last batch may be smaller."""
         for start in range(0, self.size, size):
-            yield ops.gather_batch(
-                self._images,
-                self._labels,
-                self._in_order,
-                start=start,
-                size=min(size, self.size - start),
-                **self._scaling,
-            )
+            yield self.batch(start, min(size, self.size - start))
+
+    def batch(self, start: int | Array, size: int) -> tuple[Array, Array]:
+        """`size` images in their original order, not augmented, and their labels.
+
+        `start`, the index of the first, is an int or a one-element array on the device.
+        """
+        return ops.gather_batch(self._images, self._labels, self._in_order, start=start, size=size, **self._scaling)

@@ -19,7 +19,7 @@ without the section.
 from __future__ import annotations
 
 import codecs
-import re
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -190,11 +190,19 @@ def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 def to_toml(config: RunConfig) -> str:
     """`config` as TOML text with every option written out, so that changes of the defaults do not affect it."""
-    import tomli_w
+    tables = (
+        "\n".join([f"[{section}]", *(f"{name} = {_toml_value(value)}" for name, value in options.items())])
+        for section, options in to_dict(config).items()
+    )
+    return "\n\n".join(tables) + "\n"
 
-    text = tomli_w.dumps(to_dict(config))
-    # tomli_w writes one element per line; our arrays are a few numbers
-    return re.sub(r"\[\n(.*?),\n\]", lambda array: f"[{' '.join(array[1].split())}]", text, flags=re.DOTALL)
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, str):  # as in JSON, but for one more control character
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def belongs_to_others(name: str, kind: str) -> str:

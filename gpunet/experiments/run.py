@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
+import logging
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +42,8 @@ from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
 from gpunet.training.tensorboard import require_tensorboardx
 from gpunet.training.trainer import BEST, METRICS, architecture
+
+logger = logging.getLogger("gpunet")
 
 __all__ = ["EvaluationResult", "Fit", "Prediction", "RunResult", "evaluate", "fit", "predict", "train"]
 
@@ -121,6 +125,8 @@ def train(
     """
     if tensorboard:
         require_tensorboardx()  # before the data are read
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.warning("matplotlib is not installed, so no figures will be drawn: pip install matplotlib")
 
     def callbacks(stage: str) -> list[Callback]:
         shown: list[Callback] = [Progress(title=stage)] if progress else []

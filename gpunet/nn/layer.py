@@ -137,7 +137,7 @@ class Layer:
         self.flat = FlatParameters(parameters, buffers, backend=backend, dtype=np.dtype(dtype))
         for index, parameter in fresh:
             values = parameter.init(parameter.shape, random.PhiloxStream(seed, random.INIT, index))
-            parameter.value[...] = backend.asarray(values.astype(dtype))
+            backend.assign(parameter.value, values)
         for index, (_, layer) in enumerate(self.named_layers()):
             layer.place(index)
         return self

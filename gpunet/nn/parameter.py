@@ -78,10 +78,10 @@ class FlatParameters:
             strict=True,
         ):
             if parameter.value is not None:  # values from an earlier initialisation are kept
-                value[...] = backend.asarray(parameter.value, dtype)
+                backend.assign(value, parameter.value)
             parameter.value, parameter.grad = value, grad
         for buffer, value in zip(self.buffers.values(), _views(self.state, self.buffers.values()), strict=True):
-            value[...] = buffer.fill if buffer.value is None else backend.asarray(buffer.value, dtype)
+            backend.assign(value, buffer.fill if buffer.value is None else buffer.value)
             buffer.value = value
         self._views = [(part, part.value) for part in self._parts().values()]
 
@@ -115,7 +115,7 @@ class FlatParameters:
         """
         self.check_state_dict(tensors)
         for name, part in self._parts().items():
-            part.value[...] = self.backend.asarray(tensors[name], self.dtype)
+            self.backend.assign(part.value, tensors[name])
 
     def check_state_dict(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Check that `tensors` have the names, shapes and dtype of the parameters and buffers, and finite values.

@@ -7,6 +7,7 @@ would not be valid in another process). All matrices are row-major.
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import get_cython_function_address, intrinsic
+
+logger = logging.getLogger("gpunet")
 
 _ROUTINES = {np.dtype(np.float32): "sgemm", np.dtype(np.float64): "dgemm"}
 
@@ -32,8 +35,14 @@ def gemm_address(dtype: np.dtype[Any]) -> int:
 
 @functools.cache
 def _limit_blas_threads() -> object:
-    from threadpoolctl import ThreadpoolController
-
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        logger.warning(
+            "threadpoolctl is not installed, so the threads of SciPy's BLAS stay as they are: pip install "
+            "threadpoolctl if training is slow"
+        )
+        return None
     controller = ThreadpoolController().select(user_api="blas")
     folders = {"scipy", "scipy.libs"}  # where SciPy's wheels keep their BLAS
     scipys = [lib.filepath for lib in controller.lib_controllers if folders & set(Path(lib.filepath).parts)]

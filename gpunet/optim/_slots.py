@@ -26,4 +26,4 @@ def load(owner: str, slots: Mapping[str, Array], tensors: Mapping[str, Array], b
                 f"this model needs {tuple(slot.shape)}"
             )
     for name, slot in slots.items():
-        slot[...] = backend.asarray(tensors[name], slot.dtype)
+        backend.assign(slot, tensors[name])

@@ -29,7 +29,7 @@ class WeightAverage:
     def __init__(self, flat: FlatParameters, decay: float) -> None:
         self.flat = flat
         self.decay = check_number("decay", decay, low=0, high=1, high_open=True)
-        self._slots = {"values": flat.values.copy(), "state": flat.state.copy()}
+        self._slots = {"values": flat.backend.copy(flat.values), "state": flat.backend.copy(flat.state)}
 
     def update(self, step: Scalar) -> None:
         """Update the average with the model's current values; `step` is an int or a one-element array on the device."""
@@ -42,12 +42,15 @@ class WeightAverage:
 
         Changes that the block makes to the model's values are lost.
         """
-        values, state = self.flat.values.copy(), self.flat.state.copy()
-        self.flat.values[...], self.flat.state[...] = self._slots["values"], self._slots["state"]
+        flat, backend = self.flat, self.flat.backend
+        values, state = backend.copy(flat.values), backend.copy(flat.state)
+        backend.assign(flat.values, self._slots["values"])
+        backend.assign(flat.state, self._slots["state"])
         try:
             yield
         finally:
-            self.flat.values[...], self.flat.state[...] = values, state
+            backend.assign(flat.values, values)
+            backend.assign(flat.state, state)
 
     def slots(self) -> dict[str, Array]:
         """The averages, laid out like ``flat.values`` and ``flat.state``; not copies."""

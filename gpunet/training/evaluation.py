@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,62 @@ class Evaluation:
         return self.correct / self.total
 
 
+class Captured:
+    """A function of a batch and its labels, for all batches of `loader`; on a GPU, a CUDA graph for each batch size.
+
+    It may only call ops on arrays of the device, and return a tuple of arrays.
+    """
+
+    def __init__(self, function: Callable[[Array, Array], tuple[Array, ...]], loader: Loader) -> None:
+        self._function, self._loader = function, loader
+        self._start = loader.backend.zeros(1, np.int64)
+        self._steps: dict[tuple[int, str], Callable[[], tuple[Array, ...]]] = {}
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+        """What the function returns for each batch, on the host."""
+        backend, size = self._loader.backend, self._loader.size
+        for start in range(0, size, EVALUATION_BATCH):
+            step = self._step(min(EVALUATION_BATCH, size - start))
+            with backend.active():
+                backend.assign(self._start, start)
+                found = tuple(map(backend.to_numpy, step()))
+            yield found
+
+    def _step(self, size: int) -> Callable[[], tuple[Array, ...]]:
+        function, loader, first = self._function, self._loader, self._start
+        key = size, loader.backend.precision  # what is captured has the precision of its time
+        if key not in self._steps:
+            self._steps[key] = loader.backend.capture(lambda: function(*loader.batch(first, size)))
+        return self._steps[key]
+
+
+class Evaluator:
+    """:func:`evaluate` for a `model` and data that are evaluated again and again, as after each epoch."""
+
+    def __init__(self, model: Layer, loader: Loader, *, keep_probabilities: bool = False) -> None:
+        def batch(x: Array, labels: Array) -> tuple[Array, ...]:
+            logits, _ = model.forward(x, ForwardContext())
+            loss, _ = criterion(logits, labels)
+            found = loss, ops.count_correct(logits, labels)
+            return (*found, ops.softmax(logits)) if keep_probabilities else found
+
+        criterion = SoftmaxCrossEntropy()
+        self._loader, self._batches = loader, Captured(batch, loader)
+
+    def __call__(self, on_batch: Callable[[int], None] | None = None) -> Evaluation:
+        loss, correct, done, size = 0.0, 0, 0, self._loader.size
+        kept: list[np.ndarray] = []
+        for batch_loss, batch_correct, *probabilities in self._batches:
+            images = min(EVALUATION_BATCH, size - done)
+            loss += float(batch_loss) * images
+            correct += int(batch_correct)
+            done += images
+            kept += probabilities
+            if on_batch is not None:
+                on_batch(done)
+        return Evaluation(loss / size, correct, size, np.concatenate(kept) if kept else None)
+
+
 def evaluate(
     model: Layer, loader: Loader, *, keep_probabilities: bool = False, on_batch: Callable[[int], None] | None = None
 ) -> Evaluation:
@@ -38,20 +94,7 @@ def evaluate(
 
     `on_batch` is called after each batch, with the number of images processed so far.
     """
-    loss, correct, done = 0.0, 0, 0
-    criterion = SoftmaxCrossEntropy()
-    kept: list[np.ndarray] = []
-    for x, labels in loader.batches(EVALUATION_BATCH):
-        logits, _ = model.forward(x, ForwardContext())
-        batch_loss, _ = criterion(logits, labels)
-        loss += float(batch_loss) * len(labels)
-        correct += int(ops.count_correct(logits, labels))
-        done += len(labels)
-        if keep_probabilities:
-            kept.append(loader.backend.to_numpy(ops.softmax(logits)))
-        if on_batch is not None:
-            on_batch(done)
-    return Evaluation(loss / loader.size, correct, loader.size, np.concatenate(kept) if kept else None)
+    return Evaluator(model, loader, keep_probabilities=keep_probabilities)(on_batch)
 
 
 def with_mirror_images(model: Layer, loader: Loader, probabilities: np.ndarray) -> np.ndarray:
@@ -70,4 +113,4 @@ def with_mirror_images(model: Layer, loader: Loader, probabilities: np.ndarray) 
 
 def extract(model: Callable[[Array], Array], loader: Loader) -> np.ndarray:
     """The outputs of `model` (a function of a batch) over all of `loader`, on the host."""
-    return np.concatenate([loader.backend.to_numpy(model(x)) for x, _ in loader.batches(EVALUATION_BATCH)])
+    return np.concatenate([found for (found,) in Captured(lambda x, labels: (model(x),), loader)])

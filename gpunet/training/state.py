@@ -50,13 +50,13 @@ class StepState:
 
     def start_epoch(self, step: int, rates: Sequence[float]) -> None:
         """Begin an epoch after `step` finished steps, with the learning rates of its steps."""
-        self._counters[...] = self._backend.asarray(np.array([step, 0, 0, 0, -1], np.int64))
-        self._numbers[...] = self._backend.asarray(np.array([rates[0], 0.0]))
+        self._backend.assign(self._counters, np.array([step, 0, 0, 0, -1], np.int64))
+        self._backend.assign(self._numbers, np.array([rates[0], 0.0]))
         self.resume_epoch(rates)
 
     def resume_epoch(self, rates: Sequence[float]) -> None:
         """Go on with an epoch whose counters are in :attr:`arrays`, with the learning rates of all its steps."""
-        self._rates[...] = self._backend.asarray(np.array(rates, np.float64))
+        self._backend.assign(self._rates, np.array(rates, np.float64))
 
     def advance(self, loss: Array, correct: Array, scale: Array) -> None:
         """Add a step's loss and number of correct predictions to the sums, and advance to the next step.

@@ -11,7 +11,8 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from gpunet import ops, optim
 from gpunet.backend import Array
 from gpunet.checks import check_number
 from gpunet.data.loader import Loader
-from gpunet.errors import CheckpointError, ConfigError, Interrupted
+from gpunet.errors import CheckpointError, ConfigError, DeviceMemoryError, Interrupted
 from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy, balanced_class_weights
 from gpunet.nn.parameter import FlatParameters
 from gpunet.optim import _slots, schedules
@@ -28,7 +29,7 @@ from gpunet.training.callbacks import Callback, EarlyStopping
 from gpunet.training.checkpoint import prefixed, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
 from gpunet.training.diagnose import diverged, not_validated
-from gpunet.training.evaluation import Evaluation, evaluate
+from gpunet.training.evaluation import Evaluation, Evaluator
 from gpunet.training.history import History, Record
 from gpunet.training.interrupt import Interrupts
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
@@ -120,7 +121,10 @@ class Trainer:
         self._best: dict[str, Any] = {}
         self._epoch_steps, self._epoch_seconds = 0, 0.0  # of the running epoch: finished steps, and time spent on them
         self._state = StepState(self.backend, steps_per_epoch=self.steps_per_epoch, batch_size=self.batch_size)
-        self._step_once = self.backend.capture(self._training_step)
+        self._evaluator = Evaluator(model, validation)
+        # Weakly: a graph that refers to its trainer would keep it, and device memory, until the next collection.
+        step = weakref.WeakMethod(self._training_step)
+        self._step_once = self.backend.capture(lambda: _alive(step)())
 
     def _schedule(self, epochs: int) -> schedules.Schedule:
         steps = self.steps_per_epoch
@@ -130,7 +134,8 @@ class Trainer:
 
     def _balanced_class_weights(self) -> Array:
         image, _ = next(self.validation.batches(1))
-        classes = self.model.forward(image, ForwardContext())[0].shape[-1]
+        with self.backend.active():
+            classes = self.model.forward(image, ForwardContext())[0].shape[-1]
         return self.backend.asarray(
             balanced_class_weights(self.backend.to_numpy(self.train.labels), classes), self.flat.dtype
         )
@@ -202,6 +207,7 @@ class Trainer:
 
         Raises:
             ConfigError: the model's arrays have moved since the Trainer was made.
+            DeviceMemoryError: the device has too little memory; the message says which batch size to try.
             DivergedError: a loss is not finite; the message names the step and the first layer affected.
             Interrupted: a signal arrived.
             OutputError: a checkpoint or the metrics cannot be written.
@@ -216,7 +222,7 @@ class Trainer:
                 callback.on_train_start(self)
             self.history.write()
             self._save_best()  # a kill may have left that of an earlier epoch
-            with self.backend.use_precision(self.config.precision), Interrupts() as interrupts:
+            with self.backend.active(), self.backend.use_precision(self.config.precision), Interrupts() as interrupts:
                 while self.epoch < self.config.epochs and not self.stop:
                     self._fit_epoch(interrupts)
                     if interrupts.number is not None:
@@ -229,6 +235,15 @@ class Trainer:
         return self.history
 
     def _fit_epoch(self, interrupts: Interrupts) -> None:
+        try:
+            self._run_and_record(interrupts)
+            return
+        except DeviceMemoryError as error:
+            advice = f"train with batch_size {self.batch_size // 2} instead of {self.batch_size}"
+            found = error.advised(advice if self.batch_size > 1 else "use a smaller model")
+        raise found
+
+    def _run_and_record(self, interrupts: Interrupts) -> None:
         for callback in self.callbacks:
             callback.on_epoch_start(self, self.epoch + 1)
         with self._unchanged_on_failure():
@@ -267,7 +282,7 @@ class Trainer:
     def _validate(self) -> tuple[Evaluation, dict[str, Any] | None]:
         """The evaluation after an epoch, and the weights, if they are to be kept."""
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
-            validation = evaluate(self.model, self.validation)
+            validation = self._evaluator()
             better = validation.accuracy > self.best_accuracy or self.config.keep == "last"
             weights = self.flat.state_dict() if better else None
         if not math.isfinite(validation.loss):
@@ -283,13 +298,13 @@ class Trainer:
     @contextlib.contextmanager
     def _unchanged_on_failure(self) -> Iterator[None]:
         """If the block raises, take all that a step changes back: a step may be half done, or not finite."""
-        arrays = {name: array.copy() for name, array in self._arrays().items()}
+        arrays = {name: self.backend.copy(array) for name, array in self._arrays().items()}
         steps, seconds = self._epoch_steps, self._epoch_seconds
         try:
             yield
         except BaseException:
             for name, array in self._arrays().items():
-                array[...] = arrays[name]
+                self.backend.assign(array, arrays[name])
             self._epoch_steps, self._epoch_seconds = steps, seconds
             self.step = self.epoch * self.steps_per_epoch + steps
             raise
@@ -412,6 +427,12 @@ class Trainer:
         """Load the weights with the best validation accuracy (with ``keep = "last"``, the last) into the model."""
         if self._best:
             self.flat.load_state_dict(self._best)
+
+
+def _alive(step: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
+    method = step()
+    assert method is not None, "only its trainer calls it"
+    return method
 
 
 def architecture(flat: FlatParameters) -> dict[str, list[int]]:

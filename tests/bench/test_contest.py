@@ -10,8 +10,7 @@ import pytest
 
 from bench import contest
 from bench.contest import Contest, Problem
-from bench.roofline import Roofline, measure
-from bench.test_conv2d import useful_flops
+from bench.roofline import Roofline, measure, useful_flops
 from gpunet.backend import CPU
 from gpunet.devices import cuda_status
 from gpunet.ops.geometry import Conv2dGeometry

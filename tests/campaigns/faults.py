@@ -113,7 +113,7 @@ def _import_everything() -> None:
     """Import here what each child would otherwise import: but run nothing, since threads do not survive a fork."""
     import importlib
 
-    for module in ("gpunet.experiments.run", "gpunet.cli.train", "matplotlib.figure", "tomli_w", "safetensors.numpy"):
+    for module in ("gpunet.experiments.run", "gpunet.cli.train", "matplotlib.figure", "safetensors.numpy"):
         importlib.import_module(module)
     for path in sorted((Path(__file__).parents[2] / "gpunet" / "ops").glob("*/cpu*")):
         importlib.import_module(f"gpunet.ops.{path.parent.name}.{path.stem}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,9 @@ class Recorder:
     def __init__(self) -> None:
         self.compiled: list[tuple[str, dict[str, str]]] = []
         self.launched: list[tuple[Any, ...]] = []
+
+    def active(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def compile(self, source: str, defines: Any) -> str:
         self.compiled.append((source, dict(defines)))

@@ -2,13 +2,15 @@
 
 from gpunet.backend import register_array_type
 from gpunet.cuda import CudaBackend
-from tests.emulator.array import EmulatedArray, EmulatedModule
+from tests.emulator.array import EMULATED_MODULE, EmulatedArray
 from tests.emulator.build import EmulationError, missing, sanitized_environment
 from tests.emulator.runtime import EmulatedRuntime
 
 RUNTIME = EmulatedRuntime()
-EMULATED = CudaBackend("emulated:0", EmulatedModule(), RUNTIME)
+EMULATED, SECOND = (
+    CudaBackend(f"emulated:{runtime.index}", EMULATED_MODULE, runtime) for runtime in (RUNTIME, EmulatedRuntime(1))
+)
 
-register_array_type(EmulatedArray, lambda array: EMULATED)
+register_array_type(EmulatedArray, lambda array: (EMULATED, SECOND)[array.device_index])
 
-__all__ = ["EMULATED", "RUNTIME", "EmulatedArray", "EmulationError", "missing", "sanitized_environment"]
+__all__ = ["EMULATED", "RUNTIME", "SECOND", "EmulatedArray", "EmulationError", "missing", "sanitized_environment"]

@@ -7,21 +7,45 @@ which is refused while a graph is captured.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from gpunet.errors import DeviceMemoryError
 from tests.emulator import recording
+from tests.emulator.build import EmulationError
 from tests.emulator.recording import forbid
 
 _POISON = 0xFF
 """Every byte of memory that was not written yet: NaN in both float types, -1 in signed integers."""
 
 
+_current = 0
+"""The number of the current device, on which arrays are allocated and expressions computed."""
+
+
+@contextlib.contextmanager
+def current_device(index: int) -> Iterator[None]:
+    """Inside the block, device `index` is the current one."""
+    global _current
+    before, _current = _current, index
+    try:
+        yield
+    finally:
+        _current = before
+
+
 class EmulatedArray(np.ndarray):
-    """An array on the emulated device."""
+    """An array on emulated device number `device_index`: the current one, or that of the array it is a view of."""
+
+    device_index: int
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.device_index = getattr(obj, "device_index", _current)
 
     def get(self) -> np.ndarray:
         """A copy on the host."""
@@ -51,6 +75,11 @@ class EmulatedArray(np.ndarray):
         keys = key if isinstance(key, tuple) else (key,)
         plain = tuple(_plain(part, "an assignment") for part in keys)
         _device_call("an assignment", np.ndarray.__setitem__, self, plain, value)
+
+    def copy(self, order: Any = "C") -> EmulatedArray:
+        """A copy on the current device, whichever this array is on."""
+        forbid("copy()")
+        return EMULATED_MODULE.array(self.view(np.ndarray).copy(order))
 
     def reshape(self, *shape: Any, **kwargs: Any) -> Any:
         return self._view_or_copy("reshape", *shape, **kwargs)
@@ -93,9 +122,21 @@ def _wrapped(value: Any) -> Any:
     return value
 
 
+def _check_current(what: str, *values: Any) -> None:
+    """Raise if an array among `values` is not on the current device: CuPy would compute on the wrong one, or refuse."""
+    for value in values:
+        if isinstance(value, EmulatedArray) and value.device_index != _current:
+            raise EmulationError(
+                f"{what} of an array of device {value.device_index}, while device {_current} is current"
+            )
+        if type(value) in (list, tuple):
+            _check_current(what, *value)
+
+
 def _device_call(what: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """`function` on the device: NumPy does the work, in arrays of the device only."""
     forbid(what)
+    _check_current(what, *args, *kwargs.values())
     plain = [_plain(arg, what) for arg in args]
     return _wrapped(function(*plain, **{name: _plain(value, what) for name, value in kwargs.items()}))
 
@@ -117,7 +158,7 @@ def _host_read(name: str) -> Callable[..., Any]:
 
 
 _DEVICE_METHODS = (
-    *("all", "any", "argmax", "argmin", "argsort", "astype", "clip", "copy", "cumsum", "dot", "fill", "flatten", "max"),
+    *("all", "any", "argmax", "argmin", "argsort", "astype", "clip", "cumsum", "dot", "fill", "flatten", "max"),
     *("mean", "min", "nonzero", "prod", "repeat", "round", "sort", "std", "sum", "take", "trace", "var"),
 )
 _HOST_READS = (
@@ -147,6 +188,19 @@ def _address(array: np.ndarray) -> int:
     return address
 
 
+_live: dict[int, int] = {}
+"""The size of each array that owns memory of a device, by its id."""
+
+
+memory_limit = 2**40
+"""Memory of the devices; allocating more fails."""
+
+
+def live_bytes() -> int:
+    """Memory of the devices that is in use."""
+    return sum(_live.values())
+
+
 class EmulatedModule:
     """What takes the place of ``cupy``: allocation as below, all else is NumPy's function on arrays of the device."""
 
@@ -155,6 +209,11 @@ class EmulatedModule:
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float64, order: Any = "C") -> EmulatedArray:
         """Poisoned memory, a buffer of its own: AddressSanitizer sees where it ends."""
         array = EmulatedArray(shape, np.dtype(dtype), order=order)
+        if live_bytes() + array.nbytes > memory_limit:
+            free = max(0, memory_limit - live_bytes())
+            raise DeviceMemoryError(f"emulated:{_current}", array.nbytes, free, memory_limit)
+        _live[id(array)] = array.nbytes
+        weakref.finalize(array, _live.pop, id(array)).atexit = False
         if recording.current is not None:
             recording.current.owned.append(array)
         poison(array)
@@ -193,6 +252,7 @@ class EmulatedModule:
 
     def array(self, array: Any, dtype: Any = None) -> EmulatedArray:
         forbid("a copy to or on the device")
+        _check_current("a copy", array)
         values = np.asarray(array.view(np.ndarray) if isinstance(array, EmulatedArray) else array, dtype)
         copy = self.empty(values.shape, values.dtype)
         copy.view(np.ndarray)[...] = values
@@ -213,3 +273,6 @@ class EmulatedModule:
 
         function.__name__ = name
         return function
+
+
+EMULATED_MODULE = EmulatedModule()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
+from gpunet.backend import Result
 from gpunet.cuda.runtime import Dim3
 from gpunet.cuda.sources import Defines, Kernel, Parameter, source_text
 from tests.emulator import recording
-from tests.emulator.array import poison
+from tests.emulator.array import current_device, poison
 from tests.emulator.build import EmulationError, build
 from tests.emulator.recording import Recording, forbid
 
@@ -69,6 +71,9 @@ def _value(arg: Any) -> Any:
 class EmulatedRuntime:
     """Kernels as ordinary functions of this process.
 
+    Args:
+        index: number of the device.
+
     Attributes:
         seed: the order in which threads and blocks run; 0 is by number.
         launched: (source, kernel, defines, seed) of everything that has run; defines are sorted pairs.
@@ -76,9 +81,13 @@ class EmulatedRuntime:
 
     hardware = "the emulator"
 
-    def __init__(self) -> None:
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
         self.seed = 0
         self.launched: set[tuple[str, str, tuple[tuple[str, str], ...], int]] = set()
+
+    def active(self) -> AbstractContextManager[None]:
+        return current_device(self.index)
 
     def compile(self, source: str, defines: Defines) -> Module:
         return self.compile_text(source_text(source), defines, name=source)
@@ -116,8 +125,8 @@ class EmulatedRuntime:
             recording.current.work.append(run)
             recording.current.used.append(args)
 
-    def capture(self, step: Callable[[], None]) -> Callable[[], None]:
-        return _Graph(step)
+    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
+        return _Graph(self, step)
 
     def synchronize(self) -> None:
         forbid("synchronize()")
@@ -126,15 +135,21 @@ class EmulatedRuntime:
 class _Graph:
     """A step that runs as it is at first, is recorded at its second call, and from then on is what was recorded."""
 
-    def __init__(self, step: Callable[[], None]) -> None:
-        self._step = step
+    def __init__(self, runtime: EmulatedRuntime, step: Callable[[], Any]) -> None:
+        self._runtime, self._step = runtime, step
+        self._result: Any = None
         self._warm = False
         self._recording: Recording | None = None
 
-    def __call__(self) -> None:
+    def __call__(self) -> Any:
         forbid("a captured step")
+        with self._runtime.active():
+            self._run()
+        return self._result
+
+    def _run(self) -> None:
         if not self._warm:
-            self._step()
+            self._result = self._step()
             self._warm = True
             return
         if self._recording is None:
@@ -147,7 +162,7 @@ class _Graph:
     def _record(self) -> Recording:
         recorded = recording.current = Recording()
         try:
-            self._step()
+            self._result = self._step()
         finally:
             recording.current = None
         return recorded

@@ -15,6 +15,8 @@ from gpunet.cuda import source_names, source_text, specialisations
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 """Turing, Ampere (data centre, consumer), Ada, Hopper, Blackwell (data centre, consumer)."""
+CUPYS_OPTIONS = ("--std=c++17", "-ftz=true", "--device-as-default-execution-space")
+"""What gpunet gives ``cupy.RawModule``, and what CuPy adds (``cupy/cuda/compiler.py``)."""
 BUDGETS = Path(__file__).parent / "budgets.json"
 
 _FUNCTION = re.compile(r"Compiling entry function '(\w+)' for 'sm_\w+'")
@@ -66,7 +68,7 @@ def compile_for(source: str, defines: Mapping[str, str], architecture: str) -> d
         return results[0] if results else None
 
     program = call(nvrtc.nvrtcCreateProgram, source_text(source).encode(), f"{source}.cu".encode(), 0, [], [])
-    options = [f"--gpu-architecture={architecture}", "--std=c++17", "--ptxas-options=-v"]
+    options = [*CUPYS_OPTIONS, f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
     options += [f"-D{name}={value}" for name, value in defines.items()]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
     log = bytes(call(nvrtc.nvrtcGetProgramLogSize, program))

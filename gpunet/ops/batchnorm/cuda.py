@@ -59,7 +59,7 @@ def batch_norm(x: Array, parameters: BatchNormParameters) -> tuple[Array, Array,
         launch("finish_statistics", grid, _FINISH_BLOCK, *args)
         for running, moved in zip((running_mean, running_var), moving, strict=True):
             if moved is not running:  # a copy, because `running` is not contiguous
-                running[...] = moved
+                cuda.cuda_backend_of(running).assign(running, moved)
     else:
         grid = cuda.ceil_div(slicing.channels, _THREADS)
         launch("running_statistics", grid, _THREADS, gamma, beta, *moving, *results, slicing.channels, eps)

@@ -5,8 +5,6 @@ Labels that are not int32 are converted before the launch; those that int32 cann
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gpunet import cuda
@@ -38,7 +36,7 @@ def softmax_cross_entropy(
     logits: Array, labels: Array, label_smoothing: float, weight: Array | None, reduction: str
 ) -> tuple[Array, Array]:
     """As on the CPU, but for labels out of range: loss and gradient of their rows are NaN."""
-    logits, labels = cuda.contiguous(logits), _as_int32(labels)
+    logits, labels = cuda.contiguous(logits), cuda.converted(labels, np.int32)
     weight = None if weight is None else cuda.contiguous(weight)
     (rows, classes), real = logits.shape, logits.dtype
     grid, threads, lanes = _grid(rows, classes)
@@ -64,7 +62,7 @@ def softmax_cross_entropy(
 
 def count_correct(logits: Array, labels: Array) -> Array:
     """As on the CPU, but for labels out of range: they are wrong."""
-    logits, labels = cuda.contiguous(logits), _as_int32(labels)
+    logits, labels = cuda.contiguous(logits), cuda.converted(labels, np.int32)
     grid, threads, lanes = _grid(*logits.shape)
     count = cuda.empty((), np.int64, logits)
     inputs = logits, labels, *logits.shape, lanes
@@ -92,7 +90,3 @@ def _grid(rows: int, classes: int) -> tuple[int, int, int]:
     if threads <= _ITERATIONS * _BLOCK:
         return 1, min(_BLOCK, _WARP * cuda.ceil_div(threads, _WARP)), lanes
     return min(_MAX_BLOCKS, cuda.ceil_div(threads, _THREADS)), _THREADS, lanes
-
-
-def _as_int32(labels: Any) -> Array:
-    return cuda.contiguous(labels if labels.dtype == np.int32 else labels.astype(np.int32))

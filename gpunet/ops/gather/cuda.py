@@ -39,7 +39,7 @@ def gather_batch(
     """
     if not len(images):
         raise ConfigError("order must hold numbers in [0, 0): there are no images")
-    images, labels, order = cuda.contiguous(images), _converted(labels, np.int32), _converted(order, np.int64)
+    images, labels, order = cuda.contiguous(images), cuda.converted(labels, np.int32), cuda.converted(order, np.int64)
     shape = images.shape[1:]
     x, y = cuda.empty((size, *shape), dtype, images), cuda.empty(size, np.int32, images)
     data = images, labels, order, len(images), order.size, *cuda.scalar(start, np.int64)
@@ -53,10 +53,6 @@ def gather_batch(
     augmentation = flip, shift, cutout, seed, *cuda.scalar(step, np.int64)
     cuda.launch("gather", "gather_images", grid, _THREADS, *data, *shape, *scaling, *augmentation, x, y, real=dtype)
     return x, y
-
-
-def _converted(array: Array, dtype: Any) -> Array:
-    return cuda.contiguous(array if array.dtype == dtype else array.astype(dtype))
 
 
 def _flat(array: Array | None) -> tuple[Array | None, int]:
