@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 import types
@@ -16,6 +17,7 @@ from gpunet.cuda.status import cuda_status
 from gpunet.devices import get_backend
 from gpunet.errors import DeviceError
 from tests.cuda.fake_cupy import CUDARuntimeError, FakeCupy
+from tests.nvrtc.compiler import CUPYS_OPTIONS
 
 
 class CompileException(Exception):
@@ -108,3 +110,20 @@ def test_an_unknown_error_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     with pytest.raises(ZeroDivisionError):
         gpu(1).module("activation", {"REAL": "float"})
+
+
+def test_the_compiler_checks_use_cupys_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gpunet gives CuPy, and what CuPy adds according to its text, where it is installed."""
+    cupy, given = FakeCupy(10**6), []
+    done = types.SimpleNamespace(compile=lambda: None)
+    cupy.RawModule = lambda code, options: given.append(options) or done  # type: ignore[attr-defined,func-returns-value]
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    gpu(1).module("activation", {"REAL": "float"})
+    assert given == [("--std=c++17", "-DREAL=float")]
+    added = set(CUPYS_OPTIONS) - set(given[0])
+    assert added == {"-ftz=true", "--device-as-default-execution-space"}
+    monkeypatch.delitem(sys.modules, "cupy")
+    installed = importlib.util.find_spec("cupy")
+    if installed is not None and installed.origin is not None:
+        text = (Path(installed.origin).parent / "cuda" / "compiler.py").read_text()
+        assert all(f"options += ('{option}',)" in text for option in added)
