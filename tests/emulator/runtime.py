@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,26 +95,32 @@ class EmulatedRuntime:
         Raises:
             EmulationError: the launch or what the kernel did is not legal.
         """
-        function, packer = module.function(kernel)
+        module.function(kernel)  # a wrong signature is found before anything is recorded
         values = [_value(arg) for arg in args]
         self.launched.add((module.name, kernel.name, module.defines, self.seed))
 
         def run() -> None:
-            try:
-                packed = packer.pack(*grid, *block, shared, self.seed, *values)
-            except struct.error as error:
-                raise EmulationError(
-                    f"{kernel.name}: bad launch, grid {grid}, block {block}, shared {shared}"
-                ) from error
-            problem = function(packed)
-            if problem is not None:
-                raise EmulationError(f"{kernel.name}: {problem.decode(errors='replace')}")
+            self.run(module, kernel, grid, block, shared, values)
 
         if recording.current is None:
             run()
         else:
             recording.current.work.append(run)
             recording.current.used.append(args)
+
+    def run(self, module: Module, kernel: Kernel, grid: Dim3, block: Dim3, shared: int, values: Sequence[Any]) -> None:
+        """Run a kernel at once. `values` are addresses, numbers and the bytes of structs.
+
+        Raises: as :meth:`launch`.
+        """
+        function, packer = module.function(kernel)
+        try:
+            packed = packer.pack(*grid, *block, shared, self.seed, *values)
+        except struct.error as error:
+            raise EmulationError(f"{kernel.name}: bad launch, grid {grid}, block {block}, shared {shared}") from error
+        problem = function(packed)
+        if problem is not None:
+            raise EmulationError(f"{kernel.name}: {problem.decode(errors='replace')}")
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         return _Graph(step)
