@@ -111,7 +111,8 @@ def _make_environment(folder: Path) -> None:
 
 
 def _pip(command: str, *args: str, **variables: str) -> None:
-    _call([sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check", *args], **variables)
+    options = ("--quiet", "--disable-pip-version-check", "--retries=1", "--timeout=60")
+    _call([sys.executable, "-m", "pip", command, *options, *args], **variables)
 
 
 def _call(command: Sequence[str], folder: Path | None = None, **variables: str) -> None:

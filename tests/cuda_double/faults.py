@@ -188,6 +188,19 @@ def stream_of_another_device() -> None:
     _function()((1,), (32,), (x, x, np.int32(32)), 0, stream)
 
 
+def event_of_another_device() -> None:
+    with cupy.cuda.Device(1):
+        event = cupy.cuda.Event()
+    cupy.cuda.runtime.eventRecord(event.ptr, cupy.cuda.Stream.null.ptr)
+
+
+def graph_of_another_device() -> None:
+    x = _array()
+    graph = _capture(lambda: x.data.memset_async(0, x.nbytes, cupy.cuda.get_current_stream()))
+    with cupy.cuda.Device(1):
+        graph.launch(cupy.cuda.Stream.null)
+
+
 def wrong_argument_size() -> None:
     """gpunet's reading of a signature and the compiler's differ."""
     sources._TYPES["int"] = np.int64  # type: ignore[assignment]

@@ -31,6 +31,8 @@ REPORTS = {
     "memory_of_another_device": r"wrong device: relu\(x\): 0x\w+ is memory of device 0, the current device is 1",
     "function_of_another_device": r"wrong device: relu was loaded on device 0, the current one is 1",
     "stream_of_another_device": r"wrong stream: relu is launched in a stream of device 1, the current device is 0",
+    "event_of_another_device": r"wrong device: an event of device 1 is recorded in a stream of device 0",
+    "graph_of_another_device": r"wrong device: a graph of device 0 is launched on device 1",
     "wrong_argument_size": r"relu: arguments of \[8, 8, 8\] bytes, the machine code takes \[8, 8, 4\]",
     "illegal_grid": r"relu: illegal grid \(1, 65536, 1\)",
     "illegal_block": r"relu: (illegal block \(2048, 1, 1\)|a block of 2048 threads, compiled for at most \d+)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,20 @@ class EmulatedRuntime:
         """Compile a text that is not in the folder of the kernels."""
         return Module(name, defines, build(text, defines, flags=flags))
 
+    def run(self, module: Module, kernel: Kernel, grid: Dim3, block: Dim3, shared: int, values: list[Any]) -> None:
+        """Run a kernel at once. `values` are addresses, numbers and the bytes of structs.
+
+        Raises: as :meth:`launch`.
+        """
+        function, packer = module.function(kernel)
+        try:
+            packed = packer.pack(*grid, *block, shared, self.seed, *values)
+        except struct.error as error:
+            raise EmulationError(f"{kernel.name}: bad launch, grid {grid}, block {block}, shared {shared}") from error
+        problem = function(packed)
+        if problem is not None:
+            raise EmulationError(f"{kernel.name}: {problem.decode(errors='replace')}")
+
     def launch(
         self, module: Module, kernel: Kernel, grid: Dim3, block: Dim3, args: tuple[Any, ...], shared: int
     ) -> None:
@@ -107,20 +121,6 @@ class EmulatedRuntime:
         else:
             recording.current.work.append(run)
             recording.current.used.append(args)
-
-    def run(self, module: Module, kernel: Kernel, grid: Dim3, block: Dim3, shared: int, values: Sequence[Any]) -> None:
-        """Run a kernel at once. `values` are addresses, numbers and the bytes of structs.
-
-        Raises: as :meth:`launch`.
-        """
-        function, packer = module.function(kernel)
-        try:
-            packed = packer.pack(*grid, *block, shared, self.seed, *values)
-        except struct.error as error:
-            raise EmulationError(f"{kernel.name}: bad launch, grid {grid}, block {block}, shared {shared}") from error
-        problem = function(packed)
-        if problem is not None:
-            raise EmulationError(f"{kernel.name}: {problem.decode(errors='replace')}")
 
     def capture(self, step: Callable[[], None]) -> Callable[[], None]:
         return _Graph(step)

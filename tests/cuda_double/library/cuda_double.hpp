@@ -45,9 +45,9 @@ bool reaches(int device);
 
 // --- memory.cpp ---
 
-// Whether `size` bytes at `address` are memory of a device that `device` reaches; reports it if not. `what` says who
-// touches them.
-bool usable(const void* address, size_t size, const std::string& what);
+// Whether `size` bytes at `address` are memory that the current device, or any, can touch; reports it if not. `what`
+// says who touches them.
+bool usable(const void* address, size_t size, const std::string& what, bool on_any_device = false);
 bool is_device_memory(const void* address);
 // Copy or fill at once; false, and a report, if memory is not usable.
 bool copy(void* to, const void* from, size_t size, cudaMemcpyKind kind, const std::string& what);

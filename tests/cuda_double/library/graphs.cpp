@@ -62,7 +62,8 @@ EXPORTED cudaError_t cudaGraphLaunch(cudaGraphExec_t handle, cudaStream_t stream
                       "wrong stream: a graph is launched in a stream of device %d, the current device is %d",
                       stream->device, current_device());
     if (executable->device != current_device())
-        report("wrong device: a graph of device %d is launched on device %d", executable->device, current_device());
+        return refuse(cudaErrorInvalidResourceHandle, "wrong device: a graph of device %d is launched on device %d",
+                      executable->device, current_device());
     for (Node& node : executable->nodes)
         if (const cudaError_t error = replay(node)) return fail(error);
     return cudaSuccess;

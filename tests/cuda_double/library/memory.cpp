@@ -49,7 +49,7 @@ bool is_device_memory(const void* address) {
     return find(address) != nullptr;
 }
 
-bool usable(const void* address, size_t size, const std::string& what) {
+bool usable(const void* address, size_t size, const std::string& what, bool on_any_device) {
     if (!size) return true;
     Lock lock(tables);
     const Allocation* found = find(address);
@@ -62,7 +62,7 @@ bool usable(const void* address, size_t size, const std::string& what) {
         report("out of bounds: %s: %zu bytes at %p, but its allocation of %zu bytes ends %zu bytes after it",
                what.c_str(), size, address, found->size,
                size_t(begin_of(*found) + found->size - static_cast<const char*>(address)));
-    } else if (!reaches(found->device)) {
+    } else if (!on_any_device && !reaches(found->device)) {
         report("wrong device: %s: %p is memory of device %d, the current device is %d", what.c_str(), address,
                found->device, current_device());
     } else {
@@ -71,16 +71,9 @@ bool usable(const void* address, size_t size, const std::string& what) {
     return false;
 }
 
-// Copies may go from any device to any other, so only the bounds are checked.
+// Copies may go from any device to any other.
 static bool copyable(const void* address, size_t size, bool on_device, const std::string& what) {
-    if (!on_device && !is_device_memory(address)) return true;
-    Lock lock(tables);
-    const Allocation* found = find(address);
-    const int before = current_device();
-    if (found) make_current(found->device);
-    const bool fine = usable(address, size, what);
-    make_current(before);
-    return fine;
+    return (!on_device && !is_device_memory(address)) || usable(address, size, what, true);
 }
 
 bool copy(void* to, const void* from, size_t size, cudaMemcpyKind kind, const std::string& what) {
