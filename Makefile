@@ -8,12 +8,13 @@ comma := ,
 DEV := $(VENV)/.dev$(if $(EXTRAS),-$(EXTRAS))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test lint fuzz bench bench-compare clean
+.PHONY: help train test gpu-double lint fuzz bench bench-compare clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   environment, data, a quickly trained CNN with its figures"
 	@echo "make test    environment, all tests that this machine can run"
+	@echo "make gpu-double   the tests of a GPU on a CUDA of host memory, with one device and with two; no GPU is needed"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make fuzz    mutated files through every parser, for 20 seconds (FUZZ_ARGS='--seconds 600 --seed 1')"
 	@echo "make bench   times every op beside its peers; one table, and a dated result in bench/results"
@@ -26,6 +27,10 @@ train: $(VENV)/.run
 
 test: $(DEV)
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+gpu-double: $(DEV)
+	$(BIN)/python -m tests.cuda_double run --devices 1 $(PYTEST_ARGS)
+	$(BIN)/python -m tests.cuda_double run --devices 2 $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

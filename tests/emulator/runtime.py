@@ -96,6 +96,20 @@ class EmulatedRuntime:
         """Compile a text that is not in the folder of the kernels."""
         return Module(name, defines, build(text, defines, flags=flags))
 
+    def run(self, module: Module, kernel: Kernel, grid: Dim3, block: Dim3, shared: int, values: list[Any]) -> None:
+        """Run a kernel at once. `values` are addresses, numbers and the bytes of structs.
+
+        Raises: as :meth:`launch`.
+        """
+        function, packer = module.function(kernel)
+        try:
+            packed = packer.pack(*grid, *block, shared, self.seed, *values)
+        except struct.error as error:
+            raise EmulationError(f"{kernel.name}: bad launch, grid {grid}, block {block}, shared {shared}") from error
+        problem = function(packed)
+        if problem is not None:
+            raise EmulationError(f"{kernel.name}: {problem.decode(errors='replace')}")
+
     def launch(
         self, module: Module, kernel: Kernel, grid: Dim3, block: Dim3, args: tuple[Any, ...], shared: int
     ) -> None:
@@ -104,20 +118,12 @@ class EmulatedRuntime:
         Raises:
             EmulationError: the launch or what the kernel did is not legal.
         """
-        function, packer = module.function(kernel)
+        module.function(kernel)  # a wrong signature is found before anything is recorded
         values = [_value(arg) for arg in args]
         self.launched.add((module.name, kernel.name, module.defines, self.seed))
 
         def run() -> None:
-            try:
-                packed = packer.pack(*grid, *block, shared, self.seed, *values)
-            except struct.error as error:
-                raise EmulationError(
-                    f"{kernel.name}: bad launch, grid {grid}, block {block}, shared {shared}"
-                ) from error
-            problem = function(packed)
-            if problem is not None:
-                raise EmulationError(f"{kernel.name}: {problem.decode(errors='replace')}")
+            self.run(module, kernel, grid, block, shared, values)
 
         if recording.current is None:
             run()

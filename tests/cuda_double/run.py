@@ -1,0 +1,45 @@
+"""Processes on the double."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.cuda_double.build import Double
+from tests.cuda_double.library import COMPILER, LIBRARY
+from tests.cuda_double.start import MODULE
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(double: Double, devices: int = 1) -> dict[str, str]:
+    """The environment of a Python process whose CuPy has `devices` devices of the double."""
+    path = [Path(__file__).parent / "site", ROOT, double.packages]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "CUPY_CACHE_DIR": str(double.kernels),
+        "GPUNET_REQUIRE_GPU": "1",
+        "GPUNET_CUDA_DOUBLE_DEVICES": str(devices),
+        COMPILER: str(double.packages / "nvidia" / "cuda_nvrtc" / "lib" / "libnvrtc.so.12"),
+        LIBRARY: str(double.library),
+        MODULE: str(double.module),
+    }
+
+
+def run(double: Double, args: Sequence[str], *, devices: int = 1, **options: Any) -> subprocess.CompletedProcess[str]:
+    """``python args`` on the double, in the folder of the checkout; `options` are those of :func:`subprocess.run`."""
+    return subprocess.run(
+        [sys.executable, *args], cwd=ROOT, env=environment(double, devices), text=True, check=False, **options
+    )
+
+
+def run_tests(double: Double, args: Sequence[str], *, devices: int = 1, **options: Any) -> Any:
+    """``pytest -m gpu args`` on the double."""
+    return run(
+        double, ["-m", "pytest", "-p", "tests.cuda_double.plugin", "-m", "gpu", *args], devices=devices, **options
+    )
