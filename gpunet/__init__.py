@@ -4,6 +4,8 @@
 
     train, test = gn.data.load("fashion-mnist")
     model = gn.models.MLP((784, 128, 64, 10), activation="gelu").initialize(seed=0)
+    gn.save(model, "model.safetensors")
+    gn.load("model.safetensors").predict(test.images)
 
 The subpackages: :mod:`gpunet.ops` (maths on raw arrays), :mod:`gpunet.nn` (layers), :mod:`gpunet.models`,
 :mod:`gpunet.optim`, :mod:`gpunet.data`, :mod:`gpunet.training`, :mod:`gpunet.experiments` (whole runs).
@@ -18,12 +20,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpunet import data, experiments, models, nn, ops, optim, report, training
     from gpunet.devices import backend_of, get_backend, use_device
+    from gpunet.experiments.saved import load_model as load
+    from gpunet.experiments.saved import save_model as save
 
 __version__ = "0.1.0"
 
 logging.getLogger("gpunet").addHandler(logging.NullHandler())
 
-_FROM_DEVICES = ("backend_of", "get_backend", "use_device")
+_ELSEWHERE = {
+    "backend_of": ("devices", "backend_of"),
+    "get_backend": ("devices", "get_backend"),
+    "load": ("experiments.saved", "load_model"),
+    "save": ("experiments.saved", "save_model"),
+    "use_device": ("devices", "use_device"),
+}
 _PARTS = ("data", "experiments", "models", "nn", "ops", "optim", "report", "training")
 
 __all__ = [
@@ -32,11 +42,13 @@ __all__ = [
     "data",
     "experiments",
     "get_backend",
+    "load",
     "models",
     "nn",
     "ops",
     "optim",
     "report",
+    "save",
     "training",
     "use_device",
 ]
@@ -46,6 +58,7 @@ def __getattr__(name: str) -> Any:
     """Import a subpackage on first use, to keep ``import gpunet`` fast."""
     if name in _PARTS:
         return import_module(f"gpunet.{name}")
-    if name in _FROM_DEVICES:
-        return getattr(import_module("gpunet.devices"), name)
+    if name in _ELSEWHERE:
+        module, own = _ELSEWHERE[name]
+        return getattr(import_module(f"gpunet.{module}"), own)
     raise AttributeError(f"module 'gpunet' has no attribute {name!r}")

@@ -19,7 +19,7 @@ from gpunet.cuda.backend import gpu
 from gpunet.cuda.status import CudaStatus, cuda_status
 from gpunet.errors import ConfigError, DeviceError
 
-__all__ = ["CudaStatus", "backend_of", "cuda_status", "devices", "get_backend", "use_device"]
+__all__ = ["CudaStatus", "backend_named", "backend_of", "cuda_status", "devices", "get_backend", "use_device"]
 
 logger = logging.getLogger("gpunet")
 
@@ -67,6 +67,24 @@ def get_backend(device: str | Backend | None = None) -> Backend:
             f"device {device!r}{source} does not exist: this machine has {len(status.devices)} CUDA device(s)"
         )
     return gpu(index)
+
+
+def backend_named(device: str) -> Backend:
+    """The backend that something saved was on, by the name of its `device`; the CPU if it is not there, with a warning.
+
+    Raises:
+        ConfigError: `device` is no name of a device.
+    """
+    try:
+        return get_backend(device)
+    except DeviceError as error:
+        _warn_moved(device, str(error))
+        return CPU
+
+
+@functools.cache
+def _warn_moved(device: str, problem: str) -> None:
+    logger.warning("a model was on %s, but is put on the CPU: %s", device, problem)
 
 
 class use_device(contextlib.AbstractContextManager["Backend"]):

@@ -23,6 +23,9 @@ from gpunet.errors import OutputError
 
 logger = logging.getLogger("gpunet")
 
+PathLike = str | os.PathLike[str]
+"""What names a file: a string or a path."""
+
 _LARGEST_JSON = 2**26
 
 
@@ -73,14 +76,14 @@ def atomic_write(path: str | os.PathLike[str], *, keep: Path | None = None) -> I
                 temporary.unlink(missing_ok=True)
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: PathLike) -> None:
     """Create the folder `path` and its parents, unless they exist.
 
     Raises:
         OutputError: it cannot be created; the message names it and the reason.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from error
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpunet import ops
 from gpunet.backend import Array, Backend, backend_of
+from gpunet.data.scaling import Scaling
 from gpunet.devices import get_backend
 from gpunet.errors import ConfigError, DataError
 from gpunet.ops import random
@@ -118,6 +119,25 @@ class Loader:
     def labels(self) -> Array:
         """The labels, int32, on the device."""
         return self._labels[: self.size]
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """The scaling of the images' pixels, 1 and 0 if none was given; None for features.
+
+        Raises:
+            ConfigError: it was given in float64, with more digits than float32 has.
+        """
+        if self._images.dtype != np.uint8:
+            return None
+        given = [self._scaling[name] for name in ("scale", "offset")]
+        shapes = [(1, 1, self.input_shape[2]), *(tuple(array.shape) for array in given if array is not None)]
+        arrays = []
+        for array, default in zip(given, (1.0, 0.0), strict=True):
+            host = np.asarray(default) if array is None else self.backend.to_numpy(array)
+            arrays.append(np.broadcast_to(host, np.broadcast_shapes(*shapes)).astype(np.float32))
+            if (arrays[-1] != host).any():
+                raise ConfigError("the scale and the offset must be float32 to be stored in a checkpoint")
+        return Scaling(*arrays)
 
     def digest(self) -> str:
         """SHA-256 of everything that determines the batches: images, labels, their order, scaling and augmentation."""

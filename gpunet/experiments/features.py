@@ -20,7 +20,7 @@ from gpunet.data.loader import Loader
 from gpunet.errors import ConfigError, DataError
 from gpunet.experiments.inference import SavedModel, check_data, load_model
 from gpunet.experiments.prepare import loader_of, prepare
-from gpunet.files import write_text_atomic
+from gpunet.files import PathLike, write_text_atomic
 from gpunet.models import CNN, MLP, Hybrid
 from gpunet.nn import Flatten, ForwardContext, Sequential
 from gpunet.report.feature_figures import LayerMap, plot_layer_maps, plot_probes
@@ -54,10 +54,10 @@ class Probe:
 
 
 def analyse(
-    path: Path,
+    path: PathLike,
     *,
     layers: Sequence[str] | None = None,
-    out: Path | None = None,
+    out: PathLike | None = None,
     device: str | None = None,
     train_images: int = 6000,
     map_images: int = 2000,
@@ -81,11 +81,12 @@ def analyse(
         OutputError: the table cannot be written.
     """
     saved = load_model(path, device)
-    cnn = _cnn(saved, path)
+    cnn = _cnn(saved, Path(path))
     names = list(layers) if layers else _default_layers(cnn)
     parts = [_until(cnn, name) for name in names]  # fails before the slow part
-    data = prepare(saved.config.data)
-    check_data(saved, data.split.train, saved.config.data.data)
+    options = saved.data_config()
+    data = prepare(options)
+    check_data(saved, data.split.train, options.data)
     train = _subset(data.split.train, train_images, seed)
     validation = data.split.validation
     shown = _subset(validation, map_images, seed)
@@ -95,7 +96,7 @@ def analyse(
         features = [_features(part, dataset, saved) for dataset in (train, validation)]
         probes += _probes(name, features, (train.labels, validation.labels), saved, seed)
         maps.append(_map(name, _features(part, shown, saved), seed))
-    folder = out or (path if path.is_dir() else path.parent)
+    folder = Path(out) if out else saved.file.parent
     _write(probes, folder / TABLE)
     by_probe = [(probe, [row.validation_accuracy for row in probes if row.probe == probe]) for probe in PROBES]
     drawings = {

@@ -1,48 +1,38 @@
-"""Trained models: loading from a run folder or a checkpoint, evaluation, and prediction."""
+"""Using trained models: evaluation and prediction."""
 
 from __future__ import annotations
 
-import dataclasses
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from gpunet.backend import Backend
 from gpunet.data import Dataset, load, read_image
 from gpunet.data.loader import Loader
-from gpunet.data.scaling import Scaling
-from gpunet.devices import get_backend
-from gpunet.errors import CheckpointError, ConfigError, DataError, ShapeError
-from gpunet.experiments.config import RunConfig, from_toml
+from gpunet.errors import CheckpointError, ConfigError, DataError
 from gpunet.experiments.prepare import loader_of, prepare
-from gpunet.models import CNN, CNNConfig, Hybrid, create
-from gpunet.nn import Sequential
+from gpunet.experiments.saved import SavedModel, check_finite, load_class_names, load_model
+from gpunet.files import PathLike
+from gpunet.models import Hybrid
 from gpunet.report.figures import plot_feature_scatter
 from gpunet.report.metrics import confusion_matrix
 from gpunet.report.run_figures import plot_evaluation
-from gpunet.training.checkpoint import load_checkpoint, prefixed, under
 from gpunet.training.evaluation import Evaluation, extract, with_mirror_images
 from gpunet.training.evaluation import evaluate as evaluate_model
-from gpunet.training.trainer import BEST
 
-
-@dataclass(frozen=True)
-class SavedModel:
-    """A trained model with everything needed to use it."""
-
-    model: Sequential
-    config: RunConfig
-    input_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    scaling: Scaling
-    backend: Backend
-    metadata: dict[str, Any]
-    file: Path
-    """The checkpoint."""
+__all__ = [
+    "EvaluationResult",
+    "Prediction",
+    "SavedModel",
+    "check_data",
+    "evaluate",
+    "evaluate_saved",
+    "feature_map",
+    "load_class_names",
+    "load_model",
+    "predict",
+]
 
 
 @dataclass(frozen=True)
@@ -68,96 +58,6 @@ class Prediction:
     label: int
     probabilities: list[float]
     class_names: tuple[str, ...]
-
-
-def description(config: RunConfig, toml: str, dataset: Dataset) -> dict[str, Any]:
-    """The metadata stored in every checkpoint, so that it can be used without its run folder."""
-    return {
-        "kind": config.kind,
-        "config": toml,
-        "input_shape": list(dataset.image_shape),
-        "class_names": list(dataset.class_names),
-    }
-
-
-def scaling_tensors(scaling: Scaling) -> dict[str, np.ndarray]:
-    """The scaling as stored in a checkpoint."""
-    return prefixed("input", scaling.to_arrays())
-
-
-def load_model(path: Path, device: str | None = None) -> SavedModel:
-    """The model in a run folder (its best checkpoint) or a checkpoint file, ready on `device`.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, its weights do not fit its configuration, or one is not finite.
-        DeviceError: the device is not available.
-    """
-    backend = get_backend(device)
-    file = path / BEST if path.is_dir() else path
-    try:
-        tensors, metadata = load_checkpoint(file)
-    except CheckpointError as error:
-        if file.exists() and (path / "config.toml").is_file():
-            hint = f"gpunet train --resume {shlex.quote(str(path))} writes it again"
-            raise CheckpointError(f"{error}; {hint}") from error
-        raise
-    try:
-        config, input_shape, names = _described(metadata)
-        scaling = Scaling.from_arrays(under("input", tensors))
-        stage = metadata.get("stage")
-        if stage == "classifier":
-            raise CheckpointError("it is the classifier of a hybrid and needs its CNN: give the hybrid's run folder")
-        if stage == "cnn" and isinstance(config.model, CNNConfig):
-            model: Sequential = CNN.from_config(config.model, input_shape, len(names))
-        else:
-            model = create(config.model, input_shape, len(names))
-    except (CheckpointError, ConfigError, DataError, ShapeError) as error:
-        raise CheckpointError(f"{file} does not describe a usable model: {error}") from error
-    stored = sum(tensor.size for tensor in under("model", tensors).values())
-    if model.parameter_count > max(2 * stored, 10**6):  # checked before memory is taken for them
-        raise CheckpointError(
-            f"{file}: the checkpoint is for another architecture: it has {stored} numbers, this model needs "
-            f"{model.parameter_count}"
-        )
-    model.initialize(config.training.seed, device=backend, dtype=config.training.dtype)
-    assert model.flat is not None
-    try:
-        model.flat.load_state_dict(under("model", tensors))
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from error
-    return SavedModel(model, config, input_shape, names, scaling, backend, metadata, file)
-
-
-def _described(metadata: dict[str, Any]) -> tuple[RunConfig, tuple[int, int, int], tuple[str, ...]]:
-    """Configuration, image shape and class names in the header of a checkpoint."""
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("config"), str):
-        raise CheckpointError("its header has no configuration")
-    shape = metadata.get("input_shape")
-    if not isinstance(shape, list) or [type(side) for side in shape] != [int] * 3 or min(shape) < 1:
-        raise CheckpointError(f"input_shape must be [height, width, channels], got {shape!r:.80}")
-    config = from_toml(metadata["config"], source="its configuration")
-    return config, (shape[0], shape[1], shape[2]), _class_names(metadata)
-
-
-def _class_names(metadata: Any) -> tuple[str, ...]:
-    names = metadata.get("class_names") if isinstance(metadata, dict) else None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise CheckpointError(f"class_names must be a list of names, got {names!r:.80}")
-    return tuple(names)
-
-
-def load_class_names(path: Path) -> tuple[str, ...]:
-    """The class names of the model in a run folder or a checkpoint file.
-
-    Raises:
-        CheckpointError: there is none, or it has no class names.
-    """
-    file = path / BEST if path.is_dir() else path
-    _, metadata = load_checkpoint(file)
-    try:
-        return _class_names(metadata)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from None
 
 
 def check_data(saved: SavedModel, dataset: Dataset, source: str) -> None:
@@ -201,22 +101,12 @@ def evaluate_saved(saved: SavedModel, dataset: Dataset) -> tuple[Evaluation, np.
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
     found = evaluate_model(saved.model, loader, keep_probabilities=True)
     assert found.probabilities is not None
-    _check_finite(saved, found.probabilities, found.loss)
+    check_finite(saved, found.probabilities, found.loss)
     return found, found.probabilities, loader
 
 
-def _check_finite(saved: SavedModel, probabilities: np.ndarray, loss: float) -> None:
-    wrong = np.count_nonzero(~np.isfinite(probabilities).all(axis=1))
-    if wrong or not np.isfinite(loss):
-        raise CheckpointError(
-            f"the model in {saved.file} gives class probabilities that are NaN or infinite for {wrong} of "
-            f"{len(probabilities)} images (loss {loss}): its weights are too large; use another checkpoint, or train "
-            "again"
-        )
-
-
 def evaluate(
-    path: Path,
+    path: PathLike,
     *,
     data: str | None = None,
     split: str = "test",
@@ -236,32 +126,28 @@ def evaluate(
         DataError: no usable data, or they do not fit the model; see :func:`check_data`.
     """
     saved = load_model(path, device)
-    options = saved.config.data
-    if tta and not options.mirrors:
+    options = saved.data_config(data, split)
+    if tta and not saved.config.data.mirrors:
         raise ConfigError(
             f"{path} was not trained on mirrored images (--flip), so it cannot classify them: leave out --tta"
         )
-    if data is None or split != "test":
-        run_data = prepare(options if data is None else dataclasses.replace(options, data=data))
-        dataset = run_data.part(split)
-    else:
-        dataset = load(data)[1]
+    dataset = prepare(options).part(split) if data is None or split != "test" else load(data)[1]
     check_data(saved, dataset, options.data if data is None else data)
     found, probabilities, loader = evaluate_saved(saved, dataset)
     if figures:
-        plot_evaluation(path if path.is_dir() else path.parent, dataset, probabilities, prefix=f"{split}_")
+        plot_evaluation(saved.file.parent, dataset, probabilities, prefix=f"{split}_")
     matrix = confusion_matrix(dataset.labels, probabilities.argmax(1), dataset.classes)
     tta_correct = None
     if tta:
         averaged = with_mirror_images(saved.model, loader, probabilities)
-        _check_finite(saved, averaged, found.loss)
+        check_finite(saved, averaged, found.loss)
         tta_correct = int((averaged.argmax(1) == dataset.labels).sum())
     return EvaluationResult(
         split, found.loss, found.correct, found.total, matrix.tolist(), saved.class_names, tta_correct
     )
 
 
-def feature_map(path: Path, *, device: str | None = None, split: str = "test") -> Path:
+def feature_map(path: PathLike, *, device: str | None = None, split: str = "test") -> Path:
     """Plot the features of the hybrid at `path` for its `split` images, as ``feature_map.png`` in the run folder.
 
     The features are projected onto their first two principal components.
@@ -272,16 +158,19 @@ def feature_map(path: Path, *, device: str | None = None, split: str = "test") -
     saved = load_model(path, device)
     if not isinstance(saved.model, Hybrid):
         raise CheckpointError(f"{path} contains a {type(saved.model).__name__}: a feature map needs a Hybrid")
-    dataset = prepare(saved.config.data).part(split)
-    check_data(saved, dataset, saved.config.data.data)
+    options = saved.data_config()
+    dataset = prepare(options).part(split)
+    check_data(saved, dataset, options.data)
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
     features = extract(saved.model.extract_features, loader)
-    target = (path if path.is_dir() else path.parent) / "feature_map.png"
+    target = saved.file.parent / "feature_map.png"
     plot_feature_scatter(features, dataset.labels, dataset.class_names, target)
     return target
 
 
-def predict(path: Path, images: Sequence[Path], *, device: str | None = None, invert: str = "auto") -> list[Prediction]:
+def predict(
+    path: PathLike, images: Sequence[PathLike], *, device: str | None = None, invert: str = "auto"
+) -> list[Prediction]:
     """Class probabilities of image files of any size; see :func:`gpunet.data.read_image`.
 
     Raises:
@@ -289,10 +178,10 @@ def predict(path: Path, images: Sequence[Path], *, device: str | None = None, in
             nothing is predicted then.
     """
     saved = load_model(path, device)
-    pixels = np.stack([read_image(image, saved.input_shape, invert=invert) for image in images])
+    pixels = np.stack([read_image(image, saved.image_shape, invert=invert) for image in images])
     dataset = Dataset(pixels, np.zeros(len(images), np.int32), saved.class_names)
     _, probabilities, _ = evaluate_saved(saved, dataset)
     return [
-        Prediction(image, int(row.argmax()), [float(value) for value in row], saved.class_names)
+        Prediction(Path(image), int(row.argmax()), [float(value) for value in row], saved.class_names)
         for image, row in zip(images, probabilities, strict=True)
     ]

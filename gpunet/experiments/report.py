@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpunet.data import DataConfig, find
@@ -15,7 +15,7 @@ from gpunet.experiments.config import merge, to_dict
 from gpunet.experiments.inference import SavedModel, check_data, evaluate_saved, load_model
 from gpunet.experiments.prepare import RunData, prepare
 from gpunet.experiments.records import SHARE, check_entries, read_environment, read_history, read_result
-from gpunet.files import atomic_write
+from gpunet.files import PathLike, atomic_write
 from gpunet.nn import summary
 from gpunet.report.comparison import comparison
 from gpunet.report.run_record import RunRecord, SplitResult
@@ -39,9 +39,9 @@ class Report:
 
 
 def report(
-    run_dir: Path,
+    run_dir: PathLike,
     *,
-    out: Path | None = None,
+    out: PathLike | None = None,
     split: str = "validation",
     data: str | None = None,
     device: str | None = None,
@@ -58,10 +58,11 @@ def report(
         CheckpointError: `run_dir` contains no usable run. DataError: its data set is missing, or a different one.
         OutputError: the page cannot be written.
     """
-    target = out if out is not None else run_dir / REPORT
-    facts, saved = _read_run(run_dir, device)
+    run_dir = Path(run_dir)
+    target = Path(out) if out is not None else run_dir / REPORT
+    facts, saved = _read_run(run_dir, device, data)
     with atomic_write(target) as temporary:  # before the evaluation, so that an unwritable path fails early
-        run_data = _data_of(run_dir, saved, facts, data)
+        run_data = _data_of(run_dir, saved, facts, data, split)
         result, loader = _evaluate(saved, run_data, split)
         layers = summary(saved.model, saved.input_shape)
         page = run_report(facts, result, saved.model, saved.scaling, loader, layers=layers, tsne=tsne)
@@ -70,9 +71,9 @@ def report(
 
 
 def compare(
-    run_dirs: Sequence[Path],
+    run_dirs: Sequence[PathLike],
     *,
-    out: Path | None = None,
+    out: PathLike | None = None,
     split: str = "validation",
     data: str | None = None,
     device: str | None = None,
@@ -86,22 +87,23 @@ def compare(
         CheckpointError: a folder contains no usable run, or is given twice.
         OutputError: the page cannot be written.
     """
-    target = out if out is not None else Path(COMPARISON)
-    for place, run_dir in enumerate(run_dirs):
-        if run_dir.resolve() in [other.resolve() for other in run_dirs[:place]]:
+    target = Path(out) if out is not None else Path(COMPARISON)
+    folders = [Path(run_dir) for run_dir in run_dirs]
+    for place, run_dir in enumerate(folders):
+        if run_dir.resolve() in [other.resolve() for other in folders[:place]]:
             raise CheckpointError(f"the run {run_dir} is given twice")
-    for run_dir in run_dirs:  # check all of them before the first is evaluated
-        _read_run(run_dir, device)
+    for run_dir in folders:  # check all of them before the first is evaluated
+        _read_run(run_dir, device, data)
     prepared: dict[DataConfig, RunData] = {}
     runs: list[tuple[RunRecord, SplitResult | None]] = []
     warnings = []
     with atomic_write(target) as temporary:
-        for run_dir in run_dirs:
-            facts, saved = _read_run(run_dir, device)
+        for run_dir in folders:
+            facts, saved = _read_run(run_dir, device, data)
             logger.info("evaluating %s", run_dir)
             result = None
             try:
-                result, _ = _evaluate(saved, _data_of(run_dir, saved, facts, data, prepared), split)
+                result, _ = _evaluate(saved, _data_of(run_dir, saved, facts, data, split, prepared), split)
             except DataError as error:
                 warnings.append(f"{facts.name} is compared by its recorded results, without McNemar's test: {error}")
                 logger.warning("%s", warnings[-1])
@@ -113,12 +115,12 @@ def compare(
         temporary.write_text(comparison(runs, split=split, warnings=warnings), encoding="utf-8")
     found = {
         str(run_dir): None if result is None else (result.correct, result.total)
-        for run_dir, (_, result) in zip(run_dirs, runs, strict=True)
+        for run_dir, (_, result) in zip(folders, runs, strict=True)
     }
     return Report(target, split, found)
 
 
-def _read_run(run_dir: Path, device: str | None) -> tuple[RunRecord, SavedModel]:
+def _read_run(run_dir: Path, device: str | None, data: str | None) -> tuple[RunRecord, SavedModel]:
     if not run_dir.is_dir():
         raise CheckpointError(f"{run_dir} is not a run folder: a report needs a folder written by gpunet train")
     if not (run_dir / BEST).is_file():
@@ -128,10 +130,13 @@ def _read_run(run_dir: Path, device: str | None) -> tuple[RunRecord, SavedModel]
     check_entries(saved.metadata, {"validation_accuracy": SHARE.or_none}, f"the header of {saved.file}")
     best = saved.metadata.get("validation_accuracy")
     stage, epoch = saved.metadata.get("from_stage"), saved.metadata.get("epoch")
+    config = to_dict(saved.config)
+    if not saved.knows_its_data:
+        config["data"] = {"data": str(data)}
     facts = RunRecord(
         folder=run_dir,
         kind=saved.config.kind,
-        config=to_dict(saved.config),
+        config=config,
         defaults=to_dict(merge(saved.config.kind)),
         history=read_history(run_dir / METRICS),
         result=read_result(run_dir),
@@ -148,10 +153,11 @@ def _data_of(
     saved: SavedModel,
     facts: RunRecord,
     data: str | None,
+    split: str,
     prepared: dict[DataConfig, RunData] | None = None,
 ) -> RunData:
     """The data set of the run, read and split as in its training."""
-    config = saved.config.data if data is None else replace(saved.config.data, data=data)
+    config = saved.data_config(data, split)
     if config.data == FASHION_MNIST:
         if find() is None:
             raise DataError(

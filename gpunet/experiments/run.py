@@ -24,19 +24,19 @@ from gpunet.experiments.config import RunConfig, to_dict, to_toml
 from gpunet.experiments.inference import (
     EvaluationResult,
     Prediction,
-    description,
     evaluate,
     predict,
-    scaling_tensors,
 )
 from gpunet.experiments.prepare import RunData, prepare
-from gpunet.files import lock_folder, remove_temporaries, write_bytes_atomic, write_text_atomic
+from gpunet.experiments.saved import description
+from gpunet.files import PathLike, lock_folder, remove_temporaries, write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
 from gpunet.models import Hybrid, HybridConfig, create
 from gpunet.nn import Sequential, summary
 from gpunet.report.run_figures import plot_run
 from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
 from gpunet.training.checkpoint import prefixed, save_checkpoint
+from gpunet.training.description import scaling_tensors
 from gpunet.training.evaluation import evaluate as evaluate_model
 from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
@@ -105,7 +105,7 @@ class Fit:
 def train(
     config: RunConfig,
     *,
-    run_dir: Path,
+    run_dir: PathLike,
     device: str | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -132,6 +132,7 @@ def train(
         shown: list[Callback] = [Progress(title=stage)] if progress else []
         return [*shown, TensorBoard()] if tensorboard else shown
 
+    run_dir = Path(run_dir)
     with _locked(run_dir):
         return _train(config, run_dir, device, resume, callbacks, checkpoint_minutes, on_result)
 
@@ -190,7 +191,7 @@ def _train(
 def fit(
     config: RunConfig,
     *,
-    run_dir: Path,
+    run_dir: PathLike,
     device: str | None = None,
     resume: bool = False,
     callbacks: Callable[[str], Sequence[Callback]] = lambda stage: (),
@@ -213,6 +214,7 @@ def fit(
         Interrupted: a signal arrived; the state is saved.
         GpunetError: see :mod:`gpunet.errors`.
     """
+    run_dir = Path(run_dir)
     with _locked(run_dir):
         return _fit(config, run_dir, device, resume, callbacks, data, checkpoint_minutes)
 

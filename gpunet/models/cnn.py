@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gpunet.backend import Array
 from gpunet.errors import ConfigError
+from gpunet.models.description import described
 from gpunet.models.mlp import linear_stack
 from gpunet.nn import (
     ACTIVATIONS,
@@ -123,6 +124,20 @@ class CNN(Sequential):
         if dropout > 0:
             layers.append(("dropout", Dropout(dropout)))
         super().__init__([*layers, *stack])
+        self.description = described(
+            CNNConfig,
+            self.input_shape,
+            int(classes),
+            filters=tuple(filters),
+            kernel_sizes=(kernel_sizes,) if isinstance(kernel_sizes, int) else tuple(kernel_sizes),
+            pooling=pooling,
+            pool_after=tuple(pool_after),
+            activation=activation,
+            batch_norm=batch_norm,
+            head=tuple(head),
+            dropout=dropout,
+            init=init,
+        )
 
     @classmethod
     def from_config(cls, config: CNNConfig, input_shape: Sequence[int], classes: int) -> CNN:

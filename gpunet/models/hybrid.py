@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from gpunet.backend import Array
 from gpunet.models.cnn import CNN, CNNConfig
+from gpunet.models.description import described
 from gpunet.models.mlp import MLP
 from gpunet.nn import ACTIVATIONS, ForwardContext, Initializer, Sequential
-from gpunet.options import option
+from gpunet.options import option, option_fields
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,18 @@ class Hybrid(Sequential):
         inputs = math.prod(self.extractor.output_shape(cnn.input_shape))
         self.classifier = MLP((inputs, *hidden, classes), activation, dropout, init)
         super().__init__([("cnn", self.extractor), ("classifier", self.classifier)])
+        if cnn.description is not None:
+            of_cnn = {name: getattr(cnn.description.config, name) for name in option_fields(CNNConfig)}
+            self.description = described(
+                HybridConfig,
+                self.input_shape,
+                int(classes),
+                feature_layer=feature_layer,
+                classifier_hidden=tuple(hidden),
+                classifier_activation=activation,
+                classifier_dropout=dropout,
+                **{**of_cnn, "init": init},
+            )
 
     @classmethod
     def from_config(cls, config: HybridConfig, input_shape: Sequence[int], classes: int) -> Hybrid:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from gpunet.errors import ConfigError
+from gpunet.models.description import Description, described
 from gpunet.nn import ACTIVATIONS, Dropout, Flatten, Initializer, Layer, Linear, Sequential, make_activation
 from gpunet.nn.init import INITIALIZERS, from_name
 from gpunet.options import Options, option
@@ -43,12 +44,23 @@ class MLP(Sequential):
         if len(sizes) < 2:
             raise ConfigError(f"sizes must hold at least the numbers of inputs and classes, got {tuple(sizes)}")
         super().__init__([("flatten", Flatten()), *linear_stack(sizes, activation, dropout, init)])
+        self.description = described(
+            MLPConfig,
+            (int(sizes[0]),),
+            int(sizes[-1]),
+            hidden=tuple(sizes[1:-1]),
+            activation=activation,
+            dropout=dropout,
+            init=init,
+        )
 
     @classmethod
     def from_config(cls, config: MLPConfig, input_shape: Sequence[int], classes: int) -> MLP:
         """The MLP described by `config`, for inputs of `input_shape`."""
         sizes = (math.prod(input_shape), *config.hidden, classes)
-        return cls(sizes, config.activation, config.dropout, config.init)
+        model = cls(sizes, config.activation, config.dropout, config.init)
+        model.description = Description(config, tuple(input_shape), classes)
+        return model
 
 
 def linear_stack(

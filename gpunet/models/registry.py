@@ -8,6 +8,7 @@ from typing import Any
 
 from gpunet.errors import ConfigError
 from gpunet.models.cnn import CNN, CNNConfig
+from gpunet.models.description import Description
 from gpunet.models.hybrid import Hybrid, HybridConfig
 from gpunet.models.mlp import MLP, MLPConfig
 from gpunet.nn import Sequential
@@ -70,4 +71,6 @@ def kind_of(config: Options) -> ModelKind:
 
 def create(config: Options, input_shape: Sequence[int], classes: int) -> Sequential:
     """The model described by `config`, for images (H, W, C) = `input_shape`; its arrays are not allocated yet."""
-    return kind_of(config).build(config, input_shape, classes)
+    model = kind_of(config).build(config, input_shape, classes)
+    model.description = Description(config, tuple(input_shape), classes)
+    return model

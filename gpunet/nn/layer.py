@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpunet.backend import Array, Backend
-from gpunet.devices import get_backend
+from gpunet.devices import backend_named, get_backend
 from gpunet.errors import ConfigError, DTypeError
 from gpunet.nn.parameter import Buffer, FlatParameters, Parameter
 from gpunet.ops import random
@@ -52,6 +52,8 @@ class Layer:
 
     flat: FlatParameters | None = None
     """The flat buffers that hold the values; set by :meth:`initialize` on the layer it is called on."""
+    description: Any = None
+    """For a model, how to build it again: a :class:`gpunet.models.Description`."""
     elementwise: ClassVar[bool] = False
     """Whether the layer is element-wise, so that output and input shapes are the same."""
 
@@ -150,6 +152,25 @@ class Layer:
         if self.flat is not None:
             copied.initialize(device=self.flat.backend, dtype=self.flat.dtype)
         return copied
+
+    def __copy__(self) -> Any:
+        """A layer with the same parameters and children, which are not copied."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in vars(self).items() if name != "flat"}
+        if self.flat is not None:
+            state["_placed"] = (self.flat.backend.device, str(self.flat.dtype))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The layer with all values, in flat arrays of its own on the device that it was on, or else on the CPU."""
+        placed = state.pop("_placed", None)
+        vars(self).update(state)
+        if placed is not None:
+            self.initialize(device=backend_named(placed[0]), dtype=placed[1])
 
     def place(self, index: int) -> None:
         """Called once, at initialisation, with the index of this layer in the model (dropout keys its masks by it)."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
-from gpunet.backend import Array, Backend
+from gpunet.backend import Array, Backend, backend_of
+from gpunet.devices import backend_named
 from gpunet.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -18,8 +20,37 @@ if TYPE_CHECKING:
 _UNSET = cast(Array, None)  # until the model is initialised
 
 
+class _Pickled:
+    """Pickled with the value as safetensors bytes and the name of its device; gradients are left out."""
+
+    value: Array
+
+    def __getstate__(self) -> dict[str, Any]:
+        from safetensors.numpy import save
+
+        state = {name: item for name, item in vars(self).items() if name not in ("value", "grad")}
+        if self.value is not None:
+            backend = backend_of(self.value)
+            host = np.ascontiguousarray(backend.to_numpy(self.value))
+            state["saved"] = (backend.device, save({"value": host}))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from safetensors.numpy import load
+
+        saved = state.pop("saved", None)
+        vars(self).update(state)
+        if saved is not None:
+            self.value = backend_named(saved[0]).asarray(load(saved[1])["value"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = memo[id(self)] = object.__new__(type(self))  # on the same device, unlike through a pickle
+        vars(copied).update({name: copy.deepcopy(item, memo) for name, item in vars(self).items()})
+        return copied
+
+
 @dataclass(eq=False)
-class Parameter:
+class Parameter(_Pickled):
     """A trainable array. Once the model is initialised, `value` and `grad` are views into its flat buffers."""
 
     shape: tuple[int, ...]
@@ -35,7 +66,7 @@ class Parameter:
 
 
 @dataclass(eq=False)
-class Buffer:
+class Buffer(_Pickled):
     """A non-trainable array that training updates: the running statistics of batch norm."""
 
     shape: tuple[int, ...]

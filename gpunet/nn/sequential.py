@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from gpunet.backend import Array
 from gpunet.errors import ConfigError
@@ -28,6 +29,12 @@ class Sequential(Layer):
                 raise ConfigError(f"two layers are called {name!r}")
             self._layers[name] = layer
         self._steps = fusion.plan(list(self._layers.values()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_steps"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_steps": fusion.plan(list(state["_layers"].values()))})
 
     @property
     def layers(self) -> Mapping[str, Layer]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.errors import CheckpointError
-from gpunet.files import atomic_write, open_regular, parse_json
+from gpunet.files import PathLike, atomic_write, open_regular, parse_json
 
 logger = logging.getLogger("gpunet")
 
@@ -24,7 +24,7 @@ FORMAT = "gpunet-checkpoint-1"
 
 
 def save_checkpoint(
-    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], *, keep: Path | None = None
+    path: PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], *, keep: Path | None = None
 ) -> None:
     """Write `tensors` and the JSON-serialisable `metadata` to `path`, atomically.
 
@@ -43,7 +43,7 @@ def save_checkpoint(
         temporary.write_bytes(save(contiguous, header))
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load_checkpoint(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(tensors, metadata) of the checkpoint at `path`.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 from gpunet.backend import Array
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, OtherTrainingError
-from gpunet.files import make_folder
+from gpunet.files import PathLike, make_folder
 from gpunet.models import CNN, Hybrid, HybridConfig
 from gpunet.nn import Layer
 from gpunet.training.callbacks import Callback
@@ -55,7 +55,7 @@ def fit_hybrid(
     train: Loader,
     validation: Loader,
     classes: int,
-    run_dir: Path | None = None,
+    run_dir: PathLike | None = None,
     callbacks: Callable[[str], Sequence[Callback]] = lambda stage: (),
     class_weights: Array | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -85,10 +85,11 @@ def fit_hybrid(
 
     Raises: as for :meth:`Trainer.fit` and, with `resume`, :meth:`Trainer.resume`.
     """
+    run_dir = None if run_dir is None else Path(run_dir)
     records: list[Record] = []
 
     def run(stage: str, model: Layer, how: TrainingConfig, data: tuple[Loader, Loader], after: Layer | None) -> Trainer:
-        folder = None if run_dir is None else run_dir / stage_folder(stage)
+        folder = None if run_dir is None else Path(run_dir) / stage_folder(stage)
         if folder is not None:
             make_folder(folder)
         facts = dict(identity(stage))

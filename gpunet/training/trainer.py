@@ -22,12 +22,14 @@ from gpunet.backend import Array
 from gpunet.checks import check_number
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, ConfigError, DeviceMemoryError, Interrupted
+from gpunet.files import PathLike
 from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy, balanced_class_weights
 from gpunet.nn.parameter import FlatParameters
 from gpunet.optim import _slots, schedules
 from gpunet.training.callbacks import Callback, EarlyStopping
 from gpunet.training.checkpoint import prefixed, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
+from gpunet.training.description import describe_training
 from gpunet.training.diagnose import diverged, not_validated
 from gpunet.training.evaluation import Evaluation, Evaluator
 from gpunet.training.history import History, Record
@@ -53,7 +55,8 @@ class Trainer:
         callbacks: called in this order.
         class_weights: weight of each class in the loss, (classes,) on the device; by default those of
             ``config.class_weights``.
-        metadata, tensors: JSON-serialisable values and host arrays to store in every checkpoint (its configuration).
+        metadata, tensors: JSON-serialisable values and host arrays to store in every checkpoint, such as
+            ``class_names``. Without a ``config``, what describes the model and its inputs is added, for ``gn.load``.
         identity: JSON-serialisable values by name that must be the same when the training is resumed, in addition to
             the data and to `config` without its number of epochs.
         checkpoint_minutes: time after which the state is also saved within an epoch; 0: only after each epoch.
@@ -76,7 +79,7 @@ class Trainer:
         *,
         train: Loader,
         validation: Loader,
-        run_dir: Path | None = None,
+        run_dir: PathLike | None = None,
         callbacks: Sequence[Callback] = (),
         class_weights: Array | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -96,7 +99,8 @@ class Trainer:
         self.model, self.config = model, config
         self.flat: FlatParameters = model.flat
         self.backend = self.flat.backend
-        self.train, self.validation, self.run_dir = train, validation, run_dir
+        self.train, self.validation = train, validation
+        self.run_dir = None if run_dir is None else Path(run_dir)
         # All batches have the same size, so each epoch drops the images that do not fill its last batch.
         self.batch_size = min(config.batch_size, train.size)
         self.steps_per_epoch = train.size // self.batch_size
@@ -111,9 +115,12 @@ class Trainer:
         if config.early_stopping:
             self.callbacks.append(EarlyStopping(config.early_stopping))
         self.metadata, self.tensors = dict(metadata or {}), dict(tensors or {})
+        if self.run_dir is not None and "config" not in self.metadata:
+            facts, arrays = describe_training(model, config, train, self.metadata.get("class_names"))
+            self.metadata, self.tensors = {**facts, **self.metadata}, {**arrays, **self.tensors}
         self._identity_given = dict(identity or {})
         self._save_every = 60 * check_number("checkpoint_minutes", checkpoint_minutes, low=0)
-        self.history = History(run_dir / METRICS if run_dir else None)
+        self.history = History(self.run_dir / METRICS if self.run_dir else None)
         self.epoch = self.step = 0
         self.stop = False
         self.lr = self.schedule.lr(0)

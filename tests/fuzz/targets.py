@@ -23,7 +23,7 @@ from gpunet.data.idx import read_idx, write_idx
 from gpunet.data.scaling import Scaling
 from gpunet.experiments import config as configs
 from gpunet.experiments import records, reproduce
-from gpunet.experiments.inference import load_model, scaling_tensors
+from gpunet.experiments.inference import load_model
 from gpunet.experiments.published import load_published
 from gpunet.models import MODELS, create
 from gpunet.sweep.declaration import load_sweep
@@ -32,6 +32,7 @@ from gpunet.sweep.summary import effects
 from gpunet.sweep.table import OK, Outcome, Row, read_table, write_table
 from gpunet.sweep.trial import read_outcome
 from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoint
+from gpunet.training.description import scaling_tensors
 from gpunet.training.history import NUMBERS
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
 from tests.fuzz.mutations import Structure, in_gzip, in_png, in_safetensors, in_zip, text

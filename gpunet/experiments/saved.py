@@ -1,0 +1,312 @@
+"""A model as a file: architecture, weights, scaling, classes and versions, in the format of all checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet.backend import Backend
+from gpunet.data import Dataset, read_image
+from gpunet.data.config import DataConfig
+from gpunet.data.loader import Loader
+from gpunet.data.pixels import to_uint8
+from gpunet.data.scaling import Scaling
+from gpunet.devices import get_backend
+from gpunet.errors import CheckpointError, ConfigError, DataError, DTypeError, ShapeError
+from gpunet.experiments.config import RunConfig, from_toml, merge
+from gpunet.files import PathLike
+from gpunet.models import CNN, CNNConfig, create
+from gpunet.nn import Layer, Sequential
+from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
+from gpunet.training.description import FEATURES, describe, description_of, scaling_tensors, versions
+from gpunet.training.evaluation import evaluate
+from gpunet.training.trainer import BEST, architecture
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A trained model with everything needed to use it.
+
+    Called with images, it returns their classes and the probabilities of all classes; see :meth:`predict_proba`.
+    """
+
+    model: Sequential
+    config: RunConfig
+    input_shape: tuple[int, ...]
+    """Of an image (H, W, C), or (F,) for features."""
+    class_names: tuple[str, ...]
+    pixel_scaling: Scaling | None
+    """From pixels to inputs; None if inputs reach the network unchanged."""
+    metadata: dict[str, Any]
+    file: Path
+    """The checkpoint."""
+
+    @property
+    def backend(self) -> Backend:
+        """The device that the model is on."""
+        assert self.model.flat is not None
+        return self.model.flat.backend
+
+    @property
+    def scaling(self) -> Scaling:
+        """The scaling of pixels.
+
+        Raises:
+            CheckpointError: the model has none, because it takes features.
+        """
+        if self.pixel_scaling is None:
+            raise CheckpointError(
+                f"the model in {self.file} takes inputs {self.input_shape} unchanged and has no scaling of pixels, "
+                "so it cannot classify pictures: give it arrays, or save it with scaling="
+            )
+        return self.pixel_scaling
+
+    @property
+    def knows_its_data(self) -> bool:
+        """Whether the file says which data the model was trained on: it is of a run of ``gpunet train``."""
+        return isinstance(self.metadata["config"], str)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pictures that the model takes.
+
+        Raises:
+            CheckpointError: it takes features.
+        """
+        if self.scaling is None or len(self.input_shape) != 3:
+            raise CheckpointError(f"the model in {self.file} takes inputs {self.input_shape}, not pictures")
+        height, width, channels = self.input_shape
+        return height, width, channels
+
+    def data_config(self, data: str | None = None, split: str = "test") -> DataConfig:
+        """The options of the data that the model was trained on, at another path if `data` is given.
+
+        Raises:
+            CheckpointError: the file does not say which data those were, or how they were split.
+        """
+        if self.knows_its_data:
+            return self.config.data if data is None else DataConfig(**{**vars(self.config.data), "data": data})
+        if data is None or split != "test":
+            raise CheckpointError(
+                f"{self.file} does not say which data the model was trained on, nor how they were split: give a data "
+                "set with --data (data= in Python), of which the test images are used"
+            )
+        return DataConfig(data=data)
+
+    def predict_proba(self, images: Any) -> np.ndarray:
+        """Probabilities of the classes, (n, classes), for `images`.
+
+        images: uint8 (n, H, W, C), or (n, H, W) for one channel; or paths of pictures of any size, one or several, see
+            :func:`gpunet.data.read_image`. For a model without a scaling, numbers (n, F) or (n, H, W, C), which are
+            used unchanged.
+
+        Raises:
+            DataError: they are none of these, or do not fit the model.
+            CheckpointError: a probability is not finite; the model has no scaling for pictures.
+        """
+        inputs = self._inputs(images)
+        scaling: dict[str, Any] = {} if self.pixel_scaling is None else {**self.pixel_scaling.to_arrays()}
+        labels = np.zeros(len(inputs), np.int32)
+        loader = Loader(inputs, labels, backend=self.backend, dtype=self.config.training.dtype, **scaling)
+        found = evaluate(self.model, loader, keep_probabilities=True)
+        assert found.probabilities is not None
+        check_finite(self, found.probabilities, found.loss)
+        return found.probabilities
+
+    def predict(self, images: Any) -> np.ndarray:
+        """The most probable classes, int64 (n,): indices into `class_names`. Arguments as :meth:`predict_proba`."""
+        return np.asarray(self.predict_proba(images).argmax(1))
+
+    def __call__(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Classes (n,) and probabilities (n, classes). Arguments as :meth:`predict_proba`."""
+        probabilities = self.predict_proba(images)
+        return probabilities.argmax(1), probabilities
+
+    def _inputs(self, images: Any) -> np.ndarray:
+        if isinstance(images, (str, os.PathLike)):
+            images = [images]
+        if isinstance(images, (list, tuple)) and images and all(isinstance(one, (str, os.PathLike)) for one in images):
+            return np.stack([read_image(path, self.image_shape) for path in images])
+        try:
+            array = np.asarray(images)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"images must be an array, or paths of pictures: {error}") from error
+        shape = self.input_shape
+        if array.ndim == 3 and len(shape) == 3 and shape[2] == 1:
+            array = array[..., None]
+        fits = array.shape[1:] == shape or (len(shape) == 1 and math.prod(array.shape[1:]) == shape[0])
+        if array.ndim < 2 or not len(array) or not fits:
+            raise DataError(
+                f"the model takes arrays (n, {', '.join(map(str, shape))}), n >= 1, got shape {array.shape}"
+            )
+        if self.pixel_scaling is not None:
+            return to_uint8(array, "images", exact=True)
+        if array.dtype.kind not in "uif" or not np.isfinite(array).all():
+            raise DataError(f"the model takes finite numbers, got {array.dtype}")
+        return array.reshape(len(array), *shape).astype(self.config.training.dtype)
+
+
+def check_finite(saved: SavedModel, probabilities: np.ndarray, loss: float) -> None:
+    """Check what the model has predicted.
+
+    Raises:
+        CheckpointError: a probability or the loss is not finite.
+    """
+    wrong = np.count_nonzero(~np.isfinite(probabilities).all(axis=1))
+    if wrong or not np.isfinite(loss):
+        raise CheckpointError(
+            f"the model in {saved.file} gives class probabilities that are NaN or infinite for {wrong} of "
+            f"{len(probabilities)} images (loss {loss}): its weights are too large; use another checkpoint, or train "
+            "again"
+        )
+
+
+def description(config: RunConfig, toml: str, dataset: Dataset) -> dict[str, Any]:
+    """The metadata stored in every checkpoint of a run, so that it can be used without its run folder."""
+    return {
+        "kind": config.kind,
+        "config": toml,
+        "input_shape": list(dataset.image_shape),
+        "class_names": list(dataset.class_names),
+        "versions": versions(),
+    }
+
+
+def save_model(
+    model: Layer,
+    path: PathLike,
+    *,
+    scaling: Scaling | None = None,
+    class_names: Sequence[str] | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> None:
+    """Write `model` to the file `path`, atomically, for :func:`load_model`: ``gn.save`` and ``gn.load``.
+
+    Args:
+        model: one of :data:`gpunet.models.MODELS`, initialised.
+        scaling: of pixels to inputs; None if the model is given its inputs as they are.
+        class_names: by default 0, 1, 2 and so on.
+        input_shape: (H, W, C) of an image, for an MLP that does not know it.
+
+    >>> model = gn.models.CNN((8, 8, 1), 3, (4,)).initialize(seed=0)  # doctest: +SKIP
+    >>> gn.save(model, "model.safetensors", class_names=["a", "b", "c"])  # doctest: +SKIP
+    >>> gn.load("model.safetensors").predict(images)  # doctest: +SKIP
+
+    Raises:
+        ConfigError: the model has no arrays or does not say how it was built; the scaling or the names do not fit it.
+        OutputError: the file cannot be written.
+    """
+    found = description_of(model)
+    if model.flat is None:
+        raise ConfigError("the model has no arrays yet: call model.initialize(seed) before saving it")
+    if not model.flat.current:
+        raise ConfigError("the model's arrays have moved to another model that shares its layers: save that one")
+    shape = tuple(found.input_shape if input_shape is None else input_shape)
+    if shape != found.input_shape and (len(found.input_shape) != 1 or math.prod(shape) != found.input_shape[0]):
+        raise ConfigError(f"the model takes inputs {found.input_shape}, which do not fit input_shape {shape}")
+    if scaling is not None and (len(shape) != 3 or scaling.scale.shape not in (shape, (1, 1, shape[-1]))):
+        raise ConfigError(
+            f"a scaling {scaling.scale.shape} does not fit the model's inputs {shape}: it needs images (H, W, C), for "
+            "an MLP given by input_shape="
+        )
+    names = [str(number) for number in range(found.classes)] if class_names is None else list(class_names)
+    if len(names) != found.classes or len(set(names)) != len(names) or not all(isinstance(one, str) for one in names):
+        raise ConfigError(f"class_names must be {found.classes} different strings, got {names!r:.200}")
+    metadata = describe(found, None, scaling=scaling, input_shape=list(shape), class_names=names)
+    metadata["config"]["training"] = {"dtype": str(model.flat.dtype)}
+    metadata["architecture"] = architecture(model.flat)
+    tensors = {**prefixed("model", model.flat.state_dict()), **scaling_tensors(scaling)}
+    save_checkpoint(path, tensors, metadata)
+
+
+def load_model(path: PathLike, device: str | Backend | None = None) -> SavedModel:
+    """The model in a run folder (its best checkpoint), a checkpoint or a file of :func:`save_model`, on `device`.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, its weights do not fit its configuration, or one is not finite.
+        DeviceError: the device is not available.
+    """
+    backend = get_backend(device)
+    file = Path(path) / BEST if Path(path).is_dir() else Path(path)
+    try:
+        tensors, metadata = load_checkpoint(file)
+    except CheckpointError as error:
+        if file.exists() and (Path(path) / "config.toml").is_file():
+            hint = f"gpunet train --resume {shlex.quote(str(path))} writes it again"
+            raise CheckpointError(f"{error}; {hint}") from error
+        raise
+    try:
+        config, input_shape, names = _described(metadata)
+        plain = metadata.get("inputs") == FEATURES
+        scaling = None if plain else Scaling.from_arrays(under("input", tensors))
+        stage = metadata.get("stage")
+        if stage == "classifier":
+            raise CheckpointError("it is the classifier of a hybrid and needs its CNN: give the hybrid's run folder")
+        if stage == "cnn" and isinstance(config.model, CNNConfig):
+            model: Sequential = CNN.from_config(config.model, input_shape, len(names))
+        else:
+            model = create(config.model, input_shape, len(names))
+    except (CheckpointError, ConfigError, DataError, DTypeError, ShapeError) as error:
+        raise CheckpointError(f"{file} does not describe a usable model: {error}") from error
+    stored = sum(tensor.size for tensor in under("model", tensors).values())
+    if model.parameter_count > max(2 * stored, 10**6):  # checked before memory is taken for them
+        raise CheckpointError(
+            f"{file}: the checkpoint is for another architecture: it has {stored} numbers, this model needs "
+            f"{model.parameter_count}"
+        )
+    model.initialize(config.training.seed, device=backend, dtype=config.training.dtype)
+    assert model.flat is not None
+    try:
+        model.flat.load_state_dict(under("model", tensors))
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    return SavedModel(model, config, input_shape, names, scaling, metadata, file)
+
+
+def _described(metadata: dict[str, Any]) -> tuple[RunConfig, tuple[int, ...], tuple[str, ...]]:
+    """Configuration, shape of an input and class names in the header of a checkpoint."""
+    text = metadata.get("config") if isinstance(metadata, dict) else None
+    if not isinstance(text, (str, dict)):
+        raise CheckpointError(
+            "its header has no configuration; a Trainer writes that of a model made by a class of gpunet.models, or by "
+            "gpunet.models.create"
+        )
+    shape = metadata.get("input_shape")
+    ranks = (1, 3) if metadata.get("inputs") == FEATURES else (3,)
+    if (
+        not isinstance(shape, list)
+        or len(shape) not in ranks
+        or any(type(side) is not int or side < 1 for side in shape)
+    ):
+        raise CheckpointError(f"input_shape must be [height, width, channels], got {shape!r:.80}")
+    source = "its configuration"
+    config = from_toml(text, source=source) if isinstance(text, str) else merge(toml=text, source=source)
+    return config, tuple(shape), _class_names(metadata)
+
+
+def _class_names(metadata: Any) -> tuple[str, ...]:
+    names = metadata.get("class_names") if isinstance(metadata, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"class_names must be a list of names, got {names!r:.80}")
+    return tuple(names)
+
+
+def load_class_names(path: PathLike) -> tuple[str, ...]:
+    """The class names of the model in a run folder or a checkpoint file.
+
+    Raises:
+        CheckpointError: there is none, or it has no class names.
+    """
+    file = Path(path) / BEST if Path(path).is_dir() else Path(path)
+    _, metadata = load_checkpoint(file)
+    try:
+        return _class_names(metadata)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None

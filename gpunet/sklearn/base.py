@@ -1,0 +1,263 @@
+"""What the estimators share: checks of parameters and data, training, prediction."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from gpunet import ops
+from gpunet.backend import Backend
+from gpunet.checks import check_int, check_number
+from gpunet.data.loader import Loader
+from gpunet.devices import get_backend
+from gpunet.errors import ConfigError, ShapeError
+from gpunet.nn import Sequential
+from gpunet.sklearn.fitting import Progress, Recipe, Stopping, passes
+from gpunet.sklearn.inputs import Preparation, checked_image_shape, rows_of
+
+AUGMENTATIONS = ("flip", "shift", "cutout")
+
+
+class Network(BaseEstimator):
+    """A network trained on labelled rows or images; the base of all estimators.
+
+    A subclass has the parameters as attributes, and builds its model in :meth:`_build`.
+    """
+
+    image_shape: Sequence[int] | None = None
+    augment: Any = None
+    warm_start: bool = False
+    _of_images = True
+    image_shape_: tuple[int, ...] | None
+    classes_: np.ndarray
+    _progress: Progress
+
+    # --- what a subclass says ---------------------------------------------------------------------------------------
+
+    def _build(self, shape: tuple[int, ...], classes: int) -> Sequential:
+        raise NotImplementedError
+
+    def _shape_of(self, features: int, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+        """The shape of an input: that of the images, or of the rows."""
+        return shape if shape is not None else (1, features, 1)
+
+    # --- data -------------------------------------------------------------------------------------------------------
+
+    def _rows(self, X: Any, y: Any = None, *, reset: bool) -> Any:
+        """X as (n, F), and y if given; with `reset`, remembers the number of features and the shape of the images."""
+        given = checked_image_shape(self.image_shape)
+        rows, shape = rows_of(X, given if reset else self.image_shape_)
+        if y is None:
+            rows = validate_data(self, rows, reset=reset)
+        else:
+            rows, y = validate_data(self, rows, y, reset=reset)
+        if shape is not None and int(np.prod(shape)) != rows.shape[1]:
+            raise ShapeError(f"rows of {rows.shape[1]} features are no images of image_shape {shape}")
+        if reset:
+            self.image_shape_ = shape
+        return rows if y is None else (rows, y)
+
+    def _augmentation(self) -> dict[str, Any]:
+        options = dict(self.augment or {})
+        unknown = [name for name in options if name not in AUGMENTATIONS]
+        if unknown:
+            raise ConfigError(f"augment must be a dictionary of {', '.join(AUGMENTATIONS)}, got {', '.join(unknown)}")
+        return options
+
+    def _backend(self) -> Backend:
+        return get_backend(self.device)
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def _checked(self, rows: int) -> tuple[Recipe, Stopping]:
+        batch = self.batch_size
+        if not (isinstance(batch, str) and batch == "auto"):
+            batch = check_int("batch_size", batch, low=1)
+        else:
+            batch = self._auto_batch
+        batch = min(batch, rows)
+        options = {
+            "momentum": self.momentum,
+            "nesterov": bool(self.nesterovs_momentum),
+            "beta1": self.beta_1,
+            "beta2": self.beta_2,
+            # as in scikit-learn, whose penalty is divided by the number of rows in the batch
+            "weight_decay": check_number("alpha", self.alpha, low=0) / (batch if self.solver != "adamw" else 1),
+        }
+        lr = check_number("learning_rate_init", self.learning_rate_init, low=0, low_open=True)
+        check_number("validation_fraction", self.validation_fraction, low=0, high=1, low_open=True, high_open=True)
+        stopping = Stopping(
+            check_int("max_iter", self.max_iter, low=1),
+            check_number("tol", self.tol, low=0),
+            check_int("n_iter_no_change", self.n_iter_no_change, low=1),
+        )
+        return Recipe(batch, self.solver, lr, options, self.precision), stopping
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Train on X, (n, features), images (n, H, W) or (n, H, W, C), and their labels y, of any kind.
+
+        Raises:
+            ValueError: the data or a parameter cannot be used; the message says why.
+            DivergedError: the loss is not finite.
+        """
+        if y is None:
+            raise ConfigError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        again = bool(self.warm_start) and hasattr(self, "model_")
+        rows, y = self._rows(X, y, reset=not again)
+        check_classification_targets(y)
+        classes, labels = np.unique(y, return_inverse=True)
+        if again and not np.array_equal(classes, self.classes_):
+            raise ConfigError(f"warm_start goes on with the classes {self.classes_}, got {classes}: fit anew")
+        if len(classes) < 2:
+            raise ConfigError(f"y has one class, expected at least two: classes {classes}")
+        self.classes_ = classes
+        recipe, stopping = self._checked(len(rows))
+        if not again:
+            self._start(rows)
+        self._progress.losses, self._progress.scores = [], []
+        before = self._progress.epochs
+        held: np.ndarray | None = None
+        labels = labels.astype(np.int32)
+        if self.early_stopping:
+            rows, held, labels, held_labels = train_test_split(
+                rows,
+                labels,
+                test_size=self.validation_fraction,
+                random_state=self._progress.seed,
+                stratify=labels if np.bincount(labels).min() > 1 else None,
+            )
+        loader = self._loader(rows, labels)
+        score = None
+        if held is not None:
+            kept = held
+
+            def score() -> float:
+                return float((self._logits(kept).argmax(1) == held_labels).mean())
+
+        stopped = self._train(loader, recipe, stopping, score)
+        self.n_iter_ = self._progress.epochs - before
+        self._finish()
+        if not stopped and self._warns:
+            warnings.warn(
+                f"the maximum of {stopping.max_iter} iterations was reached before the training converged",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def _start(self, rows: np.ndarray) -> None:
+        """A new model, for training rows that it is prepared for."""
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        shape = self._shape_of(rows.shape[1], self.image_shape_)
+        images = self.image_shape_ is not None
+        self._preparation = Preparation.of(rows, shape, images=images, per_channel=self._of_images)
+        self._progress = Progress(seed)
+        self.model_ = self._build(shape, len(self.classes_)).initialize(seed, device=self._backend())
+
+    def _loader(self, rows: np.ndarray, labels: np.ndarray) -> Loader:
+        return self._preparation.loader(rows, labels, self.model_.flat.backend, **self._augmentation())
+
+    def _weights(self, labels: np.ndarray) -> Any:
+        """The weights of the classes in the loss, on the device; None if all are 1."""
+        if self.class_weight is None:
+            return None
+        backend = self.model_.flat.backend
+        known = self.classes_[labels]
+        weights = np.ones(len(self.classes_))
+        present = np.isin(self.classes_, known)
+        weights[present] = compute_class_weight(self.class_weight, classes=self.classes_[present], y=known)
+        return backend.asarray(weights, "float32")
+
+    def _train(self, loader: Loader, recipe: Recipe, stopping: Stopping, score: Any) -> bool:
+        weights = self._weights(loader.backend.to_numpy(loader.labels))
+        return passes(
+            self.model_, loader, recipe, self._progress, stopping, weights=weights, score=score, say=self._say
+        )
+
+    def _say(self, text: str) -> None:
+        if self.verbose:
+            print(text)
+
+    def _finish(self) -> None:
+        done = self._progress
+        self.t_, self.loss_curve_, self.loss_ = done.steps, list(done.losses), done.losses[-1]
+        self.n_outputs_, self.out_activation_ = len(self.classes_), "softmax"
+        held = bool(done.scores)
+        self.validation_scores_ = list(done.scores) if held else None
+        self.best_validation_score_ = max(done.scores) if held else None
+        self.best_loss_ = None if held else min(done.losses)
+
+    # --- prediction -------------------------------------------------------------------------------------------------
+
+    def _logits(self, rows: np.ndarray, last: Any = None) -> np.ndarray:
+        return self._preparation.outputs(self.model_, rows, self.model_.flat.backend, last)
+
+
+class NetworkClassifier(ClassifierMixin, Network):
+    """Predictions of classes. Those of a row do not depend on the rows beside it, on the CPU to the last bit."""
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
+        """One pass over X and y, after those before; the first call names all `classes`, unless all are in y.
+
+        Raises: as :meth:`fit`; ValueError if a label is not one of the classes.
+        """
+        first = not hasattr(self, "model_")
+        if self.early_stopping:
+            raise ConfigError("partial_fit makes one pass, so early_stopping cannot end it: set it to False")
+        rows, y = self._rows(X, y, reset=first)
+        check_classification_targets(y)
+        if first:
+            self.classes_ = unique_labels(y) if classes is None else unique_labels(classes)
+        elif classes is not None and not np.array_equal(unique_labels(classes), self.classes_):
+            raise ConfigError(f"classes are {self.classes_} since the first call of partial_fit, got {classes}")
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ConfigError(f"y has labels that are not in classes {self.classes_}: {unknown[:10]}")
+        recipe, _ = self._checked(len(rows))
+        if first:
+            self._start(rows)
+        labels = np.searchsorted(self.classes_, y).astype(np.int32)
+        self._train(self._loader(rows, labels), recipe, Stopping(1, 0.0, 1), None)
+        self.n_iter_ = self._progress.epochs
+        self._finish()
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """The logits, float32 (n, classes); of two classes, their difference (n,)."""
+        check_is_fitted(self)
+        logits = self._logits(self._rows(X, reset=False))
+        return logits if logits.shape[1] > 2 else logits[:, 1] - logits[:, 0]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of the classes, float32 (n, classes), in the order of ``classes_``."""
+        check_is_fitted(self)
+        return self._logits(self._rows(X, reset=False), ops.softmax)
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithms of :meth:`predict_proba`."""
+        return np.log(self.predict_proba(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of each row or image, one of ``classes_``."""
+        check_is_fitted(self)
+        return np.asarray(self.classes_[self._logits(self._rows(X, reset=False)).argmax(1)])
+
+
+def sizes(name: str, value: Any) -> tuple[int, ...]:
+    """An int or a sequence of ints, each at least 1, as a tuple."""
+    if isinstance(value, Integral):
+        value = (value,)
+    try:
+        return tuple(check_int(name, size, low=1) for size in value)
+    except TypeError:
+        raise ConfigError(f"{name} must be a sequence of integers, got {value!r}") from None
