@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 from gpunet.backend import Backend
-from gpunet.data import Dataset, load, read_image
+from gpunet.data import Dataset, read_image
+from gpunet.data.config import FASHION_MNIST
+from gpunet.data.dataset import EIGHT_BITS, FASHION_MNIST_CLASSES
 from gpunet.data.loader import Loader
 from gpunet.data.scaling import Scaling
+from gpunet.data.sources import read
 from gpunet.devices import get_backend
 from gpunet.errors import CheckpointError, ConfigError, DataError, ShapeError
 from gpunet.experiments.config import RunConfig, from_toml
@@ -42,6 +45,17 @@ class SavedModel:
     metadata: dict[str, Any]
     file: Path
     """The checkpoint."""
+
+    @property
+    def of_table(self) -> bool:
+        """Whether it takes the features of a table rather than images."""
+        return self.metadata.get("table") is True
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The pixel values that its scaling maps to 0 and 1, before standardisation."""
+        low, high = self.config.data.value_range or EIGHT_BITS
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,7 @@ def description(config: RunConfig, toml: str, dataset: Dataset) -> dict[str, Any
         "config": toml,
         "input_shape": list(dataset.image_shape),
         "class_names": list(dataset.class_names),
+        "table": dataset.is_table,
     }
 
 
@@ -164,6 +179,10 @@ def check_data(saved: SavedModel, dataset: Dataset, source: str) -> None:
         DataError: the images have another shape, or the classes another number, names or order.
     """
     own, other = saved.class_names, dataset.class_names
+    if saved.of_table != dataset.is_table:
+        kinds = ("a table", "images")
+        taken, given = kinds if saved.of_table else kinds[::-1]
+        raise DataError(f"the model takes {taken}, but the data set {source} holds {given}")
     if dataset.image_shape != saved.input_shape or len(own) != len(other):
         raise DataError(
             f"the model takes images {saved.input_shape} of {len(own)} classes, but the data set {source} has images "
@@ -191,6 +210,7 @@ def evaluate_saved(saved: SavedModel, dataset: Dataset) -> tuple[Evaluation, np.
     Raises:
         CheckpointError: a probability or the loss is not finite.
     """
+    dataset = dataset.in_range(saved.value_range)
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
     found = evaluate_model(saved.model, loader, keep_probabilities=True)
     assert found.probabilities is not None
@@ -234,11 +254,8 @@ def evaluate(
         raise ConfigError(
             f"{path} was not trained on mirrored images (--flip), so it cannot classify them: leave out --tta"
         )
-    if data is None or split != "test":
-        run_data = prepare(options if data is None else dataclasses.replace(options, data=data))
-        dataset = run_data.part(split)
-    else:
-        dataset = load(data)[1]
+    own = options if data is None else dataclasses.replace(options, data=data)
+    dataset = prepare(own).part(split) if data is None or split != "test" else read(data, own).test
     check_data(saved, dataset, options.data if data is None else data)
     found, probabilities, loader = evaluate_saved(saved, dataset)
     if figures:
@@ -277,11 +294,17 @@ def feature_map(path: Path, *, device: str | None = None, split: str = "test") -
 def predict(path: Path, images: Sequence[Path], *, device: str | None = None, invert: str = "auto") -> list[Prediction]:
     """Class probabilities of image files of any size; see :func:`gpunet.data.read_image`.
 
+    With `invert` ``auto``, images are inverted for models of Fashion-MNIST only: others saw theirs as they are.
+
     Raises:
         CheckpointError: no usable model, or its outputs are not finite. DataError: a file cannot be read as an image;
             nothing is predicted then.
     """
     saved = load_model(path, device)
+    if saved.of_table:
+        raise DataError(f"the model in {path} takes the features of a table, not images: use gpunet evaluate --data")
+    if invert == "auto" and saved.class_names != FASHION_MNIST_CLASSES and saved.config.data.data != FASHION_MNIST:
+        invert = "never"
     pixels = np.stack([read_image(image, saved.input_shape, invert=invert) for image in images])
     dataset = Dataset(pixels, np.zeros(len(images), np.int32), saved.class_names)
     _, probabilities, _ = evaluate_saved(saved, dataset)

@@ -7,7 +7,7 @@ import io
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from gpunet.experiments.inference import (
 from gpunet.experiments.prepare import RunData, prepare
 from gpunet.files import lock_folder, remove_temporaries, write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
-from gpunet.models import Hybrid, HybridConfig, create
+from gpunet.models import MODELS, CNNConfig, Hybrid, HybridConfig, create
 from gpunet.nn import Sequential, summary
 from gpunet.report.run_figures import plot_run
 from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
@@ -227,9 +227,17 @@ def _fit(
     _check_refit(config)
     backend = get_backend(device)
     data = data or prepare(config.data)
+    config = replace(config, data=replace(config.data, value_range=data.config.value_range))
+    dataset = data.split.train
+    if dataset.is_table and isinstance(config.model, CNNConfig):
+        kind = MODELS[config.kind]
+        raise ConfigError(
+            f"{kind.article} {kind.label} needs images, but {config.data.data} is a table with "
+            f"{dataset.image_shape[2]} features: train an MLP, or, if they are the pixels of an image, give its height "
+            "and width, such as --image-shape 28 28"
+        )
     remove_temporaries(run_dir)
     toml = to_toml(config)
-    dataset = data.split.train
     model = create(config.model, dataset.image_shape, dataset.classes)
     dtype, seed = config.training.dtype, config.training.seed
     begin = _Begin(run_dir, toml, backend, data, summary(model, dataset.image_shape))
