@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from gpunet.data.mnist import is_idx_folder, load_fashion_mnist, load_idx_folder
 from gpunet.data.parts import Loaded
 from gpunet.data.tables import is_table_folder, is_table_name, load_table
 from gpunet.errors import DataError
+
+logger = logging.getLogger("gpunet")
+
+_OF_READERS = ("image_size", "channels", "skip_damaged", "image_shape", "label_column")
 
 
 def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[Dataset, Dataset]:
@@ -52,17 +58,29 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[
 def read(path: str | os.PathLike[str], config: DataConfig) -> Loaded:
     """As :func:`load`, with the options in `config`, whose own path is not used."""
     if str(path) == FASHION_MNIST:
-        return load_fashion_mnist(config)
+        return _read_by(lambda _, config: load_fashion_mnist(config), Path(path), config)
     source = Path(path).expanduser()
     if source.is_dir():
         if is_idx_folder(source):
-            return load_idx_folder(source, config)
+            return _read_by(load_idx_folder, source, config)
         if is_cifar_folder(source):
-            return load_cifar(source, config)
-        return load_table(source, config) if is_table_folder(source) else load_folder(source, config)
+            return _read_by(load_cifar, source, config)
+        if is_table_folder(source):
+            return _read_by(load_table, source, config, "label_column", "image_shape")
+        return _read_by(load_folder, source, config, "image_size", "channels", "skip_damaged")
     if source.is_file():
-        return load_table(source, config) if is_table_name(source) else load_npz(source, config)
+        if is_table_name(source):
+            return _read_by(load_table, source, config, "label_column", "image_shape")
+        return _read_by(load_npz, source, config, "image_shape")
     raise DataError(
         f"{source.absolute()} does not exist: expected {FASHION_MNIST}, or the path of a folder of pictures, an NPZ "
         "file, a table, or an IDX folder"
     )
+
+
+def _read_by(reader: Callable[[Path, DataConfig], Loaded], source: Path, config: DataConfig, *used: str) -> Loaded:
+    """What `reader` reads, with a warning if `config` has options for other readers than those that it has `used`."""
+    others = [name for name in _OF_READERS if name not in used and getattr(config, name)]
+    if others:
+        logger.warning("%s: %s does not concern data of this kind, and is not used", source, ", ".join(others))
+    return reader(source, config)

@@ -106,6 +106,14 @@ def test_what_is_refused(tmp_path: Path, lines: list[str], message: str) -> None
     assert str(path) in str(caught.value)
 
 
+def test_options_for_other_data_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [f"{a},{label}" for (a, _), label in zip(VALUES, CLASSES, strict=True)]
+    path = written(tmp_path / "t.csv", ["a,label", *rows])
+    with caplog.at_level(logging.WARNING, "gpunet"):
+        load(path, image_size=8, channels=3)
+    assert caplog.messages == [f"{path}: image_size, channels does not concern data of this kind, and is not used"]
+
+
 def test_not_unicode(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"a,label\n1,\xff\n")
     with pytest.raises(DataError, match="is no text in UTF-8"):
