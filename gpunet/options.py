@@ -24,13 +24,14 @@ def option(
     default: Any,
     help: str,  # noqa: A002 - named as in argparse
     *,
-    choices: Collection[str] | None = None,
+    choices: Collection[Any] | None = None,
     low: float = -math.inf,
     high: float = math.inf,
     low_open: bool = False,
     high_open: bool = False,
+    lengths: Collection[int] | None = None,
 ) -> Any:
-    """A dataclass field with help text, bounds and choices (for a tuple: those of each entry)."""
+    """A dataclass field with help text, bounds and choices (for a tuple: those of each entry, and its `lengths`)."""
     metadata = {
         "help": help,
         "choices": choices,  # not a copy: a registry may grow
@@ -38,6 +39,7 @@ def option(
         "high": high,
         "low_open": low_open,
         "high_open": high_open,
+        "lengths": lengths,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -98,8 +100,16 @@ def check_option(owner: type, name: str, value: Any, label: str | None = None) -
     if kind.many:
         if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
             raise ConfigError(f"{label} must be a list of {kind.base.__name__}, got {_shown(value)}")
+        lengths = item.metadata["lengths"]
+        if lengths is not None and len(value) not in lengths:
+            raise ConfigError(f"{label} must be {' or '.join(map(str, lengths))} values, got {_shown(value)}")
         return tuple(_checked_scalar(item, kind.base, entry, label) for entry in value)
     return _checked_scalar(item, kind.base, value, label)
+
+
+def check_entry(owner: type, name: str, value: Any, label: str) -> Any:
+    """As :func:`check_option` for a single value: for a tuple, of one of its entries."""
+    return _checked_scalar(option_fields(owner)[name], option_type(owner, name).base, value, label)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -114,8 +124,8 @@ def _checked_scalar(item: dataclasses.Field[Any], base: type[Any], value: Any, l
         raise ConfigError(f"{label} must be of type {base.__name__}, got {_shown(value)}")
     choices = item.metadata["choices"]
     if choices and value not in choices:
-        hint = did_you_mean(value, choices)
-        raise ConfigError(f"{label} must be one of {', '.join(choices)}; got {_shown(value)}{hint}")
+        hint = did_you_mean(value, choices) if base is str else ""
+        raise ConfigError(f"{label} must be one of {', '.join(map(str, choices))}; got {_shown(value)}{hint}")
     if base is str and ("\0" in value or value.encode("utf-8", "ignore").decode() != value):
         raise ConfigError(f"{label} must be valid UTF-8 without NUL characters; got {_shown(value)}")
     if base is int and not -(2**63) <= value < 2**63:

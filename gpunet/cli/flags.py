@@ -9,7 +9,7 @@ from typing import Any
 from gpunet.cli.parser import Parser, UsageError
 from gpunet.errors import ConfigError
 from gpunet.experiments.config import belongs_to_others, merge, sections
-from gpunet.options import Options, check_option, option_fields, option_type
+from gpunet.options import Options, check_entry, option_fields, option_type
 
 _TITLES = {
     "model": "model",
@@ -43,7 +43,7 @@ def add_flag(group: Any, owner: type[Options], name: str, default: Any) -> None:
         settings["action"] = argparse.BooleanOptionalAction
     else:
         choices = field.metadata["choices"]
-        settings["metavar"] = f"{{{','.join(choices)}}}" if choices else _METAVARS[kind.base]
+        settings["metavar"] = f"{{{','.join(map(str, choices))}}}" if choices else _METAVARS[kind.base]
         settings["type"] = _reader(owner, name, flag)
     if kind.many:
         settings["nargs"] = "*"
@@ -65,10 +65,9 @@ def _reader(owner: type[Options], name: str, flag: str) -> Callable[[str], Any]:
             expected = "a whole number" if kind.base is int else "a number"
             raise UsageError(f"{flag} must be {expected}, got {text!r:.80}") from None
         try:
-            checked = check_option(owner, name, (value,) if kind.many else value, flag)
+            return check_entry(owner, name, value, flag)
         except ConfigError as error:
             raise UsageError(str(error)) from None
-        return checked[0] if kind.many else checked
 
     return read
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +22,9 @@ class UsageError(GpunetError):
     exit_code = 2
 
 
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose options have no defaults other than ``set_defaults``, so that they may be given at any level.
 
@@ -30,6 +34,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", _Help)
         super().__init__(allow_abbrev=False, argument_default=argparse.SUPPRESS, **settings)
+        self._negative_number_matcher = _NEGATIVE  # argparse's own takes -1e-3 for an option
         self.commands: dict[str, Parser] = {}
         self.noun = "command"
         self.explain_unknown: Callable[[str], str] = lambda name: ""

@@ -91,8 +91,9 @@ def run(args: argparse.Namespace) -> None:
     run_dir: Path | None = None
     if args.resume is not None:
         config, run_dir = _resumed(args)
+        given = None
     else:
-        config = _new(args)
+        config, given = _new(args)
     name = _checked_name(args.name if args.name is not None else config.kind)
     device = prepare(args)
     from gpunet.experiments.run import train
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> None:
             progress=args.verbosity >= 0,
             tensorboard=args.tensorboard,
             checkpoint_minutes=args.checkpoint_minutes,
+            given=given,
             on_result=functools.partial(_report, as_json=args.json),
         )
     except KeyboardInterrupt as interrupt:
@@ -123,10 +125,13 @@ def run(args: argparse.Namespace) -> None:
             run_dir.rmdir()  # succeeds only if nothing was written to it
 
 
-def _new(args: argparse.Namespace) -> RunConfig:
-    """The configuration of a new run."""
+def _new(args: argparse.Namespace) -> tuple[RunConfig, set[str] | None]:
+    """The configuration of a new run, and the options that were given; None if a preset gives them all."""
     toml = load_toml(Path(args.config)) if args.config is not None else {}
-    return merge(args.kind, args.preset, toml, given_options(args), source=args.config or "configuration")
+    options = given_options(args)
+    config = merge(args.kind, args.preset, toml, options, source=args.config or "configuration")
+    given = {name for table in toml.values() for name in table} | set(options)
+    return config, given if args.preset is None else None
 
 
 def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:

@@ -15,7 +15,42 @@ FASHION_MNIST = "fashion-mnist"
 class DataConfig(Options):
     """The data set, and how it is split, scaled and augmented. A relative path of the data set is made absolute."""
 
-    data: str = option(FASHION_MNIST, "fashion-mnist, or the path of an IDX folder or NPZ file")
+    data: str = option(
+        FASHION_MNIST,
+        "fashion-mnist, or a path: a folder with a folder of pictures for each class (or train/, val/ and test/ of "
+        "such), an NPZ file, a table (CSV, TSV, Parquet), a folder of IDX files or of CIFAR's binary files",
+    )
+    image_size: tuple[int, ...] = option(
+        (),
+        "folders of pictures: fit them into this height and width, or square",
+        low=1,
+        lengths=(0, 1, 2),
+    )
+    channels: int = option(
+        0, "folders of pictures: 1 reads them as grey, 3 as RGB; 0: as grey if all of them are", choices=(0, 1, 3)
+    )
+    skip_damaged: bool = option(False, "folders of pictures: leave out damaged files, with a warning")
+    image_shape: tuple[int, ...] = option(
+        (), "rows of pixels: height, width and, unless 1, channels of an image", low=1, lengths=(0, 2, 3)
+    )
+    label_column: str = option(
+        "",
+        "tables: the column with the labels (default: that called label, class, target or y, else the only one of "
+        "words, else the last)",
+    )
+    value_range: tuple[float, ...] = option(
+        (),
+        "the pixel values that become 0 and 1 (default: 0 1, 0 16 or 0 255, or the training images' extremes)",
+        lengths=(0, 2),
+    )
+    test_fraction: float = option(
+        0.2,
+        "if the data have no test part: the fraction that is split off for it",
+        low=0,
+        high=1,
+        low_open=True,
+        high_open=True,
+    )
     validation_fraction: float = option(
         0.2, "fraction of the training images held out for validation", low=0, high=1, low_open=True, high_open=True
     )
@@ -43,6 +78,8 @@ class DataConfig(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.value_range and not self.value_range[0] < self.value_range[1]:
+            raise ConfigError(f"value_range must be a lower and a higher number, got {self.value_range}")
         if self.data != FASHION_MNIST:  # a run is used from other folders, too
             object.__setattr__(self, "data", _absolute(self.data))
 

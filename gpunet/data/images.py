@@ -25,6 +25,8 @@ INVERT = ("auto", "always", "never")
 # Not all of Pillow's formats: some of its readers start other programs.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
+_ORIENTATION = 0x0112  # an EXIF tag (CIPA DC-008, "Orientation")
+
 LARGEST_PICTURE = 2**26
 """Pixels of an image file, 8192 x 8192: more than most cameras take, and at most 0.7 GB while one is read."""
 
@@ -71,6 +73,40 @@ def read_image(
     if invert == "always" or (invert == "auto" and channels == 1 and _bright_border(pixels)):
         picture = Image.fromarray(255 - pixels)
     return _fit(picture, width, height).reshape(shape)
+
+
+def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """A picture of a training set, as :func:`read_image` reads it without inverting it.
+
+    Raises:
+        DataError: as :func:`read_image`.
+    """
+    height, width, channels = shape
+    return _fit(_from_picture(path, "L" if channels == 1 else "RGB"), width, height).reshape(shape)
+
+
+def picture_header(path: Path) -> tuple[int, int, bool]:
+    """Height and width of a picture as it is seen, and whether it is in colour; only the start of the file is read.
+
+    Raises:
+        DataError: the file cannot be read, or not as a picture.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings(), open_regular(path) as file:
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_FORMATS) as picture:
+                width, height = picture.size
+                if picture.getexif().get(_ORIENTATION, 1) >= 5:  # a quarter turn
+                    width, height = height, width
+                return height, width, picture.mode not in ("1", "L", "LA") and not picture.mode.startswith(("I", "F"))
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is not an image of a known format: expected {', '.join(_FORMATS)}") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # Pillow's readers may raise anything on damaged files
+        raise DataError(f"{path} cannot be read and seems to be damaged: {error}") from error
 
 
 def _from_picture(path: Path, mode: str) -> Image.Image:

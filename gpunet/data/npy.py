@@ -5,12 +5,13 @@ Source: NumPy Enhancement Proposal 1, "A Simple File Format for NumPy Arrays", a
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -67,30 +68,46 @@ def _header(stream: IO[bytes], source: str) -> tuple[tuple[int, ...], bool, np.d
     return shape, fortran, dtype
 
 
-def read_npz(
-    path: Path, names: Sequence[str], optional: Sequence[str] = (), *, hint: str = ""
-) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays `names`, and those of `optional` that are there, of the NPZ file at `path`; no others are read.
+def npz_names(path: Path, expected: str) -> list[str]:
+    """The names of the arrays in the NPZ file at `path`; `expected` says in messages what should be in it.
 
-    hint: the end of the message if one of `names` is not there.
+    Raises:
+        DataError: `path` is not a readable NPZ file.
+    """
+    with _archive(path, expected) as members:
+        return list(members.infos)
+
+
+def read_npz(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays `names`, and those of `optional` that are there, of the NPZ file at `path`; no others are read.
 
     Raises:
         DataError: `path` is not a readable NPZ file, lacks an array, or one is as :func:`read_npy` refuses it.
     """
+    with _archive(path, ", ".join(names)) as members:
+        missing = [name for name in names if name not in members.infos]
+        if missing:
+            found = ", ".join(members.infos) or "nothing"
+            raise DataError(f"{path} lacks {', '.join(missing)}: it holds {found}, expected {', '.join(names)}")
+        wanted = {name: members.infos[name] for name in (*names, *optional) if name in members.infos}
+        check_memory(sum(info.file_size for info in wanted.values()), str(path))
+        return {name: _member(members.archive, info, f"{path}, {name}") for name, info in wanted.items()}
+
+
+class _Members(NamedTuple):
+    archive: zipfile.ZipFile
+    infos: dict[str, zipfile.ZipInfo]
+
+
+@contextlib.contextmanager
+def _archive(path: Path, expected: str) -> Iterator[_Members]:
+    """The NPZ file at `path`, open; DataError for all that is raised while it is read."""
     try:
         with open_regular(path) as file:
             if file.read(len(MAGIC)) == MAGIC:
-                raise DataError(f"{path} holds a single array, expected an NPZ file with {', '.join(names)}")
+                raise DataError(f"{path} holds a single array, expected an NPZ file with {expected}")
             with zipfile.ZipFile(file) as archive:
-                members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-                missing = [name for name in names if name not in members]
-                if missing:
-                    found = ", ".join(members) or "nothing"
-                    expected = f"{', '.join(names)}{hint}"
-                    raise DataError(f"{path} lacks {', '.join(missing)}: it holds {found}, expected {expected}")
-                wanted = {name: members[name] for name in (*names, *optional) if name in members}
-                check_memory(sum(info.file_size for info in wanted.values()), str(path))
-                return {name: _member(archive, info, f"{path}, {name}") for name, info in wanted.items()}
+                yield _Members(archive, {info.filename.removesuffix(".npy"): info for info in archive.infolist()})
     except (DataError, MemoryError):
         raise
     except OSError as error:

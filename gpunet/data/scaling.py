@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from gpunet.data.dataset import EIGHT_BITS
 from gpunet.errors import ConfigError, DataError
 
 CHANNEL_FLOOR = 1 / 255
@@ -43,6 +44,14 @@ class Scaling:
         """As plain arrays, for a checkpoint."""
         return {"scale": self.scale, "offset": self.offset}
 
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """`images` (n, H, W, C) scaled on the host, float32: for those that are stored as floats."""
+        scaled = np.empty(images.shape, np.float32)
+        scale, offset = self.scale.astype(np.float64), self.offset.astype(np.float64)
+        for start in range(0, len(images), _BLOCK):
+            scaled[start : start + _BLOCK] = images[start : start + _BLOCK] * scale + offset
+        return scaled
+
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Scaling:
         """The inverse of :meth:`to_arrays`.
@@ -56,37 +65,71 @@ class Scaling:
         return cls(arrays["scale"], arrays["offset"])
 
 
-def scaling_of(images: np.ndarray, standardize: str) -> Scaling:
-    """The scaling of training images, uint8 (n, H, W, C), to [0, 1], followed by standardisation by `standardize`.
+def scaling_of(images: np.ndarray, standardize: str, value_range: tuple[float, float] = EIGHT_BITS) -> Scaling:
+    """The scaling of training images (n, H, W, C) from `value_range` to [0, 1], then standardised by `standardize`.
 
     ``none``: nothing more. ``channel``: subtract the mean and divide by the standard deviation of each channel.
     ``pixel``: the same per pixel. Standard deviations are biased (divided by n, as in scikit-learn's StandardScaler)
-    and at least CHANNEL_FLOOR or PIXEL_FLOOR. The sums are integers, hence exact. Pass the training images alone:
-    statistics of validation or test images would leak information.
+    and at least CHANNEL_FLOOR or PIXEL_FLOOR. Pass the training images alone: statistics of validation or test images
+    would leak information. The sums over uint8 images are integers, hence exact.
 
     Raises:
         ConfigError: `standardize` is not one of the three.
-        DataError: the images are not uint8 (n, H, W, C) or there are none.
+        DataError: the images are not uint8 or float32 (n, H, W, C) or there are none.
     """
-    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
-        raise DataError(f"expected images uint8 (n, H, W, C), got {images.dtype} {images.shape}")
-    n, height, width, channels = images.shape
+    if images.dtype not in (np.uint8, np.float32) or images.ndim != 4 or images.size == 0:
+        raise DataError(f"expected images uint8 or float32 (n, H, W, C), got {images.dtype} {images.shape}")
+    low, span = value_range[0], value_range[1] - value_range[0]
     if standardize == "none":
-        shape = (1, 1, channels)
-        return Scaling(np.full(shape, 1 / 255, np.float32), np.zeros(shape, np.float32))
+        shape = (1, 1, images.shape[3])
+        return Scaling(np.full(shape, 1 / span, np.float32), np.full(shape, 0.0 - low / span, np.float32))
     if standardize not in ("channel", "pixel"):
         raise ConfigError(f"standardize must be one of none, channel, pixel; got {standardize!r}")
+    by_channel = standardize == "channel"
+    mean, deviation = (_exact_moments if images.dtype == np.uint8 else _moments)(images, by_channel, span)
+    deviation = np.maximum(deviation, CHANNEL_FLOOR if by_channel else PIXEL_FLOOR)
+    return Scaling((1 / (span * deviation)).astype(np.float32), (-mean / deviation).astype(np.float32))
+
+
+def scaling_of_table(features: np.ndarray, standardize: str) -> Scaling:
+    """The scaling of training features, float32 (n, 1, 1, F): to mean 0 and deviation 1 each, unless `standardize` is
+    ``none``. A feature that is constant becomes 0.
+    """
+    if standardize == "none":
+        return Scaling(np.ones(features.shape[1:], np.float32), np.zeros(features.shape[1:], np.float32))
+    mean, deviation = _moments(features, by_channel=True, unit=1.0)
+    # float32 rounds a mean by up to half an eps: a smaller deviation is no more than that
+    known = deviation > np.finfo(np.float32).eps * np.abs(mean)
+    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=known)
+    return Scaling(scale.astype(np.float32), (-mean * scale).astype(np.float32))
+
+
+def _exact_moments(images: np.ndarray, by_channel: bool, unit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of uint8 images in `unit`s, per channel (1, 1, C) or pixel (H, W, C), float64."""
+    n = len(images)
     total, squares = _sums(images)
-    floor = PIXEL_FLOOR
-    if standardize == "channel":
+    if by_channel:
         total, squares = (array.sum(axis=(0, 1), keepdims=True) for array in (total, squares))
-        n, floor = n * height * width, CHANNEL_FLOOR
+        n *= images.shape[1] * images.shape[2]
     # Python ints: n * squares may exceed 64 bits, and the difference must not suffer from cancellation.
     pairs = zip(total.ravel().tolist(), squares.ravel().tolist(), strict=True)
-    deviations = [math.sqrt(n * square - value * value) / (255 * n) for value, square in pairs]
-    deviation = np.maximum(np.array(deviations).reshape(total.shape), floor)
-    mean = total / (255.0 * n)
-    return Scaling((1 / (255 * deviation)).astype(np.float32), (-mean / deviation).astype(np.float32))
+    deviations = [math.sqrt(n * square - value * value) / (unit * n) for value, square in pairs]
+    return total / (unit * n), np.array(deviations).reshape(total.shape)
+
+
+def _moments(images: np.ndarray, by_channel: bool, unit: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same of float32 images, in two passes of float64."""
+    axes = (0, 1, 2) if by_channel else (0,)
+    blocks = range(0, len(images), _BLOCK)
+    n = images.size // images.shape[3] if by_channel else len(images)
+
+    def mean_of(terms: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        parts = [terms(images[i : i + _BLOCK].astype(np.float64)).sum(axis=axes, keepdims=True)[0] for i in blocks]
+        mean: np.ndarray = np.sum(parts, axis=0) / n
+        return mean
+
+    mean = mean_of(lambda block: block)
+    return mean / unit, np.sqrt(mean_of(lambda block: (block - mean) ** 2)) / unit
 
 
 def _sums(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

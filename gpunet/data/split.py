@@ -39,25 +39,31 @@ def split(dataset: Dataset, fraction: float, seed: int) -> Split:
     Raises:
         ConfigError: `fraction` is not in (0, 1), or leaves either part empty or a class without training images.
     """
-    labels = dataset.labels
-    n = len(labels)
-    if not 0 < fraction < 1:
-        raise ConfigError(f"validation_fraction must be greater than 0 and less than 1, got {fraction!r}")
-    held_out = round(fraction * n)
-    counts = np.bincount(labels, minlength=dataset.classes).tolist()
-    if not 0 < held_out < n:
-        raise ConfigError(
-            f"validation_fraction {fraction:g} of {n} images is {held_out}: both parts need at least one image"
-        )
-    chosen = []
-    for label, size in enumerate(_shares(counts, held_out)):
-        members = np.flatnonzero(labels == label)
-        chosen.append(members[PhiloxStream(seed, SPLIT, label).permutation(len(members))[:size]])
-    validation_indices = np.sort(np.concatenate(chosen)).astype(np.int64)
-    in_train = np.ones(n, bool)
+    validation_indices = hold_out(dataset.labels, dataset.classes, fraction, seed, "validation_fraction")
+    in_train = np.ones(len(dataset), bool)
     in_train[validation_indices] = False
     train_indices = np.flatnonzero(in_train).astype(np.int64)
     return Split(dataset.take(train_indices), dataset.take(validation_indices), train_indices, validation_indices)
+
+
+def hold_out(labels: np.ndarray, classes: int, fraction: float, seed: int, option: str) -> np.ndarray:
+    """The indices that :func:`split` holds out of `labels`, class indices below `classes`: int64, ascending.
+
+    Raises:
+        ConfigError: as :func:`split`; `option` is the name of `fraction` in messages.
+    """
+    n = len(labels)
+    if not 0 < fraction < 1:
+        raise ConfigError(f"{option} must be greater than 0 and less than 1, got {fraction!r}")
+    held_out = round(fraction * n)
+    counts = np.bincount(labels, minlength=classes).tolist()
+    if not 0 < held_out < n:
+        raise ConfigError(f"{option} {fraction:g} of {n} images is {held_out}: both parts need at least one image")
+    chosen = []
+    for label, size in enumerate(_shares(counts, held_out, option)):
+        members = np.flatnonzero(labels == label)
+        chosen.append(members[PhiloxStream(seed, SPLIT, label).permutation(len(members))[:size]])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def subset(parts: Split, images: int) -> Split:
@@ -81,7 +87,7 @@ def subset(parts: Split, images: int) -> Split:
     return Split(kept.validation, parts.validation, indices, parts.validation_indices)
 
 
-def _shares(counts: list[int], total: int) -> list[int]:
+def _shares(counts: list[int], total: int, option: str) -> list[int]:
     """`total` in proportion to `counts` by the largest remainder method, ties to the lower class; see :func:`split`."""
     n = sum(counts)
     limits = [max(count - 1, 0) for count in counts]
@@ -99,6 +105,6 @@ def _shares(counts: list[int], total: int) -> list[int]:
     grow([count if count == 1 else limit for count, limit in zip(counts, limits, strict=True)])
     if sum(shares) < total:
         raise ConfigError(
-            f"holding out {total} of {n} images would leave a class without training images: lower validation_fraction"
+            f"holding out {total} of {n} images would leave a class without training images: lower {option}"
         )
     return shares

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gpunet.data import Dataset, load, read_image
+from gpunet.data import Dataset, read_image
+from gpunet.data.config import FASHION_MNIST
+from gpunet.data.dataset import FASHION_MNIST_CLASSES
 from gpunet.data.loader import Loader
+from gpunet.data.sources import read
 from gpunet.errors import CheckpointError, ConfigError, DataError
 from gpunet.experiments.prepare import loader_of, prepare
 from gpunet.experiments.saved import SavedModel, check_finite, load_class_names, load_model
@@ -71,6 +74,10 @@ def check_data(saved: SavedModel, dataset: Dataset, source: str) -> None:
         DataError: the images have another shape, or the classes another number, names or order.
     """
     own, other = saved.class_names, dataset.class_names
+    if saved.of_table != dataset.is_table:
+        kinds = ("a table", "images")
+        taken, given = kinds if saved.of_table else kinds[::-1]
+        raise DataError(f"the model takes {taken}, but the data set {source} holds {given}")
     if dataset.image_shape != saved.input_shape or len(own) != len(other):
         raise DataError(
             f"the model takes images {saved.input_shape} of {len(own)} classes, but the data set {source} has images "
@@ -98,6 +105,7 @@ def evaluate_saved(saved: SavedModel, dataset: Dataset) -> tuple[Evaluation, np.
     Raises:
         CheckpointError: a probability or the loss is not finite.
     """
+    dataset = dataset.in_range(saved.value_range)
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
     found = evaluate_model(saved.model, loader, keep_probabilities=True)
     assert found.probabilities is not None
@@ -131,7 +139,7 @@ def evaluate(
         raise ConfigError(
             f"{path} was not trained on mirrored images (--flip), so it cannot classify them: leave out --tta"
         )
-    dataset = prepare(options).part(split) if data is None or split != "test" else load(data)[1]
+    dataset = prepare(options).part(split) if data is None or split != "test" else read(data, options).test
     check_data(saved, dataset, options.data if data is None else data)
     found, probabilities, loader = evaluate_saved(saved, dataset)
     if figures:
@@ -173,11 +181,17 @@ def predict(
 ) -> list[Prediction]:
     """Class probabilities of image files of any size; see :func:`gpunet.data.read_image`.
 
+    With `invert` ``auto``, images are inverted for models of Fashion-MNIST only: others saw theirs as they are.
+
     Raises:
         CheckpointError: no usable model, or its outputs are not finite. DataError: a file cannot be read as an image;
             nothing is predicted then.
     """
     saved = load_model(path, device)
+    if saved.of_table:
+        raise DataError(f"the model in {path} takes the features of a table, not images: use gpunet evaluate --data")
+    if invert == "auto" and saved.class_names != FASHION_MNIST_CLASSES and saved.config.data.data != FASHION_MNIST:
+        invert = "never"
     pixels = np.stack([read_image(image, saved.image_shape, invert=invert) for image in images])
     dataset = Dataset(pixels, np.zeros(len(images), np.int32), saved.class_names)
     _, probabilities, _ = evaluate_saved(saved, dataset)

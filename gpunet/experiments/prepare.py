@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from gpunet.backend import Backend
-from gpunet.data import DataConfig, Dataset, Split, load, split
+from gpunet.data import DataConfig, Dataset, Split, split
 from gpunet.data.loader import Loader
-from gpunet.data.scaling import Scaling, scaling_of
+from gpunet.data.scaling import Scaling, scaling_of, scaling_of_table
+from gpunet.data.sources import read
 from gpunet.data.split import subset
+from gpunet.errors import ConfigError
 from gpunet.files import write_bytes_atomic
+
+AUGMENTATION = ("flip", "alternate_flip", "shift", "cutout")
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,12 @@ class RunData:
     split: Split
     test: Dataset
     scaling: Scaling
+    config: DataConfig
+    """How they were read and scaled: other data are to be read the same way."""
+    test_indices: np.ndarray | None = None
+    """If the test part was split off: its indices in what was read."""
+    fashion_mnist: bool = False
+    """Whether these are Fashion-MNIST's own files."""
 
     def part(self, name: str) -> Dataset:
         """``train``, ``validation`` or ``test``."""
@@ -35,19 +45,34 @@ class RunData:
         return loader_of(self.part(name), self.scaling, backend, dtype, augmentation)
 
     def save_indices(self, path: Path) -> None:
-        """Save the indices of the training and validation images, as an NPZ file of int64 vectors."""
+        """Save the indices of the training and validation images, as an NPZ file of int64 vectors.
+
+        If the test part was split off, ``test`` are its indices in what was read; the others count what then remains.
+        """
         buffer = io.BytesIO()
-        np.savez(buffer, train=self.split.train_indices, validation=self.split.validation_indices)
+        indices = {"train": self.split.train_indices, "validation": self.split.validation_indices}
+        if self.test_indices is not None:
+            indices["test"] = self.test_indices
+        np.savez(buffer, **indices)  # type: ignore[arg-type]
         write_bytes_atomic(path, buffer.getvalue())
 
 
 def loader_of(
     dataset: Dataset, scaling: Scaling, backend: Backend, dtype: str, augmentation: DataConfig | None = None
 ) -> Loader:
-    """`dataset` on the device."""
+    """`dataset` on the device. Images that are not uint8, and features, are scaled here, and cannot be augmented.
+
+    Raises:
+        ConfigError: `augmentation` asks for it.
+    """
     options: dict[str, Any] = {}
     if augmentation is not None:
-        options = {name: getattr(augmentation, name) for name in ("flip", "alternate_flip", "shift", "cutout")}
+        options = {name: getattr(augmentation, name) for name in AUGMENTATION}
+    if dataset.images.dtype != np.uint8:
+        if asked := [name for name, value in options.items() if value]:
+            what = "rows of a table" if dataset.is_table else "of more than 8 bits"
+            raise ConfigError(f"the data are {what}, which cannot be augmented: leave out {', '.join(asked)}")
+        return Loader(scaling.apply(dataset.images), dataset.labels, backend=backend, dtype=dtype)
     return Loader(
         dataset.images,
         dataset.labels,
@@ -62,14 +87,35 @@ def loader_of(
 def prepare(config: DataConfig) -> RunData:
     """Load and split the data that `config` describes, and compute its scaling.
 
+    If the data have a validation part of their own, that is held out, whatever ``validation_fraction`` is.
+
     Raises:
         DataError: the data are missing, damaged or not usable.
         ConfigError: they cannot be split as configured, or have too few images for it.
     """
-    whole, test = load(config.data)
-    parts = split(whole, config.validation_fraction, config.split_seed)
+    loaded = read(config.data, config)
+    whole, own = loaded.train, loaded.validation
+    if own:
+        first = len(whole) - own
+        indices = np.arange(first), np.arange(first, len(whole))
+        parts = Split(whole.take(indices[0]), whole.take(indices[1]), *indices)
+    else:
+        parts = split(whole, config.validation_fraction, config.split_seed)
     if config.refit:
         parts = dataclasses.replace(parts, train=whole, train_indices=np.arange(len(whole)))
     if config.train_images:
         parts = subset(parts, config.train_images)
-    return RunData(parts, test, scaling_of(parts.train.images, config.standardize))
+    if not whole.is_table and not loaded.fashion_mnist:
+        config = dataclasses.replace(config, value_range=whole.value_range)
+    return RunData(parts, loaded.test, _scaling(parts.train, config), config, loaded.test_indices, loaded.fashion_mnist)
+
+
+def rescaled(data: RunData, config: DataConfig) -> RunData:
+    """`data` with the scaling that `config` describes, all else being the same."""
+    return dataclasses.replace(data, config=config, scaling=_scaling(data.split.train, config))
+
+
+def _scaling(train: Dataset, config: DataConfig) -> Scaling:
+    if train.is_table:
+        return scaling_of_table(train.images, config.standardize)
+    return scaling_of(train.images, config.standardize, train.value_range)

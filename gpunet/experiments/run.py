@@ -8,8 +8,8 @@ import io
 import json
 import logging
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from gpunet.experiments.inference import (
     predict,
 )
 from gpunet.experiments.prepare import RunData, prepare
+from gpunet.experiments.recipes import check_model, fit_recipe, warn_of_majority
 from gpunet.experiments.saved import description
 from gpunet.files import PathLike, lock_folder, remove_temporaries, write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
@@ -111,6 +112,7 @@ def train(
     progress: bool = True,
     tensorboard: bool = False,
     checkpoint_minutes: float = 5.0,
+    given: Collection[str] | None = None,
     on_result: Callable[[RunResult], None] = lambda result: None,
 ) -> RunResult:
     """Train the model that `config` describes in the folder `run_dir`, and evaluate it on the test images.
@@ -134,7 +136,7 @@ def train(
 
     run_dir = Path(run_dir)
     with _locked(run_dir):
-        return _train(config, run_dir, device, resume, callbacks, checkpoint_minutes, on_result)
+        return _train(config, run_dir, device, resume, callbacks, checkpoint_minutes, given, on_result)
 
 
 def _train(
@@ -144,9 +146,11 @@ def _train(
     resume: bool,
     callbacks: Callable[[str], Sequence[Callback]],
     checkpoint_minutes: float,
+    given: Collection[str] | None,
     on_result: Callable[[RunResult], None],
 ) -> RunResult:
-    found = _fit(config, run_dir, device, resume, callbacks, None, checkpoint_minutes)
+    found = _fit(config, run_dir, device, resume, callbacks, None, checkpoint_minutes, given)
+    config = found.config
     records, data = found.records, found.data
     loader = found.loader("test")
     test = evaluate_model(found.model, loader, keep_probabilities=True)
@@ -184,6 +188,7 @@ def _train(
     }
     write_text_atomic(run_dir / RESULT, json.dumps(document, indent=2) + "\n")
     on_result(result)
+    warn_of_majority(data.test, test.correct)
     plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
     return result
 
@@ -197,6 +202,7 @@ def fit(
     callbacks: Callable[[str], Sequence[Callback]] = lambda stage: (),
     data: RunData | None = None,
     checkpoint_minutes: float = 5.0,
+    given: Collection[str] | None = None,
 ) -> Fit:
     """Train the model that `config` describes in the folder `run_dir`; the test images are not used.
 
@@ -207,6 +213,8 @@ def fit(
         callbacks: returns those for a stage of a hybrid; for other models it is called with ``""``.
         data: the result of :func:`prepare` for ``config.data``, if available.
         checkpoint_minutes: time after which the state is also saved within an epoch; 0: only after each epoch.
+        given: unless None, the settings of a new run that are not among these options are those of
+            :func:`~gpunet.experiments.recipes.recipe`, for data other than Fashion-MNIST.
 
     Raises:
         OutputError: another process is training in `run_dir`, or a file cannot be written.
@@ -216,7 +224,7 @@ def fit(
     """
     run_dir = Path(run_dir)
     with _locked(run_dir):
-        return _fit(config, run_dir, device, resume, callbacks, data, checkpoint_minutes)
+        return _fit(config, run_dir, device, resume, callbacks, data, checkpoint_minutes, given)
 
 
 def _locked(run_dir: Path) -> contextlib.AbstractContextManager[Any]:
@@ -231,13 +239,18 @@ def _fit(
     callbacks: Callable[[str], Sequence[Callback]],
     data: RunData | None,
     checkpoint_minutes: float,
+    given: Collection[str] | None,
 ) -> Fit:
     _check_refit(config)
     backend = get_backend(device)
     data = data or prepare(config.data)
+    config = replace(config, data=replace(config.data, value_range=data.config.value_range))
+    check_model(config, data)
+    if given is not None and not resume:
+        config, data = fit_recipe(config, data, given)
+    dataset = data.split.train
     remove_temporaries(run_dir)
     toml = to_toml(config)
-    dataset = data.split.train
     model = create(config.model, dataset.image_shape, dataset.classes)
     dtype, seed = config.training.dtype, config.training.seed
     begin = _Begin(run_dir, toml, backend, data, summary(model, dataset.image_shape))

@@ -15,6 +15,7 @@ import numpy as np
 from gpunet.backend import Backend
 from gpunet.data import Dataset, read_image
 from gpunet.data.config import DataConfig
+from gpunet.data.dataset import EIGHT_BITS
 from gpunet.data.loader import Loader
 from gpunet.data.pixels import to_uint8
 from gpunet.data.scaling import Scaling
@@ -69,6 +70,17 @@ class SavedModel:
         return self.pixel_scaling
 
     @property
+    def of_table(self) -> bool:
+        """Whether it takes the features of a table rather than images."""
+        return self.metadata.get("table") is True
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The pixel values that its scaling maps to 0 and 1, before standardisation."""
+        low, high = self.config.data.value_range or EIGHT_BITS
+        return low, high
+
+    @property
     def knows_its_data(self) -> bool:
         """Whether the file says which data the model was trained on: it is of a run of ``gpunet train``."""
         return isinstance(self.metadata["config"], str)
@@ -80,7 +92,7 @@ class SavedModel:
         Raises:
             CheckpointError: it takes features.
         """
-        if self.scaling is None or len(self.input_shape) != 3:
+        if self.of_table or self.scaling is None or len(self.input_shape) != 3:
             raise CheckpointError(f"the model in {self.file} takes inputs {self.input_shape}, not pictures")
         height, width, channels = self.input_shape
         return height, width, channels
@@ -104,15 +116,19 @@ class SavedModel:
         """Probabilities of the classes, (n, classes), for `images`.
 
         images: uint8 (n, H, W, C), or (n, H, W) for one channel; or paths of pictures of any size, one or several, see
-            :func:`gpunet.data.read_image`. For a model without a scaling, numbers (n, F) or (n, H, W, C), which are
-            used unchanged.
+            :func:`gpunet.data.read_image`. For a model of pixels of another range, or of a table, numbers (n, H, W, C)
+            or (n, F) as in its data set. For a model without a scaling, numbers that are used unchanged.
 
         Raises:
             DataError: they are none of these, or do not fit the model.
             CheckpointError: a probability is not finite; the model has no scaling for pictures.
         """
         inputs = self._inputs(images)
-        scaling: dict[str, Any] = {} if self.pixel_scaling is None else {**self.pixel_scaling.to_arrays()}
+        scaling: dict[str, Any] = {}
+        if self.pixel_scaling is not None and inputs.dtype == np.uint8:
+            scaling = {**self.pixel_scaling.to_arrays()}
+        elif self.pixel_scaling is not None:
+            inputs = self.pixel_scaling.apply(inputs)
         labels = np.zeros(len(inputs), np.int32)
         loader = Loader(inputs, labels, backend=self.backend, dtype=self.config.training.dtype, **scaling)
         found = evaluate(self.model, loader, keep_probabilities=True)
@@ -133,7 +149,8 @@ class SavedModel:
         if isinstance(images, (str, os.PathLike)):
             images = [images]
         if isinstance(images, (list, tuple)) and images and all(isinstance(one, (str, os.PathLike)) for one in images):
-            return np.stack([read_image(path, self.image_shape) for path in images])
+            pixels = np.stack([read_image(path, self.image_shape) for path in images])
+            return Dataset(pixels, np.zeros(len(pixels), np.int32), self.class_names).in_range(self.value_range).images
         try:
             array = np.asarray(images)
         except (ValueError, TypeError) as error:
@@ -141,12 +158,13 @@ class SavedModel:
         shape = self.input_shape
         if array.ndim == 3 and len(shape) == 3 and shape[2] == 1:
             array = array[..., None]
-        fits = array.shape[1:] == shape or (len(shape) == 1 and math.prod(array.shape[1:]) == shape[0])
+        flat = len(shape) == 1 or self.of_table
+        fits = array.shape[1:] == shape or (flat and math.prod(array.shape[1:]) == math.prod(shape))
         if array.ndim < 2 or not len(array) or not fits:
             raise DataError(
                 f"the model takes arrays (n, {', '.join(map(str, shape))}), n >= 1, got shape {array.shape}"
             )
-        if self.pixel_scaling is not None:
+        if self.pixel_scaling is not None and self.value_range == EIGHT_BITS and not self.of_table:
             return to_uint8(array, "images", exact=True)
         if array.dtype.kind not in "uif" or not np.isfinite(array).all():
             raise DataError(f"the model takes finite numbers, got {array.dtype}")
@@ -175,6 +193,7 @@ def description(config: RunConfig, toml: str, dataset: Dataset) -> dict[str, Any
         "config": toml,
         "input_shape": list(dataset.image_shape),
         "class_names": list(dataset.class_names),
+        "table": dataset.is_table,
         "versions": versions(),
     }
 

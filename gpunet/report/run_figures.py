@@ -42,7 +42,7 @@ def draw_all(folder: Path, drawings: Drawings) -> None:
 
 
 def plot_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, *, prefix: str = "") -> None:
-    """Confusion matrix, per-class metrics and most confident mistakes, as PNG files in `folder`.
+    """Confusion matrix, per-class metrics and, of images, most confident mistakes, as PNG files in `folder`.
 
     The first two are left out if there are more than 1000 classes; what else cannot be drawn is left out as well, each
     with a warning.
@@ -60,25 +60,32 @@ def plot_run(
 ) -> None:
     """All figures of a run: learning curves, those of :func:`plot_evaluation`, filters, and a CNN's feature maps.
 
+    A table's features are not shown as images.
+
     What cannot be drawn is left out, with a warning.
     """
 
     def feature_maps(path: Path) -> None:
         maps = block_maps(model, test.images[:1], scaling)
         if maps:
-            figures.plot_feature_maps(maps, test.images[0], path)
+            figures.plot_feature_maps(maps, visible(test, slice(1))[0], path)
 
-    draw_all(
-        folder,
-        {
-            "learning_curves.png": lambda path: figures.plot_learning_curves(records, path),
-            **_of_evaluation(folder, test, probabilities, ""),
-            "first_layer_filters.png": lambda path: figures.plot_first_layer_filters(
-                first_weight(model), path, image_shape=test.image_shape
-            ),
-            "feature_maps.png": feature_maps,
-        },
-    )
+    drawings: dict[str, Callable[[Path], None]] = {
+        "learning_curves.png": lambda path: figures.plot_learning_curves(records, path),
+        **_of_evaluation(folder, test, probabilities, ""),
+    }
+    if not test.is_table:
+        drawings["first_layer_filters.png"] = lambda path: figures.plot_first_layer_filters(
+            first_weight(model), path, image_shape=test.image_shape
+        )
+        drawings["feature_maps.png"] = feature_maps
+    draw_all(folder, drawings)
+
+
+def visible(dataset: Dataset, rows: slice) -> np.ndarray:
+    """The images at `rows` as figures show them: uint8, or floats in [0, 1], values beyond the range at its ends."""
+    images = dataset.shown(rows)
+    return images if images.dtype == np.uint8 else images.clip(0, 1)
 
 
 def _of_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, prefix: str) -> Drawings:
@@ -94,9 +101,10 @@ def _of_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, pr
     else:
         matrix = confusion_matrix(labels, predictions, dataset.classes)
         drawings = {name: lambda path, plot=plot: plot(matrix, names, path) for name, plot in by_class.items()}  # type: ignore[misc]
-    drawings[f"{prefix}confident_mistakes.png"] = lambda path: figures.plot_confident_mistakes(
-        dataset.images, labels, predictions, probabilities, names, path
-    )
+    if not dataset.is_table:
+        drawings[f"{prefix}confident_mistakes.png"] = lambda path: figures.plot_confident_mistakes(
+            visible(dataset, slice(None)), labels, predictions, probabilities, names, path
+        )
     return drawings
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpunet.data.dataset import Dataset
 from gpunet.data.loader import Loader
 from gpunet.data.scaling import Scaling
 from gpunet.models import MODELS
@@ -27,7 +28,7 @@ from gpunet.report.data_uri import coloured_uri, filter_uri, picture_uri
 from gpunet.report.html import render
 from gpunet.report.metrics import MOST_CLASSES, calibration, principal_plane
 from gpunet.report.ranking import channels_that_vary, most_confident_mistakes, strongest_filters
-from gpunet.report.run_figures import block_maps, first_weight
+from gpunet.report.run_figures import block_maps, first_weight, visible
 from gpunet.report.run_record import RunRecord, SplitResult
 from gpunet.training.evaluation import EVALUATION_BATCH
 
@@ -192,12 +193,17 @@ def _image(result: SplitResult, index: int) -> dict[str, Any]:
     names, label, prediction = result.dataset.class_names, result.dataset.labels[index], result.predictions[index]
     return {
         "index": index,
-        "uri": picture_uri(displayable(result.dataset.images[index])),
+        "uri": picture_uri(_picture(result.dataset, index)),
         "true": names[label],
         "predicted": names[prediction],
         "confidence": float(result.probabilities[index, prediction]),
         "share": float(result.probabilities[index, label]),
     }
+
+
+def _picture(dataset: Dataset, index: int) -> np.ndarray:
+    image = visible(dataset, slice(index, index + 1))[0]
+    return displayable(image if image.dtype == np.uint8 else np.rint(255 * image).astype(np.uint8))
 
 
 def _mistakes(result: SplitResult) -> list[dict[str, Any]]:

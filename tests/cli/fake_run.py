@@ -74,6 +74,7 @@ class FakeRun(ModuleType):
         progress: bool,
         tensorboard: bool,
         checkpoint_minutes: float,
+        given: set[str] | None,
         on_result: Callable[[RunResult], None],
     ) -> RunResult:
         existed = run_dir.is_dir()
@@ -88,6 +89,7 @@ class FakeRun(ModuleType):
             progress=progress,
             tensorboard=tensorboard,
             checkpoint_minutes=checkpoint_minutes,
+            given=given,
             existed=existed,
         )
         result = RunResult(config.kind, run_dir, **self.result)

@@ -167,6 +167,13 @@ def started_run(**overrides: Any) -> tuple[Path, RunConfig]:
     return run_dir, config
 
 
+def test_which_options_are_given(gpunet_command: Command, fake_run: FakeRun) -> None:
+    Path("run.toml").write_text("[training]\nlr = 0.5\n[data]\nflip = false\n")
+    for words in ((), ("--config", "run.toml", "--shift", "0"), ("--preset", "quick", "--shift", "0")):
+        assert gpunet_command("train", "cnn", *words).code == 0
+    assert [call["given"] for _, call in fake_run.calls] == [set(), {"lr", "flip", "shift"}, None]
+
+
 @pytest.mark.parametrize("words", [("train",), ("train", "cnn")])
 def test_resume(gpunet_command: Command, fake_run: FakeRun, words: tuple[str, ...]) -> None:
     run_dir, config = started_run()
@@ -174,7 +181,7 @@ def test_resume(gpunet_command: Command, fake_run: FakeRun, words: tuple[str, ..
     assert outcome.code == 0
     assert fake_run.calls[0][1] == {
         "config": config, "run_dir": run_dir, "device": "cpu", "resume": True, "progress": True, "existed": True,
-        "tensorboard": False, "checkpoint_minutes": 5.0,
+        "tensorboard": False, "checkpoint_minutes": 5.0, "given": None,
     }  # fmt: skip
     assert json.loads(outcome.out)["run_dir"] == str(run_dir)
 

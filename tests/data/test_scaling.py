@@ -107,6 +107,6 @@ def test_bad_arrays(arrays: dict[str, np.ndarray], message: str) -> None:
 def test_bad_input() -> None:
     with pytest.raises(ConfigError, match="standardize must be one of none, channel, pixel; got 'both'"):
         scaling_of(images(), "both")
-    for bad in (images().astype(np.float32), images()[0], images()[:0]):
-        with pytest.raises(DataError, match=r"expected images uint8 \(n, H, W, C\), got"):
+    for bad in (images().astype(np.float64), images()[0], images()[:0]):
+        with pytest.raises(DataError, match=r"expected images uint8 or float32 \(n, H, W, C\), got"):
             scaling_of(bad, "pixel")

@@ -18,6 +18,8 @@ def option_values(owner: type[Options], name: str) -> st.SearchStrategy[Any]:
     scalar: st.SearchStrategy[Any]
     if kind.base is bool:
         scalar = st.booleans()
+    elif metadata["choices"]:
+        scalar = st.sampled_from(list(metadata["choices"]))
     elif kind.base is int:
         low, high = max(metadata["low"], -(2**63)), min(metadata["high"], 2**63 - 1)
         scalar = st.integers(int(low) + metadata["low_open"], int(high) - metadata["high_open"])
@@ -28,11 +30,14 @@ def option_values(owner: type[Options], name: str) -> st.SearchStrategy[Any]:
             exclude_min=metadata["low_open"],
             exclude_max=metadata["high_open"],
         )
-    elif metadata["choices"]:
-        scalar = st.sampled_from(list(metadata["choices"]))
     else:
         scalar = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
-    return st.lists(scalar, max_size=6).map(tuple) if kind.many else scalar
+    if not kind.many:
+        return scalar
+    if name == "value_range":  # the lower one first
+        return st.just(()) | st.lists(scalar, min_size=2, max_size=2, unique=True).map(lambda pair: tuple(sorted(pair)))
+    lengths = st.sampled_from(metadata["lengths"] or range(7))
+    return lengths.flatmap(lambda length: st.tuples(*[scalar] * length))
 
 
 @st.composite

@@ -15,7 +15,10 @@ import gpunet as gn
 from gpunet.cli.main import main
 from gpunet.data.scaling import Scaling, scaling_of
 from gpunet.errors import CheckpointError, ConfigError, DataError
+from gpunet.experiments.config import merge
 from gpunet.experiments.inference import evaluate, predict
+from gpunet.experiments.prepare import prepare
+from gpunet.experiments.saved import load_model
 from gpunet.models import CNN, MLP, Hybrid
 from gpunet.nn import Flatten, Linear, Random, Sequential
 from gpunet.training import Trainer, TrainingConfig, load_checkpoint
@@ -180,3 +183,35 @@ def test_a_run_of_a_model_that_nothing_describes(tmp_path: Path, caplog: pytest.
         Trainer(cnn, config, train=precise, validation=precise, run_dir=tmp_path).fit()
     assert "must be float32 to be stored" in caplog.text
     assert "config" not in load_checkpoint(str(tmp_path / "checkpoint.safetensors"))[1]
+
+
+@pytest.mark.parametrize("kind", ["range", "table"])
+def test_values_of_the_data_set_are_scaled_as_in_training(tmp_path: Path, kind: str) -> None:
+    """Pixels of another range, and features of a table: the classes are those that an evaluation counts."""
+    from gpunet.experiments.run import train
+
+    rng = np.random.default_rng(0)
+    labels = np.arange(160) % 2
+    values = rng.normal(size=(160, 6, 6)) * 2 + labels[:, None, None] * 3 - 40
+    if kind == "range":
+        path = tmp_path / "data.npz"
+        np.savez(path, x_train=values[:120], y_train=labels[:120], x_test=values[120:], y_test=labels[120:])
+        inputs = values[120:].astype(np.float32)
+    else:
+        path = tmp_path / "data.csv"
+        rows = [
+            ",".join([*(f"{value:.4f}" for value in row[0]), str(label)])
+            for row, label in zip(values, labels, strict=True)
+        ]
+        path.write_text("\n".join([",".join([*"abcdef", "label"]), *rows]) + "\n")
+        inputs = None
+    config = merge("mlp", overrides={"data": str(path), "hidden": (4,), "epochs": 3, "batch_size": 16})
+    train(config, run_dir=tmp_path / "run", device="cpu", progress=False)
+    counted = evaluate(tmp_path / "run", device="cpu")
+    if inputs is None:
+        test = prepare(load_model(tmp_path / "run", "cpu").config.data).test
+        inputs, truth = test.images.reshape(len(test), -1), test.labels
+    else:
+        truth = labels[120:]
+    predicted = gn.load(tmp_path / "run", device="cpu").predict(inputs)
+    assert int((predicted == truth).sum()) == counted.correct > len(truth) // 2

@@ -84,6 +84,12 @@ def _data(folder: Path) -> list[Target]:
             (beside / name).write_bytes(content)
     floats = {**arrays, "x_train": arrays["x_train"] / 255, "class_names": np.array(["a", "b", "č"])}
     archives = (_archive(arrays, zipfile.ZIP_STORED), _archive(floats, zipfile.ZIP_DEFLATED))
+    whole = {"X": rng.normal(size=(12, 3)), "y": np.array(["a", "b"] * 6)}
+    numbers = [",".join(map(str, row)) for row in rng.integers(0, 99, (12, 4)).tolist()]
+    words = [f"{row};{'ab'[i % 2]}".replace(",", ";") for i, row in enumerate(numbers)]
+    tables = tuple(
+        "\n".join(lines).encode() for lines in (["label,pixel0,pixel1,b", *numbers], words, ["a;b;c;d;label", *words])
+    )
     images, labels, *_ = FILES
     return [
         Target("IDX", "a", tuple(idx), read_idx),
@@ -91,6 +97,8 @@ def _data(folder: Path) -> list[Target]:
         Target("IDX folder, images", f"images/{images}", (idx[0],), lambda path: load_data(path.parent)),
         Target("IDX folder, labels", f"labels/{labels}", (idx[1],), lambda path: load_data(path.parent)),
         Target("NPZ", "a.npz", archives, load_data, in_zip),
+        Target("NPZ, one part", "a.npz", (_archive(whole, zipfile.ZIP_STORED),), load_data, in_zip),
+        Target("CSV", "a.csv", tables, load_data, text),
     ]
 
 
