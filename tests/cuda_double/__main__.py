@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.cuda_double.build import BuildError, build
+from tests.cuda_double.build import Unavailable, build
 from tests.cuda_double.run import run_tests
 
 
@@ -20,7 +20,7 @@ def main() -> int:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     try:
         double = build()
-    except BuildError as error:
+    except Unavailable as error:
         print(error, file=sys.stderr)
         return 2
     if args.command == "build":

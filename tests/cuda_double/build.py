@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,8 +29,8 @@ _CACHE = "GPUNET_CUDA_DOUBLE_CACHE"
 _FLAGS = ("-std=c++17", "-O1", "-g1", "-shared", "-fPIC")
 
 
-class BuildError(RuntimeError):
-    """The double cannot be made here; the message says why."""
+class Unavailable(RuntimeError):
+    """What the double is made of cannot be had here; the message says why. Tests are skipped then."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,12 @@ def build() -> Double:
     """Make what is not there yet: 230 MB are downloaded, and two minutes pass, the first time.
 
     Raises:
-        BuildError: something is missing, cannot be downloaded or does not compile.
+        Unavailable: something is missing, or cannot be downloaded.
+        RuntimeError: something does not compile.
     """
     problem = missing()
     if problem:
-        raise BuildError(problem)
+        raise Unavailable(problem)
     cache = Path(os.environ.get(_CACHE) or Path.home() / ".cache" / "gpunet" / "cuda_double")
     environment = cache / f"cupy-{CUPY}-{sys.implementation.cache_tag}-{_digest(*WHEELS, CYTHON)}"
     _make(environment, _make_environment)
@@ -112,15 +114,20 @@ def _make_environment(folder: Path) -> None:
 
 def _pip(command: str, *args: str, **variables: str) -> None:
     options = ("--quiet", "--disable-pip-version-check", "--retries=1", "--timeout=60")
-    _call([sys.executable, "-m", "pip", command, *options, *args], **variables)
+    try:
+        _call([sys.executable, "-m", "pip", command, *options, *args], **variables)
+    except RuntimeError as error:
+        raise Unavailable(f"the CUDA double cannot be downloaded: {error}") from error
 
 
 def _call(command: Sequence[str], folder: Path | None = None, **variables: str) -> None:
     environment = {**os.environ, **variables}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        text = done.stderr.strip() or done.stdout.strip()
-        raise BuildError(f"{' '.join(command[:5])} ... ends with {done.returncode}: {text[-1000:]}")
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        errors = [line for line in lines if re.search(r"error\b", line, re.IGNORECASE)]
+        text = "\n".join(errors or lines)[:1000]
+        raise RuntimeError(f"{' '.join(command[:4])} ... ends with {done.returncode}: {text}")
 
 
 def _headers(packages: Path) -> list[str]:

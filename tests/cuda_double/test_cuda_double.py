@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.cuda_double.at_exit import EXIT_CODE
-from tests.cuda_double.build import BuildError, Double, build
+from tests.cuda_double.build import Double, Unavailable, build
 from tests.cuda_double.run import run, run_tests
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]  # the first time
@@ -47,13 +47,13 @@ REPORTS = {
 def double() -> Double:
     try:
         return build()
-    except BuildError as error:
+    except Unavailable as error:
         pytest.skip(str(error))
 
 
 def test_tests_of_a_gpu_pass(double: Double) -> None:
     files = [f"tests/cuda/{file}" for file in QUICK]
-    done = run_tests(double, ["-q", "-p", "no:cacheprovider", *files], capture_output=True)
+    done = run_tests(double, ["-q", "-p", "no:cacheprovider", *files], capture_output=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert re.search(r"^\d+ passed", done.stdout.splitlines()[-1]), done.stdout[-3000:]
     assert "cuda double:" not in done.stderr
@@ -61,13 +61,13 @@ def test_tests_of_a_gpu_pass(double: Double) -> None:
 
 @pytest.mark.parametrize("program", ["nothing", "too_much_memory"])
 def test_without_a_fault_nothing_is_reported(double: Double, program: str) -> None:
-    done = run(double, ["-m", "tests.cuda_double.faults", program], devices=2, capture_output=True)
+    done = run(double, ["-m", "tests.cuda_double.faults", program], devices=2, capture_output=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("fault", REPORTS)
 def test_a_planted_fault_is_reported(double: Double, fault: str) -> None:
-    done = run(double, ["-m", "tests.cuda_double.faults", fault], devices=2, capture_output=True)
+    done = run(double, ["-m", "tests.cuda_double.faults", fault], devices=2, capture_output=True, timeout=120)
     assert re.search(f"^cuda double: {REPORTS[fault]}", done.stderr, re.MULTILINE), done.stderr
     assert done.returncode == EXIT_CODE
     assert "cuda double: 1 problem(s) in process" in done.stderr, "and nothing else"
