@@ -179,8 +179,7 @@ def predict(
     """
     saved = load_model(path, device)
     pixels = np.stack([read_image(image, saved.image_shape, invert=invert) for image in images])
-    dataset = Dataset(pixels, np.zeros(len(images), np.int32), saved.class_names)
-    _, probabilities, _ = evaluate_saved(saved, dataset)
+    probabilities = saved.predict_proba(pixels)
     return [
         Prediction(Path(image), int(row.argmax()), [float(value) for value in row], saved.class_names)
         for image, row in zip(images, probabilities, strict=True)

@@ -15,6 +15,10 @@ from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
 EVALUATION_BATCH = 1000
 """Images per evaluation batch. It is fixed, so that all callers get bit-identical results."""
 
+BLOCK, PREDICTION_BATCH = 32, 1024
+"""Predictions are made in batches that are filled up to a multiple of BLOCK rows, so that on the CPU those of a row
+have the same bits whatever rows are beside it: products of few rows are summed in another order."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -68,6 +72,17 @@ def with_mirror_images(model: Layer, loader: Loader, probabilities: np.ndarray) 
     return np.asarray((probabilities + mirrored) / 2)
 
 
-def extract(model: Callable[[Array], Array], loader: Loader) -> np.ndarray:
+def extract(model: Callable[[Array], Array], loader: Loader, batch: int = EVALUATION_BATCH) -> np.ndarray:
     """The outputs of `model` (a function of a batch) over all of `loader`, on the host."""
-    return np.concatenate([loader.backend.to_numpy(model(x)) for x, _ in loader.batches(EVALUATION_BATCH)])
+    return np.concatenate([loader.backend.to_numpy(model(x)) for x, _ in loader.batches(batch)])
+
+
+def predictions(
+    model: Callable[[Array], Array], rows: np.ndarray, loader: Callable[[np.ndarray], Loader]
+) -> np.ndarray:
+    """The outputs of `model` for `rows`, at least one, each independent of the rows beside it; see BLOCK.
+
+    loader: makes the loader of such rows.
+    """
+    filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % BLOCK, axis=0)])
+    return extract(model, loader(filled), PREDICTION_BATCH)[: len(rows)]
