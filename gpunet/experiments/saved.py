@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet import ops
 from gpunet.backend import Backend
 from gpunet.data import Dataset, read_image
 from gpunet.data.config import DataConfig
@@ -27,7 +28,7 @@ from gpunet.models import CNN, CNNConfig, create
 from gpunet.nn import Layer, Sequential
 from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
 from gpunet.training.description import FEATURES, describe, description_of, scaling_tensors, versions
-from gpunet.training.evaluation import evaluate
+from gpunet.training.evaluation import predictions
 from gpunet.training.trainer import BEST, architecture
 
 
@@ -113,7 +114,7 @@ class SavedModel:
         return DataConfig(data=data)
 
     def predict_proba(self, images: Any) -> np.ndarray:
-        """Probabilities of the classes, (n, classes), for `images`.
+        """Probabilities of the classes, (n, classes), for `images`; on the CPU, to the last bit the same in any batch.
 
         images: uint8 (n, H, W, C), or (n, H, W) for one channel; or paths of pictures of any size, one or several, see
             :func:`gpunet.data.read_image`. For a model of pixels of another range, or of a table, numbers (n, H, W, C)
@@ -129,12 +130,14 @@ class SavedModel:
             scaling = {**self.pixel_scaling.to_arrays()}
         elif self.pixel_scaling is not None:
             inputs = self.pixel_scaling.apply(inputs)
-        labels = np.zeros(len(inputs), np.int32)
-        loader = Loader(inputs, labels, backend=self.backend, dtype=self.config.training.dtype, **scaling)
-        found = evaluate(self.model, loader, keep_probabilities=True)
-        assert found.probabilities is not None
-        check_finite(self, found.probabilities, found.loss)
-        return found.probabilities
+
+        def loader(inputs: np.ndarray) -> Loader:
+            labels = np.zeros(len(inputs), np.int32)
+            return Loader(inputs, labels, backend=self.backend, dtype=self.config.training.dtype, **scaling)
+
+        found = predictions(lambda x: ops.softmax(self.model(x)), inputs, loader)
+        check_finite(self, found)
+        return found
 
     def predict(self, images: Any) -> np.ndarray:
         """The most probable classes, int64 (n,): indices into `class_names`. Arguments as :meth:`predict_proba`."""
@@ -171,17 +174,18 @@ class SavedModel:
         return array.reshape(len(array), *shape).astype(self.config.training.dtype)
 
 
-def check_finite(saved: SavedModel, probabilities: np.ndarray, loss: float) -> None:
+def check_finite(saved: SavedModel, probabilities: np.ndarray, loss: float | None = None) -> None:
     """Check what the model has predicted.
 
     Raises:
         CheckpointError: a probability or the loss is not finite.
     """
     wrong = np.count_nonzero(~np.isfinite(probabilities).all(axis=1))
-    if wrong or not np.isfinite(loss):
+    if wrong or not (loss is None or np.isfinite(loss)):
+        shown = "" if loss is None else f" (loss {loss})"
         raise CheckpointError(
             f"the model in {saved.file} gives class probabilities that are NaN or infinite for {wrong} of "
-            f"{len(probabilities)} images (loss {loss}): its weights are too large; use another checkpoint, or train "
+            f"{len(probabilities)} images{shown}: its weights are too large; use another checkpoint, or train "
             "again"
         )
 

@@ -68,6 +68,8 @@ class Network(BaseEstimator):
         return rows if y is None else (rows, y)
 
     def _augmentation(self) -> dict[str, Any]:
+        if self.augment is not None and not isinstance(self.augment, dict):
+            raise ConfigError(f"augment must be a dictionary of {', '.join(AUGMENTATIONS)}, got {self.augment!r:.80}")
         options = dict(self.augment or {})
         unknown = [name for name in options if name not in AUGMENTATIONS]
         if unknown:

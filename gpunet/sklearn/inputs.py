@@ -14,10 +14,7 @@ from gpunet.data.loader import Loader
 from gpunet.data.scaling import Scaling, scaling_of
 from gpunet.errors import ConfigError, ShapeError
 from gpunet.nn import Layer
-
-BLOCK, BATCH = 32, 1024
-"""Predictions are made in batches that are filled up to a multiple of BLOCK rows, so that on the CPU those of a row
-have the same bits whatever rows are beside it: products of few rows are summed in another order."""
+from gpunet.training.evaluation import predictions
 
 
 def rows_of(X: Any, shape: tuple[int, ...] | None) -> tuple[Any, tuple[int, ...] | None]:
@@ -104,10 +101,8 @@ class Preparation:
 
     def outputs(self, model: Layer, rows: np.ndarray, backend: Backend, last: Any = None) -> np.ndarray:
         """What `model`, followed by the function `last` on the device, makes of each of the `rows`, on the host."""
-        filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % BLOCK, axis=0)])
-        loader = self.loader(filled, np.zeros(len(filled), np.int32), backend)
-        found: list[np.ndarray] = []
-        for x, _ in loader.batches(BATCH):
-            y: Array = model(x)
-            found.append(backend.to_numpy(y if last is None else last(y)))
-        return np.concatenate(found)[: len(rows)]
+
+        def outputs(x: Array) -> Array:
+            return model(x) if last is None else last(model(x))
+
+        return predictions(outputs, rows, lambda filled: self.loader(filled, np.zeros(len(filled), np.int32), backend))

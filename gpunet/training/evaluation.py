@@ -15,6 +15,10 @@ from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
 EVALUATION_BATCH = 1000
 """Images per evaluation batch. It is fixed, so that all callers get bit-identical results."""
 
+BLOCK, PREDICTION_BATCH = 32, 1024
+"""Predictions are made in batches that are filled up to a multiple of BLOCK rows, so that on the CPU those of a row
+have the same bits whatever rows are beside it: products of few rows are summed in another order."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -37,16 +41,21 @@ class Captured:
     It may only call ops on arrays of the device, and return a tuple of arrays.
     """
 
-    def __init__(self, function: Callable[[Array, Array], tuple[Array, ...]], loader: Loader) -> None:
-        self._function, self._loader = function, loader
+    def __init__(
+        self,
+        function: Callable[[Array, Array], tuple[Array, ...]],
+        loader: Loader,
+        batch: int = EVALUATION_BATCH,
+    ) -> None:
+        self._function, self._loader, self._batch = function, loader, batch
         self._start = loader.backend.zeros(1, np.int64)
         self._steps: dict[tuple[int, str], Callable[[], tuple[Array, ...]]] = {}
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         """What the function returns for each batch, on the host."""
         backend, size = self._loader.backend, self._loader.size
-        for start in range(0, size, EVALUATION_BATCH):
-            step = self._step(min(EVALUATION_BATCH, size - start))
+        for start in range(0, size, self._batch):
+            step = self._step(min(self._batch, size - start))
             with backend.active():
                 backend.assign(self._start, start)
                 found = tuple(map(backend.to_numpy, step()))
@@ -111,6 +120,17 @@ def with_mirror_images(model: Layer, loader: Loader, probabilities: np.ndarray) 
     return np.asarray((probabilities + mirrored) / 2)
 
 
-def extract(model: Callable[[Array], Array], loader: Loader) -> np.ndarray:
+def extract(model: Callable[[Array], Array], loader: Loader, batch: int = EVALUATION_BATCH) -> np.ndarray:
     """The outputs of `model` (a function of a batch) over all of `loader`, on the host."""
-    return np.concatenate([found for (found,) in Captured(lambda x, labels: (model(x),), loader)])
+    return np.concatenate([found for (found,) in Captured(lambda x, labels: (model(x),), loader, batch)])
+
+
+def predictions(
+    model: Callable[[Array], Array], rows: np.ndarray, loader: Callable[[np.ndarray], Loader]
+) -> np.ndarray:
+    """The outputs of `model` for `rows`, at least one, each independent of the rows beside it; see BLOCK.
+
+    loader: makes the loader of such rows.
+    """
+    filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % BLOCK, axis=0)])
+    return extract(model, loader(filled), PREDICTION_BATCH)[: len(rows)]

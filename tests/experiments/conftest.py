@@ -73,7 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         for kind, options in _OPTIONS.items():
             folders[kind] = folder / "runs" / f"{kind}-1"
             config = merge(kind, overrides={**_COMMON, **options, "data": str(path)})
-            train(config, run_dir=folders[kind], device="cpu", progress=False)
+            train(config, run_dir=str(folders[kind]), device="cpu", progress=False)
     return Trained(path, folders)
 
 

@@ -61,6 +61,18 @@ def test_a_file_holds_all_of_a_model(kind: str, tmp_path: Path) -> None:
     assert (gn.load(path, "cpu").predict_proba(pixels) == given).all()
 
 
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "hybrid"])
+def test_a_prediction_has_the_same_bits_in_any_batch(kind: str, tmp_path: Path) -> None:
+    pixels, _ = images(70, 3)
+    gn.save(make(kind), tmp_path / "a.safetensors", scaling=scaling_of(pixels, "none"), input_shape=(8, 8, 1))
+    found = gn.load(tmp_path / "a.safetensors", "cpu")
+    whole = found.predict_proba(pixels)
+    assert np.isfinite(whole).all() and len(np.unique(whole)) > 70
+    for size in (1, 7, 33):
+        parts = [found.predict_proba(pixels[start : start + size]) for start in range(0, 70, size)]
+        assert (np.concatenate(parts) == whole).all()
+
+
 def test_features_are_used_unchanged(tmp_path: Path) -> None:
     model = MLP((3, 4, 2)).initialize(seed=1)
     gn.save(model, tmp_path / "a.safetensors")

@@ -226,6 +226,7 @@ def test_class_weights_move_the_predictions() -> None:
         ({"precision": "half"}, "precision"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"dropout": 1.0}, "must be in"),
+        ({"augment": "flip"}, "augment must be a dictionary of flip, shift, cutout, got 'flip'"),
     ],
 )
 def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
