@@ -168,7 +168,7 @@ def read_run(run_dir: Path) -> SeedResult:
         result["seed"],
         run_dir,
         result["test_correct"],
-        result["tta_correct"],
+        result.get("tta_correct"),
         result["test_total"],
         result["validation_accuracy"],
         result["parameters"],
