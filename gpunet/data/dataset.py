@@ -96,7 +96,8 @@ class Dataset:
         """The same data set with `value_range`: values as a model sees them that was trained with that range."""
         if self.is_table or value_range == self.value_range:
             return self
-        images = self.shown() * np.float32(value_range[1] - value_range[0]) + np.float32(value_range[0])
+        unit = images_in_unit(self.images, self.value_range)
+        images = unit * np.float32(value_range[1] - value_range[0]) + np.float32(value_range[0])
         return Dataset(images.astype(np.float32), self.labels, self.class_names, value_range)
 
     def shown(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:

@@ -193,7 +193,7 @@ def predict(
     if invert == "auto" and saved.class_names != FASHION_MNIST_CLASSES and saved.config.data.data != FASHION_MNIST:
         invert = "never"
     pixels = np.stack([read_image(image, saved.image_shape, invert=invert) for image in images])
-    probabilities = saved.predict_proba(pixels)
+    probabilities = saved.predict_proba(saved.pictures(pixels))
     return [
         Prediction(Path(image), int(row.argmax()), [float(value) for value in row], saved.class_names)
         for image, row in zip(images, probabilities, strict=True)

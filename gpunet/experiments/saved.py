@@ -139,6 +139,10 @@ class SavedModel:
         check_finite(self, found)
         return found
 
+    def pictures(self, pixels: np.ndarray) -> np.ndarray:
+        """`pixels`, uint8 (n, H, W, C) from black to white, with the values that the model was trained on."""
+        return Dataset(pixels, np.zeros(len(pixels), np.int32), self.class_names).in_range(self.value_range).images
+
     def predict(self, images: Any) -> np.ndarray:
         """The most probable classes, int64 (n,): indices into `class_names`. Arguments as :meth:`predict_proba`."""
         return np.asarray(self.predict_proba(images).argmax(1))
@@ -152,8 +156,7 @@ class SavedModel:
         if isinstance(images, (str, os.PathLike)):
             images = [images]
         if isinstance(images, (list, tuple)) and images and all(isinstance(one, (str, os.PathLike)) for one in images):
-            pixels = np.stack([read_image(path, self.image_shape) for path in images])
-            return Dataset(pixels, np.zeros(len(pixels), np.int32), self.class_names).in_range(self.value_range).images
+            return self.pictures(np.stack([read_image(path, self.image_shape) for path in images]))
         try:
             array = np.asarray(images)
         except (ValueError, TypeError) as error:

@@ -45,9 +45,9 @@ class Captured:
         self,
         function: Callable[[Array, Array], tuple[Array, ...]],
         loader: Loader,
-        batch: int = EVALUATION_BATCH,
+        batch: int | None = None,
     ) -> None:
-        self._function, self._loader, self._batch = function, loader, batch
+        self._function, self._loader, self._batch = function, loader, batch or EVALUATION_BATCH
         self._start = loader.backend.zeros(1, np.int64)
         self._steps: dict[tuple[int, str], Callable[[], tuple[Array, ...]]] = {}
 
@@ -120,7 +120,7 @@ def with_mirror_images(model: Layer, loader: Loader, probabilities: np.ndarray) 
     return np.asarray((probabilities + mirrored) / 2)
 
 
-def extract(model: Callable[[Array], Array], loader: Loader, batch: int = EVALUATION_BATCH) -> np.ndarray:
+def extract(model: Callable[[Array], Array], loader: Loader, batch: int | None = None) -> np.ndarray:
     """The outputs of `model` (a function of a batch) over all of `loader`, on the host."""
     return np.concatenate([found for (found,) in Captured(lambda x, labels: (model(x),), loader, batch)])
 

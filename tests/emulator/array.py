@@ -246,7 +246,7 @@ class EmulatedModule:
 
     def asarray(self, array: Any, dtype: Any = None) -> EmulatedArray:
         """`array` itself if it is on the device and of `dtype`, else a copy on the device."""
-        if isinstance(array, EmulatedArray) and dtype in (None, array.dtype):
+        if isinstance(array, EmulatedArray) and (dtype is None or array.dtype == dtype):  # to NumPy, float64 == None
             return array
         return self.array(array, dtype)
 
@@ -260,7 +260,7 @@ class EmulatedModule:
 
     def ascontiguousarray(self, array: Any, dtype: Any = None) -> EmulatedArray:
         """As :meth:`asarray`, and contiguous. CuPy's kernel for it can be captured, gpunet's rule is that none is."""
-        fits = isinstance(array, EmulatedArray) and array.flags.c_contiguous and dtype in (None, array.dtype)
+        fits = isinstance(array, EmulatedArray) and array.flags.c_contiguous and (dtype is None or array.dtype == dtype)
         return array if fits else self.array(array, dtype)
 
     def __getattr__(self, name: str) -> Any:

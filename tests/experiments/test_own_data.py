@@ -17,7 +17,6 @@ from gpunet.experiments.config import merge
 from gpunet.experiments.inference import evaluate, load_model, predict
 from gpunet.experiments.run import train
 
-RNG = np.random.default_rng(0)
 LABELS = np.arange(60) % 3
 SMALL: dict[str, Any] = {
     "mlp": {"hidden": (8,), "flip": False, "shift": 0},
@@ -32,7 +31,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def bands(top: float) -> np.ndarray:
     """Images (60, 6, 6): dark, with a bright band where the class says."""
-    images = RNG.uniform(0, 0.2, (60, 6, 6))
+    images = np.random.default_rng(0).uniform(0, 0.2, (60, 6, 6))
     for image, label in zip(images, LABELS, strict=True):
         image[2 * label : 2 * label + 2] += 0.8
     images[:, 0, 0], images[0, 5, 5] = 0, 1
@@ -81,7 +80,7 @@ def test_bright_pictures_are_predicted_as_they_were_learnt(tmp_path: Path) -> No
 
 
 def test_tables(tmp_path: Path) -> None:
-    values = RNG.normal(size=(60, 3)) * [1, 1000, 1e-3] + [0, 5000, 0]
+    values = np.random.default_rng(0).normal(size=(60, 3)) * [1, 1000, 1e-3] + [0, 5000, 0]
     values[:, 2] += LABELS * 0.01
     rows = [",".join(map(str, [*row, label])) for row, label in zip(values.tolist(), LABELS, strict=True)]
     (tmp_path / "data.csv").write_text("\n".join(["a,b,c,target", *rows]))

@@ -26,6 +26,8 @@ from tests.experiments.conftest import CLASS_NAMES, Trained
 from tests.experiments.saved_runs import part, probabilities
 from tests.training.problems import images, loaders
 
+PLAIN = {"flip": False, "shift": 0}
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
@@ -217,7 +219,7 @@ def test_values_of_the_data_set_are_scaled_as_in_training(tmp_path: Path, kind: 
         ]
         path.write_text("\n".join([",".join([*"abcdef", "label"]), *rows]) + "\n")
         inputs = None
-    config = merge("mlp", overrides={"data": str(path), "hidden": (4,), "epochs": 3, "batch_size": 16})
+    config = merge("mlp", overrides={"data": str(path), "hidden": (4,), "epochs": 30, "batch_size": 16, **PLAIN})
     train(config, run_dir=tmp_path / "run", device="cpu", progress=False)
     counted = evaluate(tmp_path / "run", device="cpu")
     if inputs is None:
