@@ -140,7 +140,13 @@ _in_use: list[tuple[Any, Any]] = []
 def _give_back(device: Any, pool: Any, results: list[Any]) -> None:
     """Return the memory of the `pool` of a dropped graph to the driver, which waits for work that uses it."""
     results.clear()
-    pools = [*_in_use, (device, pool)]
+    _in_use.append((device, pool))
+    free_unused()
+
+
+def free_unused() -> None:
+    """Return the memory of dropped graphs to the driver, but for what somebody still holds an array of."""
+    pools = list(_in_use)
     _in_use.clear()
     for owner, one in pools:
         with owner:  # a pool has a part for each device, and this concerns the current one's

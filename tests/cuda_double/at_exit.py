@@ -28,6 +28,11 @@ def _report_leaks() -> None:
     if cupy is None or not hasattr(cupy, "get_default_memory_pool"):
         return
     gc.collect()
+    graphs = sys.modules.get("gpunet.cuda.cupy_graph")
+    if (
+        graphs is not None
+    ):  # as of CuPy's pool: what was held when its graph was dropped is given back with the next one
+        graphs.free_unused()
     for device in range(cupy.cuda.runtime.getDeviceCount()):
         with cupy.cuda.Device(device):
             cupy.get_default_memory_pool().free_all_blocks()

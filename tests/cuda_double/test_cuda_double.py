@@ -12,7 +12,7 @@ from tests.cuda_double.run import run, run_tests
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]  # the first time
 
-QUICK = ("test_activation.py", "test_random.py", "test_step_state.py")
+QUICK = ("test_activation.py", "test_gather.py", "test_random.py", "test_step_state.py")
 """Of ``tests/cuda``."""
 
 REPORTS = {
