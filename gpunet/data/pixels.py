@@ -62,7 +62,7 @@ def stored(
 
     The range is a function of the first part, the training images, unless `value_range` is given:
 
-    * whole numbers from 0: the least of 0..1, 0..16 and 0..255 that holds them all;
+    * whole numbers from 0: the least of 0..1, 0..16 and 0..255 that holds them all; beyond 0..1, those of all parts;
     * other numbers in 0..1: 0..1, and if all parts are k/255 up to rounding, they are stored as k, and it is 0..255;
     * any others: their least and greatest value.
 
@@ -76,6 +76,8 @@ def stored(
     bounds = [(float(part.min()), float(part.max())) for part in parts]
     whole = all(_whole(part) for part in parts)
     own = _usual_range(bounds[0], whole)
+    if whole and own not in (None, UNIT):  # dark training images do not make a range of their own
+        own = _usual_range((min(low for low, _ in bounds), max(high for _, high in bounds)), whole) or own
     contradiction = (own == EIGHT_BITS and value_range == UNIT) or (
         own == UNIT and not whole and value_range == EIGHT_BITS
     )

@@ -197,3 +197,11 @@ def test_indices_of_the_test_part_are_saved(tmp_path: Path) -> None:
     rest = np.delete(values.ravel(), saved["test"])
     assert data.test.images.ravel().tolist() == saved["test"].tolist()
     assert data.split.train.images.ravel().tolist() == rest[saved["train"]].tolist()
+
+
+def test_dark_training_images_make_no_range_of_their_own(tmp_path: Path) -> None:
+    dark, bright = np.full((20, 4, 4), 9, np.uint8), np.full((10, 4, 4), 119, np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=dark, y_train=np.arange(20) % 2, x_test=bright, y_test=np.arange(10) % 2)
+    train, test = load(tmp_path / "a.npz")
+    assert train.value_range == test.value_range == (0, 255)
+    assert train.images.max() == 9 and test.images.max() == 119
