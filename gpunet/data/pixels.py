@@ -60,9 +60,10 @@ def stored(
 ) -> tuple[list[np.ndarray], tuple[float, float]]:
     """The pixels of each part as uint8 if that is lossless for all, else as float32; and the range that is [0, 1].
 
-    The range is a function of the first part, the training images, unless `value_range` is given:
+    Unless `value_range` is given, the range is a function of the first part, the training images:
 
-    * whole numbers from 0: the least of 0..1, 0..16 and 0..255 that holds them all; beyond 0..1, those of all parts;
+    * whole numbers from 0: the least of 0..1, 0..16 and 0..255 that holds them all, and beyond 0..1 those of the other
+      parts, too: dark training images do not make a range of their own;
     * other numbers in 0..1: 0..1, and if all parts are k/255 up to rounding, they are stored as k, and it is 0..255;
     * any others: their least and greatest value.
 
@@ -76,7 +77,7 @@ def stored(
     bounds = [(float(part.min()), float(part.max())) for part in parts]
     whole = all(_whole(part) for part in parts)
     own = _usual_range(bounds[0], whole)
-    if whole and own not in (None, UNIT):  # dark training images do not make a range of their own
+    if whole and own not in (None, UNIT):
         own = _usual_range((min(low for low, _ in bounds), max(high for _, high in bounds)), whole) or own
     contradiction = (own == EIGHT_BITS and value_range == UNIT) or (
         own == UNIT and not whole and value_range == EIGHT_BITS

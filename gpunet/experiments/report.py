@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,8 @@ def _read_run(run_dir: Path, device: str | None, data: str | None) -> tuple[RunR
     if not run_dir.is_dir():
         raise CheckpointError(f"{run_dir} is not a run folder: a report needs a folder written by gpunet train")
     if not (run_dir / BEST).is_file():
-        hint = f"; finish the run with gpunet train --resume {run_dir}" if (run_dir / "config.toml").is_file() else ""
+        command = f"gpunet train --resume {shlex.quote(str(run_dir))}"
+        hint = f"; finish the run with {command}" if (run_dir / "config.toml").is_file() else ""
         raise CheckpointError(f"{run_dir} contains no trained model: there is no {BEST}{hint}")
     saved = load_model(run_dir, device)
     check_entries(saved.metadata, {"validation_accuracy": SHARE.or_none}, f"the header of {saved.file}")

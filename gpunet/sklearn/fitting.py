@@ -14,6 +14,7 @@ from gpunet.backend import Array
 from gpunet.data.loader import Loader
 from gpunet.errors import DivergedError
 from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
+from gpunet.training.diagnose import is_finite
 
 
 @dataclass
@@ -65,19 +66,28 @@ def passes(
     With `score`, of held-out data, the model gets back the weights that had the best one.
 
     Raises:
-        DivergedError: a loss is not finite; the model has the weights of the step before.
+        DivergedError: a loss or a weight is not finite; the model is as it was before that pass.
     """
     flat = model.flat
     assert flat is not None
+    backend = flat.backend
     optimizer = optim.create(recipe.solver, **recipe.options)
     optimizer.bind(flat)
     if progress.slots is not None:
         optimizer.load_slots(progress.slots)
     loss = SoftmaxCrossEntropy(weight=weights)
     best, waited, kept, stopped = -np.inf, 0, None, False
-    with flat.backend.use_precision(recipe.precision):
+    with backend.active(), backend.use_precision(recipe.precision):
         for _ in range(stopping.max_iter):
-            value = one_pass(model, train, recipe, progress, optimizer, loss)
+            before = backend.copy(flat.values), backend.copy(flat.state)
+            counts = progress.epochs, progress.steps
+            try:
+                value = one_pass(model, train, recipe, progress, optimizer, loss)
+            except DivergedError:
+                backend.assign(flat.values, before[0])
+                backend.assign(flat.state, before[1])
+                progress.epochs, progress.steps = counts
+                raise
             gained, shown = -value, f"loss {value:.6f}"
             if score is not None:
                 gained = score()
@@ -88,13 +98,14 @@ def passes(
             if gained > best:
                 best = gained
                 if score is not None:
-                    kept = flat.values.copy(), flat.state.copy()
+                    kept = backend.copy(flat.values), backend.copy(flat.state)
             if waited > stopping.patience:
                 stopped = True
                 break
     if kept is not None:
-        flat.values[...], flat.state[...] = kept
-    progress.slots = {name: flat.backend.to_numpy(slot).copy() for name, slot in optimizer.slots().items()}
+        backend.assign(flat.values, kept[0])
+        backend.assign(flat.state, kept[1])
+    progress.slots = {name: backend.to_numpy(slot).copy() for name, slot in optimizer.slots().items()}
     return stopped
 
 
@@ -126,7 +137,7 @@ def one_pass(
         total = total + value * (end - start)
     progress.epochs += 1
     mean = float(total) / train.size
-    if not np.isfinite(mean) or not bool(np.isfinite(float(flat.values.sum()))):
+    if not np.isfinite(mean) or not is_finite(flat.values):
         raise DivergedError(
             f"training diverged in iteration {progress.epochs}: the loss is {mean}; use a lower learning_rate_init, or "
             "check the data"

@@ -50,7 +50,8 @@ def _model_is(trainer: Trainer) -> str:
     return f"The model is as it was {f'after epoch {trainer.epoch}' if trainer.epoch else 'before the training'}"
 
 
-def _finite(array: Array) -> bool:
+def is_finite(array: Array) -> bool:
+    """Whether all values of `array`, which has at least one, are finite."""
     return bool(abs(array).max() < float("inf"))  # false for NaN as well
 
 
@@ -61,13 +62,13 @@ def first_not_finite(
 
     Runs the forward pass layer by layer and, with `gradients`, the backward pass. None if all is finite.
     """
-    if not _finite(x):
+    if not is_finite(x):
         return NOT_FINITE_INPUT
     for name, parameter in model.named_parameters():
-        if not _finite(parameter.value):
+        if not is_finite(parameter.value):
             return f"parameter {name} is not finite"
     for name, buffer in model.named_buffers():
-        if not _finite(buffer.value):
+        if not is_finite(buffer.value):
             return f"buffer {name} is not finite"
 
     def walk(name: str, layer: Layer, x: Array) -> tuple[Array, str | None]:
@@ -78,18 +79,18 @@ def first_not_finite(
                     return x, found
             return x, None
         x = layer.forward(x, ctx)[0]
-        return x, None if _finite(x) else f"the output of layer {name} ({type(layer).__name__}) is not finite"
+        return x, None if is_finite(x) else f"the output of layer {name} ({type(layer).__name__}) is not finite"
 
     found = walk("", model, x)[1]
     if found:
         return found
     logits, backward = model.forward(x, ctx)
     value, dlogits = loss(logits, labels)
-    if not _finite(value):
+    if not is_finite(value):
         return "the loss is not finite, but all layers are"
     if gradients:
         backward(dlogits)
         for name, parameter in model.named_parameters():
-            if not _finite(parameter.grad):
+            if not is_finite(parameter.grad):
                 return f"the gradient of {name} is not finite"
     return None

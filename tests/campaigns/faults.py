@@ -21,7 +21,7 @@ import time
 from contextlib import redirect_stderr
 from pathlib import Path
 
-from tests.campaigns.runs import MODELS, data_set, differences, run_folder, words
+from tests.campaigns.runs import MODELS, data_set, differences, next_words, run_folder, words
 
 FAULTS = ("kill", "ENOSPC", "EIO", "EROFS")
 
@@ -68,13 +68,7 @@ def _unclear(code: int, text: str) -> list[str]:
 
 
 def _resumed(model: str, data: Path, runs: Path, folder: Path, whole: Path) -> list[str]:
-    begun = run_folder(runs)
-    if begun is None:  # nothing to resume
-        shutil.rmtree(runs)
-        command = words(model, data, runs)
-    else:
-        command = ["train", "--resume", str(begun), "-q", "--device", "cpu"]
-    _, code, text = _child(command, folder)
+    _, code, text = _child(next_words(model, data, runs), folder)
     begun = run_folder(runs)
     if code or begun is None:
         return [f"the resume ended with {code}: {text.strip()[-300:]}"]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.campaigns.runs import MODELS, data_set, differences, run_folder, words
+from tests.campaigns.runs import MODELS, data_set, differences, next_words, run_folder, words
 
 OFTEN = ("--checkpoint-minutes", "0.0002")
 """Options that let a training save its state every few steps."""
@@ -51,12 +51,7 @@ def _one(
     """(differences, kills) of one run."""
     killed = 0
     while True:
-        begun = run_folder(runs)
-        if begun is None:
-            shutil.rmtree(runs, ignore_errors=True)
-            command = words(model, data, runs, *OFTEN, epochs=epochs)
-        else:
-            command = ["train", "--resume", str(begun), "-q", "--device", "cpu", *OFTEN]
+        command = next_words(model, data, runs, *OFTEN, epochs=epochs)
         with subprocess.Popen(
             command_line(command), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         ) as process:

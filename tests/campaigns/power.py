@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.campaigns.kills import OFTEN, command_line, run
-from tests.campaigns.runs import MODELS, data_set, differences, run_folder, words
+from tests.campaigns.runs import MODELS, data_set, differences, next_words, run_folder, words
 
 _MEGABYTES = 64
 
@@ -51,11 +51,7 @@ def lose_power(model: str, losses: int, *, seed: int = 0, epochs: int = 12) -> t
                 begun = run_folder(disk / "runs")
                 had_one = begun is not None and any(begun.rglob("last.safetensors"))
                 resumed += had_one
-                if begun is None:
-                    shutil.rmtree(disk / "runs", ignore_errors=True)
-                    command = words(model, data, disk / "runs", *OFTEN, epochs=epochs)
-                else:
-                    command = ["train", "--resume", str(begun), "-q", "--device", "cpu", *OFTEN]
+                command = next_words(model, data, disk / "runs", *OFTEN, epochs=epochs)
                 done = subprocess.run(command_line(command), capture_output=True, text=True, check=False)
                 begun = run_folder(disk / "runs")
                 if done.returncode or begun is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ def words(model: str, data: Path, runs: Path, *more: str, epochs: int = 2) -> li
     """The command that starts the training of `model` in a new folder in `runs`."""
     options = [*MODELS[model], *_COMMON, "--epochs", str(epochs), "--data", str(data), "--runs-dir", str(runs)]
     return ["train", model, *options, *more]
+
+
+def next_words(model: str, data: Path, runs: Path, *more: str, epochs: int = 2) -> list[str]:
+    """The command that resumes the run in `runs` or, if it has not begun, starts one."""
+    begun = run_folder(runs)
+    if begun is not None:
+        return ["train", "--resume", str(begun), "-q", "--device", "cpu", *more]
+    shutil.rmtree(runs, ignore_errors=True)
+    return words(model, data, runs, *more, epochs=epochs)
 
 
 def run_folder(runs: Path) -> Path | None:

@@ -236,7 +236,7 @@ def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
 
 def test_training_that_diverges_and_weights_of_rows() -> None:
     with pytest.raises(DivergedError, match=r"in iteration \d+: .* use a lower learning_rate_init"):
-        mlp(solver="sgd", learning_rate_init=1e30).fit(WINE, NAMES)
+        mlp(solver="sgd", learning_rate_init=1e39).fit(WINE, NAMES)
     with pytest.raises(TypeError, match="sample_weight"):
         mlp().fit(WINE, NAMES, sample_weight=np.ones(178))
 
@@ -245,3 +245,16 @@ def test_the_model_is_gpunets_and_scikit_learn_is_imported_last(fitted: MLPClass
     assert type(fitted.model_) is MLP
     code = "import sys, gpunet.models, gpunet.training; print('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_diverged_training_leaves_the_model_as_it_was_before_the_pass() -> None:
+    """Whatever is not finite: weights that overflow, while the loss of their pass was finite."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 5)), np.arange(60) % 3
+    model = MLPClassifier((8,), max_iter=1, warm_start=True, random_state=0).fit(x, y)
+    before = [weights.copy() for weights in (*model.coefs_, *model.intercepts_)]
+    with np.errstate(over="ignore"), pytest.raises(DivergedError, match="training diverged in iteration 2"):
+        model.set_params(learning_rate_init=1e39).fit(x, y)
+    for found, expected in zip((*model.coefs_, *model.intercepts_), before, strict=True):
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(found, expected)
