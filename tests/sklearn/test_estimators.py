@@ -236,7 +236,7 @@ def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
 
 def test_training_that_diverges_and_weights_of_rows() -> None:
     with pytest.raises(DivergedError, match=r"in iteration \d+: .* use a lower learning_rate_init"):
-        mlp(solver="sgd", learning_rate_init=1e39).fit(WINE, NAMES)
+        mlp(solver="sgd", learning_rate_init=1e30).fit(WINE, NAMES)
     with pytest.raises(TypeError, match="sample_weight"):
         mlp().fit(WINE, NAMES, sample_weight=np.ones(178))
 
