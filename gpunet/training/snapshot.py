@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from gpunet.errors import CheckpointError, OtherTrainingError
 from gpunet.training.checkpoint import load_checkpoint, save_checkpoint, under
+from gpunet.training.config import TrainingConfig
 from gpunet.training.history import NUMBERS, Record
 
 logger = logging.getLogger("gpunet")
@@ -75,6 +76,31 @@ class Snapshot:
             raise OtherTrainingError(
                 f"the training in {run_dir} was begun with other {', '.join(texts)}: resume it with the same, or start "
                 "a new run"
+            )
+
+    def explain_epochs(self, config: TrainingConfig, step: int, rates: Sequence[float]) -> None:
+        """Say what a resume with the epochs of `config` cannot do, or changes.
+
+        rates: the learning rate after `step` steps, by the schedule of the epochs before and by that of `config`.
+        """
+        if self.epoch == config.epochs:
+            return
+        if self.stop:
+            logger.warning(
+                "training was stopped after epoch %d, before the %d that it may have, and stays so: a new run without "
+                "early stopping trains on",
+                self.epoch,
+                config.epochs,
+            )
+        elif rates[0] != rates[1]:
+            logger.warning(
+                "the schedule %s is stretched from %d to %d epochs: the learning rate of step %d is %.3g, not %.3g",
+                config.schedule,
+                self.epochs,
+                config.epochs,
+                step + 1,
+                rates[1],
+                rates[0],
             )
 
     def _value(self, name: str) -> Any:

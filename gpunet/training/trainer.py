@@ -8,7 +8,6 @@ regardless of the number of threads. So an interrupted and resumed run is bit-id
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import time
 import weakref
@@ -36,8 +35,6 @@ from gpunet.training.history import History, Record
 from gpunet.training.interrupt import Interrupts
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
 from gpunet.training.state import EpochTotals, StepState
-
-logger = logging.getLogger("gpunet")
 
 BEST, METRICS = "checkpoint.safetensors", "metrics.jsonl"
 """In a run folder, beside the snapshots: the model with the best validation accuracy (of the last epoch, with
@@ -371,7 +368,8 @@ class Trainer:
                 self._restore(snapshot)
         except (KeyError, TypeError, ValueError) as error:  # from the state of a callback or a schedule
             raise CheckpointError(f"{self.run_dir} cannot be resumed: {type(error).__name__} {error}") from error
-        self._explain_more_epochs(snapshot)
+        rates = tuple(self._schedule(epochs).lr(self.step) for epochs in (snapshot.epochs, self.config.epochs))
+        snapshot.explain_epochs(self.config, self.step, rates)
         return True
 
     @cached_property
@@ -403,28 +401,6 @@ class Trainer:
         self._epoch_seconds = snapshot.epoch_seconds
         self.step = self.epoch * self.steps_per_epoch + self._epoch_steps
         self.history.records = list(snapshot.records)
-
-    def _explain_more_epochs(self, snapshot: Snapshot) -> None:
-        """Say what a number of epochs other than the configured one cannot do, or does."""
-        if self.stop and self.epoch < self.config.epochs:
-            logger.warning(
-                "training was stopped after epoch %d, before the %d that it may have, and stays so: a new run without "
-                "early stopping trains on",
-                self.epoch,
-                self.config.epochs,
-            )
-        elif self.epoch < self.config.epochs and snapshot.epochs != self.config.epochs:
-            before, after = (self._schedule(epochs).lr(self.step) for epochs in (snapshot.epochs, self.config.epochs))
-            if before != after:
-                logger.warning(
-                    "the schedule %s is stretched from %d to %d epochs: the learning rate of step %d is %.3g, not %.3g",
-                    self.config.schedule,
-                    snapshot.epochs,
-                    self.config.epochs,
-                    self.step + 1,
-                    after,
-                    before,
-                )
 
     def _stateful(self) -> list[Callback]:
         """The callbacks with state; others, such as a progress bar, may be added or removed on resume."""
