@@ -1,4 +1,4 @@
-"""``python -m tests.cuda_double build``, ``run [--devices N] [--fma] [--ftz] [arguments of pytest]``, or ``all [...]``."""
+"""``python -m tests.cuda_double build``, ``run [--devices N] [--fma] [--ftz] [pytest's options]``, or ``all [...]``."""
 
 from __future__ import annotations
 
