@@ -50,12 +50,18 @@ class Outcome:
     tail: str = ""
 
 
-def parts(quick: bool) -> list[Part]:
-    """All parts in order: the most telling come first. The limits add up to less than :data:`BUDGET`."""
+def parts(quick: bool, rehearse: bool = False) -> list[Part]:
+    """All parts in order: the most telling come first. The limits add up to less than :data:`BUDGET`.
+
+    Args:
+        quick: train for 2 epochs only.
+        rehearse: train and time on next to no data: where there is no GPU, on a stand-in.
+    """
     python = sys.executable
     folders = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"])
     sanitizer = shutil.which("compute-sanitizer", path=folders) or "compute-sanitizer"
     step = (python, "-m", "bench.gpu_step", "--sanitize")
+    small = ("--rehearse",) if rehearse else ()
 
     def sanitized(tool: str, limit: int) -> Part:
         return Part(tool, (sanitizer, "--tool", tool, "--error-exitcode", "9", *step), limit)
@@ -70,8 +76,8 @@ def parts(quick: bool) -> list[Part]:
             {"GPUNET_REQUIRE_GPU": "1"},
         ),
         sanitized("memcheck", 45),
-        Part("training", (python, "-m", "bench.gpu_step", "--train", "2" if quick else "20"), 80),
-        Part("timings", (python, "-m", "bench.gpu_step"), 75),
+        Part("training", (python, "-m", "bench.gpu_step", "--train", "2" if quick else "20", *small), 80),
+        Part("timings", (python, "-m", "bench.gpu_step", *small), 75),
         sanitized("initcheck", 40),
         sanitized("racecheck", 40),
         sanitized("synccheck", 30),
@@ -163,8 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="output folder (default: bench/results)")
     parser.add_argument("--only", metavar="PART", nargs="*", help="run only these parts")
     parser.add_argument("--quick", action="store_true", help="train for 2 epochs only")
+    parser.add_argument("--rehearse", action="store_true", help="on next to no data: nothing that is measured counts")
     args = parser.parse_args(argv)
-    chosen = [part for part in parts(args.quick) if not args.only or part.name in args.only]
+    chosen = [part for part in parts(args.quick, args.rehearse) if not args.only or part.name in args.only]
     facts, outcomes = environment(), []
     started = time.monotonic()
     name = f"{datetime.date.today().isoformat()}-gpu-{_slug(facts['gpu'])}"

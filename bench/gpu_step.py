@@ -4,6 +4,7 @@ python -m bench.gpu_step               kernels and training steps
 python -m bench.gpu_step --train 20    the default CNN recipe for 20 epochs, with its test accuracy
 python -m bench.gpu_step --sanitize    a few small steps, for compute-sanitizer
 python -m bench.gpu_step --compile     compile all kernels, as gpunet warmup does, without a progress bar
+--rehearse                             the same on next to no data: that it runs, without a time that means anything
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from gpunet.models import create
 from gpunet.training import Callback, Trainer, TrainingConfig, evaluate
 
 _IMAGES = 48_000
+_SMALL: dict[str, dict[str, Any]] = {"cnn": {"filters": [4, 8]}, "mlp": {"hidden": [16]}}
 
 
 def random_loader(backend: Backend, images: int = _IMAGES, **augmentation: Any) -> Loader:
@@ -36,19 +39,24 @@ def random_loader(backend: Backend, images: int = _IMAGES, **augmentation: Any) 
     return Loader(pixels, rng.integers(0, 10, images), backend=backend, **augmentation)
 
 
-def steps(backend: Backend, config: RunConfig, batch: int, epochs: int = 3) -> str:
+def steps(backend: Backend, config: RunConfig, batch: int, epochs: int = 3, images: int = _IMAGES) -> str:
     """Training throughput on random images: images/s of the fastest epoch."""
     options = {**vars(config.training), "batch_size": batch, "epochs": epochs}
     augmentation = {"flip": config.data.flip, "shift": config.data.shift, "cutout": config.data.cutout}
     model = create(config.model, (28, 28, 1), 10).initialize(device=backend)
-    loader, few = random_loader(backend, **augmentation), random_loader(backend, 1000)
+    loader, few = random_loader(backend, images, **augmentation), random_loader(backend, min(images, 1000))
     history = Trainer(model, TrainingConfig(**options), train=loader, validation=few).fit()
     rate = max(record["images_per_second"] for record in history.records)
     return f"{rate:,.0f} images/s, {1e6 * batch / rate:.0f} us per step"
 
 
-def timings(backend: Backend) -> dict[str, Any]:
-    found: dict[str, Any] = convolutions(backend)
+def timings(backend: Backend, *, rehearse: bool = False) -> dict[str, Any]:
+    if rehearse:
+        found = convolutions(backend, 2, {"a layer": (4, 4, 7)}, calls=1, repeats=1, rounds=1)
+        for kind, small in _SMALL.items():
+            found[f"{kind} training, batch 16"] = steps(backend, merge(kind=kind, overrides=small), 16, images=64)
+        return found
+    found = convolutions(backend)
     for kind in ("cnn", "mlp"):
         for batch in (128, 256, 1024):
             found[f"{kind} training, batch {batch}"] = steps(backend, merge(kind=kind), batch)
@@ -64,8 +72,8 @@ def sanitize(backend: Backend) -> dict[str, Any]:
     backend.captures = False
     if hasattr(backend.xp, "cuda"):
         backend.xp.cuda.set_allocator(None)
-    for kind, model in (("cnn", {"filters": [4, 8], "dropout": 0.1}), ("mlp", {"hidden": [16], "dropout": 0.1})):
-        config = merge(kind=kind, overrides=model)
+    for kind, small in _SMALL.items():
+        config = merge(kind=kind, overrides={**small, "dropout": 0.1})
         options = {**vars(config.training), "batch_size": 8, "epochs": 2, "ema_decay": 0.9, "clip_norm": 1.0}
         loader = random_loader(backend, 40, flip=True, shift=1, cutout=3)
         Trainer(
@@ -77,12 +85,16 @@ def sanitize(backend: Backend) -> dict[str, Any]:
     return {"steps": 20}
 
 
-def train(backend: Backend, epochs: int) -> dict[str, Any]:
+def train(backend: Backend, epochs: int, *, rehearse: bool = False) -> dict[str, Any]:
     """The default CNN recipe on the real data: time, validation accuracy and test accuracy."""
     from gpunet.experiments.prepare import prepare
 
-    config = merge(kind="cnn", overrides={"epochs": epochs})
+    config = merge(kind="cnn", overrides={"epochs": epochs, **(_SMALL["cnn"] if rehearse else {})})
     data = prepare(config.data)
+    if rehearse:
+        few = np.arange(64)
+        parts = replace(data.split, train=data.split.train.take(few), validation=data.split.validation.take(few))
+        data = replace(data, split=parts, test=data.test.take(few))
     loaders = {
         "train": data.loader("train", backend, "float32", config.data),
         "validation": data.loader("validation", backend, "float32"),
@@ -121,6 +133,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, metavar="EPOCHS")
     parser.add_argument("--sanitize", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
     backend = get_backend(args.device)
     if args.compile:
@@ -129,12 +142,12 @@ def main() -> None:
         found = sanitize(backend)
     elif args.train:
         try:
-            found = train(backend, args.train)
+            found = train(backend, args.train, rehearse=args.rehearse)
         except DataError as error:
             print(f"no training: {' '.join(str(error).split())}")
             sys.exit(LEFT_OUT)
     else:
-        found = timings(backend)
+        found = timings(backend, rehearse=args.rehearse)
     print(json.dumps(found))
 
 

@@ -41,7 +41,7 @@ def test_outcomes_of_a_part() -> None:
 def test_a_training_without_data_is_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def absent(backend: object, epochs: int) -> None:
+    def absent(backend: object, epochs: int, rehearse: bool) -> None:
         raise DataError("Fashion-MNIST is not\nthere")
 
     monkeypatch.setattr(gpu_step, "train", absent)
@@ -62,7 +62,7 @@ def test_the_parts_fit_the_time() -> None:
 def test_a_missing_tool_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_check, "environment", lambda: {"date": "2026-01-02", "gpu": "H100"})
     parts = [python("print('fine')"), Part("racecheck", ("/no/such/sanitizer",), 9)]
-    monkeypatch.setattr(gpu_check, "parts", lambda quick: parts)
+    monkeypatch.setattr(gpu_check, "parts", lambda quick, rehearse: parts)
     assert gpu_check.main(["--out", str(tmp_path)]) == 0
     (page,) = tmp_path.glob("*.md")
     assert "| racecheck | left out | 0.0 | /no/such/sanitizer is not on this machine |" in page.read_text()

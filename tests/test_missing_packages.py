@@ -7,69 +7,24 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import gpu_check
+from tests.offered import ALONE, hook
 
 ROOT = Path(__file__).parent.parent
-OFFERED = {
-    *("numpy", "numba", "scipy", "cupy-cuda13x", "torch", "jax", "safetensors", "rich", "jinja2", "matplotlib"),
-    *("scikit-learn", "pytest", "pytest-xdist", "hypothesis", "pillow", "threadpoolctl"),
-}
-"""What that machine has: no pooch, no tomli-w, no pytest-benchmark, no tensorboardX, no network."""
-HOOK = """
-import sys
-from importlib.machinery import PathFinder
-
-class Present:
-    find_distributions, invalidate_caches = PathFinder.find_distributions, PathFinder.invalidate_caches
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        return None if name.partition(".")[0] in {absent} else PathFinder.find_spec(name, path, target)
-
-sys.meta_path[sys.meta_path.index(PathFinder)] = Present
-"""
-
-
-def _declared() -> set[str]:
-    """All packages that pyproject.toml names."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    requirements = [
-        *project["dependencies"],
-        *(one for extra in project["optional-dependencies"].values() for one in extra),
-    ]
-    return {re.split(r"[\[>=<~ ]", requirement)[0].lower() for requirement in requirements}
-
-
-def _absent_modules() -> set[str]:
-    """The modules of the declared packages that are not offered, and of those that gpunet once needed."""
-    missing = (_declared() | {"pooch", "tomli-w"}) - OFFERED
-    modules = {
-        module
-        for module, packages in metadata.packages_distributions().items()
-        if {package.lower().replace("_", "-") for package in packages} & missing
-    }
-    return modules | {"pooch", "tomli_w", "pytest_benchmark", "tensorboardX"}
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment variables of a process in which only what is offered can be imported, and there is no network."""
     folder = tmp_path_factory.mktemp("plain")
-    (folder / "sitecustomize.py").write_text(HOOK.format(absent=sorted(_absent_modules())))
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
-        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # the plugins that are not there are still listed as installed
-        "CUDA_VISIBLE_DEVICES": "",
-        "https_proxy": "http://127.0.0.1:9",
-    }
+    (folder / "sitecustomize.py").write_text(hook())
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    return {**os.environ, **ALONE, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def said(environment: dict[str, str], *words: str, status: int = 0) -> str:
@@ -120,8 +75,7 @@ def test_what_the_gpu_check_runs_starts(environment: dict[str, str]) -> None:
 
 def test_what_is_not_there_is_said_first(environment: dict[str, str], tmp_path: Path) -> None:
     _save_images(tmp_path / "images.npz")
-    hook = tmp_path / "sitecustomize.py"
-    hook.write_text(HOOK.format(absent=sorted({*_absent_modules(), "matplotlib", "threadpoolctl"})))
+    (tmp_path / "sitecustomize.py").write_text(hook(also=("matplotlib", "threadpoolctl")))
     without = {**environment, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     options = ["--data", str(tmp_path / "images.npz"), "--runs-dir", str(tmp_path / "runs"), "--device", "cpu"]
     small = ["--hidden", "8", "--epochs", "1", "--batch-size", "10", "--threads", "1"]

@@ -1,16 +1,19 @@
-"""``python -m tests.cuda_double build``, ``run [--devices N] [--fma] [--ftz] [pytest's options]``, or ``all [...]``."""
+"""``python -m tests.cuda_double`` build, run [--devices N] [--fma] [--ftz] [pytest's options], gpu-check, or all."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.cuda_double.build import Double, Unavailable, build
-from tests.cuda_double.run import run_tests
+from tests.cuda_double.run import environment, run, run_tests
+from tests.offered import ALONE, hook
 
 
 def run_all(double: Double, args: Sequence[str]) -> int:
@@ -28,7 +31,20 @@ def run_all(double: Double, args: Sequence[str]) -> int:
     with ThreadPoolExecutor() as pool:
         variants = pool.submit(finish, with_variants)
         codes = [finish({"devices": 1}), finish({"devices": 2}), variants.result()]
+    codes.append(rehearse(double, ["--only", "doctor", "compile all", "training", "timings", "memcheck"]))
     return int(any(codes))
+
+
+def rehearse(double: Double, args: Sequence[str]) -> int:
+    """``scripts/gpu_check.sh`` on next to no data, in processes that see what a plain machine with a GPU offers."""
+    with tempfile.TemporaryDirectory() as name:
+        # CuPy needs cuda.pathfinder, which is a part of it, and NVRTC, which the machine's CUDA has
+        text = hook(also=("cuda.bindings",), but=("cuda", "nvidia"))
+        (Path(name) / "sitecustomize.py").write_text(f"{text}\nfrom tests.cuda_double.start import start\nstart()\n")
+        path = os.pathsep.join([name, environment(double)["PYTHONPATH"]])
+        variables = {**ALONE, "PYTHONPATH": path, "PYTHON": sys.executable}
+        command = ["-m", "bench.gpu_check", "--quick", "--rehearse", "--out", name, *args]
+        return run(double, command, env=variables).returncode
 
 
 def _multiplies_and_adds() -> bool:
@@ -43,7 +59,8 @@ def main() -> int:
     command.add_argument("--devices", type=int, default=1, help="how many GPUs there are (1)")
     command.add_argument("--fma", action="store_true", help="products and sums are contracted, as nvcc does")
     command.add_argument("--ftz", action="store_true", help="denormal numbers are zeros, as CuPy has NVRTC compile")
-    commands.add_parser("all", help="with one GPU, with two, and with two and both variants; left out if need be")
+    commands.add_parser("gpu-check", help="scripts/gpu_check.sh, with what a plain GPU machine offers")
+    commands.add_parser("all", help="with one GPU, with two, with two and both variants, and gpu-check; or left out")
     args, rest = parser.parse_known_args()
     if rest and args.command == "build":
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -55,6 +72,8 @@ def main() -> int:
     if args.command == "build":
         print(double.library)
         return 0
+    if args.command == "gpu-check":
+        return rehearse(double, rest)
     if args.command == "all":
         return run_all(double, rest)
     return run_tests(double, rest, devices=args.devices, fma=args.fma, ftz=args.ftz).returncode

@@ -94,11 +94,15 @@ def test_all_fails_if_a_run_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         seen.append(chosen)
         return subprocess.CompletedProcess(args, int(chosen == failing), stdout=f"{chosen}")
 
+    def rehearses(unused: object, args: list[str]) -> int:
+        return int(failing == {"rehearsal": 1})
+
     monkeypatch.setattr(__main__, "run_tests", fails)
-    for failing in ({}, {"devices": 1}, {"devices": 2}, {"devices": 2, "ftz": True}):
+    monkeypatch.setattr(__main__, "rehearse", rehearses)
+    for failing in ({}, {"devices": 1}, {"devices": 2}, {"devices": 2, "ftz": True}, {"rehearsal": 1}):
         seen.clear()
         assert __main__.run_all(None, []) == int(bool(failing))  # type: ignore[arg-type]
-        assert len(seen) == 3 and (not failing or failing in seen)
+        assert len(seen) == 3 and (failing in seen or failing in ({}, {"rehearsal": 1}))
         assert capsys.readouterr().out.count("== pytest -m gpu") == 3
 
 
