@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo "make train   environment, data, a quickly trained CNN with its figures"
 	@echo "make test    environment, all tests that this machine can run"
-	@echo "make gpu-double   the tests of a GPU on a CUDA of host memory, with one device and with two; no GPU is needed"
+	@echo "make gpu-double   the tests of a GPU on a CUDA of host memory, with one device and with two, as nvcc rounds, too; no GPU is needed"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make fuzz    mutated files through every parser, for 20 seconds (FUZZ_ARGS='--seconds 600 --seed 1')"
 	@echo "make bench   times every op beside its peers; one table, and a dated result in bench/results"
@@ -29,8 +29,7 @@ test: $(DEV)
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 gpu-double: $(DEV)
-	$(BIN)/python -m tests.cuda_double run --devices 1 $(PYTEST_ARGS)
-	$(BIN)/python -m tests.cuda_double run --devices 2 $(PYTEST_ARGS)
+	$(BIN)/python -m tests.cuda_double all $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -1,121 +1,168 @@
 """Accuracy of ``gpunet train`` with its defaults on small data sets of its user, beside scikit-learn's MLPClassifier.
 
-    python -m bench.own_data [--seeds 3] [NAME ...]
+    python -m bench.own_data [--seeds 3] [--save] [NAME ...]
 
 Each data set is saved as a user would have it, trained on through the same path as the command line, and evaluated on
-the test part that gpunet splits off. The MLPClassifier has its defaults, on the same training and validation parts
-together, standardised, and is evaluated on the same test part.
+the test part that gpunet splits off, the same for all seeds. The MLPClassifier has its defaults, on the same training
+and validation parts together, as the data are and standardised, and is evaluated on the same test part.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bench import results
+from bench.made_data import DATA
+from bench.table import markdown
 from gpunet.experiments.config import merge
-from gpunet.experiments.prepare import DataConfig, prepare
+from gpunet.experiments.prepare import DataConfig, RunData, prepare
 from gpunet.experiments.run import fit
 from gpunet.training import evaluate
 
 
-def _sklearn(name: str) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-    def make() -> tuple[np.ndarray, np.ndarray]:
-        from sklearn import datasets
+@dataclass(frozen=True)
+class Outcome:
+    """A model on a data set. Accuracies are fractions of the test part, one for each seed."""
 
-        found = getattr(datasets, f"load_{name}")()
-        return (found.images if "images" in found else found.data), found.target
+    data: str
+    model: str
+    train: int
+    test: int
+    batch: int
+    lr: float
+    epochs: int
+    seeds: list[int]
+    validation: list[float]
+    accuracy: list[float]
+    balanced: list[float]
+    """The mean recall of the classes."""
+    majority: float
+    """The accuracy of always answering the most common class."""
+    raw: list[float]
+    """The MLPClassifier on the data as they are."""
+    scaled: list[float]
+    """The MLPClassifier on standardised data."""
+    scaled_balanced: list[float]
 
-    return make
-
-
-def _colours() -> tuple[np.ndarray, np.ndarray]:
-    """1200 colour images 16 x 16 of four classes: a red or a blue square or disc, anywhere on noise."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 4, 1200)
-    images = rng.integers(0, 120, (1200, 16, 16, 3))
-    rows, columns = np.mgrid[:16, :16]
-    for image, label in zip(images, labels, strict=True):
-        y, x = rng.integers(4, 12, 2)
-        square = np.maximum(abs(rows - y), abs(columns - x)) <= 3
-        disc = (rows - y) ** 2 + (columns - x) ** 2 <= 14
-        image[square if label % 2 else disc, 2 * (label // 2)] += 90
-    return images.astype(np.uint8), labels
-
-
-def _imbalanced() -> tuple[np.ndarray, np.ndarray]:
-    """5100 rows of 20 features, one in 51 of them of the rare class."""
-    from sklearn.datasets import make_classification
-
-    x, y = make_classification(5100, 20, n_informative=6, weights=[50 / 51], flip_y=0, class_sep=1.0, random_state=0)
-    return x, y
+    @property
+    def lead(self) -> float:
+        """By how much the mean is above the better one of the MLPClassifier's two."""
+        return statistics.mean(self.accuracy) - max(statistics.mean(self.raw), statistics.mean(self.scaled))
 
 
-DATA: dict[str, tuple[Callable[[], tuple[np.ndarray, np.ndarray]], tuple[str, ...]]] = {
-    "digits": (_sklearn("digits"), ("mlp", "cnn")),
-    "wine": (_sklearn("wine"), ("mlp",)),
-    "breast_cancer": (_sklearn("breast_cancer"), ("mlp",)),
-    "colours": (_colours, ("mlp", "cnn")),
-    "imbalanced": (_imbalanced, ("mlp",)),
-}
+def _balanced(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return statistics.mean(float((predictions[labels == label] == label).mean()) for label in np.unique(labels))
 
 
-def _peer(path: Path, seed: int) -> float:
-    """Test accuracy of scikit-learn's MLPClassifier."""
+def _peer(data: RunData, seed: int, *, scaled: bool) -> np.ndarray:
+    """The predictions of scikit-learn's MLPClassifier for the test part."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    data = prepare(DataConfig(data=str(path)))
     parts = [(part.images.reshape(len(part), -1), part.labels) for part in (data.split.train, data.split.validation)]
     x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    model = make_pipeline(StandardScaler(), MLPClassifier(random_state=seed))
+    steps = [StandardScaler()] if scaled else []
+    model = make_pipeline(*steps, MLPClassifier(random_state=seed))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # 200 epochs are its default
         model.fit(x, y)
-    return float(model.score(data.test.images.reshape(len(data.test), -1), data.test.labels))
+    return np.asarray(model.predict(data.test.images.reshape(len(data.test), -1)))
 
 
-def _row(name: str, kind: str, path: Path, seeds: int) -> str:
-    folders = [path.parent / f"{kind}-{seed}" for seed in range(seeds)]
-    results = []
-    for seed, folder in enumerate(folders):
+def _peers(path: Path, seeds: Sequence[int]) -> dict[str, list[float]]:
+    data = prepare(DataConfig(data=str(path)))
+    raw = [_peer(data, seed, scaled=False) for seed in seeds]
+    scaled = [_peer(data, seed, scaled=True) for seed in seeds]
+    return {
+        "raw": [float((found == data.test.labels).mean()) for found in raw],
+        "scaled": [float((found == data.test.labels).mean()) for found in scaled],
+        "scaled_balanced": [_balanced(data.test.labels, found) for found in scaled],
+    }
+
+
+def _outcome(name: str, kind: str, path: Path, seeds: Sequence[int], peers: dict[str, Any]) -> Outcome:
+    fits, tests = [], []
+    for seed in seeds:
         config = merge(kind, overrides={"data": str(path), "seed": seed})
-        results.append(fit(config, run_dir=folder, device="cpu", given={"data", "seed"}))
-    used, data = results[0].config.training, results[0].data
-    counts = np.bincount(data.test.labels)
-    accuracies = [
-        np.mean([result.validation_accuracy for result in results]),
-        np.mean([evaluate(result.model, result.loader("test")).accuracy for result in results]),
-        np.mean([_peer(path, seed) for seed in range(seeds)]),
-        counts.max() / counts.sum(),
-    ]
-    cells = [name, kind, len(data.split.train), len(data.test), used.batch_size, f"{used.lr:g}", used.epochs]
-    return f"| {' | '.join(map(str, [*cells, *(f'{100 * value:.1f}' for value in accuracies)]))} |"
+        found = fit(config, run_dir=path.parent / f"{kind}-{seed}", device="cpu", given={"data", "seed"})
+        tests.append(evaluate(found.model, found.loader("test"), keep_probabilities=True).probabilities)
+        fits.append(found)
+    used, data = fits[0].config.training, fits[0].data
+    labels = data.test.labels
+    predictions = [np.asarray(probabilities).argmax(1) for probabilities in tests]
+    return Outcome(
+        name,
+        kind,
+        train=len(data.split.train),
+        test=len(data.test),
+        batch=used.batch_size,
+        lr=used.lr,
+        epochs=used.epochs,
+        seeds=list(seeds),
+        validation=[found.validation_accuracy for found in fits],
+        accuracy=[float((found == labels).mean()) for found in predictions],
+        balanced=[_balanced(labels, found) for found in predictions],
+        majority=float(np.bincount(labels).max() / len(labels)),
+        **peers,
+    )
 
 
-def main() -> None:
-    """Print the table, in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of several, standard deviation, in percent."""
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return f"{mean} +- {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def table(found: Sequence[Outcome]) -> str:
+    """The outcomes in Markdown, in percent."""
+    header = ["data", "model", "train", "test", "batch", "lr", "epochs", "validation", "test accuracy"]
+    header += ["MLPClassifier", "standardised", "ours - better", "balanced", "its balanced", "most common class"]
+    lines = [
+        [
+            one.data, one.model, str(one.train), str(one.test), str(one.batch), f"{one.lr:g}", str(one.epochs),
+            spread(one.validation), spread(one.accuracy), spread(one.raw), spread(one.scaled),
+            f"{100 * one.lead:+.1f}", spread(one.balanced), spread(one.scaled_balanced), f"{100 * one.majority:.1f}",
+        ]
+        for one in found
+    ]  # fmt: skip
+    return markdown(header, lines, left=2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m bench.own_data", description=__doc__.partition("\n")[0])
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {', '.join(DATA)} (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs that are averaged")
-    args = parser.parse_args()
-    columns = ["data", "model", "train", "test", "batch", "lr", "epochs"]
-    columns += ["validation %", "test %", "MLPClassifier, test %", "most common class %"]
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each model (default: 3)")
+    parser.add_argument("--models", nargs="*", help="only these models")
+    parser.add_argument("--json", type=Path, help="write the results to this file, as a list of objects")
+    parser.set_defaults(threads=None)
+    results.save_option(parser)
+    args = parser.parse_args(arguments)
+    found: list[Outcome] = []
     for name in args.names or DATA:
         make, kinds = DATA[name]
         x, y = make()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "data.npz"
             np.savez(path, X=x, y=y)
+            seeds = range(args.seeds)
+            peers = _peers(path, seeds)
             for kind in kinds:
-                print(_row(name, kind, path, args.seeds), flush=True)
+                if args.models is None or kind in args.models:
+                    found.append(_outcome(name, kind, path, seeds, peers))
+                    print(table(found[-1:]).splitlines()[2], flush=True)
+    results.finish("own-data", [asdict(one) for one in found], table(found), args)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gpunet.devices import backend_of, get_backend, use_device
     from gpunet.experiments.saved import load_model as load
     from gpunet.experiments.saved import save_model as save
+    from gpunet.export import export_onnx, from_torch_state_dict, import_onnx, to_torch, to_torch_state_dict
 
 __version__ = "0.1.0"
 
@@ -29,9 +30,14 @@ logging.getLogger("gpunet").addHandler(logging.NullHandler())
 
 _ELSEWHERE = {
     "backend_of": ("devices", "backend_of"),
+    "export_onnx": ("export", "export_onnx"),
+    "from_torch_state_dict": ("export", "from_torch_state_dict"),
     "get_backend": ("devices", "get_backend"),
+    "import_onnx": ("export", "import_onnx"),
     "load": ("experiments.saved", "load_model"),
     "save": ("experiments.saved", "save_model"),
+    "to_torch": ("export", "to_torch"),
+    "to_torch_state_dict": ("export", "to_torch_state_dict"),
     "use_device": ("devices", "use_device"),
 }
 _PARTS = ("data", "experiments", "models", "nn", "ops", "optim", "report", "training")
@@ -41,7 +47,10 @@ __all__ = [
     "backend_of",
     "data",
     "experiments",
+    "export_onnx",
+    "from_torch_state_dict",
     "get_backend",
+    "import_onnx",
     "load",
     "models",
     "nn",
@@ -49,6 +58,8 @@ __all__ = [
     "optim",
     "report",
     "save",
+    "to_torch",
+    "to_torch_state_dict",
     "training",
     "use_device",
 ]

@@ -27,12 +27,16 @@ COMMANDS = {
     "sweep": "train the configurations declared in a file, and compare them",
     "features": "compare the features of a CNN's layers",
     "reproduce": "reproduce the published results",
+    "export": "write a trained model as an ONNX file",
+    "import": "read an ONNX file as a model",
     "report": "write an HTML report of a run, or compare several",
     "doctor": "check the installation, the device and the data set",
     "warmup": "compile all kernels ahead of time",
     "data": "fetch, verify or locate the Fashion-MNIST files",
 }
 """The commands. Each is a module of the same name with ``add_arguments(parser)``, imported only when it is called."""
+
+_MODULES = {"import": "import_model"}  # a word of Python cannot be the name of a module
 
 
 def entry_point() -> NoReturn:
@@ -104,7 +108,7 @@ def build_parser() -> Parser:
 
 
 def _fill(command: str, parser: Parser) -> None:
-    importlib.import_module(f"gpunet.cli.{command}").add_arguments(parser)
+    importlib.import_module(f"gpunet.cli.{_MODULES.get(command, command)}").add_arguments(parser)
 
 
 class _Version(argparse.Action):

@@ -23,12 +23,25 @@ def add_arguments(parser: Parser) -> None:
         "validation accuracy. The same command resumes an interrupted sweep."
     )
     parser.set_defaults(
-        run=run, json=False, out=None, workers=1, keep_checkpoints=False, retry_failed=False, dry_run=False
+        run=run, json=False, out=None, workers=1, where=None, keep_checkpoints=False, retry_failed=False, dry_run=False
     )
     parser.add_argument("file", metavar="FILE", help="TOML file that declares the sweep")
     parser.add_argument("--out", metavar="DIR", help="folder for the results (default: sweeps/ plus the file's name)")
     parser.add_argument(
         "--workers", metavar="N", type=number("--workers", 1, 1024), help="number of parallel trials (default: 1)"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--scheduler",
+        dest="where",
+        metavar="ADDRESS",
+        help="train on the Dask cluster of this scheduler (tcp://host:8786)",
+    )
+    where.add_argument(
+        "--cluster",
+        dest="where",
+        choices=("local", "slurm", "mpi"),
+        help="train on a Dask cluster of this machine, on SLURM jobs, on MPI ranks",
     )
     parser.add_argument("--keep-checkpoints", action="store_true", help="keep the weights of all trials")
     parser.add_argument("--retry-failed", action="store_true", help="train failed trials again")
@@ -59,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
             workers=args.workers,
             threads=getattr(args, "threads", None),
             device=device,
+            where=args.where,
             keep_checkpoints=args.keep_checkpoints,
             retry_failed=args.retry_failed,
             progress=args.verbosity >= 0,

@@ -31,6 +31,14 @@ _FRESH = ("preset", "config", "name", "runs_dir")
 """The options that set up a new run, and so cannot be given with ``--resume``."""
 
 
+_SERVICES = {
+    "mlflow": "the MLflow server of MLFLOW_TRACKING_URI",
+    "wandb": "Weights & Biases",
+    "trackio": "Trackio",
+}
+"""The tracking services, and what the help says of them."""
+
+
 def add_arguments(parser: Parser) -> None:
     """Add the arguments of the command and of its three models to its parser."""
     parser.description = (
@@ -38,7 +46,14 @@ def add_arguments(parser: Parser) -> None:
         "Command-line options override the configuration file, which overrides the preset."
     )
     parser.set_defaults(
-        run=run, json=False, kind=None, tensorboard=False, checkpoint_minutes=5.0, **dict.fromkeys((*_FRESH, "resume"))
+        run=run,
+        json=False,
+        kind=None,
+        tensorboard=False,
+        track_files=False,
+        checkpoint_minutes=5.0,
+        **dict.fromkeys(_SERVICES, False),
+        **dict.fromkeys((*_FRESH, "resume")),
     )
     parser.explain_unknown = _explain_misplaced
     _add_run_options(parser)
@@ -75,6 +90,13 @@ def _add_run_options(parser: Parser) -> None:
         help="also write TensorBoard events to the run folder, on --resume including the earlier epochs "
         "(needs pip install 'gpunet[tensorboard]')",
     )
+    for name, where in _SERVICES.items():
+        group.add_argument(
+            f"--{name}",
+            action="store_true",
+            help=f"also send settings, epochs and result to {where} (needs pip install 'gpunet[{name}]')",
+        )
+    group.add_argument("--track-files", action="store_true", help="send them the figures and the checkpoint, too")
     group.add_argument(
         "--checkpoint-minutes",
         metavar="M",
@@ -89,6 +111,11 @@ def _add_run_options(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train the model, and print the result."""
     run_dir: Path | None = None
+    trackers = [name for name in _SERVICES if getattr(args, name)]
+    if args.track_files and not trackers:
+        raise UsageError(
+            f"--track-files needs a service to send them to: {', '.join(f'--{name}' for name in _SERVICES)}"
+        )
     if args.resume is not None:
         config, run_dir = _resumed(args)
         given = None
@@ -108,6 +135,8 @@ def run(args: argparse.Namespace) -> None:
             resume=args.resume is not None,
             progress=args.verbosity >= 0,
             tensorboard=args.tensorboard,
+            trackers=trackers,
+            track_files=args.track_files,
             checkpoint_minutes=args.checkpoint_minutes,
             given=given,
             on_result=functools.partial(_report, as_json=args.json),

@@ -42,6 +42,7 @@ from gpunet.training.evaluation import evaluate as evaluate_model
 from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
 from gpunet.training.tensorboard import require_tensorboardx
+from gpunet.training.tracking import TRACKERS
 from gpunet.training.trainer import BEST, METRICS, architecture
 
 logger = logging.getLogger("gpunet")
@@ -111,6 +112,8 @@ def train(
     resume: bool = False,
     progress: bool = True,
     tensorboard: bool = False,
+    trackers: Sequence[str] = (),
+    track_files: bool = False,
     checkpoint_minutes: float = 5.0,
     given: Collection[str] | None = None,
     on_result: Callable[[RunResult], None] = lambda result: None,
@@ -120,23 +123,30 @@ def train(
     The folder gets the files of :func:`fit`, ``result.json``, ``test_predictions.npz`` (uint16 (n,): labels,
     predictions and, if available, tta_predictions) and the figures. With `resume`, an interrupted run is resumed; the
     result is bit-identical to that of an uninterrupted run. With `tensorboard`, TensorBoard events are written as well
-    (for a hybrid, in the folder of each stage). `on_result` is called with the result once it is saved, before the
-    figures are drawn; a figure that cannot be drawn is a warning.
+    (for a hybrid, in the folder of each stage). `trackers` are names in :data:`~gpunet.training.tracking.TRACKERS`,
+    whose services get settings, records and result and, with `track_files`, figures and checkpoint. `on_result` is
+    called with the result once it is saved, before the figures are drawn; a figure that cannot be drawn is a warning.
 
     Raises: as :func:`fit`.
     """
     if tensorboard:
         require_tensorboardx()  # before the data are read
+    tracking = [TRACKERS[name](folder=run_dir, files=track_files) for name in trackers]
     if importlib.util.find_spec("matplotlib") is None:
         logger.warning("matplotlib is not installed, so no figures will be drawn: pip install matplotlib")
 
     def callbacks(stage: str) -> list[Callback]:
         shown: list[Callback] = [Progress(title=stage)] if progress else []
-        return [*shown, TensorBoard()] if tensorboard else shown
+        return [*shown, *([TensorBoard()] if tensorboard else []), *tracking]
 
     run_dir = Path(run_dir)
-    with _locked(run_dir):
-        return _train(config, run_dir, device, resume, callbacks, checkpoint_minutes, given, on_result)
+    with _locked(run_dir), contextlib.ExitStack() as services:
+        for tracker in tracking:
+            services.enter_context(tracker)
+        result = _train(config, run_dir, device, resume, callbacks, checkpoint_minutes, given, on_result)
+        for tracker in tracking:
+            tracker.log_result({**asdict(result), "test_accuracy": result.test_accuracy})
+        return result
 
 
 def _train(

@@ -206,7 +206,7 @@ def description(config: RunConfig, toml: str, dataset: Dataset) -> dict[str, Any
 
 
 def save_model(
-    model: Layer,
+    model: Layer | SavedModel,
     path: PathLike,
     *,
     scaling: Scaling | None = None,
@@ -216,7 +216,7 @@ def save_model(
     """Write `model` to the file `path`, atomically, for :func:`load_model`: ``gn.save`` and ``gn.load``.
 
     Args:
-        model: one of :data:`gpunet.models.MODELS`, initialised.
+        model: one of :data:`gpunet.models.MODELS`, initialised; or a saved model, which has all else.
         scaling: of pixels to inputs; None if the model is given its inputs as they are.
         class_names: by default 0, 1, 2 and so on.
         input_shape: (H, W, C) of an image, for an MLP that does not know it.
@@ -229,6 +229,13 @@ def save_model(
         ConfigError: the model has no arrays or does not say how it was built; the scaling or the names do not fit it.
         OutputError: the file cannot be written.
     """
+    if isinstance(model, SavedModel):
+        if scaling is not None or class_names is not None or input_shape is not None:
+            raise ConfigError("a saved model has its own scaling, class_names and input_shape: leave these out")
+        assert model.model.flat is not None
+        state = {**prefixed("model", model.model.flat.state_dict()), **scaling_tensors(model.pixel_scaling)}
+        save_checkpoint(path, state, model.metadata)
+        return
     found = description_of(model)
     if model.flat is None:
         raise ConfigError("the model has no arrays yet: call model.initialize(seed) before saving it")
@@ -245,11 +252,38 @@ def save_model(
     names = [str(number) for number in range(found.classes)] if class_names is None else list(class_names)
     if len(names) != found.classes or len(set(names)) != len(names) or not all(isinstance(one, str) for one in names):
         raise ConfigError(f"class_names must be {found.classes} different strings, got {names!r:.200}")
-    metadata = describe(found, None, scaling=scaling, input_shape=list(shape), class_names=names)
-    metadata["config"]["training"] = {"dtype": str(model.flat.dtype)}
-    metadata["architecture"] = architecture(model.flat)
+    metadata = _metadata(model, scaling, names, shape)
     tensors = {**prefixed("model", model.flat.state_dict()), **scaling_tensors(scaling)}
     save_checkpoint(path, tensors, metadata)
+
+
+def _metadata(model: Layer, scaling: Scaling | None, names: Sequence[str], shape: Sequence[int]) -> dict[str, Any]:
+    assert model.flat is not None
+    metadata = describe(description_of(model), None, scaling=scaling, input_shape=list(shape), class_names=list(names))
+    metadata["config"]["training"] = {"dtype": str(model.flat.dtype)}
+    metadata["architecture"] = architecture(model.flat)
+    return metadata
+
+
+def as_saved(
+    model: Sequential,
+    file: Path,
+    *,
+    scaling: Scaling | None,
+    class_names: Sequence[str],
+    input_shape: Sequence[int],
+    value_range: tuple[float, float] = EIGHT_BITS,
+    table: bool = False,
+) -> SavedModel:
+    """A model in memory that came from `file`, as what :func:`load_model` returns; the arguments must fit each other.
+
+    Raises:
+        CheckpointError: they do not describe a usable model.
+    """
+    metadata = {**_metadata(model, scaling, class_names, input_shape), "table": table}
+    metadata["config"]["data"] = {"value_range": list(value_range)}
+    config, shape, names = _described(metadata)
+    return SavedModel(model, config, shape, names, scaling, metadata, file)
 
 
 def load_model(path: PathLike, device: str | Backend | None = None) -> SavedModel:

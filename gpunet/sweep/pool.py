@@ -1,64 +1,103 @@
-"""The worker processes of a sweep, and their current trials."""
+"""Worker processes of this machine, as an executor that survives the death of any of them."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
-import json
 import os
-import queue
+import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from gpunet.errors import OutputError
 
-_THREADS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS = ("NUMBA_NUMTHREADS", "OMP_NUMTHREADS", "OPENBLAS_NUMTHREADS", "MKL_NUMTHREADS")
+"""Variables that limit the threads of a process."""
+
+
+class WorkerLost(Exception):
+    """The worker of a call has ended before the call.
+
+    Args:
+        reason: in words.
+        how: ``killed`` by a signal, or ``ended``.
+    """
+
+    def __init__(self, reason: str, how: str = "killed") -> None:
+        super().__init__(reason, how)
+        self.reason, self.how = reason, how
 
 
 @dataclass(eq=False)
-class Worker:
-    """A process, and its current job."""
-
+class _Worker:
     number: int
-    process: subprocess.Popen[str]
-    job: Any = None
-    """The job given to :meth:`Pool.start`; None while the worker is idle."""
+    process: subprocess.Popen[bytes]
+    future: Future[Any] | None = None
+    """Of its current call; None while it is idle."""
     ready: bool = False
-    """Whether it has reported that it can take jobs."""
+    """Whether it has reported that it can take calls."""
 
 
-@dataclass(frozen=True)
-class Event:
-    """A message from a worker: ``ready``, ``epoch``, ``warning``, ``done``, ``fatal``; ``gone``: its process has ended.
+class ProcessExecutor(Executor):
+    """`count` processes, each with `threads` threads; they end with the ``with`` block, however this process ends.
 
-    ``gone`` comes with the ``reason``, and ``how``: ``killed`` by a signal, or ``ended``.
-    """
-
-    worker: Worker
-    name: str
-    facts: dict[str, Any]
-
-
-class Pool(contextlib.AbstractContextManager["Pool"]):
-    """`count` workers, each with `threads` threads; they end with the block, however this process ends.
+    Unlike those of ``concurrent.futures.ProcessPoolExecutor``, the other calls go on when a process dies: its own call
+    raises :class:`WorkerLost`, and a new process takes its place. If that cannot start, calls that wait and later ones
+    raise OutputError.
 
     Args:
-        log: a folder for the workers' stderr.
-        lock: an open file whose lock the workers share, so that it is held until all of them have ended.
+        log: a folder for the processes' stderr.
+        lock: an open file whose lock the processes share, so that it is held until all of them have ended.
     """
 
     def __init__(self, count: int, threads: int, *, log: Path, lock: IO[str]) -> None:
         self.threads, self.log, self.lock = threads, log, lock
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.workers = [self._spawn(number) for number in range(1, count + 1)]
+        self._calls: collections.deque[tuple[Future[Any], bytes]] = collections.deque()
+        self._guard = threading.RLock()
+        self._closed = False
+        self._broken: OutputError | None = None
+        self.workers: list[_Worker] = []
+        try:
+            for number in range(1, count + 1):
+                self.workers.append(self._spawn(number))
+        except OutputError:
+            self.shutdown()
+            raise
 
-    def _spawn(self, number: int) -> Worker:
-        environment = {**os.environ, **dict.fromkeys(_THREADS, str(self.threads))}
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call ``fn(*args, **kwargs)`` on the next idle process; all of it must be picklable."""
+        future: Future[Any] = Future()
+        with self._guard:
+            if self._broken is not None:
+                raise self._broken
+            if self._closed:
+                raise RuntimeError("cannot submit to an executor that was shut down")
+            self._calls.append((future, pickle.dumps((fn, args, kwargs))))
+            self._hand_out()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the processes at once, even those that are at work."""
+        with self._guard:
+            self._closed = True
+            for future, _ in self._calls:
+                future.cancel()
+            self._calls.clear()
+            for worker in self.workers:
+                worker.process.kill()
+        for worker in self.workers:
+            worker.process.wait()
+            _close(worker)
+
+    def _spawn(self, number: int) -> _Worker:
+        environment = {**os.environ, **dict.fromkeys(THREADS, str(self.threads))}
         root = str(Path(__file__).parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         path = self.log / f"worker-{number}.log"
@@ -70,59 +109,64 @@ class Pool(contextlib.AbstractContextManager["Pool"]):
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     env=environment,
-                    text=True,
-                    encoding="utf-8",
                     pass_fds=(self.lock.fileno(),),
                     process_group=0,  # so that Ctrl-C does not reach them
                 )
         except OSError as error:
             raise OutputError(f"cannot start a worker of the sweep: {error.strerror or error}") from error
-        worker = Worker(number, process)
+        worker = _Worker(number, process)
         threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
         return worker
 
-    def _listen(self, worker: Worker) -> None:
+    def _listen(self, worker: _Worker) -> None:
         assert worker.process.stdout is not None
-        with contextlib.suppress(ValueError):  # closed in the meantime
-            for line in worker.process.stdout:
-                facts = json.loads(line)
-                self._events.put(Event(worker, facts.pop("event"), facts))
-        code = worker.process.wait()
-        self._events.put(Event(worker, "gone", {"reason": _reason(code), "how": "killed" if code < 0 else "ended"}))
+        with contextlib.suppress(EOFError, OSError, ValueError, pickle.UnpicklingError):  # it has ended, or was closed
+            while True:
+                name, value = pickle.load(worker.process.stdout)
+                with self._guard:
+                    future, worker.future, worker.ready = worker.future, None, True
+                    self._hand_out()
+                if future is not None:
+                    future.set_exception(value) if name == "raised" else future.set_result(value)
+        worker.process.kill()
+        self._lost(worker, worker.process.wait())
 
-    def idle(self) -> Iterator[Worker]:
-        """The workers that are ready and have no job."""
-        return (worker for worker in self.workers if worker.ready and worker.job is None)
+    def _lost(self, worker: _Worker, code: int) -> None:
+        """Replace a worker that has ended, unless it could not even start: another one would not, either."""
+        reason, how = _reason(code), "killed" if code < 0 else "ended"
+        with self._guard:
+            future, worker.future = worker.future, None
+            if self._closed:
+                return
+            failed: list[Future[Any]] = []
+            try:
+                if not worker.ready:
+                    raise OutputError(f"{reason}; see {self.log}/worker-{worker.number}.log")
+                _close(worker)
+                self.workers[self.workers.index(worker)] = self._spawn(worker.number)
+            except OutputError as error:
+                self._broken = error
+                failed = [waiting for waiting, _ in self._calls]
+                self._calls.clear()
+        if future is not None:
+            future.set_exception(WorkerLost(reason, how))
+        for waiting in failed:
+            waiting.set_exception(self._broken)
 
-    def start(self, worker: Worker, job: Any, order: dict[str, Any]) -> None:
-        """Give an idle worker a job."""
-        assert worker.process.stdin is not None
-        worker.job = job
-        with contextlib.suppress(BrokenPipeError):  # it has ended, as its last event reports
-            worker.process.stdin.write(json.dumps(order) + "\n")
-            worker.process.stdin.flush()
-
-    def event(self, timeout: float) -> Event | None:
-        """The next event; None if there is none within `timeout` seconds."""
-        try:
-            return self._events.get(timeout=timeout)
-        except queue.Empty:
-            return None
-
-    def replace(self, worker: Worker) -> None:
-        """Start a new process for a worker that has ended."""
-        _close(worker)
-        self.workers[self.workers.index(worker)] = self._spawn(worker.number)
-
-    def __exit__(self, *exc_info: object) -> None:
+    def _hand_out(self) -> None:
+        """Give the waiting calls to idle workers."""
         for worker in self.workers:
-            worker.process.kill()
-        for worker in self.workers:
-            worker.process.wait()
-            _close(worker)
+            while self._calls and worker.ready and worker.future is None:
+                future, call = self._calls.popleft()
+                if future.set_running_or_notify_cancel():
+                    worker.future = future
+                    assert worker.process.stdin is not None
+                    with contextlib.suppress(BrokenPipeError):  # it has ended, as its listener will notice
+                        worker.process.stdin.write(call)
+                        worker.process.stdin.flush()
 
 
-def _close(worker: Worker) -> None:
+def _close(worker: _Worker) -> None:
     for stream in (worker.process.stdin, worker.process.stdout):
         if stream is not None:
             with contextlib.suppress(OSError):

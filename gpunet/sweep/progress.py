@@ -48,10 +48,12 @@ class SweepProgress(contextlib.AbstractContextManager["SweepProgress"]):
         self._trials += 1
         self._epochs += epochs
 
-    def epoch(self, trial: int) -> None:
-        """The running `trial` has finished an epoch."""
-        self._running[trial] = self._running.get(trial, 0) + 1
-        self._epochs_run += 1
+    def epochs(self, trial: int, count: int) -> None:
+        """The running `trial` has finished `count` epochs since it was started or resumed."""
+        known = self._running.get(trial, 0)
+        if count > known:
+            self._running[trial] = count
+            self._epochs_run += count - known
         self.show()
 
     def over(self, row: Row, epochs: int, *, before: bool = False) -> None:

@@ -1,30 +1,35 @@
-"""Running a sweep: every trial once, on the workers of one machine, across any interruptions."""
+"""Running a sweep: every trial once, on the workers of one machine or of many, across any interruptions."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import statistics
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpunet import errors
-from gpunet.errors import CheckpointError, ConfigError, DataError, OutputError
+from gpunet.errors import CheckpointError, ConfigError, DataError, GpunetError, OutputError
 from gpunet.experiments.config import to_toml
 from gpunet.experiments.inference import evaluate
 from gpunet.experiments.records import SHARE, Kind, check_entries, read_json
 from gpunet.files import lock_folder, remove_temporaries, write_text_atomic
 from gpunet.report.metrics import wilson_interval
 from gpunet.sweep.declaration import Point, Sweep, Trial
-from gpunet.sweep.pool import Event, Pool
+from gpunet.sweep.engines import Engine, cluster, processes
+from gpunet.sweep.pool import WorkerLost
 from gpunet.sweep.progress import SweepProgress
 from gpunet.sweep.search import search_of
 from gpunet.sweep.summary import best_point, point_accuracy
 from gpunet.sweep.table import FAILED, Outcome, Row, write_table
-from gpunet.sweep.trial import OUTCOME, drop_checkpoints, read_outcome
+from gpunet.sweep.trial import OUTCOME, drop_checkpoints, read_outcome, write_outcome
+from gpunet.sweep.work import TOKEN, Order, Report, run_order, store
 from gpunet.training.trainer import BEST
 
 TABLE, DECLARATION, TEST = "table.csv", "sweep.toml", "test.json"
@@ -66,6 +71,7 @@ def run_sweep(
     workers: int = 1,
     threads: int | None = None,
     device: str | None = None,
+    where: str | None = None,
     keep_checkpoints: bool = False,
     retry_failed: bool = False,
     progress: bool = True,
@@ -82,34 +88,46 @@ def run_sweep(
     the next call resumes it, and only a call that finishes all trials evaluates the test images. (optuna takes it for a
     failure, so that the next call may propose other points after it.)
 
+    On a cluster, workers that share the folder with this process train in it; the files of others come back when a
+    trial is over.
+
     Args:
         workers: number of processes that train in parallel; they share the threads.
         threads: total of all workers; by default one per core.
         device: of all workers.
+        where: the workers: None for processes of this machine, or as in :func:`gpunet.sweep.engines.cluster`
+            ``local``, ``slurm``, ``mpi`` or the address of a Dask scheduler, whose workers are as many as they are.
         keep_checkpoints: keep the weights in the folders of the trials.
         retry_failed: train failed trials again, in case the cause is gone.
         progress: show the progress on stderr.
 
     Raises:
-        ConfigError: more workers than threads, or the search needs a package that is not installed.
+        ConfigError: more workers than threads, the search or the cluster needs a package that is not installed, or the
+            scheduler does not answer.
         OutputError: another sweep is running in `folder`, or it cannot be written to.
         DataError, DeviceError: as for a single run; finished trials are kept.
     """
     threads = threads or len(os.sched_getaffinity(0))
-    if not 1 <= workers <= threads:
+    if where in (None, "local") and not 1 <= workers <= threads:
         raise ConfigError(f"{workers} workers cannot share {threads} threads: give 1 to {threads} workers")
     search = search_of(sweep)
     busy = f"another sweep is running in {folder}: wait for it, or give another --out"
-    with lock_folder(folder, busy, patience=_LOCK_PATIENCE) as lock, SweepProgress(quiet=not progress) as shown:
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(lock_folder(folder, busy, patience=_LOCK_PATIENCE))
+        engine = stack.enter_context(cluster(where, workers, threads // workers, device=device)) if where else None
+        shown = stack.enter_context(SweepProgress(quiet=not progress))
         remove_temporaries(folder)
         write_text_atomic(folder / DECLARATION, sweep.text)
         run = _Run(sweep, folder, shown, device=device, keep=keep_checkpoints, retry_failed=retry_failed)
         values: list[float | None] = []
         while points := search.more(values):
             groups = run.enter(points)
-            if run.jobs:
-                with Pool(min(workers, len(run.jobs)), threads // workers, log=folder, lock=lock) as pool:
-                    run.train(pool)
+            if run.jobs and engine is not None:
+                run.train(engine)
+            elif run.jobs:
+                count = min(workers, len(run.jobs))
+                with processes(count, threads // workers, log=folder, lock=lock) as own:
+                    run.train(own)
             values += [_objective([run.rows[number] for number in group]) for group in groups]
         run.write()
         rows = [run.rows[number] for number in sorted(run.rows)]
@@ -132,6 +150,8 @@ class _Job:
     rows: list[int]
     kills: int = 0
     """How many of its workers have ended before it."""
+    before: int = 0
+    """Number of epochs that it had when its worker started it."""
 
 
 class _Run:
@@ -153,6 +173,8 @@ class _Run:
         self.trials: list[Trial] = []
         self.jobs: list[_Job] = []
         self.warned: set[str] = set()
+        self.sharing = True
+        """Whether all workers have been seen to share the folder of the sweep."""
         self.killed = 0
         """Number of rows whose trial was given up because its workers were killed."""
 
@@ -183,19 +205,38 @@ class _Run:
         ends = [sum(map(len, groups[: place + 1])) for place in range(len(groups))]
         return [list(range(first + end - len(group), first + end)) for group, end in zip(groups, ends, strict=True)]
 
-    def train(self, pool: Pool) -> None:
-        """Run all jobs on the workers of `pool`."""
-        while self.jobs or any(worker.job for worker in pool.workers):
-            self._hand_out(pool)
-            event = pool.event(timeout=1.0)
-            if event is None:
-                self.progress.show()
-            else:
-                self._take(event, pool)
+    def train(self, engine: Engine) -> None:
+        """Run all jobs on the workers of `engine`."""
+        running: dict[Future[Report], _Job] = {}
+        with self._workplace(engine) as token:
+            try:
+                while self.jobs or running:
+                    self._hand_out(engine, running, token)
+                    done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                    for job in running.values():
+                        self.progress.epochs(job.rows[0], _epochs(job.folder) - job.before)
+                    for future in done:
+                        self._take(running.pop(future), future, engine)
+            finally:
+                for future in running:
+                    future.cancel()
 
-    def _hand_out(self, pool: Pool) -> None:
-        for worker in pool.idle():
-            busy = {other.job.trial.cnn_digest for other in pool.workers if other.job} - {""}
+    @contextlib.contextmanager
+    def _workplace(self, engine: Engine) -> Iterator[str]:
+        """What workers on other machines must read in the folder of the sweep to know that they share it."""
+        if not engine.remote:
+            yield ""
+            return
+        token = secrets.token_hex(16)
+        write_text_atomic(self.folder / TOKEN, token)
+        try:
+            yield token
+        finally:
+            (self.folder / TOKEN).unlink(missing_ok=True)
+
+    def _hand_out(self, engine: Engine, running: dict[Future[Report], _Job], token: str) -> None:
+        while len(running) < engine.slots:
+            busy = {other.trial.cnn_digest for other in running.values()} - {""} if self.sharing else set()
             # Hybrids that share a CNN wait until one of them has trained it.
             waiting = (job for job in self.jobs if job.trial.cnn_digest not in busy or self._shared(job.trial).exists())
             job = next(waiting, None)
@@ -203,51 +244,66 @@ class _Run:
                 return
             assert job.trial.config is not None
             self.jobs.remove(job)
-            shared = self._shared(job.trial) if job.trial.cnn_digest else None
             if self.retry_failed:
                 (job.folder / OUTCOME).unlink(missing_ok=True)
-            order = {
-                "config": to_toml(job.trial.config),
-                "folder": str(job.folder),
-                "device": self.device,
-                "shared_cnn": str(shared) if shared else None,
-            }
-            pool.start(worker, job, order)
+            job.before = _epochs(job.folder)
+            order = Order(
+                to_toml(job.trial.config),
+                home=str(self.folder.resolve()),
+                folder=str(job.folder.relative_to(self.folder)),
+                device=self.device,
+                shared_cnn=str(self._shared(job.trial).relative_to(self.folder)) if job.trial.cnn_digest else None,
+                token=token,
+                keep_best=self.keep or self.sweep.options.evaluate_test,
+            )
+            data = None
+            if engine.send is not None:
+                try:
+                    data = engine.send(job.trial.config.data)
+                except ConfigError as error:  # the settings do not fit the data: those of other trials may
+                    outcome = Outcome(FAILED, error=str(error))
+                    write_outcome(job.folder, outcome)
+                    self._finish(job, outcome)
+                    continue
+            running[engine.executor.submit(run_order, order, data)] = job
 
-    def _take(self, event: Event, pool: Pool) -> None:
-        job: _Job | None = event.worker.job
-        if event.name == "ready":
-            event.worker.ready = True
-        elif event.name == "epoch" and job is not None:
-            self.progress.epoch(job.rows[0])
-        elif event.name == "warning":
-            if event.facts["message"] not in self.warned:  # each worker has the same to say of its device
-                self.warned.add(event.facts["message"])
-                logger.warning("%s%s", f"trial {job.rows[0]}: " if job else "", event.facts["message"])
-        elif event.name == "done" and job is not None:
-            outcome = read_outcome(job.folder)
-            assert outcome is not None
-            self._finish(job, outcome)
-            event.worker.job = None
-        elif event.name == "fatal":
-            raise getattr(errors, event.facts["kind"])(event.facts["message"])
-        elif event.name == "gone":
-            if not event.worker.ready:  # another one would not start, either
-                raise OutputError(f"{event.facts['reason']}; see {self.folder}/worker-{event.worker.number}.log")
-            pool.replace(event.worker)
-            if job is not None:
-                self._lost(job, **event.facts)
+    def _take(self, job: _Job, future: Future[Report], engine: Engine) -> None:
+        try:
+            report = future.result()
+        except WorkerLost as lost:
+            self._lost(job, lost)
+            return
+        except CancelledError:
+            self._lost(job, WorkerLost("its task or its data were lost with a worker"))
+            return
+        except GpunetError:
+            raise
+        except Exception as error:
+            given_up = engine.lost(error)
+            if given_up is None:
+                raise OutputError(f"a worker cannot run trials: {type(error).__name__}: {error}") from error
+            job.kills = ATTEMPTS  # the executor has tried again itself
+            self._lost(job, given_up)
+            return
+        for message in report.warnings:
+            if message not in self.warned:  # each worker has the same to say of its device
+                self.warned.add(message)
+                logger.warning("trial %d: %s", job.rows[0], message)
+        if report.files is not None:
+            self.sharing = False
+            store(report, job.folder)
+        self._finish(job, report.outcome)
 
-    def _lost(self, job: _Job, reason: str, how: str) -> None:
+    def _lost(self, job: _Job, lost: WorkerLost) -> None:
         """Resume a job whose worker has ended, or give it up until the next call; it gets no outcome file."""
         job.kills += 1
-        remove_temporaries(job.folder)
         if job.kills < ATTEMPTS:
-            logger.warning("trial %d: %s; attempt %d of %d follows", job.rows[0], reason, job.kills + 1, ATTEMPTS)
+            remove_temporaries(job.folder)
+            logger.warning("trial %d: %s; attempt %d of %d follows", job.rows[0], lost.reason, job.kills + 1, ATTEMPTS)
             self.jobs.insert(0, job)
             return
         for number in job.rows:
-            self._fill(number, Outcome(FAILED, error=f"{how} {ATTEMPTS} times: {reason}"))
+            self._fill(number, Outcome(FAILED, error=f"{lost.how} {ATTEMPTS} times: {lost.reason}"))
         self.killed += len(job.rows)
         self.write()
 
@@ -280,6 +336,16 @@ class _Run:
         for path in self.folder.glob("worker-*.log"):
             if not path.stat().st_size:
                 path.unlink()
+
+
+def _epochs(folder: Path) -> int:
+    """Number of epochs of the trial in `folder` so far; of all stages of a hybrid."""
+    stages = list(folder.glob("stages/*/metrics.jsonl"))
+    count = 0
+    for path in stages or [folder / "metrics.jsonl"]:
+        with contextlib.suppress(OSError):
+            count += path.read_bytes().count(b"\n")
+    return count
 
 
 def _objective(rows: list[Row]) -> float | None:

@@ -8,6 +8,7 @@ from gpunet.training.history import History
 from gpunet.training.hybrid import HybridFit, fit_hybrid
 from gpunet.training.progress import Progress
 from gpunet.training.tensorboard import TensorBoard
+from gpunet.training.tracking import MLflow, Tracker, Wandb
 from gpunet.training.trainer import Trainer
 
 __all__ = [
@@ -17,10 +18,13 @@ __all__ = [
     "History",
     "HybridFit",
     "HybridTrainingConfig",
+    "MLflow",
     "Progress",
     "TensorBoard",
+    "Tracker",
     "Trainer",
     "TrainingConfig",
+    "Wandb",
     "evaluate",
     "fit_hybrid",
     "load_checkpoint",

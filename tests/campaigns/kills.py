@@ -30,6 +30,7 @@ def kill_runs(model: str, kills: int, *, seed: int = 0, epochs: int = 6) -> tupl
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = data_set(folder)
+        run(words(model, data, folder / "first", *OFTEN, epochs=epochs))  # whose kernels may have to be compiled
         started = time.monotonic()
         run(words(model, data, folder / "whole", *OFTEN, epochs=epochs))
         longest = time.monotonic() - started
@@ -57,7 +58,7 @@ def _one(
         ) as process:
             try:
                 # early moments, in which Python only loads its modules, are less interesting; some runs are to end
-                limit = None if killed >= kills else longest * (0.4 + 1.1 * rng.random())
+                limit = None if killed >= kills else longest * (0.4 + 0.8 * rng.random())
                 _, errors = process.communicate(timeout=limit)
             except subprocess.TimeoutExpired:
                 process.kill()

@@ -158,6 +158,15 @@ def test_tensorboard(gpunet_command: Command, fake_run: FakeRun) -> None:
     assert [call["tensorboard"] for _, call in fake_run.calls] == [True, False]
 
 
+def test_trackers(gpunet_command: Command, fake_run: FakeRun) -> None:
+    gpunet_command("train", "--wandb", "mlp", "--mlflow", "--track-files")
+    gpunet_command("train", "mlp")
+    found = [(call["trackers"], call["track_files"]) for _, call in fake_run.calls]
+    assert found == [(["mlflow", "wandb"], True), ([], False)]
+    refused = gpunet_command("train", "mlp", "--track-files")
+    assert_refused(refused, 2, "--track-files needs a service to send them to: --mlflow, --wandb, --trackio")
+
+
 def started_run(**overrides: Any) -> tuple[Path, RunConfig]:
     """A run folder that looks as if it had been interrupted."""
     config = merge("cnn", overrides={"epochs": 5, "lr": 0.125, **overrides})
@@ -181,7 +190,7 @@ def test_resume(gpunet_command: Command, fake_run: FakeRun, words: tuple[str, ..
     assert outcome.code == 0
     assert fake_run.calls[0][1] == {
         "config": config, "run_dir": run_dir, "device": "cpu", "resume": True, "progress": True, "existed": True,
-        "tensorboard": False, "checkpoint_minutes": 5.0, "given": None,
+        "tensorboard": False, "trackers": [], "track_files": False, "checkpoint_minutes": 5.0, "given": None,
     }  # fmt: skip
     assert json.loads(outcome.out)["run_dir"] == str(run_dir)
 

@@ -17,11 +17,11 @@ pytestmark = pytest.mark.usefixtures("fake_run")
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "no command given: expected train, evaluate, predict, sweep, features, reproduce, report, doctor, warmup, "
-             "data"),
+        ("", "no command given: expected train, evaluate, predict, sweep, features, reproduce, export, import, "
+             "report, doctor, warmup, data"),
         ("-q", "no command given"),
-        ("trian", "unknown command 'trian': expected train, evaluate, predict, sweep, features, reproduce, report, "
-         "doctor, warmup, data (did you mean"),
+        ("trian", "unknown command 'trian': expected train, evaluate, predict, sweep, features, reproduce, export, "
+         "import, report, doctor, warmup, data (did you mean"),
         ("--verbos", "unknown option --verbos of gpunet (did you mean '--verbose'?)"),
         ("-x", "unrecognized arguments: -x"),
         ("train", "no model given: expected mlp, cnn, hybrid"),

@@ -11,6 +11,7 @@ import pytest
 
 from gpunet import cuda
 from gpunet.backend import CPU
+from gpunet.training.evaluation import Evaluator
 from tests.cuda.conftest import Device
 from tests.cuda.test_training import make
 from tests.training.problems import make_trainer
@@ -79,6 +80,27 @@ def test_a_dropped_graph_gives_its_memory_back(device: Device, without_collectio
     device.backend.synchronize()
     del captured
     assert live(device) == before
+
+
+def test_many_trainings_leave_the_memory_flat(device: Device, without_collection: None) -> None:
+    """50 trainings and 25 evaluations, all captured; on the emulator, which counts every byte, a few."""
+    repeats = 1 if device.backend.device.startswith("emulated") else 25
+    kinds = {"cnn": {"batch_size": 50}, "mlp": {"batch_size": 50, "ema_decay": 0.9}}
+    evaluated = make(device.backend, "cnn")
+
+    def once() -> None:
+        for name, options in kinds.items():
+            make(device.backend, name, **options).fit()
+        evaluator = Evaluator(evaluated.model, evaluated.validation, keep_probabilities=True)
+        assert len({evaluator().loss for _ in range(3)}) == 1
+
+    once()  # kernels are loaded once, and stay
+    before = live(device)
+    taken = []
+    for _ in range(repeats):
+        once()
+        taken.append(live(device) - before)
+    assert max(map(abs, taken)) < 2**20, taken
 
 
 def test_a_trainer_is_no_cycle(without_collection: None) -> None:

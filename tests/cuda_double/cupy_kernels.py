@@ -14,7 +14,7 @@ _BINARY = {
     f"cupy_{name}": getattr(np, name)
     for name in (
         *("add", "subtract", "multiply", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
-        *("maximum", "minimum", "true_divide", "logical_and", "logical_or"),
+        *("maximum", "minimum", "true_divide", "power", "logical_and", "logical_or"),
     )
 }
 _UNARY = {f"cupy_{name}": getattr(np, name) for name in ("isfinite", "isnan", "negative", "absolute", "sqrt")}

@@ -12,15 +12,23 @@ from typing import Any
 from tests.cuda_double.build import Double
 from tests.cuda_double.library import COMPILER, LIBRARY
 from tests.cuda_double.start import MODULE
+from tests.emulator.build import FMA, FTZ
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def environment(double: Double, devices: int = 1) -> dict[str, str]:
-    """The environment of a Python process whose CuPy has `devices` devices of the double."""
+def environment(double: Double, devices: int = 1, *, fma: bool = False, ftz: bool = False) -> dict[str, str]:
+    """The environment of a Python process whose CuPy has `devices` devices of the double.
+
+    Args:
+        fma: in gpunet's kernels, the compiler makes one operation of a product and the sum that takes it.
+        ftz: gpunet's kernels take and give zeros for denormal numbers.
+    """
     path = [Path(__file__).parent / "site", ROOT, double.packages]
     return {
         **os.environ,
+        FMA: str(int(fma)),
+        FTZ: str(int(ftz)),
         "PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "CUPY_CACHE_DIR": str(double.kernels),
         "GPUNET_REQUIRE_GPU": "1",
@@ -31,15 +39,14 @@ def environment(double: Double, devices: int = 1) -> dict[str, str]:
     }
 
 
-def run(double: Double, args: Sequence[str], *, devices: int = 1, **options: Any) -> subprocess.CompletedProcess[str]:
-    """``python args`` on the double, in the folder of the checkout; `options` are those of :func:`subprocess.run`."""
-    return subprocess.run(
-        [sys.executable, *args], cwd=ROOT, env=environment(double, devices), text=True, check=False, **options
-    )
+def run(double: Double, args: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """``python args`` on the double, in the folder of the checkout; `options` are those of :func:`environment` and of
+    :func:`subprocess.run`."""
+    chosen = {name: options.pop(name) for name in ("devices", "fma", "ftz") if name in options}
+    variables = environment(double, **chosen) | options.pop("env", {})
+    return subprocess.run([sys.executable, *args], cwd=ROOT, env=variables, text=True, check=False, **options)
 
 
-def run_tests(double: Double, args: Sequence[str], *, devices: int = 1, **options: Any) -> Any:
-    """``pytest -m gpu args`` on the double."""
-    return run(
-        double, ["-m", "pytest", "-p", "tests.cuda_double.plugin", "-m", "gpu", *args], devices=devices, **options
-    )
+def run_tests(double: Double, args: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """``pytest -m gpu args`` on the double; `options` are those of :func:`run`."""
+    return run(double, ["-m", "pytest", "-p", "tests.cuda_double.plugin", "-m", "gpu", *args], **options)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
+from tests.cuda_double import __main__
 from tests.cuda_double.at_exit import EXIT_CODE
 from tests.cuda_double.build import Double, Unavailable, build
 from tests.cuda_double.run import run, run_tests
@@ -63,6 +67,39 @@ def test_tests_of_a_gpu_pass(double: Double) -> None:
 def test_without_a_fault_nothing_is_reported(double: Double, program: str) -> None:
     done = run(double, ["-m", "tests.cuda_double.faults", program], devices=2, capture_output=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_every_fault_has_a_report() -> None:
+    tree = ast.parse((Path(__file__).parent / "faults.py").read_text())
+    programs = {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"}
+    assert programs == {*REPORTS, "nothing", "too_much_memory"}
+
+
+def test_what_cannot_be_made_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def unavailable() -> Double:
+        raise Unavailable("no network")
+
+    monkeypatch.setattr(__main__, "build", unavailable)
+    for command, code, said in (("all", 0, "left out: no network\n"), ("run", 2, "no network\n")):
+        monkeypatch.setattr("sys.argv", ["cuda_double", command])
+        assert (__main__.main(), capsys.readouterr().err) == (code, said)
+
+
+def test_all_fails_if_a_run_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whichever it is; a variant's, too."""
+    seen: list[dict[str, int]] = []
+
+    def fails(unused: object, args: list[str], **options: int) -> subprocess.CompletedProcess[str]:
+        chosen = {name: options[name] for name in ("devices", "ftz") if name in options}
+        seen.append(chosen)
+        return subprocess.CompletedProcess(args, int(chosen == failing), stdout=f"{chosen}")
+
+    monkeypatch.setattr(__main__, "run_tests", fails)
+    for failing in ({}, {"devices": 1}, {"devices": 2}, {"devices": 2, "ftz": True}):
+        seen.clear()
+        assert __main__.run_all(None, []) == int(bool(failing))  # type: ignore[arg-type]
+        assert len(seen) == 3 and (not failing or failing in seen)
+        assert capsys.readouterr().out.count("== pytest -m gpu") == 3
 
 
 @pytest.mark.parametrize("fault", REPORTS)

@@ -20,8 +20,7 @@ _KERNEL = re.compile(
 )
 _FLAGS = (
     *("-std=c++17", "-O1", "-shared", "-fPIC"),
-    # A GPU's arithmetic, but for contraction: a fused multiply-add only where the source asks for one.
-    *("-ffp-contract=off", "-fno-math-errno"),
+    "-fno-math-errno",
     # CUDA sources look at memory through float4*; names stay inside of their library.
     *("-fno-strict-aliasing", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-exceptions", "-fno-rtti"),
     # Large frames touch every page on their way, so that none jumps over the guard page; siglongjmp leaves a fiber's
@@ -29,10 +28,18 @@ _FLAGS = (
     *("-fstack-clash-protection", "-U_FORTIFY_SOURCE", "-fno-stack-protector", "-fcf-protection=none"),
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-parameter", "-Wno-sign-compare"),
 )
+# A product and the sum that takes it are one operation wherever the source allows it, as on a GPU (nvcc's -fmad=true),
+# or only where it asks for that. GCC contracts as one of its expensive optimisations.
+_CONTRACTED = ("-mfma", "-ffp-contract=fast", "-fexpensive-optimizations")
+_NOT_CONTRACTED = ("-ffp-contract=off",)
 _SANITIZE_FLAGS = (
     *("-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"),
     "-fsanitize-sections=emulator_shared_*",
 )
+FMA = "GPUNET_EMULATOR_FMA"
+"""Environment variable: 1 lets the compiler contract products and sums."""
+FTZ = "GPUNET_EMULATOR_FTZ"
+"""Environment variable: 1 makes kernels take and give zeros for denormal numbers."""
 _SANITIZE = "GPUNET_EMULATOR_SANITIZE"
 _CACHE = "GPUNET_EMULATOR_CACHE"
 
@@ -82,7 +89,8 @@ def build(text: str, defines: Mapping[str, str], *, flags: tuple[str, ...] = ())
     problem = missing()
     if problem:
         raise EmulationError(problem)
-    flags = (*_FLAGS, *(_SANITIZE_FLAGS if sanitizing() else ()), *flags)
+    contraction = _CONTRACTED if os.environ.get(FMA) == "1" else _NOT_CONTRACTED
+    flags = (*_FLAGS, *contraction, *(_SANITIZE_FLAGS if sanitizing() else ()), *flags)
     flags = (*flags, *(f"-D{name}={value}" for name, value in sorted(defines.items())))
     key = hashlib.sha256("\0".join([text, _headers(), _version(), *flags]).encode()).hexdigest()[:24]
     library = _folder() / f"{key}.so"

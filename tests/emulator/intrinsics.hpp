@@ -94,16 +94,26 @@ static inline unsigned long long __umul64hi(unsigned long long a, unsigned long 
 
 // --- arithmetic ---
 
-// The compiler is told not to contract: a product and a sum are rounded each.
-static inline float __fmul_rn(float a, float b) { return a * b; }
-static inline float __fadd_rn(float a, float b) { return a + b; }
-static inline float __fsub_rn(float a, float b) { return a - b; }
+// Not contracted with what comes before or after, also where the compiler may contract (build.py).
+namespace emulator {
+template <class T>
+static inline T alone(T x) {
+#ifdef __x86_64__
+    asm("" : "+x"(x));
+#endif
+    return x;
+}
+}  // namespace emulator
+
+static inline float __fmul_rn(float a, float b) { return emulator::alone(a * b); }
+static inline float __fadd_rn(float a, float b) { return emulator::alone(a) + emulator::alone(b); }
+static inline float __fsub_rn(float a, float b) { return emulator::alone(a) - emulator::alone(b); }
 static inline float __fdiv_rn(float a, float b) { return a / b; }
 static inline float __fsqrt_rn(float x) { return __builtin_sqrtf(x); }
 static inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-static inline double __dmul_rn(double a, double b) { return a * b; }
-static inline double __dadd_rn(double a, double b) { return a + b; }
-static inline double __dsub_rn(double a, double b) { return a - b; }
+static inline double __dmul_rn(double a, double b) { return emulator::alone(a * b); }
+static inline double __dadd_rn(double a, double b) { return emulator::alone(a) + emulator::alone(b); }
+static inline double __dsub_rn(double a, double b) { return emulator::alone(a) - emulator::alone(b); }
 static inline double __ddiv_rn(double a, double b) { return a / b; }
 static inline double __dsqrt_rn(double x) { return __builtin_sqrt(x); }
 static inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }

@@ -14,7 +14,7 @@ namespace emulator {
 // As packed by runtime.py.
 struct Launch {
     uint32_t grid[3], block[3];
-    uint64_t shared_bytes, seed;
+    uint64_t shared_bytes, seed, flush_denormals;
     alignas(8) char arguments[];  // each in as many times eight bytes as it takes
 };
 
@@ -213,12 +213,28 @@ static void run_grid(const Launch& launch) {
     }
 }
 
+// While this lives, denormal operands and results are zeros, as nvcc's -ftz=true has them; those of doubles too.
+struct FlushDenormals {
+#if defined(__x86_64__) && !defined(EMULATOR_UCONTEXT)
+    const unsigned before = __builtin_ia32_stmxcsr();
+    explicit FlushDenormals(bool flush) {
+        if (flush) __builtin_ia32_ldmxcsr(before | 0x8040);  // FTZ, DAZ
+    }
+    ~FlushDenormals() { __builtin_ia32_ldmxcsr(before); }
+#else
+    explicit FlushDenormals(bool flush) {
+        if (flush) report("denormals cannot be flushed on this machine");
+    }
+#endif
+};
+
 // Run a kernel; returns null, or what went wrong.
 static const char* launch(const Launch& launch, void (*kernel)(), unsigned max_threads, char* shared,
                           char* shared_end) {
     block.failed = false;
     block.shared_begin = shared, block.shared_end = shared_end;
     check_launch(launch, max_threads);
+    const FlushDenormals flush(launch.flush_denormals);
     if (block.failed) return block.error;
     block.grid = {launch.grid[0], launch.grid[1], launch.grid[2]};
     block.size = {launch.block[0], launch.block[1], launch.block[2]};

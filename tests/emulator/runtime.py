@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ from gpunet.cuda.runtime import Dim3
 from gpunet.cuda.sources import Defines, Kernel, Parameter, source_text
 from tests.emulator import recording
 from tests.emulator.array import current_device, poison
-from tests.emulator.build import EmulationError, build
+from tests.emulator.build import FTZ, EmulationError, build
 from tests.emulator.recording import Recording, forbid
 
 _CODES = {"f": {4: "f", 8: "d"}, "i": {4: "i", 8: "q"}, "u": {1: "B", 4: "I", 8: "Q"}}
@@ -44,7 +45,7 @@ class Module:
             launch = self._entry(f"emulator_launch_{kernel.name}")
             launch.argtypes = [ctypes.c_char_p]
             slots = "".join(code + "x" * (-struct.calcsize(code) % 8) for code in codes)
-            found = self._functions[kernel.name] = launch, struct.Struct(f"=6IQQ{slots.replace('P', 'Q')}")
+            found = self._functions[kernel.name] = launch, struct.Struct(f"=6IQQQ{slots.replace('P', 'Q')}")
         return found
 
     def _entry(self, name: str) -> Any:
@@ -76,6 +77,7 @@ class EmulatedRuntime:
 
     Attributes:
         seed: the order in which threads and blocks run; 0 is by number.
+        flush_denormals: whether kernels take and give zeros for denormal numbers, as if compiled with ``-ftz=true``.
         launched: (source, kernel, defines, seed) of everything that has run; defines are sorted pairs.
     """
 
@@ -84,6 +86,7 @@ class EmulatedRuntime:
     def __init__(self, index: int = 0) -> None:
         self.index = index
         self.seed = 0
+        self.flush_denormals = os.environ.get(FTZ) == "1"
         self.launched: set[tuple[str, str, tuple[tuple[str, str], ...], int]] = set()
 
     def active(self) -> AbstractContextManager[None]:
@@ -103,7 +106,7 @@ class EmulatedRuntime:
         """
         function, packer = module.function(kernel)
         try:
-            packed = packer.pack(*grid, *block, shared, self.seed, *values)
+            packed = packer.pack(*grid, *block, shared, self.seed, self.flush_denormals, *values)
         except struct.error as error:
             raise EmulationError(f"{kernel.name}: bad launch, grid {grid}, block {block}, shared {shared}") from error
         problem = function(packed)

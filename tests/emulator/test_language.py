@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.emulator import missing
-from tests.emulator.planted import device, launch, output
+from tests.emulator import RUNTIME, build, missing
+from tests.emulator.planted import compiled, device, launch, output
 
 pytestmark = [pytest.mark.emulator, pytest.mark.skipif(bool(missing()), reason=missing() or "-")]
 
@@ -38,9 +39,38 @@ def test_functions_of_float_compute_in_float() -> None:
     assert evaluated(["fma(f, f, -f * f)", "__fmaf_rn(f, f, -f * f)", "__fadd_rn(__fmul_rn(f, f), -f * f)"])[2] == 0
 
 
-def test_contraction_only_where_it_is_asked_for() -> None:
-    fused, product = evaluated(["fma(f, f, -__fmul_rn(f, f))", "f * f - __fmul_rn(f, f)"])
-    assert fused != 0 and product == 0
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_contraction_only_where_it_is_asked_for(everywhere: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the source, or by the variable; what is rounded by name is never contracted."""
+    monkeypatch.setenv(build.FMA, str(int(everywhere)))
+    compiled.cache_clear()
+    for x, real in (("f", np.float32), ("d", np.float64)):
+        third = float(real(1) / real(3))
+        square = float(real(third) * real(third))
+        error = float(Fraction(third) ** 2 - Fraction(square))
+        rounded = f"{square.hex()}{x.replace('d', '')}"
+        (contracted,) = evaluated([f"{x} * {x} - {rounded}"])
+        fused, *separate = evaluated(
+            [
+                f"fma({x}, {x}, -{rounded})",
+                f"__{x}mul_rn({x}, {x}) - {rounded}",
+                f"__{x}add_rn({x} * {x}, -{rounded})",
+                f"__{x}sub_rn({x} * {x}, {rounded})",
+            ]
+        )
+        assert error != 0 and fused == error
+        assert contracted == (error if everywhere else 0) and separate == [0, 0, 0]
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_denormals_are_flushed_where_that_is_asked_for(flush: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RUNTIME, "flush_denormals", flush)
+    expressions = ["f * 0x1p-126f * 0x1p60f", "__uint_as_float(f < 1) * 0x1p100f", "f * 0x1p-120f * 0x1p60f"]
+    third = float(np.float32(1) / np.float32(3))
+    product = float(np.float32(third * 2.0**-126)) * 2.0**60
+    expected = [0.0 if flush else product, 0.0 if flush else 2.0**-49, third * 2.0**-60]
+    np.testing.assert_array_equal(evaluated(expressions), expected)
+    assert float(np.float32(2.0**-149) * np.float32(1)) == 2.0**-149, "the host is as it was"
 
 
 def test_min_and_max_of_nan() -> None:
