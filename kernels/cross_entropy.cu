@@ -73,14 +73,15 @@ extern "C" __global__ void __launch_bounds__(256, 1)
         out[c] = log_of_it ? real((double)row[c] - largest - normaliser) : real(exp(row[c] - largest) * normaliser);
 }
 
-// The sum of the weights of all labels in range, by one block.
+// The sum of the weights of all labels in range, each times its row's, by one block. `weight` or `of_rows` may be null.
 extern "C" __global__ void __launch_bounds__(512)
-    label_weights(const int* labels, const real* weight, int rows, int classes, double* sum) {
+    label_weights(const int* labels, const real* weight, const real* of_rows, int rows, int classes, double* sum) {
     __shared__ double scratch[32];
     double total = 0;
     for (int row = threadIdx.x; row < rows; row += blockDim.x) {
         const int label = labels[row];
-        if (label >= 0 && label < classes) total += weight[label];
+        if (label >= 0 && label < classes)
+            total += (weight ? (double)weight[label] : 1.0) * (of_rows ? (double)of_rows[row] : 1.0);
     }
     total = block_sum(total, scratch);
     if (threadIdx.x == 0) *sum = total;
@@ -92,14 +93,28 @@ __device__ __forceinline__ double scale_of(const double* weight_sum, double scal
     return *weight_sum != 0 ? 1.0 / *weight_sum : NOT_A_NUMBER;
 }
 
+// What the focal loss multiplies the cross entropy of a row by, and its gradient: (1 - p)^gamma and
+// (1 - p)^gamma - gamma p (1 - p)^(gamma - 1) log p, for the label's probability p.
+struct Focus {
+    double loss, slope;
+};
+
+__device__ __forceinline__ Focus focus(double log_p, double gamma) {
+    const double rest = -expm1(log_p), modulation = pow(rest, gamma);
+    if (!(rest > 0 && log_p > NEGATIVE_INFINITY)) return {modulation, modulation};
+    return {modulation, modulation - gamma * exp(log_p) * pow(rest, gamma - 1) * log_p};
+}
+
 // dlogits, and one of these (the others are null): the loss of each row; or the loss, by a single block; or each
-// block's part of it, without the scale. weight, a number a class, may be null.
-extern "C" __global__ void __launch_bounds__(512, 1)
-    cross_entropy(const real* __restrict__ logits, const int* __restrict__ labels, const real* __restrict__ weight,
-                  const double* weight_sum, double fixed_scale, double smoothing, int rows, int classes, int lanes,
-                  real* __restrict__ dlogits, real* losses, double* partial, real* loss) {
-    __shared__ double scratch[32];
-    const double scale = scale_of(weight_sum, fixed_scale), spread = smoothing / classes;
+// block's part of it, without the scale. weight, a number a class, and of_rows, one a row, may be null. FOCAL: gamma is
+// used; a kernel of its own, as the power costs 30 registers.
+template <bool FOCAL>
+__device__ __forceinline__ void cross_entropy_of(
+    const real* __restrict__ logits, const int* __restrict__ labels, const real* __restrict__ weight,
+    const real* __restrict__ of_rows, const double* weight_sum, double fixed_scale, double smoothing, double gamma,
+    int rows, int classes, int lanes, real* __restrict__ dlogits, real* losses, double* partial, real* loss,
+    double* scratch) {
+    const double common_scale = scale_of(weight_sum, fixed_scale), spread = smoothing / classes;
     const int rows_per_block = blockDim.x / lanes;
     double sum = 0;
     for (long long first = (long long)blockIdx.x * rows_per_block; first < rows; first += gridDim.x * rows_per_block) {
@@ -117,6 +132,11 @@ extern "C" __global__ void __launch_bounds__(512, 1)
         const int label = labels[item.row];
         const bool known = label >= 0 && label < classes;
         const double own = known ? (1 - smoothing) * (weight ? (double)weight[label] : 1.0) : NOT_A_NUMBER;
+        // Factors of 1 change no bit of the plain cross entropy.
+        Focus change = {1.0, 1.0};
+        if (FOCAL && known) change = focus((double)row[label] - largest - log_total, gamma);
+        const double row_weight = of_rows ? (double)of_rows[item.row] : 1.0;
+        const double scale = common_scale * (row_weight * change.slope);
         const double factor = scale * (own + spread * all_weights) / total;
 
         // The label's probability may be so close to 1 that only double can tell the difference.
@@ -129,6 +149,7 @@ extern "C" __global__ void __launch_bounds__(512, 1)
         }
         row_loss = row_sum(row_loss, lanes);
         if (item.active && item.lane == 0) {
+            row_loss *= row_weight * change.loss;
             sum += row_loss;
             if (losses) losses[item.row] = real(row_loss);
         }
@@ -136,9 +157,29 @@ extern "C" __global__ void __launch_bounds__(512, 1)
     if (losses) return;
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) {
-        if (loss) *loss = real(sum * scale);
+        if (loss) *loss = real(sum * common_scale);
         else partial[blockIdx.x] = sum;
     }
+}
+
+extern "C" __global__ void __launch_bounds__(512, 1)
+    cross_entropy(const real* __restrict__ logits, const int* __restrict__ labels, const real* __restrict__ weight,
+                  const real* __restrict__ of_rows, const double* weight_sum, double fixed_scale, double smoothing,
+                  double gamma, int rows, int classes, int lanes, real* __restrict__ dlogits, real* losses,
+                  double* partial, real* loss) {
+    __shared__ double scratch[32];
+    cross_entropy_of<false>(logits, labels, weight, of_rows, weight_sum, fixed_scale, smoothing, gamma, rows, classes,
+                            lanes, dlogits, losses, partial, loss, scratch);
+}
+
+extern "C" __global__ void __launch_bounds__(512, 1)
+    focal_loss(const real* __restrict__ logits, const int* __restrict__ labels, const real* __restrict__ weight,
+               const real* __restrict__ of_rows, const double* weight_sum, double fixed_scale, double smoothing,
+               double gamma, int rows, int classes, int lanes, real* __restrict__ dlogits, real* losses,
+               double* partial, real* loss) {
+    __shared__ double scratch[32];
+    cross_entropy_of<true>(logits, labels, weight, of_rows, weight_sum, fixed_scale, smoothing, gamma, rows, classes,
+                            lanes, dlogits, losses, partial, loss, scratch);
 }
 
 // The blocks' parts of the loss, by one block.

@@ -19,7 +19,7 @@ def fit(model: gn.nn.Layer, train: gn.data.Loader, validation: gn.data.Loader, e
     """Batches, forward, loss, backward, update: the same for images and features."""
     batch_size, seed = min(128, train.size), 0
     steps = train.size // batch_size
-    cross_entropy = gn.nn.SoftmaxCrossEntropy(label_smoothing=0.1)
+    cross_entropy = gn.nn.CrossEntropyLoss(label_smoothing=0.1)
     optimizer = gn.optim.SGD(momentum=0.9, nesterov=True, weight_decay=5e-4)
     optimizer.bind(model.flat)
     schedule = gn.optim.schedules.OneCycle(lr, total_steps=epochs * steps, steps_per_epoch=steps)

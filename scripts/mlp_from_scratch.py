@@ -43,7 +43,7 @@ def main() -> None:
         gn.nn.Linear(second, data.classes),
     ]).initialize(args.seed)  # fmt: skip
     print(gn.nn.summary(model, data.image_shape))
-    cross_entropy = gn.nn.SoftmaxCrossEntropy()
+    cross_entropy = gn.nn.CrossEntropyLoss()
     optimizer = gn.optim.AdamW(weight_decay=0.01)
     optimizer.bind(model.flat)
     steps = train.size // args.batch_size  # per epoch

@@ -8,7 +8,16 @@ from gpunet.nn.dropout import Dropout
 from gpunet.nn.init import INITIALIZERS, Constant, He, Initializer, Random, Xavier
 from gpunet.nn.layer import ForwardContext, Layer
 from gpunet.nn.linear import Linear
-from gpunet.nn.loss import SoftmaxCrossEntropy, balanced_class_weights
+from gpunet.nn.loss import (
+    LOSSES,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    FocalLoss,
+    HuberLoss,
+    Loss,
+    MSELoss,
+    balanced_class_weights,
+)
 from gpunet.nn.norm import BatchNorm
 from gpunet.nn.parameter import Buffer, FlatParameters, Parameter
 from gpunet.nn.pool import AvgPool2d, Flatten, GlobalAvgPool2d, MaxPool2d
@@ -17,26 +26,32 @@ from gpunet.nn.summary import summary
 
 __all__ = [
     "INITIALIZERS",
+    "LOSSES",
     "AvgPool2d",
+    "BCEWithLogitsLoss",
     "BatchNorm",
     "Buffer",
     "Constant",
     "Conv2d",
     "ConvBlock",
+    "CrossEntropyLoss",
     "Dropout",
     "FlatParameters",
     "Flatten",
+    "FocalLoss",
     "ForwardContext",
     "GlobalAvgPool2d",
     "He",
+    "HuberLoss",
     "Initializer",
     "Layer",
     "Linear",
+    "Loss",
+    "MSELoss",
     "MaxPool2d",
     "Parameter",
     "Random",
     "Sequential",
-    "SoftmaxCrossEntropy",
     "Xavier",
     "balanced_class_weights",
     "summary",

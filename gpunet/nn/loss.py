@@ -1,8 +1,8 @@
-"""The loss."""
+"""Losses: functions of a batch's outputs and targets that return the mean loss and its gradient."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,7 +11,18 @@ from gpunet.backend import Array
 from gpunet.checks import check_number
 
 
-class SoftmaxCrossEntropy:
+class Loss(Protocol):
+    """What is minimised. A loss keeps no state, and asks the host for nothing."""
+
+    def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
+        """(loss, gradient) for outputs (N, K): a 0-d array on the device, and the gradient by `outputs`, (N, K).
+
+        targets: integers (N,) for a loss of classes, else numbers (N, K) of the dtype of `outputs`.
+        sample_weight: (N,), of that dtype: the mean is then sum(weight * loss) / sum(weight).
+        """
+
+
+class CrossEntropyLoss:
     """Mean cross-entropy of the softmax of logits, with label smoothing (Szegedy et al., 2016) and class weights.
 
     Args:
@@ -23,12 +34,82 @@ class SoftmaxCrossEntropy:
         self.label_smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1, high_open=True)
         self.weight = weight
 
-    def __call__(self, logits: Array, labels: Array) -> tuple[Any, Array]:
-        """(loss, dlogits) for logits (N, classes) and integer labels (N,); loss is a 0-d array on the device."""
-        loss, dlogits = ops.softmax_cross_entropy(
-            logits, labels, label_smoothing=self.label_smoothing, weight=self.weight
+    def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
+        """(loss, gradient) for logits (N, classes) and integer labels (N,); loss is a 0-d array on the device."""
+        return ops.softmax_cross_entropy(
+            outputs,
+            targets,
+            label_smoothing=self.label_smoothing,
+            weight=self.weight,
+            sample_weight=sample_weight,
         )
-        return loss, dlogits
+
+
+class FocalLoss:
+    """Cross-entropy that counts rows less the surer they are: (1 - p)**gamma times it, p the label's probability.
+
+    T.-Y. Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002, 2017, here for the softmax of classes.
+
+    Args:
+        gamma: at least 0; with 0 it is the cross-entropy.
+        weight: class weights, (classes,), on the device of the logits; or None.
+    """
+
+    def __init__(self, *, gamma: float = 2.0, weight: Array | None = None) -> None:
+        self.gamma = check_number("gamma", gamma, low=0)
+        self.weight = weight
+
+    def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
+        """As :class:`CrossEntropyLoss`; the mean divides by the sum of the labels' weights."""
+        return ops.softmax_cross_entropy(
+            outputs, targets, weight=self.weight, sample_weight=sample_weight, gamma=self.gamma
+        )
+
+
+class BCEWithLogitsLoss:
+    """Mean binary cross-entropy of the sigmoid of each output: several labels, each of which may hold or not.
+
+    Args:
+        pos_weight: the weight of a target of 1 for each label, (labels,), on the device of the outputs; or None.
+    """
+
+    def __init__(self, *, pos_weight: Array | None = None) -> None:
+        self.pos_weight = pos_weight
+
+    def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
+        """(loss, gradient) for outputs and targets from 0 to 1, both (N, labels)."""
+        return ops.binary_cross_entropy_with_logits(
+            outputs, targets, pos_weight=self.pos_weight, sample_weight=sample_weight
+        )
+
+
+class MSELoss:
+    """Mean squared error."""
+
+    def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
+        """(loss, gradient) for outputs and targets, both (N, K)."""
+        return ops.mse_loss(outputs, targets, sample_weight=sample_weight)
+
+
+class HuberLoss:
+    """Mean of half the squared error up to `delta`, and linear in the error beyond: outliers count for less."""
+
+    def __init__(self, *, delta: float = 1.0) -> None:
+        self.delta = check_number("delta", delta, low=0, low_open=True)
+
+    def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
+        """(loss, gradient) for outputs and targets, both (N, K)."""
+        return ops.huber_loss(outputs, targets, delta=self.delta, sample_weight=sample_weight)
+
+
+LOSSES: dict[str, type] = {
+    "cross_entropy": CrossEntropyLoss,
+    "focal": FocalLoss,
+    "bce_with_logits": BCEWithLogitsLoss,
+    "mse": MSELoss,
+    "huber": HuberLoss,
+}
+"""By name."""
 
 
 def balanced_class_weights(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from gpunet.ops.batchnorm_pool import batch_norm_max_pool, batch_norm_max_pool_b
 from gpunet.ops.conv2d import conv2d, conv2d_backward
 from gpunet.ops.cross_entropy import count_correct, log_softmax, softmax, softmax_cross_entropy
 from gpunet.ops.dropout import dropout, dropout_backward
+from gpunet.ops.elementwise_loss import binary_cross_entropy_with_logits, huber_loss, mse_loss
 from gpunet.ops.gather import gather_batch
 from gpunet.ops.linear import linear, linear_backward
 from gpunet.ops.optimizer import adam_update, ema_update, gradient_scale, sgd_update
@@ -38,6 +39,7 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_max_pool",
     "batch_norm_max_pool_backward",
+    "binary_cross_entropy_with_logits",
     "conv2d",
     "conv2d_backward",
     "count_correct",
@@ -48,11 +50,13 @@ __all__ = [
     "global_avg_pool2d",
     "global_avg_pool2d_backward",
     "gradient_scale",
+    "huber_loss",
     "linear",
     "linear_backward",
     "log_softmax",
     "max_pool2d",
     "max_pool2d_backward",
+    "mse_loss",
     "sgd_update",
     "softmax",
     "softmax_cross_entropy",

@@ -13,7 +13,7 @@ from gpunet import ops, optim
 from gpunet.backend import Array
 from gpunet.data.loader import Loader
 from gpunet.errors import DivergedError
-from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
+from gpunet.nn import CrossEntropyLoss, ForwardContext, Layer
 from gpunet.training.diagnose import is_finite
 
 
@@ -75,7 +75,7 @@ def passes(
     optimizer.bind(flat)
     if progress.slots is not None:
         optimizer.load_slots(progress.slots)
-    loss = SoftmaxCrossEntropy(weight=weights)
+    loss = CrossEntropyLoss(weight=weights)
     best, waited, kept, stopped = -np.inf, 0, None, False
     with backend.active(), backend.use_precision(recipe.precision):
         for _ in range(stopping.max_iter):
@@ -115,7 +115,7 @@ def one_pass(
     recipe: Recipe,
     progress: Progress,
     optimizer: optim.Optimizer,
-    loss: SoftmaxCrossEntropy,
+    loss: CrossEntropyLoss,
 ) -> float:
     """One pass over all of `train`, in shuffled batches whose sizes differ by one at most; its mean loss."""
     flat = model.flat

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpunet.backend import Array
 from gpunet.errors import DivergedError
-from gpunet.nn import ForwardContext, Layer, Sequential, SoftmaxCrossEntropy
+from gpunet.nn import CrossEntropyLoss, ForwardContext, Layer, Sequential
 from gpunet.training.evaluation import EVALUATION_BATCH
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def not_validated(trainer: Trainer) -> DivergedError:
     """The error for a validation loss that is not finite after an epoch whose training losses are."""
     epoch, where = trainer.epoch + 1, "it overflows in the sum over the batches"
     for x, labels in trainer.validation.batches(EVALUATION_BATCH):
-        found = first_not_finite(trainer.model, x, labels, SoftmaxCrossEntropy(), ForwardContext(), gradients=False)
+        found = first_not_finite(trainer.model, x, labels, CrossEntropyLoss(), ForwardContext(), gradients=False)
         if found is not None:
             where = found
             break
@@ -56,7 +56,7 @@ def is_finite(array: Array) -> bool:
 
 
 def first_not_finite(
-    model: Layer, x: Array, labels: Array, loss: SoftmaxCrossEntropy, ctx: ForwardContext, *, gradients: bool = True
+    model: Layer, x: Array, labels: Array, loss: CrossEntropyLoss, ctx: ForwardContext, *, gradients: bool = True
 ) -> str | None:
     """What is not finite first in a step, as a clause: the input, a parameter, an output, the loss or a gradient.
 

@@ -10,7 +10,7 @@ import numpy as np
 from gpunet import ops
 from gpunet.backend import Array
 from gpunet.data.loader import Loader
-from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
+from gpunet.nn import CrossEntropyLoss, ForwardContext, Layer
 
 EVALUATION_BATCH = 1000
 """Images per evaluation batch. It is fixed, so that all callers get bit-identical results."""
@@ -79,7 +79,7 @@ class Evaluator:
             found = loss, ops.count_correct(logits, labels)
             return (*found, ops.softmax(logits)) if keep_probabilities else found
 
-        criterion = SoftmaxCrossEntropy()
+        criterion = CrossEntropyLoss()
         self._loader, self._batches = loader, Captured(batch, loader)
 
     def __call__(self, on_batch: Callable[[int], None] | None = None) -> Evaluation:

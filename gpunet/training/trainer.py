@@ -22,7 +22,7 @@ from gpunet.checks import check_number
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, ConfigError, DeviceMemoryError, Interrupted
 from gpunet.files import PathLike
-from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy, balanced_class_weights
+from gpunet.nn import CrossEntropyLoss, ForwardContext, Layer, balanced_class_weights
 from gpunet.nn.parameter import FlatParameters
 from gpunet.optim import _slots, schedules
 from gpunet.training.callbacks import Callback, EarlyStopping
@@ -107,7 +107,7 @@ class Trainer:
         self.average = optim.WeightAverage(self.flat, config.ema_decay) if config.ema_decay else None
         if class_weights is None and config.class_weights == "balanced":
             class_weights = self._balanced_class_weights()
-        self.loss = SoftmaxCrossEntropy(label_smoothing=config.label_smoothing, weight=class_weights)
+        self.loss = CrossEntropyLoss(label_smoothing=config.label_smoothing, weight=class_weights)
         self.callbacks = list(callbacks)
         if config.early_stopping:
             self.callbacks.append(EarlyStopping(config.early_stopping))

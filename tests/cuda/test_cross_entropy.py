@@ -22,8 +22,8 @@ DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 def run(device: Device, case: Case) -> tuple[np.ndarray, np.ndarray]:
-    weight = case.options["weight"]
-    options = case.options | {"weight": None if weight is None else device.array(weight)}
+    arrays = {name: case.options.get(name) for name in ("weight", "sample_weight")}
+    options = case.options | {name: None if array is None else device.array(array) for name, array in arrays.items()}
     logits, labels = device.array(case.logits), device.array(case.labels)
     loss, dlogits = cross_entropy.softmax_cross_entropy(logits, labels, **options)
     return device.host(loss), device.host(dlogits)

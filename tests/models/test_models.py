@@ -9,7 +9,7 @@ import pytest
 
 from gpunet.errors import ConfigError, ShapeError
 from gpunet.models import CNN, MLP, MODELS, CNNConfig, Hybrid, HybridConfig, MLPConfig, create
-from gpunet.nn import ForwardContext, SoftmaxCrossEntropy, summary
+from gpunet.nn import CrossEntropyLoss, ForwardContext, summary
 from tests.support import assert_close, check_gradient, torch_or_skip
 
 
@@ -143,7 +143,7 @@ def test_cnn_training_gradients_match_pytorch() -> None:
         pairs[name].data = torch.tensor(np.ascontiguousarray(converted))
     x, labels = rng.standard_normal((6, 9, 9, 2)), rng.integers(0, 5, 6)
     logits, backward = model.forward(x, ForwardContext(training=True))
-    loss, dlogits = SoftmaxCrossEntropy(label_smoothing=0.1)(logits, labels)
+    loss, dlogits = CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
     backward(dlogits)
     maps = peer(torch.tensor(np.ascontiguousarray(x.transpose(0, 3, 1, 2))))
     tlogits = head(maps.permute(0, 2, 3, 1).reshape(6, 16))

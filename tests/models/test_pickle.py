@@ -13,7 +13,7 @@ import pytest
 
 import gpunet as gn
 from gpunet.models import CNN, MLP, Hybrid
-from gpunet.nn import ForwardContext, Layer, SoftmaxCrossEntropy
+from gpunet.nn import CrossEntropyLoss, ForwardContext, Layer
 
 cloudpickle = pytest.importorskip("cloudpickle", reason="cloudpickle is not installed")
 
@@ -30,7 +30,7 @@ def models() -> dict[str, Any]:
 def trained_for_a_step(model: Layer, x: np.ndarray) -> np.ndarray:
     """A step of SGD on `model`; its parameters after it. Batch norm and dropout take part."""
     logits, backward = model.forward(x, ForwardContext(training=True, seed=5, step=2))
-    backward(SoftmaxCrossEntropy()(logits, np.arange(len(x), dtype=np.int32) % 3)[1])
+    backward(CrossEntropyLoss()(logits, np.arange(len(x), dtype=np.int32) % 3)[1])
     assert model.flat is not None
     model.flat.values -= 0.1 * model.flat.gradients
     return model.flat.values.copy()

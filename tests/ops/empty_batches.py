@@ -117,6 +117,15 @@ def calls(new: NewArray) -> Calls:
             lambda: ops.softmax_cross_entropy(rows, labels, reduction="none", label_smoothing=0.1),
             (of((0,)), no_rows),
         ),
+        "mse_loss mean": (lambda: ops.mse_loss(rows, rows), ShapeError("the mean loss needs at least one element")),
+        "huber_loss sum": (
+            lambda: ops.huber_loss(rows, rows, reduction="sum", sample_weight=none()),
+            (of(()), no_rows),
+        ),
+        "binary_cross_entropy_with_logits none": (
+            lambda: ops.binary_cross_entropy_with_logits(rows, rows, pos_weight=ones(3), reduction="none"),
+            (no_rows, no_rows),
+        ),
         "count_correct": (lambda: ops.count_correct(rows, labels), of((), LONG)),
         "dropout": (lambda: ops.dropout(rows, 0.5, seed=1, step=2, stream=16), (no_rows, of((0, 3), BYTE))),
         "dropout_backward": (lambda: ops.dropout_backward(rows, none(3, dtype=BYTE), 0.5), no_rows),

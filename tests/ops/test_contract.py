@@ -42,7 +42,14 @@ SIGNATURES = {
     "gelu_backward": "(dy, x, approximate='none')",
     "softmax": "(x)",
     "log_softmax": "(x)",
-    "softmax_cross_entropy": "(logits, labels, *, label_smoothing=0.0, weight=None, reduction='mean')",
+    "softmax_cross_entropy": (
+        "(logits, labels, *, label_smoothing=0.0, weight=None, sample_weight=None, gamma=0.0, reduction='mean')"
+    ),
+    "mse_loss": "(outputs, targets, *, sample_weight=None, reduction='mean')",
+    "huber_loss": "(outputs, targets, *, delta=1.0, sample_weight=None, reduction='mean')",
+    "binary_cross_entropy_with_logits": (
+        "(outputs, targets, *, pos_weight=None, sample_weight=None, reduction='mean')"
+    ),
     "count_correct": "(logits, labels)",
     "dropout": "(x, p, *, seed, step, stream)",
     "dropout_backward": "(dy, mask, p)",

@@ -28,15 +28,17 @@ class Case:
 
     @property
     def largest_weight(self) -> float:
-        weight = self.options["weight"]
-        return 1.0 if weight is None else float(weight.max())
+        weight, of_rows = self.options["weight"], self.options.get("sample_weight")
+        largest = 1.0 if weight is None else float(weight.max())
+        return largest * (1.0 if of_rows is None else float(of_rows.max()))
 
     @property
     def divisor(self) -> float:
         if self.options["reduction"] != "mean":
             return 1.0
-        weight = self.options["weight"]
-        return float(len(self.labels) if weight is None else weight[self.labels.astype(int)].sum())
+        weight, of_rows = self.options["weight"], self.options.get("sample_weight")
+        weights = np.ones(len(self.labels)) if weight is None else weight[self.labels.astype(int)]
+        return float((weights if of_rows is None else weights * of_rows).sum())
 
     def check(self, actual: tuple[np.ndarray, np.ndarray], expected: tuple[np.ndarray, np.ndarray]) -> None:
         """Loss: a log of a sum of C terms and sums over N rows; gradient: differences of numbers up to the weight."""
@@ -51,7 +53,8 @@ class Case:
 
 
 @st.composite
-def cases(draw: Any) -> Case:
+def cases(draw: Any, *, like_pytorch: bool = False) -> Case:
+    """With `like_pytorch`, only the options that its function has."""
     rows, classes = draw(st.integers(1, 9)), draw(st.integers(1, 12))
     dtype = draw(st.sampled_from((np.float32, np.float64)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -60,11 +63,16 @@ def cases(draw: Any) -> Case:
     labels = rng.integers(0, classes, 2 * rows).astype(draw(st.sampled_from(LABEL_DTYPES)))
     labels = labels[::2] if draw(st.booleans()) else labels[:rows].copy()
     weight = (0.1 + rng.random(2 * classes)).astype(dtype)[::2] if draw(st.booleans()) else None
+    smoothing = draw(st.sampled_from((0.0, 0.1, 0.5, 1.0)))
     options = {
-        "label_smoothing": draw(st.sampled_from((0.0, 0.1, 0.5, 1.0))),
+        "label_smoothing": smoothing,
         "weight": weight,
+        "sample_weight": (0.1 + rng.random(2 * rows)).astype(dtype)[::2] if draw(st.booleans()) else None,
+        "gamma": 0.0 if smoothing else draw(st.sampled_from((0.0, 0.5, 2.0))),
         "reduction": draw(st.sampled_from(("mean", "sum", "none"))),
     }
+    if like_pytorch:
+        options = {name: value for name, value in options.items() if name not in ("sample_weight", "gamma")}
     return Case(logits, labels, options)
 
 
@@ -121,7 +129,7 @@ def test_reference_gradient_by_differences(smoothing: float, reduction: str) -> 
 
 
 @settings(max_examples=200)
-@given(case=cases())
+@given(case=cases(like_pytorch=True))
 def test_reference_against_pytorch(case: Case) -> None:
     torch = torch_or_skip()
     weight = case.options["weight"]
@@ -241,6 +249,43 @@ def test_no_label_has_a_weight() -> None:
     assert np.isnan(loss) and np.isnan(gradient).all()  # 0 / 0, as in PyTorch
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.7])
+def test_the_focal_loss_and_weights_of_rows_are_those_of_autograd(gamma: float, dtype: Any) -> None:
+    """Lin et al.'s formula, written in PyTorch, with class weights and weights of rows."""
+    torch = torch_or_skip()
+    rng = np.random.default_rng(3)
+    logits = (3 * rng.standard_normal((6, 4))).astype(dtype)
+    labels, weight = rng.integers(0, 4, 6), (0.5 + rng.random(4)).astype(dtype)
+    of_rows = (0.5 + rng.random(6)).astype(dtype)
+    x = torch.tensor(logits.astype(np.float64), requires_grad=True)
+    log_p = torch.log_softmax(x, 1)[torch.arange(6), torch.tensor(labels)]
+    factors = torch.tensor(weight.astype(np.float64))[torch.tensor(labels)] * torch.tensor(of_rows.astype(np.float64))
+    expected = (factors * (1 - log_p.exp()) ** gamma * -log_p).sum() / factors.sum()
+    expected.backward()
+    loss, gradient = cross_entropy.softmax_cross_entropy(
+        logits, labels, weight=weight, sample_weight=of_rows, gamma=gamma
+    )
+    assert loss.dtype == gradient.dtype == dtype
+    tolerance = 20 * np.finfo(dtype).eps
+    np.testing.assert_allclose(loss, expected.item(), rtol=tolerance)
+    np.testing.assert_allclose(gradient, x.grad, rtol=20 * tolerance, atol=tolerance)
+
+
+def test_the_focal_loss_of_certain_and_impossible_labels() -> None:
+    logits = np.array([[800.0, 0.0], [0.0, -math.inf]])
+    for module in (reference, cross_entropy):
+        for gamma in (0.5, 2.0):
+            loss, gradient = module.softmax_cross_entropy(logits, np.array([0, 0]), gamma=gamma)
+            assert loss == 0 and (gradient == 0).all()
+            assert module.softmax_cross_entropy(logits[1:], np.array([1]), gamma=gamma)[0] == math.inf
+        # p = 1/2 everywhere: the loss is log(2) / 4 and the slope 1/4 - 2 * 1/2 * 1/2 * log(1/2)
+        loss, gradient = module.softmax_cross_entropy(np.zeros((1, 2)), np.array([1]), gamma=2.0)
+        np.testing.assert_allclose(loss, math.log(2) / 4, rtol=1e-15)
+        slope = 0.25 + 0.5 * math.log(2)
+        np.testing.assert_allclose(gradient, [[slope / 2, -slope / 2]], rtol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", LABEL_DTYPES)
 def test_labels_out_of_range(dtype: Any) -> None:
     logits, labels = np.zeros((3, 4), np.float32), np.array([3, 4, 0]).astype(dtype)
@@ -273,6 +318,12 @@ def test_bad_input() -> None:
         loss(x, labels, weight=np.ones(4))
     with pytest.raises(ConfigError, match=r"reduction must be one of mean, sum, none; got 'max'"):
         loss(x, labels, reduction="max")
+    with pytest.raises(ShapeError, match=r"sample_weight must have shape \(3,\), got \(4,\)"):
+        loss(x, labels, sample_weight=np.ones(4, np.float32))
+    with pytest.raises(ConfigError, match=r"gamma must be in \[0, inf\], got -1"):
+        loss(x, labels, gamma=-1)
+    with pytest.raises(ConfigError, match=r"the focal loss goes without label_smoothing, got 0.1 with gamma 2"):
+        loss(x, labels, gamma=2, label_smoothing=0.1)
     with pytest.raises(ConfigError, match=r"label_smoothing must be in \[0, 1\], got 1.5"):
         loss(x, labels, label_smoothing=1.5)
     with pytest.raises(ShapeError, match=r"x must have at least one entry along its last axis, got shape \(2, 0\)"):

@@ -11,7 +11,7 @@ import pytest
 from gpunet import optim
 from gpunet.errors import ConfigError
 from gpunet.models import CNN, MLP, Hybrid
-from gpunet.nn import ForwardContext, Sequential, SoftmaxCrossEntropy
+from gpunet.nn import CrossEntropyLoss, ForwardContext, Sequential
 from gpunet.training import Trainer, TrainingConfig
 from tests.training.problems import images, loaders
 
@@ -73,7 +73,7 @@ def test_an_optimizer_whose_parameters_have_moved() -> None:
     optimizer.bind(cnn.flat)
     x, labels = images(8, 3)
     _, backward = cnn.forward(x / np.float32(255), ForwardContext(training=True))
-    backward(SoftmaxCrossEntropy()(np.zeros((8, 4), np.float32), labels)[1])
+    backward(CrossEntropyLoss()(np.zeros((8, 4), np.float32), labels)[1])
     optimizer.update(0.1, 1)
     Hybrid(cnn, 4).initialize(seed=0)
     with pytest.raises(ConfigError, match="have moved to the arrays of another model"):

@@ -53,21 +53,26 @@ def softmax_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     weight: Array | None = None,
+    sample_weight: Array | None = None,
+    gamma: float = 0.0,
     reduction: str = "mean",
 ) -> tuple[Array, Array]:
     """Cross-entropy between the (smoothed) labels and the softmax of the logits, and its gradient.
 
     With C classes, label y, smoothing s and class weights w, the loss of a row is the sum over the classes c of
     ``-t[c] * log_softmax(logits)[c]`` with ``t[c] = (1 - s) * w[y] * (c == y) + s / C * w[c]`` (label smoothing:
-    Szegedy et al. 2016, arXiv:1512.00567, section 7; weights as in PyTorch's cross_entropy).
+    Szegedy et al. 2016, arXiv:1512.00567, section 7; weights as in PyTorch's cross_entropy). With `gamma`, it is the
+    focal loss ``-w[y] * (1 - p)**gamma * log(p)`` of the label's probability p (Lin et al. 2017, arXiv:1708.02002).
 
     Args:
         logits: (N, C), float32 or float64.
         labels: (N,), integers in [0, C).
         label_smoothing: probability mass spread over all classes, in [0, 1].
         weight: class weights, (C,), dtype of `logits`; None: all 1.
-        reduction: ``"mean"`` divides the sum of the rows' losses by the sum of their labels' weights (N without
-            weights), with or without smoothing; ``"sum"``; ``"none"``: one loss per row.
+        sample_weight: (N,), dtype of `logits`, a factor of each row's loss; None: all 1.
+        gamma: exponent of the focal loss, at least 0; it goes without smoothing.
+        reduction: ``"mean"`` divides the sum of the rows' losses by the sum of their labels' weights, each times the
+            row's (N without weights), with or without smoothing; ``"sum"``; ``"none"``: one loss per row.
 
     Returns:
         (loss, dlogits): loss is a 0-d array, or (N,) for ``"none"``; dlogits (N, C) is the gradient of the loss, or for
@@ -75,17 +80,23 @@ def softmax_cross_entropy(
 
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not match, there are no classes, or a mean of no rows.
-        ConfigError: `label_smoothing` or `reduction` is not one of the above.
+        ConfigError: `label_smoothing`, `gamma` or `reduction` is not one of the above.
         DataError: a label is not in [0, C). Checked on the CPU only: on a GPU it would need a synchronisation.
     """
     _check_logits(logits, labels)
     if weight is not None:
         check_float(logits=logits, weight=weight)
         check_shape("weight", weight, logits.shape[1:])
+    if sample_weight is not None:
+        check_float(logits=logits, sample_weight=sample_weight)
+        check_shape("sample_weight", sample_weight, logits.shape[:1])
     if reduction not in REDUCTIONS:
         raise ConfigError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
     smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1)
-    impl = implementation(__name__, logits, labels, weight)
+    gamma = check_number("gamma", gamma, low=0)
+    if gamma and smoothing:
+        raise ConfigError(f"the focal loss goes without label_smoothing, got {smoothing} with gamma {gamma}")
+    impl = implementation(__name__, logits, labels, weight, sample_weight)
     if not len(logits):
         if reduction == "mean":
             raise ShapeError(
@@ -93,7 +104,9 @@ def softmax_cross_entropy(
                 'or use reduction="sum"'
             )
         return no_rows((0,), logits) if reduction == "none" else no_sum((), logits), no_rows(logits.shape, logits)
-    result: tuple[Array, Array] = impl.softmax_cross_entropy(logits, labels, smoothing, weight, reduction)
+    result: tuple[Array, Array] = impl.softmax_cross_entropy(
+        logits, labels, smoothing, weight, sample_weight, gamma, reduction
+    )
     return result
 
 

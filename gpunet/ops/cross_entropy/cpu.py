@@ -18,6 +18,9 @@ from gpunet.ops._numba import jit, parallel_jit, prange
 _ELEMENTS = 4096  # approximate number of logits per piece: some tens of microseconds of work
 
 
+_NO_FACTORS = np.empty(0)
+
+
 def _piece(classes: int) -> int:
     """Rows per piece."""
     return max(1, _ELEMENTS // classes)
@@ -102,6 +105,25 @@ def _cross_entropy(logits, labels, weight, all_weights, smoothing, scale, losses
 
 
 @jit
+def _adjust(losses, dlogits, labels, weight, factors, gamma, scale):
+    """Multiply rows by their `factors` and the focal loss's, and gradients also by `scale`."""
+    for r in range(losses.size):
+        factor = factors[r] if factors.size else 1.0
+        slope = factor
+        if gamma != 0.0:
+            log_p = -losses[r] / weight[labels[r]] if weight[labels[r]] != 0.0 else 0.0
+            rest = -math.expm1(log_p)
+            modulation = rest**gamma
+            slope = factor * modulation
+            if rest > 0.0 and log_p > -math.inf:
+                slope -= factor * gamma * math.exp(log_p) * rest ** (gamma - 1.0) * log_p
+            factor *= modulation
+        losses[r] *= factor
+        for c in range(dlogits.shape[1]):
+            dlogits[r, c] *= slope * scale
+
+
+@jit
 def _sum(losses):
     total = 0.0
     for loss in losses:
@@ -162,7 +184,13 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 
 
 def softmax_cross_entropy(
-    logits: np.ndarray, labels: np.ndarray, label_smoothing: float, weight: np.ndarray | None, reduction: str
+    logits: np.ndarray,
+    labels: np.ndarray,
+    label_smoothing: float,
+    weight: np.ndarray | None,
+    sample_weight: np.ndarray | None,
+    gamma: float,
+    reduction: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     rows, classes = logits.shape
     labels = _checked_labels(labels, classes)
@@ -170,11 +198,18 @@ def softmax_cross_entropy(
     divisor = 1.0
     if reduction == "mean":
         divisor = float(rows) if weight is None else float(weights[labels].sum())
+        if sample_weight is not None:
+            divisor = float((weights[labels] * sample_weight).sum())
     scale = 1.0 / divisor if divisor else math.nan  # as 0 / 0: all weights are zero
     losses, dlogits = np.empty(rows), aligned.empty((rows, classes), logits.dtype)
     all_weights = float(classes) if weight is None else float(weights.sum())
     logits = np.ascontiguousarray(logits)
-    _cross_entropy(logits, labels, weights, all_weights, label_smoothing, scale, losses, dlogits, _piece(classes))
+    adjusted = sample_weight is not None or gamma != 0
+    first = 1.0 if adjusted else scale
+    _cross_entropy(logits, labels, weights, all_weights, label_smoothing, first, losses, dlogits, _piece(classes))
+    if adjusted:
+        factors = _NO_FACTORS if sample_weight is None else sample_weight.astype(np.float64)
+        _adjust(losses, dlogits, labels, weights, factors, gamma, scale)
     if reduction == "none":
         return losses.astype(logits.dtype), dlogits
     return np.array(_sum(losses) * scale, logits.dtype), dlogits

@@ -33,17 +33,24 @@ def log_softmax(x: Array) -> Array:
 
 
 def softmax_cross_entropy(
-    logits: Array, labels: Array, label_smoothing: float, weight: Array | None, reduction: str
+    logits: Array,
+    labels: Array,
+    label_smoothing: float,
+    weight: Array | None,
+    sample_weight: Array | None,
+    gamma: float,
+    reduction: str,
 ) -> tuple[Array, Array]:
     """As on the CPU, but for labels out of range: loss and gradient of their rows are NaN."""
     logits, labels = cuda.contiguous(logits), cuda.converted(labels, np.int32)
-    weight = None if weight is None else cuda.contiguous(weight)
+    weight, of_rows = (None if array is None else cuda.contiguous(array) for array in (weight, sample_weight))
     (rows, classes), real = logits.shape, logits.dtype
     grid, threads, lanes = _grid(rows, classes)
     weight_sum, scale = None, 1 / rows if reduction == "mean" else 1.0
-    if reduction == "mean" and weight is not None:
+    if reduction == "mean" and (weight is not None or of_rows is not None):
         weight_sum = cuda.empty((), np.float64, logits)
-        cuda.launch("cross_entropy", "label_weights", 1, _BLOCK, labels, weight, rows, classes, weight_sum, real=real)
+        weights = labels, weight, of_rows, rows, classes, weight_sum
+        cuda.launch("cross_entropy", "label_weights", 1, _BLOCK, *weights, real=real)
     dlogits = cuda.empty_like(logits)
     loss = cuda.empty(rows if reduction == "none" else (), real, logits)
     losses = partial = total = None
@@ -53,8 +60,9 @@ def softmax_cross_entropy(
         total = loss
     else:
         partial = cuda.empty(grid, np.float64, logits)
-    inputs = logits, labels, weight, weight_sum, scale, label_smoothing, rows, classes, lanes
-    cuda.launch("cross_entropy", "cross_entropy", grid, threads, *inputs, dlogits, losses, partial, total, real=real)
+    inputs = logits, labels, weight, of_rows, weight_sum, scale, label_smoothing, gamma, rows, classes, lanes
+    kernel = "focal_loss" if gamma else "cross_entropy"
+    cuda.launch("cross_entropy", kernel, grid, threads, *inputs, dlogits, losses, partial, total, real=real)
     if partial is not None:
         cuda.launch("cross_entropy", "add_losses", 1, _THREADS, partial, grid, weight_sum, scale, loss, real=real)
     return loss, dlogits

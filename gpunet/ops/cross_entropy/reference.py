@@ -32,10 +32,13 @@ def softmax_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     weight: np.ndarray | None = None,
+    sample_weight: np.ndarray | None = None,
+    gamma: float = 0.0,
     reduction: str = "mean",
 ) -> tuple[np.ndarray, np.ndarray]:
     rows, classes = logits.shape
     weights = np.ones(classes) if weight is None else weight.astype(np.float64)
+    of_rows = np.ones(rows) if sample_weight is None else sample_weight.astype(np.float64)
     log_p = log_softmax(logits.astype(np.float64))
     losses, gradient = np.zeros(rows), np.zeros((rows, classes))
     for row in range(rows):
@@ -46,9 +49,15 @@ def softmax_cross_entropy(
         losses[row] = math.fsum(-target[c] * log_p[row, c] for c in range(classes) if target[c] != 0)
         for c in range(classes):
             gradient[row, c] = math.exp(log_p[row, c]) * math.fsum(target) - target[c]
+        log_own = log_p[row, int(labels[row])]
+        p, rest = math.exp(log_own), -math.expm1(log_own)
+        losses[row] *= of_rows[row] * rest**gamma
+        slope = rest**gamma - gamma * p * rest ** (gamma - 1) * log_own if gamma and rest and p else rest**gamma
+        gradient[row] *= of_rows[row] * slope
     if reduction == "none":
         return losses.astype(logits.dtype), gradient.astype(logits.dtype)
-    divisor = math.fsum(weights[label] for label in labels) if reduction == "mean" else 1.0
+    products = (weights[label] * factor for label, factor in zip(labels, of_rows, strict=True))
+    divisor = math.fsum(products) if reduction == "mean" else 1.0
     return np.array(math.fsum(losses) / divisor, logits.dtype), (gradient / divisor).astype(logits.dtype)
 
 
