@@ -45,7 +45,8 @@ def recipe(config: RunConfig, train: Dataset, validation: int) -> dict[str, Any]
     The batch size is the power of two below a 20th of the images, from 16 to 256; the number of epochs makes up 2000
     updates (for an MLP, 20 to 200 epochs) or 1500 (with convolutions, 10 to 60); the learning rate is that of the
     default preset, scaled to the batch size. Nothing is augmented, as what leaves a class unchanged depends on the
-    data, and inputs are standardised by channel, or by feature.
+    data, and inputs are standardised by channel, or by feature. For a table, half of the hidden units are dropped, and
+    labels are not smoothed: with many features and few rows the presets of images overfit.
     """
     rule = _CNN if isinstance(config.model, CNNConfig) else _MLP
     batch_size = 2 ** int(np.clip(math.log2(max(len(train), 20) / 20), 4, 8))
@@ -60,6 +61,8 @@ def recipe(config: RunConfig, train: Dataset, validation: int) -> dict[str, Any]
         "shift": 0,
         "cutout": 0,
     }
+    if train.is_table and rule is _MLP:
+        found |= {"dropout": 0.5, "label_smoothing": 0.0}
     return {**found, "keep": "last"} if validation < FEW_TO_CHOOSE_BY else found
 
 
@@ -72,7 +75,7 @@ def fit_recipe(config: RunConfig, data: RunData, given: Collection[str]) -> tupl
         return config, data
     train, validation = data.split.train, len(data.split.validation)
     chosen = {name: value for name, value in recipe(config, train, validation).items() if name not in given}
-    for section in ("data", "training"):
+    for section in ("data", "model", "training"):
         own = {name: value for name, value in chosen.items() if section_of(name, config.kind) == section}
         config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **own)})
     _explain(config, train, validation, chosen)
@@ -88,6 +91,7 @@ def _explain(config: RunConfig, train: Dataset, validation: int, chosen: dict[st
         "batch_size": f"batch size {training.batch_size}, {steps} steps an epoch",
         "epochs": f"{training.epochs} epochs, {steps * training.epochs} updates",
         "lr": f"learning rate {training.lr:g} for this batch size",
+        "dropout": f"dropout {getattr(config.model, 'dropout', 0):g}, label smoothing {training.label_smoothing:g}",
         "keep": f"the last epoch is kept, as {validation} validation examples are few to choose by",
     }
     shown = [reason for name, reason in reasons.items() if name in chosen]

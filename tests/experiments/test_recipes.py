@@ -41,6 +41,17 @@ def test_recipe_is_a_function_of_size_and_kind(kind: str, n: int, validation: in
     assert found == expected
 
 
+def test_tables_are_regularised_otherwise(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", X=RNG.standard_normal((100, 6)), y=np.arange(100) % 2)
+    config = merge("mlp", overrides={"data": str(tmp_path / "t.npz")})
+    data = prepare(config.data)
+    assert data.split.train.is_table
+    found, _ = fit_recipe(config, data, set())
+    assert (vars(found.model)["dropout"], found.training.label_smoothing) == (0.5, 0.0)
+    given, _ = fit_recipe(config, data, {"dropout", "label_smoothing"})
+    assert given.model == config.model and given.training.label_smoothing == config.training.label_smoothing
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> tuple[RunConfig, RunData]:
     np.savez(tmp_path / "a.npz", X=RNG.integers(0, 256, (100, 4, 4), np.uint8), y=np.arange(100) % 2)
