@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -14,6 +15,11 @@ settings.load_profile("gpunet")
 
 # No test may train on a GPU by accident, nor write outside its temporary folder.
 os.environ.pop("GPUNET_DEVICE", None)
+
+# Tests send these, also to processes that they start: nohup, and a shell without job control, have them ignored.
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 # Before any OpenMP library is loaded, PyTorch's too: several pools that spin while they wait starve each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
