@@ -102,11 +102,15 @@ def run_sweep(
         progress: show the progress on stderr.
 
     Raises:
-        ConfigError: more workers than threads, the search or the cluster needs a package that is not installed, or the
-            scheduler does not answer.
+        ConfigError: more workers than threads, workers or threads for a cluster that has its own, the search or the
+            cluster needs a package that is not installed, or the scheduler does not answer.
         OutputError: another sweep is running in `folder`, or it cannot be written to.
         DataError, DeviceError: as for a single run; finished trials are kept.
     """
+    if where not in (None, "local") and threads is not None:
+        raise ConfigError(f"threads={threads} is of this machine: set NUMBA_NUM_THREADS where the workers start")
+    if where not in (None, "local", "slurm") and workers != 1:
+        raise ConfigError(f"workers={workers} is of a cluster that this sweep starts: {where!r} has its own workers")
     threads = threads or len(os.sched_getaffinity(0))
     if where in (None, "local") and not 1 <= workers <= threads:
         raise ConfigError(f"{workers} workers cannot share {threads} threads: give 1 to {threads} workers")

@@ -103,6 +103,15 @@ def test_a_refused_scheduler(declare: Declare, tmp_path: Path, monkeypatch: pyte
     assert not list((tmp_path / "out").glob("trials/*"))
 
 
+@pytest.mark.parametrize("options", [{"workers": 2}, {"threads": 1}])
+def test_workers_and_threads_of_a_foreign_cluster_are_its_own(
+    options: dict[str, int], declare: Declare, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^{next(iter(options))}=\d is of "):
+        run_sweep(declare("dropout = [0.1]"), tmp_path / "out", where="tcp://127.0.0.1:1", progress=False, **options)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "where, package", [("tcp://host:1", "distributed"), ("mpi", "mpi4py"), ("local", "distributed")]
 )
