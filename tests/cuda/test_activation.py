@@ -17,10 +17,11 @@ from tests.ops.activations import OPS
 from tests.support import assert_close
 
 EACH = pytest.mark.parametrize("name", OPS)
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 @EACH
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@DTYPES
 @settings(max_examples=8)
 @given(shape=st.lists(st.integers(1, 7), min_size=1, max_size=3), seed=st.integers(0, 99))
 def test_against_reference(device: Device, name: str, dtype: Any, shape: list[int], seed: int) -> None:
@@ -34,10 +35,14 @@ def test_against_reference(device: Device, name: str, dtype: Any, shape: list[in
 
 
 @EACH
-def test_more_than_one_block_and_not_contiguous(device: Device, name: str) -> None:
-    x = np.random.default_rng(0).standard_normal((2, 41, 23)).astype(np.float32).transpose(0, 2, 1)
-    y = OPS[name].forward(activation, device.array(x))
-    assert_close(device.host(y), OPS[name].forward(reference, x), scale=10.0)
+@DTYPES
+def test_more_than_one_block_and_not_contiguous(device: Device, name: str, dtype: Any) -> None:
+    x, dy = np.random.default_rng(0).standard_normal((2, 2, 41, 23)).astype(dtype).transpose(0, 1, 3, 2)
+    op = OPS[name]
+    y = op.forward(activation, device.array(x))
+    assert_close(device.host(y), op.forward(reference, x), scale=10.0)
+    dx = op.backward(activation, device.array(dy), device.array(x))
+    assert_close(device.host(dx), op.backward(reference, dy, x), scale=10.0)
 
 
 @EACH

@@ -152,9 +152,10 @@ def test_few_input_channels(
     check_against_reference(device, case(x, weight, dtype, **options))
 
 
+@DTYPES
 @pytest.mark.parametrize("groups", [2, 8])
-def test_groups(device: Device, groups: int) -> None:
-    check_against_reference(device, case((2, 5, 4, 8), (3, 3, 8 // groups, 16), groups=groups, padding=1))
+def test_groups(device: Device, groups: int, dtype: Any) -> None:
+    check_against_reference(device, case((2, 5, 4, 8), (3, 3, 8 // groups, 16), dtype, groups=groups, padding=1))
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,12 @@ def test_reductions_over_several_blocks(device: Device, reduction: str, weighted
     check(device, random_case(600, 10, np.float32, reduction=reduction, weighted=weighted))
 
 
+@DTYPES
+@pytest.mark.parametrize("weighted", [False, True])
+def test_focal_loss(device: Device, weighted: bool, dtype: Any) -> None:
+    check(device, random_case(600, 10, dtype, label_smoothing=0.0, gamma=2.0, weighted=weighted))
+
+
 @pytest.mark.parametrize("rows", [100, 600])
 def test_any_order_of_threads_gives_the_same_bits(device: Device, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = random_case(rows, 10, np.float32, weighted=True)

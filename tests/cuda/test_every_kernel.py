@@ -26,7 +26,10 @@ def suites() -> set[str]:
 
 
 def test_every_kernel_was_launched_with_every_seed(request: pytest.FixtureRequest) -> None:
-    """The last test of this folder (conftest.py sees to that): what the others have launched."""
+    """The last test of this folder (conftest.py sees to that): what the others have launched.
+
+    Launched by a test that names its shapes and dtype: what hypothesis draws differs between its versions.
+    """
     ran = {(item.path.name, seed) for item in request.session.items for seed in SEEDS if f"emulator{seed}" in item.name}
     if missing() or not {(name, seed) for name in suites() for seed in SEEDS} <= ran:
         pytest.skip("it judges a run of all tests of the emulator")
