@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 comma := ,
 DEV := $(VENV)/.dev$(if $(EXTRAS),-$(EXTRAS))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# A path instead of an import hook, so that type checkers and editors see the package.
+EDITABLE := --config-settings editable_mode=compat
 
 .PHONY: help train test gpu-double lint fuzz bench bench-compare clean
 .DELETE_ON_ERROR:
@@ -57,10 +59,10 @@ $(BIN)/python:
 
 # The stamps are as new as the installation, so pip runs again only when pyproject.toml changes.
 $(VENV)/.run: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet $(EDITABLE) --editable .
 	@touch $@
 
 # EXTRAS adds to what the tests need, e.g. EXTRAS=peers for PyTorch and onnxruntime.
 $(DEV): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
+	$(BIN)/python -m pip install --quiet $(EDITABLE) --editable '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
 	@touch $@ $(VENV)/.run

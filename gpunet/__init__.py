@@ -65,6 +65,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """For completion: the names that are imported on first use, too."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import a subpackage on first use, to keep ``import gpunet`` fast."""
     if name in _PARTS:

@@ -16,7 +16,7 @@ from contextvars import ContextVar
 
 from gpunet.backend import CPU, Backend, backend_of
 from gpunet.cuda.backend import gpu
-from gpunet.cuda.status import CudaStatus, cuda_status
+from gpunet.cuda.status import CudaStatus, cuda_status, nvidia_driver
 from gpunet.errors import ConfigError, DeviceError
 
 __all__ = ["CudaStatus", "backend_named", "backend_of", "cuda_status", "devices", "get_backend", "use_device"]
@@ -28,13 +28,16 @@ _current: ContextVar[Backend | None] = ContextVar("gpunet_device", default=None)
 
 @functools.cache
 def _warn_fallback(problem: str) -> None:
-    logger.warning("no CUDA device (%s): running on the CPU", problem)
+    if nvidia_driver():
+        logger.warning("this machine has an NVIDIA driver, but no GPU can be used (%s): running on the CPU", problem)
+    else:
+        logger.info("no NVIDIA GPU: running on the CPU")
 
 
 def get_backend(device: str | Backend | None = None) -> Backend:
     """The backend for `device`; by default that of :func:`use_device`, then ``GPUNET_DEVICE``, then ``auto``.
 
-    ``auto`` is the first GPU or, if none is usable, the CPU, with a single warning.
+    ``auto`` is the first GPU or, if none is usable, the CPU: with a single warning where there is an NVIDIA driver.
 
     Raises:
         ConfigError: `device` is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.

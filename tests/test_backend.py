@@ -106,11 +106,17 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
         get_backend()
 
 
-def test_auto_falls_back_with_one_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("driver", "level"), [(True, logging.WARNING), (False, logging.INFO)])
+def test_auto_falls_back_and_says_so_once(
+    driver: bool, level: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with caplog.at_level(logging.WARNING, "gpunet"):
+    monkeypatch.setattr("gpunet.devices.nvidia_driver", lambda: driver)
+    with caplog.at_level(logging.INFO, "gpunet"):
         assert get_backend() is CPU and get_backend("auto") is CPU
-    assert len(caplog.records) == 1 and "running on the CPU" in caplog.text
+    (record,) = caplog.records
+    assert record.levelno == level and "running on the CPU" in record.getMessage()
+    assert ("pip install" in record.getMessage()) == driver
 
 
 @pytest.mark.parametrize(

@@ -147,12 +147,9 @@ def test_wheel_installs_and_trains_with_the_tree_gone(tmp_path: Path) -> None:
 
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GPUNET"))},
-        "HOME": str(tmp_path),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GPUNET"))}
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, env=outside)
+    environment = {**outside, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     run(python, "-c", PROGRAM, cwd=tmp_path, env=environment)
     command = tmp_path / "env" / "bin" / "gpunet"
     options = ("--data", "data.npz", "--epochs", "3", "--batch-size", "16", "--device", "cpu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import importlib
@@ -15,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from gpunet.cli.console import logging_on_stderr, printable_stdout
-from gpunet.cli.parser import Parser, UsageError, common_options
+from gpunet.cli.console import logging_on_stderr, print_json, printable_stdout
+from gpunet.cli.parser import Parser, UsageError, common_options, json_option
 from gpunet.errors import EXIT_INTERRUPTED, GpunetError, Interrupted, raise_interrupted
 from gpunet.text import printable
 
@@ -33,6 +32,7 @@ COMMANDS = {
     "doctor": "check the installation, the device and the data set",
     "warmup": "compile all kernels ahead of time",
     "data": "fetch, verify or locate the Fashion-MNIST files",
+    "completion": "print a script that completes the command line in a shell",
 }
 """The commands. Each is a module of the same name with ``add_arguments(parser)``, imported only when it is called."""
 
@@ -86,10 +86,16 @@ def _run(words: Sequence[str]) -> int:
     parser = build_parser()
     try:
         args = parser.parse(words)
-    except SystemExit as stop:  # --help and --version
+    except SystemExit as stop:  # --help
         return int(stop.code or 0)
+    if args.version:
+        _print_version(args.json)
+        return 0
     if "run" not in args:
-        raise UsageError(f"no command given: expected {', '.join(parser.commands)} (see gpunet --help)")
+        if args.json:
+            raise UsageError("--json needs a command, or --version (see gpunet --help)")
+        parser.print_help()
+        return 0
     with logging_on_stderr(args.verbosity), printable_stdout():
         code: int | None = args.run(args)
     return code or 0
@@ -98,8 +104,11 @@ def _run(words: Sequence[str]) -> int:
 def build_parser() -> Parser:
     """The parser of the whole command line."""
     parser = Parser(prog="gpunet", description="Train small neural networks from scratch on NumPy and CuPy arrays.")
-    parser.set_defaults(verbosity=0)
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.set_defaults(verbosity=0, version=False, json=False)
+    parser.add_argument(
+        "--version", action="store_true", help="show the version and exit; with --json, also Python's and NumPy's"
+    )
+    json_option(parser)
     common_options(parser)
     add_command = parser.with_commands("command")
     for command, text in COMMANDS.items():
@@ -111,14 +120,15 @@ def _fill(command: str, parser: Parser) -> None:
     importlib.import_module(f"gpunet.cli.{_MODULES.get(command, command)}").add_arguments(parser)
 
 
-class _Version(argparse.Action):
-    """``--version``, which imports the package only when it is used."""
+def _print_version(as_json: bool) -> None:
+    from gpunet import __version__
 
-    def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
-        from gpunet import __version__
-
+    if not as_json:
         print(f"gpunet {__version__}")
-        parser.exit()
+        return
+    from gpunet.training.description import versions
+
+    print_json(versions())
 
 
 def _fail(message: str, code: int, debug: bool, label: str = "error: ") -> int:

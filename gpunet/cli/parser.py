@@ -72,14 +72,23 @@ class Parser(argparse.ArgumentParser):
         self._prepare(words)
         return self.parse_args(words)
 
+    def fill(self) -> None:
+        """Add the arguments of all subcommands, which otherwise happens only for the one that is used."""
+        self._fill_own()
+        for command in self.commands.values():
+            command.fill()
+
+    def _fill_own(self) -> None:
+        if self._fill is not None:
+            self._fill(self)
+            self._fill = None
+
     def _prepare(self, words: Sequence[str]) -> None:
         """Fill this parser and the subcommand's, and raise a UsageError with a hint for an unknown option or command.
 
         argparse itself would first report errors that are mere consequences of the misspelt word.
         """
-        if self._fill is not None:
-            self._fill(self)
-            self._fill = None
+        self._fill_own()
         known = self._option_string_actions
         position = 0
         while position < len(words) and words[position] != "--":

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpunet.cli.compute import existing_run, prepare
-from gpunet.cli.console import accuracy_line, print_json
+from gpunet.cli.console import accuracy_line, logger, print_json
 from gpunet.cli.flags import add_flag, add_flags, given_options
 from gpunet.cli.parser import Parser, UsageError, choice, common_options, compute_options, decimal, json_option
+from gpunet.data.config import FASHION_MNIST
 from gpunet.errors import CheckpointError, ConfigError, Interrupted
 from gpunet.experiments.config import RunConfig, load, load_toml, merge, section_of
 from gpunet.experiments.presets import PRESETS
@@ -88,13 +89,13 @@ def _add_run_options(parser: Parser) -> None:
         "--tensorboard",
         action="store_true",
         help="also write TensorBoard events to the run folder, on --resume including the earlier epochs "
-        "(needs pip install 'gpunet[tensorboard]')",
+        "(needs the package tensorboardX)",
     )
     for name, where in _SERVICES.items():
         group.add_argument(
             f"--{name}",
             action="store_true",
-            help=f"also send settings, epochs and result to {where} (needs pip install 'gpunet[{name}]')",
+            help=f"also send settings, epochs and result to {where} (needs the package {name})",
         )
     group.add_argument("--track-files", action="store_true", help="send them the figures and the checkpoint, too")
     group.add_argument(
@@ -139,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
             track_files=args.track_files,
             checkpoint_minutes=args.checkpoint_minutes,
             given=given,
-            on_result=functools.partial(_report, as_json=args.json),
+            on_result=functools.partial(_report, data=config.data.data, as_json=args.json),
         )
     except KeyboardInterrupt as interrupt:
         number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
@@ -213,11 +214,16 @@ def _explain_misplaced(flag: str) -> str:
     return f": a model's options follow its name: gpunet train {kind} {flag}" if kind else ""
 
 
-def _report(result: RunResult, *, as_json: bool) -> None:
-    """Print the result at once: the figures are drawn after it."""
+def _report(result: RunResult, *, data: str, as_json: bool) -> None:
+    """Print the result at once: the figures are drawn after it. And say what to do next."""
     try:
         _print(result, as_json=as_json)
         sys.stdout.flush()
+        if not as_json:
+            run = shlex.quote(str(result.run_dir))
+            pictures = data == FASHION_MNIST or Path(data).is_dir()
+            use = f"gpunet predict --run {run} PICTURE" if pictures else f"gpunet evaluate {run} --data FILE"
+            logger.info("next: gpunet report %s\n      %s", run, use)
     except OSError as error:
         error.filename = error.filename or "the output"
         raise

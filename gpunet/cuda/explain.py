@@ -9,7 +9,7 @@ _NO_BINARY_FOR_GPU, _INVALID_PTX, _UNSUPPORTED_PTX = 209, 218, 222  # of the dri
 def import_problem(error: Exception) -> str:
     """Why CuPy cannot be imported."""
     if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-        return "CuPy is not installed: pip install 'gpunet[cuda12]' (or cuda13)"
+        return f"CuPy is not installed: {_CTK}"
     if isinstance(error, OSError):
         return f"CuPy cannot be imported because {_unwritable(error)}"
     return f"CuPy is installed but cannot be imported: {_last_line(error)}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from ctypes.util import find_library
 from dataclasses import dataclass
+from pathlib import Path
 
 from gpunet.cuda.explain import import_problem
 
@@ -41,6 +43,11 @@ def cuda_status() -> CudaStatus:
         return CudaStatus(f"the CUDA driver does not answer: {error}", cupy.__version__)
     problem = None if names else "CuPy finds no usable NVIDIA GPU or driver; check with nvidia-smi"
     return CudaStatus(problem, cupy.__version__, tuple(names), driver, runtime)
+
+
+def nvidia_driver() -> bool:
+    """Whether this machine has NVIDIA's driver, so that a GPU that cannot be used is worth a warning."""
+    return Path("/proc/driver/nvidia").exists() or any(map(find_library, ("cuda", "nvcuda")))
 
 
 def _cuda_version(number: int) -> str:

@@ -86,22 +86,23 @@ def download(folder: Path) -> None:
         raise OutputError(
             f"cannot write the data cache {folder}: {error.strerror or error}; set GPUNET_CACHE to a writable folder"
         ) from error
-    logger.info("Fashion-MNIST: downloaded to %s", folder)
+    logger.debug("Fashion-MNIST: downloaded to %s", folder)
 
 
 def _fill(staging: Path, needed: list[str]) -> None:
     """Download the files `needed` to `staging` and verify them, trying one source after another."""
     failures = []
+    logger.info("Fashion-MNIST: not on this machine, so downloading it")
     for mirror in MIRRORS:
         problem = _from_mirror(mirror, staging, needed)
         if problem is None:
             return
-        logger.info("Fashion-MNIST: %s", problem)
+        logger.debug("Fashion-MNIST: %s", problem)
         failures.append(problem)
     problem = _from_package(staging, needed)
     if problem is None:
         return
-    logger.info("Fashion-MNIST: %s", problem)
+    logger.debug("Fashion-MNIST: %s", problem)
     failures.append(problem)
     raise DataError(
         "\n  ".join(["Fashion-MNIST is not on this machine and could not be downloaded:", *failures])
@@ -119,7 +120,7 @@ def _from_mirror(mirror: str, staging: Path, needed: list[str]) -> str | None:
     while needed:
         name = needed[0]
         url, part = f"{mirror}{name}.gz", staging / f"{name}.part"
-        logger.info("Fashion-MNIST: downloading %s", url)
+        logger.debug("Fashion-MNIST: downloading %s", url)
         fetcher = pooch.HTTPDownloader(progressbar=_Progress(name), chunk_size=1 << 16, timeout=TIMEOUT)
         try:
             with part.open("wb") as file:
@@ -140,7 +141,7 @@ def _from_package(staging: Path, needed: list[str]) -> str | None:
     """Extract the files `needed` from Debian's package, without installing it; returns an error, or None."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return f"Debian package {PACKAGE}: apt-get and dpkg-deb are not on this machine"
-    logger.info("Fashion-MNIST: apt-get download %s", PACKAGE)
+    logger.info("Fashion-MNIST: not on the mirrors, so apt-get download %s", PACKAGE)
     work = staging / "package"
     work.mkdir()
     problem = _run(["apt-get", "download", PACKAGE], work)

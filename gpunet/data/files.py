@@ -150,7 +150,7 @@ def find_files(path: str | os.PathLike[str] | None = None) -> Files | None:
             logger.info("Fashion-MNIST: found in %s", folder)
             return _files(folder, findings)
         if all(finding.path is None for finding in findings.values()):
-            logger.info("Fashion-MNIST: not in %s", folder)
+            logger.debug("Fashion-MNIST: not in %s", folder)
         else:
             logger.warning("Fashion-MNIST: %s skipped: %s", folder, "; ".join(problems))
     return None
@@ -194,7 +194,7 @@ def _local_folders() -> Iterator[Path]:
     try:
         yield cache_folder()
     except OutputError as error:
-        logger.info("Fashion-MNIST: no cache: %s", error)
+        logger.debug("Fashion-MNIST: no cache: %s", error)
     # Only with the data set's name in the path: MNIST's own files have the same names.
     for base in (Path(), Path("data"), Path("datasets")):
         for inner in ("FashionMNIST/raw", "fashion-mnist"):
@@ -202,7 +202,7 @@ def _local_folders() -> Iterator[Path]:
     try:
         yield Path.home() / ".keras" / "datasets" / "fashion-mnist"
     except RuntimeError:
-        logger.info("Fashion-MNIST: no home folder to search for Keras' data")
+        logger.debug("Fashion-MNIST: no home folder to search for Keras' data")
     yield SYSTEM_FOLDER
 
 

@@ -20,6 +20,7 @@ from gpunet.data.config import DataConfig
 from gpunet.data.parts import Found, Loaded, Part, assemble
 from gpunet.errors import DataError
 from gpunet.files import open_regular
+from gpunet.packages import pip_install
 
 logger = logging.getLogger("gpunet")
 
@@ -213,7 +214,7 @@ def _read_parquet(path: Path, label_column: str) -> _Table:
         from pyarrow import parquet
     except ImportError as error:
         raise DataError(
-            f"{path}: reading Parquet needs pyarrow: pip install 'gpunet[tables]', or save the table as CSV"
+            f"{path}: reading Parquet needs pyarrow: {pip_install('tables')}, or save the table as CSV"
         ) from error
     try:
         with open_regular(path) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpunet.errors import ConfigError
+from gpunet.packages import pip_install
 
 
 def onnx_packages() -> tuple[Any, Any]:
@@ -17,7 +18,7 @@ def onnx_packages() -> tuple[Any, Any]:
         import onnx
         import onnx_ir
     except ImportError as error:
-        raise ConfigError(f"ONNX files need onnx and onnx-ir: pip install 'gpunet[onnx]' ({error})") from error
+        raise ConfigError(f"ONNX files need onnx and onnx-ir: {pip_install('onnx')} ({error})") from error
     return onnx, onnx_ir
 
 

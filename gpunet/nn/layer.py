@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class Layer:
     def parameter_count(self) -> int:
         return sum(parameter.size for _, parameter in self.named_parameters())
 
-    def initialize(self, seed: int = 0, *, device: str | Backend | None = None, dtype: Any = np.float32) -> Any:
+    def initialize(self, seed: int = 0, *, device: str | Backend | None = None, dtype: Any = np.float32) -> Self:
         """Allocate all parameters in one flat buffer on `device`, and initialise those without a value; returns self.
 
         The values depend only on `seed` and on the index and shape of the parameter, so they are the same on every

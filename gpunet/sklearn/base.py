@@ -40,6 +40,7 @@ class Network(BaseEstimator):
     _of_images = True
     image_shape_: tuple[int, ...] | None
     classes_: np.ndarray
+    model_: Any  # initialised, so its flat buffers are there
     _progress: Progress
 
     # --- what a subclass says ---------------------------------------------------------------------------------------

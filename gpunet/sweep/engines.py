@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from gpunet.data.config import DataConfig
 from gpunet.errors import ConfigError
 from gpunet.experiments.prepare import prepare
+from gpunet.packages import pip_install
 from gpunet.sweep.pool import THREADS, ProcessExecutor, WorkerLost
 
 if TYPE_CHECKING:
@@ -180,4 +181,4 @@ def _need(module: str, where: str) -> None:
     if importlib.util.find_spec(module) is None:
         package = {"dask_jobqueue": "dask-jobqueue"}.get(module, module)
         extra = "mpi" if module == "mpi4py" else "cluster"
-        raise ConfigError(f"a sweep on {where!r} needs the package {package}: pip install 'gpunet[{extra}]'")
+        raise ConfigError(f"a sweep on {where!r} needs the package {package}: {pip_install(extra)}")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpunet.errors import ConfigError
+from gpunet.packages import pip_install
 from gpunet.sweep.declaration import Axis, Choice, Point, Sweep
 
 
@@ -51,7 +52,7 @@ class OptunaSearch:
             import optuna
         except ImportError:
             raise ConfigError(
-                'search = "optuna" needs the package optuna: pip install "gpunet[optuna]", or use "random"'
+                f'search = "optuna" needs the package optuna: {pip_install("optuna")}, or use "random"'
             ) from None
         self._failed = optuna.trial.TrialState.FAIL
         self.sweep = sweep

@@ -39,7 +39,8 @@ class Progress(Callback):
 
         self._started = time.perf_counter()
         self._compiled, self._announced, self._at_first_step = 0, False, True
-        self._first = trainer.step
+        self._first = self._timed_from = trainer.step
+        self._timed_since = self._started
         self._exit = contextlib.ExitStack()
         self._exit.enter_context(trainer.backend.watch_compilation(self._on_compile))
         if self.console.is_terminal:
@@ -67,6 +68,7 @@ class Progress(Callback):
         now = time.perf_counter()
         if self._at_first_step:
             self._at_first_step = False
+            self._timed_since, self._timed_from = now, trainer.step
             if self._compiled:
                 seconds = now - self._started
                 self.console.print(f"prepared {self._compiled} kernels, first step after {seconds:.1f} s")
@@ -88,9 +90,18 @@ class Progress(Callback):
             f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.2%}  "
             f"validation loss {record['validation_loss']:.4f} accuracy {record['validation_accuracy']:.2%}  "
             f"lr {record['lr']:.1e}  {record['images_per_second']:,.0f} images/s  "
-            f"{(epochs - record['epoch']) * record['seconds'] / 60:.1f} min left",
+            f"{self._seconds_left(trainer, record) / 60:.1f} min left",
             soft_wrap=True,
         )
+
+    def _seconds_left(self, trainer: Trainer, record: Record) -> float:
+        """By the time since the first step, in which kernels were compiled; by the epoch's if nothing came after it."""
+        epochs = trainer.config.epochs
+        done = trainer.step - self._timed_from
+        if not done:
+            return float((epochs - record["epoch"]) * record["seconds"])
+        left = epochs * trainer.steps_per_epoch - trainer.step
+        return (time.perf_counter() - self._timed_since) * left / done
 
     def on_train_end(self, trainer: Trainer) -> None:
         self._exit.close()

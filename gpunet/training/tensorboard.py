@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpunet.errors import ConfigError, OutputError
+from gpunet.packages import pip_install
 from gpunet.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -108,8 +109,7 @@ def require_tensorboardx() -> None:
         import tensorboardX  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"TensorBoard events need tensorboardX, which cannot be imported ({error}): pip install "
-            "'gpunet[tensorboard]'"
+            f"TensorBoard events need tensorboardX, which cannot be imported ({error}): {pip_install('tensorboard')}"
         ) from error
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gpunet.errors import ConfigError
 from gpunet.files import PathLike, read_json, write_text_atomic
+from gpunet.packages import pip_install
 from gpunet.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def _require(module: str, service: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"{service} needs the package {module}, which cannot be imported ({error}): pip install 'gpunet[{module}]'"
+            f"{service} needs the package {module}, which cannot be imported ({error}): {pip_install(module)}"
         ) from error
 
 

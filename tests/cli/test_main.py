@@ -6,11 +6,14 @@ import io
 import json
 import logging
 import os
+import platform
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpunet import __version__
@@ -40,6 +43,29 @@ def process(
 def test_version(gpunet_command: Command) -> None:
     outcome = gpunet_command("--version")
     assert (outcome.code, outcome.out, outcome.err) == (0, f"gpunet {__version__}\n", "")
+    found = json.loads(gpunet_command("--version", "--json").out)
+    assert found == {"gpunet": __version__, "python": platform.python_version(), "numpy": np.__version__}
+
+
+@pytest.mark.parametrize("words", [(), ("-q",)])
+def test_without_a_command_there_is_help(gpunet_command: Command, words: tuple[str, ...]) -> None:
+    assert gpunet_command(*words) == gpunet_command("--help")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes(gpunet_command: Command, tmp_path: Path) -> None:
+    script = gpunet_command("completion", "bash").out
+    (tmp_path / "gpunet.bash").write_text(script)
+    for words, expected in {
+        "train cnn --acti": "--activation",
+        "train cnn --activation ta": "tanh",
+        "rep": "report reproduce",
+    }.items():
+        line = f"COMP_WORDS=(gpunet {words}); COMP_CWORD={len(words.split())}; _shtab_gpunet; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(
+            ["bash", "-c", f". ./gpunet.bash; {line}"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert sorted(done.stdout.split()) == sorted(expected.split()), words
 
 
 def test_help_names_every_command(gpunet_command: Command) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,12 @@ def test_result_lines(gpunet_command: Command, fake_run: FakeRun) -> None:
     assert outcome.out.splitlines()[-1] == "test accuracy 91.23 % (95 % interval 90.66-91.77)"
 
 
+def test_next_commands_can_be_pasted(gpunet_command: Command, fake_run: FakeRun, tmp_path: Path) -> None:
+    outcome = gpunet_command("train", "cnn", "--name", "shoes", "--runs-dir", tmp_path / "my runs", "--device", "cpu")
+    run = shlex.quote(str(fake_run.calls[0][1]["run_dir"]))
+    assert outcome.err.endswith(f"next: gpunet report {run}\n      gpunet predict --run {run} PICTURE\n")
+
+
 def test_json_result(gpunet_command: Command, fake_run: FakeRun) -> None:
     from gpunet import __version__
 
@@ -142,7 +149,7 @@ def test_json_is_strict(gpunet_command: Command, fake_run: FakeRun) -> None:
 def test_first_line_names_version_and_device(gpunet_command: Command, fake_run: FakeRun) -> None:
     from gpunet import __version__
 
-    assert gpunet_command("train", "cnn", "--device", "cpu").err == f"gpunet {__version__} on cpu\n"
+    assert gpunet_command("train", "cnn", "--device", "cpu").err.startswith(f"gpunet {__version__} on cpu\n")
     assert fake_run.calls[0][1]["device"] == "cpu"
 
 

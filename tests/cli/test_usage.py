@@ -17,11 +17,9 @@ pytestmark = pytest.mark.usefixtures("fake_run")
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "no command given: expected train, evaluate, predict, sweep, features, reproduce, export, import, "
-             "report, doctor, warmup, data"),
-        ("-q", "no command given"),
+        ("--json", "--json needs a command, or --version"),
         ("trian", "unknown command 'trian': expected train, evaluate, predict, sweep, features, reproduce, export, "
-         "import, report, doctor, warmup, data (did you mean"),
+         "import, report, doctor, warmup, data, completion (did you mean"),
         ("--verbos", "unknown option --verbos of gpunet (did you mean '--verbose'?)"),
         ("-x", "unrecognized arguments: -x"),
         ("train", "no model given: expected mlp, cnn, hybrid"),

@@ -177,7 +177,7 @@ def test_damaged_place_is_passed_over_with_a_warning(
     good = fill(tmp_path / "system", contents)
     damaged(IMAGES, contents, "truncated")
     cache = fill(tmp_path / "home" / ".cache" / "gpunet" / "fashion-mnist", contents)
-    with caplog.at_level(logging.INFO, "gpunet"):
+    with caplog.at_level(logging.DEBUG, "gpunet"):
         assert find() == good
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert f"{cache} skipped: {cache / IMAGES} is truncated" in warning
