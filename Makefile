@@ -10,12 +10,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A path instead of an import hook, so that type checkers and editors see the package.
 EDITABLE := --config-settings editable_mode=compat
 
-.PHONY: help train test gpu-double lint fuzz bench bench-compare clean
+.PHONY: help train test docs gpu-double lint fuzz bench bench-compare clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   environment, data, a quickly trained CNN with its figures"
 	@echo "make test    environment, all tests that this machine can run"
+	@echo "make docs    the documentation as HTML, its programs run"
 	@echo "make gpu-double   the tests of a GPU on a CUDA of host memory, with one device and with two, as nvcc rounds, too; no GPU is needed"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make fuzz    mutated files through every parser, for 20 seconds (FUZZ_ARGS='--seconds 600 --seed 1')"
@@ -33,6 +34,12 @@ test: $(DEV)
 gpu-double: $(DEV)
 	$(BIN)/python -m tests.cuda_double all $(PYTEST_ARGS)
 
+# The examples are run and drawn by the build; the Python on the pages and the tutorial by the tests.
+docs: $(VENV)/.docs
+	$(BIN)/python -m pytest -n auto docs $(PYTEST_ARGS)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,7 +56,7 @@ bench-compare: $(DEV)
 	$(BIN)/python -m bench.compare $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) docs/_build docs/gallery build dist *.egg-info .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -66,3 +73,7 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 $(DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(EDITABLE) --editable '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.docs: $(DEV)
+	$(BIN)/python -m pip install --quiet $(EDITABLE) --editable '.[dev,docs$(if $(EXTRAS),$(comma)$(EXTRAS))]'
+	@touch $@

@@ -1,6 +1,6 @@
-"""The speed tables of README.md, generated from the newest result files in ``bench/results/``.
+"""The speed tables of README.md and docs/benchmarks.md, generated from the newest result files in ``bench/results/``.
 
-python -m bench.readme            writes them between the two marker comments in README.md
+python -m bench.readme            writes them between the two marker comments; the README has only the whole steps
 python -m bench.readme --check    checks that they match the committed files; exit code 1 if not
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,18 @@ from gpunet.errors import DataError
 from gpunet.files import write_text_atomic
 from scripts.study.markers import fill
 
-README = machine.ROOT / "README.md"
 BEGIN = "<!-- speed: begin; written by python -m bench.readme, not by hand -->"
 END = "<!-- speed: end -->"
 
 NOTHING = "Nothing has been measured on an idle machine yet: `EXTRAS=peers make bench` does so on yours.\n"
+Parts = Mapping[str, Callable[[results.Report], str]]
+
 WORK = {"cnn-train": "CNN, training", "cnn-infer": "CNN, inference", "mlp-train": "MLP, training"}
 DIRECTIONS = {"forward": "forward", "dx": "input gradient", "dweight": "weight gradient"}
 
 
-def speed(files: Sequence[Path] | None = None) -> str:
-    """The text between the markers: for each kind of result, from the newest of `files` (default: all)."""
-    parts = {"race": whole_steps, "bench": single_ops, "start-up": first_steps, "memory": peak_memory}
+def speed(parts: Parts, files: Sequence[Path] | None = None) -> str:
+    """The text between the markers: for each kind of result in `parts`, from the newest of `files` (default: all)."""
     found = {kind: results.newest(kind, files) for kind in parts}
     texts = [part(found[kind]) for kind, part in parts.items() if found[kind] is not None]
     return "\n".join(texts) or NOTHING
@@ -134,6 +134,12 @@ def peak_memory(found: results.Report) -> str:
     return "\n".join([text, markdown(["model", "batch", "library", "MB"], lines, left=3), "", source(found)])
 
 
+STEPS = {"race": whole_steps}
+TABLES = {"race": whole_steps, "bench": single_ops, "start-up": first_steps, "memory": peak_memory}
+"""The tables of each kind of result, for the README and for the page of benchmarks."""
+PAGES = {machine.ROOT / "README.md": STEPS, machine.ROOT / "docs" / "benchmarks.md": TABLES}
+
+
 def filled(page: str, part: str) -> str:
     """`page` with `part` between the markers.
 
@@ -145,16 +151,18 @@ def filled(page: str, part: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.readme")
-    parser.add_argument("--check", action="store_true", help="only check; exit code 1 if the page is out of date")
+    parser.add_argument("--check", action="store_true", help="only check; exit code 1 if a page is out of date")
     args = parser.parse_args(argv)
-    page = README.read_text(encoding="utf-8")
-    wanted = filled(page, speed(results.committed() if args.check else None))
-    if args.check:
-        if wanted != page:
-            print(f"{README.name} does not match the result files: run python -m bench.readme", file=sys.stderr)
-        return int(wanted != page)
-    write_text_atomic(README, wanted)
-    return 0
+    old = 0
+    for path, parts in PAGES.items():
+        page = path.read_text(encoding="utf-8")
+        wanted = filled(page, speed(parts, results.committed() if args.check else None))
+        if not args.check:
+            write_text_atomic(path, wanted)
+        elif wanted != page:
+            print(f"{path.name} does not match the result files: run python -m bench.readme", file=sys.stderr)
+            old = 1
+    return old
 
 
 if __name__ == "__main__":

@@ -1,4 +1,10 @@
-"""Train a CNN on Fashion-MNIST, extract its features, train an MLP on them, and join both into one hybrid network.
+"""
+A CNN, its features, and the hybrid
+===================================
+
+Train a CNN on Fashion-MNIST, extract its features, train an MLP on them, and join both into one hybrid network.
+
+.. code-block:: sh
 
     python scripts/cnn_feature_extraction.py
     python scripts/cnn_feature_extraction.py --filters 16 32 64 --epochs 4 --device cuda

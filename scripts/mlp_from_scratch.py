@@ -1,4 +1,10 @@
-"""Train the MLP 784-128-64-10 on Fashion-MNIST with an explicit training loop: forward, loss, backward, update.
+"""
+An MLP, step by step
+====================
+
+Train the MLP 784-128-64-10 on Fashion-MNIST with an explicit training loop: forward, loss, backward, update.
+
+.. code-block:: sh
 
     python scripts/mlp_from_scratch.py
     python scripts/mlp_from_scratch.py --activation gelu --epochs 20 --device cuda

@@ -1,4 +1,10 @@
-"""Differentiate a convolution on raw arrays, without layers or models: recover the filter that produced an image.
+"""
+Ops on raw arrays
+=================
+
+Differentiate a convolution on raw arrays, without layers or models: recover the filter that produced an image.
+
+.. code-block:: sh
 
     python scripts/ops_on_arrays.py
     python scripts/ops_on_arrays.py --device cuda

@@ -1,6 +1,6 @@
-"""The README's table of results, generated from the published ones.
+"""The tables of results in README.md and docs/results/README.md, generated from the published ones.
 
-python -m scripts.study.readme    writes it between the two marker comments in README.md
+python -m scripts.study.readme    writes them between the two marker comments; the figures stand on the latter alone
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from scripts.study.markers import fill
 
 START, END = "<!-- results: written by python -m scripts.study.readme -->", "<!-- end of results -->"
 
+PAGES = {"README.md": None, f"{FIGURES.as_posix()}/README.md": FIGURES}
+"""The pages, and the folder of the figures for the one that shows them."""
+
 CAPTIONS = {
     "mlp_experiments.png": "Experiments with the MLP",
     "cnn_experiments.png": "Experiments with the CNN",
@@ -25,19 +28,20 @@ CAPTIONS = {
 
 
 def main(root: Path = ROOT) -> None:
-    """Fill the README of the checkout `root`.
+    """Fill the pages of the checkout `root`.
 
     Raises:
-        DataError: the README lacks the markers, or the published results are damaged.
+        DataError: a page lacks the markers, or the published results are damaged.
         OutputError: it cannot be written.
     """
-    page = root / "README.md"
-    text = fill_readme(page.read_text(encoding="utf-8"), load_published(root / PUBLISHED), root / FIGURES)
-    write_text_atomic(page, text)
+    results = load_published(root / PUBLISHED)
+    for name, figures in PAGES.items():
+        page = root / name
+        write_text_atomic(page, fill_page(page.read_text(encoding="utf-8"), results, figures and root / figures))
 
 
-def fill_readme(text: str, results: Mapping[str, Published], folder: Path | None = None) -> str:
-    """The README `text` with :func:`results_table` between its markers.
+def fill_page(text: str, results: Mapping[str, Published], folder: Path | None = None) -> str:
+    """The page `text` with :func:`results_table` between its markers.
 
     Raises:
         DataError: the text does not contain each marker exactly once, in order.
@@ -46,7 +50,7 @@ def fill_readme(text: str, results: Mapping[str, Published], folder: Path | None
 
 
 def results_table(results: Mapping[str, Published], folder: Path | None = None) -> str:
-    """The README's section on `results`, as Markdown: the table, and those of the figures that exist in `folder`."""
+    """The section on `results`, as Markdown: the table, and those of the figures that exist in `folder`."""
     if not results:
         return "Means over several seeds are not published yet."
     lines = [
@@ -78,7 +82,7 @@ def results_table(results: Mapping[str, Published], folder: Path | None = None) 
     ]
     for file, text in CAPTIONS.items():
         if folder is not None and (folder / file).exists():
-            lines += ["", f"![{text}]({FIGURES.as_posix()}/{file})"]
+            lines += ["", f"![{text}]({file})"]
     return "\n".join(lines)
 
 

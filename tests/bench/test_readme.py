@@ -13,13 +13,14 @@ from tests.bench import samples
 
 
 def test_the_readme_is_generated() -> None:
-    page = readme.README.read_text(encoding="utf-8")
-    wanted = readme.filled(page, readme.speed(results.committed()))
-    assert page == wanted, "run python -m bench.readme and commit README.md with the result files"
+    for path, parts in readme.PAGES.items():
+        page = path.read_text(encoding="utf-8")
+        wanted = readme.filled(page, readme.speed(parts, results.committed()))
+        assert page == wanted, "run python -m bench.readme and commit the pages with the result files"
 
 
 def test_before_anything_was_measured() -> None:
-    assert readme.speed([]) == readme.NOTHING
+    assert readme.speed(readme.TABLES, []) == readme.NOTHING
 
 
 def test_the_newest_file_of_each_kind(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_the_newest_file_of_each_kind(tmp_path: Path) -> None:
     found = {"bench": samples.ops(), "race": race, "start-up": start, "memory": memory}
     files = [samples.write(tmp_path, samples.report(kind, of)) for kind, of in found.items()]
     files.append(samples.write(tmp_path, samples.report("race", [], "2025-01-01T00:00:00Z")))  # an older one
-    text = readme.speed(files)
+    text = readme.speed(readme.TABLES, files)
     rows = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in text.splitlines() if line[:1] == "|"}
     assert rows >= {
         ("CNN, training", "128", "pytorch compile NHWC", "0.95", "0.50 to 3.00", "4,321", "2,000"),
@@ -55,6 +56,7 @@ def test_the_newest_file_of_each_kind(tmp_path: Path) -> None:
     assert not any("pytorch eager NCHW" in row for row in rows)
     assert "in 3 cases, in 1 of which gpunet is slower:" in text
     place = "Measured on 2026-01-02 on Some CPU (AVX2), 2 cores, 2 threads, 8.0 GB, no GPU; python 3.12.1, numpy 2.4.0;"
+    assert readme.speed(readme.STEPS, files).count(place) == 1
     assert text.count(place) == 4 and "(`bench/results/race-2026-01-02.json`)" in text
 
 
@@ -73,7 +75,7 @@ def test_without_the_comments() -> None:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     page = tmp_path / "README.md"
     page.write_text(f"{readme.BEGIN}{readme.END}")
-    monkeypatch.setattr(readme, "README", page)
+    monkeypatch.setattr(readme, "PAGES", {page: readme.TABLES})
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     monkeypatch.setattr(results, "committed", list)
     assert readme.main(["--check"]) == 1
