@@ -116,7 +116,7 @@ def train(backend: Backend, epochs: int, *, rehearse: bool = False) -> dict[str,
         "epochs": epochs,
         "seconds": round(seconds, 2),
         "images_per_second": max(record["images_per_second"] for record in shown),
-        "validation_accuracy": trainer.best_accuracy,
+        "validation_accuracy": trainer.best_score,
         "test_accuracy": test.accuracy,
     }
 

@@ -30,8 +30,14 @@ def option(
     low_open: bool = False,
     high_open: bool = False,
     lengths: Collection[int] | None = None,
+    written: bool = True,
 ) -> Any:
-    """A dataclass field with help text, bounds and choices (for a tuple: those of each entry, and its `lengths`)."""
+    """A dataclass field with help text, bounds and choices (for a tuple: those of each entry, and its `lengths`).
+
+    The default need not be one of the choices: it may stand for one that depends on other things.
+
+    written: whether the default is written to files, too; without it they are those of a version before the option.
+    """
     metadata = {
         "help": help,
         "choices": choices,  # not a copy: a registry may grow
@@ -40,6 +46,7 @@ def option(
         "low_open": low_open,
         "high_open": high_open,
         "lengths": lengths,
+        "written": written,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -83,6 +90,12 @@ def option_fields(owner: type) -> dict[str, dataclasses.Field[Any]]:
     return {item.name: item for item in dataclasses.fields(owner) if item.metadata}
 
 
+def option_values(options: Any) -> dict[str, Any]:
+    """The options that are written to files, by name: all but those at a default that is not."""
+    pairs = [(item, getattr(options, name)) for name, item in option_fields(type(options)).items()]
+    return {item.name: value for item, value in pairs if item.metadata["written"] or value != item.default}
+
+
 def check_option(owner: type, name: str, value: Any, label: str | None = None) -> Any:
     """`value`, validated and converted for the option `name` of the dataclass `owner`.
 
@@ -123,7 +136,7 @@ def _checked_scalar(item: dataclasses.Field[Any], base: type[Any], value: Any, l
     if not isinstance(value, base) or (base is not bool and isinstance(value, bool)):
         raise ConfigError(f"{label} must be of type {base.__name__}, got {_shown(value)}")
     choices = item.metadata["choices"]
-    if choices and value not in choices:
+    if choices and value not in choices and value != item.default:
         hint = did_you_mean(value, choices) if base is str else ""
         raise ConfigError(f"{label} must be one of {', '.join(map(str, choices))}; got {_shown(value)}{hint}")
     if base is str and ("\0" in value or value.encode("utf-8", "ignore").decode() != value):

@@ -18,6 +18,7 @@
 // all. Not yet timed on a GPU.
 
 #define AUGMENT 3u  // number of the random stream, gpunet/ops/random
+#define NOT_A_NUMBER __longlong_as_double(0x7ff8000000000000LL)
 
 // What happens to an image: moved, then mirrored, then a square of it set to zero.
 struct Augmentation {
@@ -104,4 +105,18 @@ extern "C" __global__ void __launch_bounds__(256)
     gather_double(const double* features, const int* labels, const long long* order, int n, int order_size,
                   const long long* start_pointer, long long start, unsigned length, real* x, int* batch_labels) {
     gather_row(features, length, gathered_row(order, order_size, start_pointer, start, labels, batch_labels, n), x);
+}
+
+// targets (n, columns), gathered into y (rows, columns), a thread an element: some hundred bytes, so that the launch is
+// the cost. What has no row is NaN.
+extern "C" __global__ void __launch_bounds__(256)
+    gather_targets(const real* targets, const long long* order, int n, int order_size, const long long* start_pointer,
+                   long long start, int rows, unsigned columns, real* y) {
+    const unsigned at = blockIdx.x * blockDim.x + threadIdx.x, row = at / columns;
+    if (row >= (unsigned)rows) return;
+    const long long wanted = value_or(start_pointer, start);
+    const long long first = max(0LL, min(wanted, (long long)order_size - rows));
+    const long long entry = order[first + row];
+    const bool there = first == wanted && entry >= 0 && entry < n;
+    y[at] = there ? targets[entry * columns + (at - row * columns)] : real(NOT_A_NUMBER);
 }

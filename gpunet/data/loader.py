@@ -13,34 +13,12 @@ import numpy as np
 from gpunet import ops
 from gpunet.backend import Array, Backend, backend_of
 from gpunet.data.scaling import Scaling
+from gpunet.data.targets import TargetScaling, as_array, checked_targets, checked_weights, in_dtype
 from gpunet.devices import get_backend
 from gpunet.errors import ConfigError, DataError
 from gpunet.ops import random
 
 _FIRST_FLIP = 2**32 - 1  # a step of the shuffle stream that no epoch uses
-
-
-def _as_array(values: Any, what: str) -> Any:
-    """`values` if they are an array, on any device, else a NumPy array of them; DataError if they make up none."""
-    if hasattr(values, "dtype"):
-        return values
-    try:
-        return np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{what} must be an array, or a list that makes up one: {error}") from error
-
-
-def _checked_labels(labels: Any) -> np.ndarray:
-    """`labels` as int32 (n,); DataError unless they are whole numbers from 0 that int32 can hold."""
-    found = np.asarray(_as_array(labels, "labels"))
-    if found.ndim != 1 or found.dtype.kind not in "iu":
-        raise DataError(
-            f"labels must be integers of shape (n,), got {found.dtype} of shape {found.shape}: convert class names or "
-            "one-hot rows to class indices first"
-        )
-    if found.size and not 0 <= int(found.min()) <= int(found.max()) <= np.iinfo(np.int32).max:
-        raise DataError(f"labels must be class indices from 0, got values from {found.min()} to {found.max()}")
-    return found.astype(np.int32)
 
 
 def _mirror(images: Array) -> Array:
@@ -52,7 +30,9 @@ class Loader:
 
     Args:
         images: (n, H, W, C) uint8, or float features of any shape (n, ...), which are returned unchanged.
-        labels: (n,) integers of any type, class indices from 0. Both may be lists.
+        targets: what is to be predicted of each: (n,) integers of any type, class indices from 0; or numbers, (n, K) or
+            floats (n,), for a regression or for labels that each hold (1) or not (0). All may be lists.
+        sample_weight: (n,), at least 0: the weight of each row in the loss; None: all 1.
         backend: the device; by default that of :func:`gpunet.get_backend`.
         scale, offset: a batch is pixel * scale + offset (for uint8 images), broadcastable to (H, W, C).
         flip, shift, cutout: augmentation of training batches; see :func:`gpunet.ops.gather_batch`.
@@ -62,7 +42,8 @@ class Loader:
         dtype: of the batches, float32 or float64.
 
     Raises:
-        DataError: there are no images, or not as many labels as images, or they are no arrays of numbers.
+        DataError: there are no images, or not as many labels as images, or they are no arrays of numbers; or a target
+            or weight is not finite.
         DeviceError: there is no such device.
         ConfigError: augmentation is requested for data other than uint8 images.
     """
@@ -70,8 +51,9 @@ class Loader:
     def __init__(
         self,
         images: np.ndarray,
-        labels: np.ndarray,
+        targets: np.ndarray,
         *,
+        sample_weight: np.ndarray | None = None,
         backend: Backend | None = None,
         scale: np.ndarray | None = None,
         offset: np.ndarray | None = None,
@@ -81,11 +63,11 @@ class Loader:
         cutout: int = 0,
         dtype: Any = "float32",
     ) -> None:
-        images, labels = _as_array(images, "images"), _checked_labels(labels)
+        images, targets = as_array(images, "images"), checked_targets(targets)
         if not images.ndim or images.dtype.kind not in "uif":
             raise DataError(f"images must be numbers (n, ...), got {images.dtype} of shape {tuple(images.shape)}")
-        if len(images) == 0 or len(images) != len(labels):
-            raise DataError(f"expected as many labels as images, at least one; got {len(labels)} and {len(images)}")
+        if len(images) == 0 or len(images) != len(targets):
+            raise DataError(f"expected as many labels as images, at least one; got {len(targets)} and {len(images)}")
         if images.dtype != np.uint8 and (flip or alternate_flip or shift or cutout):
             raise ConfigError("flip, alternate_flip, shift and cutout need images, not features: leave them out")
         if flip and alternate_flip:
@@ -98,9 +80,16 @@ class Loader:
         if alternate_flip:
             with backend_of(images).active():
                 images = np.concatenate([images, _mirror(images)])
-            labels = np.concatenate([labels, labels])
         self._images = backend.asarray(images)
-        self._labels = backend.asarray(labels)
+        self.targets: np.ndarray = targets
+        """On the host: class indices int32 (n,), or numbers float64 (n, K), as they were given."""
+        self.sample_weight = checked_weights(sample_weight, self.size)
+        """On the host: float64 (n,), or None."""
+        # Numbers are gathered beside the images, whose batches then have labels of no meaning.
+        self._labels = backend.asarray(self._twice(np.zeros(self.size, np.int32) if targets.ndim == 2 else targets))
+        self._numbers = backend.asarray(self._twice(in_dtype(targets, dtype))) if targets.ndim == 2 else None
+        weights = self.sample_weight
+        self._weights = None if weights is None else backend.asarray(self._twice(in_dtype(weights[:, None], dtype)))
         self._scaling: dict[str, Any] = {
             "scale": None if scale is None else backend.asarray(scale, dtype),
             "offset": None if offset is None else backend.asarray(offset, dtype),
@@ -110,6 +99,14 @@ class Loader:
         self._in_order = backend.asarray(np.arange(self.size, dtype=np.int64))
         self._order = backend.copy(self._in_order)
 
+    def _twice(self, values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values, values]) if self.alternate_flip else values
+
+    @property
+    def outputs(self) -> int | None:
+        """K, if the targets are numbers (n, K); None if they are class indices."""
+        return None if self._numbers is None else int(self.targets.shape[1])
+
     @property
     def images(self) -> Array:
         """The images, or features, on the device."""
@@ -117,7 +114,13 @@ class Loader:
 
     @property
     def labels(self) -> Array:
-        """The labels, int32, on the device."""
+        """The class indices, int32 (n,), on the device.
+
+        Raises:
+            ConfigError: the targets are numbers.
+        """
+        if self._numbers is not None:
+            raise ConfigError("this loader's targets are numbers, not class indices: see Loader.targets")
         return self._labels[: self.size]
 
     @property
@@ -143,7 +146,8 @@ class Loader:
         """SHA-256 of everything that determines the batches: images, labels, their order, scaling and augmentation."""
         settings = {**self._augmentation, "alternate_flip": self.alternate_flip, "dtype": str(self._scaling["dtype"])}
         found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for array in (self.images, self.labels, self._scaling["scale"], self._scaling["offset"]):
+        targets = [self._numbers, self.targets] if self._numbers is not None else [self.labels]
+        for array in (self.images, *targets, self._scaling["scale"], self._scaling["offset"], self._weights):
             if array is not None:
                 host = np.ascontiguousarray(self.backend.to_numpy(array))
                 found.update(f"{host.dtype.str}{host.shape}".encode())
@@ -159,9 +163,20 @@ class Loader:
         if self.images.dtype != np.uint8:
             raise ConfigError("only images can be mirrored, not features")
         mirrored = copy.copy(self)
-        mirrored._images, mirrored._labels = _mirror(self.images), self.labels
+        mirrored._images, mirrored._labels = _mirror(self.images), self._labels[: self.size]
+        if self._numbers is not None:
+            mirrored._numbers = self._numbers[: self.size]
+        if self._weights is not None:
+            mirrored._weights = self._weights[: self.size]
         mirrored._augmentation, mirrored.alternate_flip = {}, False
         return mirrored
+
+    def standardized(self, scaling: TargetScaling) -> Loader:
+        """A loader of the same images whose batches have the targets that a network learns; :attr:`targets` stay."""
+        other = copy.copy(self)
+        numbers = in_dtype(scaling.standardized(self.targets), self._scaling["dtype"])
+        other._numbers = self.backend.asarray(self._twice(numbers))
+        return other
 
     def shuffle(self, seed: int, epoch: int) -> None:
         """Shuffle the training images for `epoch`: the order depends only on `seed` and `epoch`."""
@@ -172,11 +187,11 @@ class Loader:
         self.backend.assign(self._order, order)  # in place: a captured step refers to this array
 
     def training_batch(self, start: int | Array, size: int, *, seed: int, step: int | Array) -> tuple[Array, Array]:
-        """`size` shuffled and augmented images, starting at position `start`, and their labels.
+        """`size` shuffled and augmented images, starting at position `start`, and their labels or numbers.
 
         `start` and `step` are ints or one-element arrays on the device.
         """
-        return ops.gather_batch(
+        x, labels = ops.gather_batch(
             self._images,
             self._labels,
             self._order,
@@ -187,6 +202,21 @@ class Loader:
             **self._augmentation,
             **self._scaling,
         )
+        if self._numbers is None:
+            return x, labels
+        return x, ops.gather_targets(self._numbers, self._order, start=start, size=size)
+
+    def training_weights(self, start: int | Array, size: int) -> Array | None:
+        """The weights of the rows of a :meth:`training_batch`, (size,); None without ``sample_weight``."""
+        if self._weights is None:
+            return None
+        return ops.gather_targets(self._weights, self._order, start=start, size=size).reshape(-1)
+
+    def weights(self, start: int | Array, size: int) -> Array | None:
+        """The weights of the rows of a :meth:`batch`, (size,); None without ``sample_weight``."""
+        if self._weights is None:
+            return None
+        return ops.gather_targets(self._weights, self._in_order, start=start, size=size).reshape(-1)
 
     def batches(self, size: int) -> Iterator[tuple[Array, Array]]:
         """All images in their original order, not augmented, `size` at a time; the last batch may be smaller."""
@@ -194,8 +224,13 @@ class Loader:
             yield self.batch(start, min(size, self.size - start))
 
     def batch(self, start: int | Array, size: int) -> tuple[Array, Array]:
-        """`size` images in their original order, not augmented, and their labels.
+        """`size` images in their original order, not augmented, and their labels or numbers.
 
         `start`, the index of the first, is an int or a one-element array on the device.
         """
-        return ops.gather_batch(self._images, self._labels, self._in_order, start=start, size=size, **self._scaling)
+        x, labels = ops.gather_batch(
+            self._images, self._labels, self._in_order, start=start, size=size, **self._scaling
+        )
+        if self._numbers is None:
+            return x, labels
+        return x, ops.gather_targets(self._numbers, self._in_order, start=start, size=size)

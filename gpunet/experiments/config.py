@@ -32,7 +32,7 @@ from gpunet.experiments.presets import PRESETS
 from gpunet.files import read_regular
 from gpunet.models import MODELS, CNNConfig, HybridConfig
 from gpunet.models.registry import kind_of
-from gpunet.options import Options, check_option, did_you_mean, option_fields
+from gpunet.options import Options, check_option, did_you_mean, option_fields, option_values
 from gpunet.training.config import HybridTrainingConfig, TrainingConfig
 
 LARGEST_FILE = 2**20
@@ -177,11 +177,11 @@ def from_toml(text: str, source: str = "configuration") -> RunConfig:
 
 
 def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """Section -> option -> value, with every option written out, in plain JSON and TOML types."""
+    """Section -> option -> value, with every option written out, in plain JSON and TOML types (see ``written`` of
+    :func:`gpunet.options.option`)."""
     document: dict[str, dict[str, Any]] = {}
-    for section, owner in sections(config.kind).items():
-        options = getattr(config, section)
-        document[section] = {name: getattr(options, name) for name in option_fields(owner)}
+    for section in sections(config.kind):
+        document[section] = option_values(getattr(config, section))
         for name, value in document[section].items():
             if isinstance(value, tuple):
                 document[section][name] = list(value)

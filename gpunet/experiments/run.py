@@ -36,14 +36,14 @@ from gpunet.models import Hybrid, HybridConfig, create
 from gpunet.nn import Sequential, summary
 from gpunet.report.run_figures import plot_run
 from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
-from gpunet.training.checkpoint import prefixed, save_checkpoint
+from gpunet.training.checkpoint import architecture, prefixed, save_checkpoint
 from gpunet.training.description import scaling_tensors
 from gpunet.training.evaluation import evaluate as evaluate_model
 from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
 from gpunet.training.tensorboard import require_tensorboardx
 from gpunet.training.tracking import TRACKERS
-from gpunet.training.trainer import BEST, METRICS, architecture
+from gpunet.training.trainer import BEST, METRICS
 
 logger = logging.getLogger("gpunet")
 
@@ -307,8 +307,9 @@ def _fit(
         )
         if resume:
             trainer.resume()
-        records, best = trainer.fit().records, trainer.best_accuracy
+        records = trainer.fit().records
         chosen = records[trainer.best_epoch - 1]
+        best = chosen[f"validation_{trainer.monitor.name}"]
     return Fit(config, model, records, best, chosen, data, backend)
 
 

@@ -26,10 +26,10 @@ from gpunet.experiments.config import RunConfig, from_toml, merge
 from gpunet.files import PathLike
 from gpunet.models import CNN, CNNConfig, create
 from gpunet.nn import Layer, Sequential
-from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
+from gpunet.training.checkpoint import architecture, load_checkpoint, prefixed, save_checkpoint, under
 from gpunet.training.description import FEATURES, describe, description_of, scaling_tensors, versions
 from gpunet.training.evaluation import predictions
-from gpunet.training.trainer import BEST, architecture
+from gpunet.training.trainer import BEST
 
 
 @dataclass(frozen=True)

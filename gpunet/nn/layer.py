@@ -54,6 +54,9 @@ class Layer:
     """The flat buffers that hold the values; set by :meth:`initialize` on the layer it is called on."""
     description: Any = None
     """For a model, how to build it again: a :class:`gpunet.models.Description`."""
+    target_scaling: Any = None
+    """For a model trained for a regression, the :class:`gpunet.data.targets.TargetScaling` from its outputs, which are
+    standardised, to the units of the targets."""
     elementwise: ClassVar[bool] = False
     """Whether the layer is element-wise, so that output and input shapes are the same."""
 

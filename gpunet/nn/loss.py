@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from gpunet import ops
 from gpunet.backend import Array
 from gpunet.checks import check_number
+from gpunet.tasks import CLASSIFICATION, MULTILABEL, REGRESSION
 
 
 class Loss(Protocol):
     """What is minimised. A loss keeps no state, and asks the host for nothing."""
+
+    task: ClassVar[str]
+    """One of :data:`gpunet.tasks.TASKS`, which says what the targets are."""
 
     def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
         """(loss, gradient) for outputs (N, K): a 0-d array on the device, and the gradient by `outputs`, (N, K).
@@ -29,6 +33,8 @@ class CrossEntropyLoss:
         label_smoothing: probability mass spread evenly over all classes, in [0, 1).
         weight: class weights, (classes,), on the device of the logits; or None.
     """
+
+    task: ClassVar[str] = CLASSIFICATION
 
     def __init__(self, *, label_smoothing: float = 0.0, weight: Array | None = None) -> None:
         self.label_smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1, high_open=True)
@@ -55,6 +61,8 @@ class FocalLoss:
         weight: class weights, (classes,), on the device of the logits; or None.
     """
 
+    task: ClassVar[str] = CLASSIFICATION
+
     def __init__(self, *, gamma: float = 2.0, weight: Array | None = None) -> None:
         self.gamma = check_number("gamma", gamma, low=0)
         self.weight = weight
@@ -73,6 +81,8 @@ class BCEWithLogitsLoss:
         pos_weight: the weight of a target of 1 for each label, (labels,), on the device of the outputs; or None.
     """
 
+    task: ClassVar[str] = MULTILABEL
+
     def __init__(self, *, pos_weight: Array | None = None) -> None:
         self.pos_weight = pos_weight
 
@@ -86,6 +96,8 @@ class BCEWithLogitsLoss:
 class MSELoss:
     """Mean squared error."""
 
+    task: ClassVar[str] = REGRESSION
+
     def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
         """(loss, gradient) for outputs and targets, both (N, K)."""
         return ops.mse_loss(outputs, targets, sample_weight=sample_weight)
@@ -93,6 +105,8 @@ class MSELoss:
 
 class HuberLoss:
     """Mean of half the squared error up to `delta`, and linear in the error beyond: outliers count for less."""
+
+    task: ClassVar[str] = REGRESSION
 
     def __init__(self, *, delta: float = 1.0) -> None:
         self.delta = check_number("delta", delta, low=0, low_open=True)

@@ -17,7 +17,7 @@ from gpunet.ops.conv2d import conv2d, conv2d_backward
 from gpunet.ops.cross_entropy import count_correct, log_softmax, softmax, softmax_cross_entropy
 from gpunet.ops.dropout import dropout, dropout_backward
 from gpunet.ops.elementwise_loss import binary_cross_entropy_with_logits, huber_loss, mse_loss
-from gpunet.ops.gather import gather_batch
+from gpunet.ops.gather import gather_batch, gather_targets
 from gpunet.ops.linear import linear, linear_backward
 from gpunet.ops.optimizer import adam_update, ema_update, gradient_scale, sgd_update
 from gpunet.ops.pool2d import (
@@ -47,6 +47,7 @@ __all__ = [
     "dropout_backward",
     "ema_update",
     "gather_batch",
+    "gather_targets",
     "global_avg_pool2d",
     "global_avg_pool2d_backward",
     "gradient_scale",

@@ -6,12 +6,14 @@ from gpunet.training.config import HybridTrainingConfig, TrainingConfig
 from gpunet.training.evaluation import Evaluation, evaluate
 from gpunet.training.history import History
 from gpunet.training.hybrid import HybridFit, fit_hybrid
+from gpunet.training.metrics import METRICS, Metric
 from gpunet.training.progress import Progress
 from gpunet.training.tensorboard import TensorBoard
 from gpunet.training.tracking import MLflow, Tracker, Wandb
 from gpunet.training.trainer import Trainer
 
 __all__ = [
+    "METRICS",
     "Callback",
     "EarlyStopping",
     "Evaluation",
@@ -19,6 +21,7 @@ __all__ = [
     "HybridFit",
     "HybridTrainingConfig",
     "MLflow",
+    "Metric",
     "Progress",
     "TensorBoard",
     "Tracker",

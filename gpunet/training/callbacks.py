@@ -43,16 +43,17 @@ class Callback:
 
 
 class EarlyStopping(Callback):
-    """Stop when the validation accuracy has not improved for `patience` epochs."""
+    """Stop when the metric that the trainer monitors has not improved for `patience` epochs."""
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
-        self.best = -1.0
+        self.best: float | None = None
         self.waited = 0
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
-        if record["validation_accuracy"] > self.best:
-            self.best, self.waited = record["validation_accuracy"], 0
+        score = record[f"validation_{trainer.monitor.name}"]
+        if trainer.monitor.is_better(score, self.best):
+            self.best, self.waited = score, 0
         else:
             self.waited += 1
             if self.waited >= self.patience:

@@ -17,6 +17,7 @@ import numpy as np
 
 from gpunet.errors import CheckpointError
 from gpunet.files import PathLike, atomic_write, open_regular, parse_json
+from gpunet.nn.parameter import FlatParameters
 
 logger = logging.getLogger("gpunet")
 
@@ -92,3 +93,8 @@ def under(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     """The tensors whose names start with ``prefix/``, without it; the inverse of :func:`prefixed`."""
     start = f"{prefix}/"
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def architecture(flat: FlatParameters) -> dict[str, list[int]]:
+    """Names and shapes of all parameters and buffers, which must be the same in a checkpoint and a model."""
+    return {name: list(view.shape) for name, view in flat.named(flat.values, flat.state).items()}

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpunet.backend import PRECISIONS
+from gpunet.nn import LOSSES
 from gpunet.optim import OPTIMIZERS, SCHEDULES
 from gpunet.options import Options, option
+from gpunet.training.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,18 @@ class TrainingConfig(Options):
 
     epochs: int = option(15, "passes over the training images", low=1)
     batch_size: int = option(128, "images per step", low=1)
+    loss: str = option(
+        "auto",
+        "what is minimised; auto: cross_entropy for classes, mse for a regression, bce_with_logits for labels",
+        choices=LOSSES,
+        written=False,
+    )
+    metric: str = option(
+        "auto",
+        "the metric of the validation data that decides which epoch is best; auto: accuracy, r2 or macro_f1",
+        choices=METRICS,
+        written=False,
+    )
     optimizer: str = option("adamw", "update rule", choices=OPTIMIZERS)
     lr: float = option(2e-3, "learning rate; for one_cycle and cosine, the peak", low=0, low_open=True)
     momentum: float = option(0.9, "momentum of sgd", low=0, high=1, high_open=True)
@@ -41,10 +55,10 @@ class TrainingConfig(Options):
         high=1,
         high_open=True,
     )
-    early_stopping: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never", low=0)
+    early_stopping: int = option(0, "stop after this many epochs without a better validation metric; 0: never", low=0)
     keep: str = option(
         "best",
-        "weights to keep: those of the epoch with the best validation accuracy, or those of the last epoch",
+        "weights to keep: those of the epoch with the best validation metric, or those of the last epoch",
         choices=("best", "last"),
     )
     seed: int = option(0, "seed of initialisation, shuffling, augmentation and dropout", low=0, high=2**32 - 1)

@@ -17,7 +17,7 @@ from gpunet.errors import ConfigError
 from gpunet.models.description import Description
 from gpunet.models.registry import kind_of
 from gpunet.nn import Layer
-from gpunet.options import Options, option_fields
+from gpunet.options import option_values
 from gpunet.training.checkpoint import prefixed
 from gpunet.training.config import TrainingConfig
 
@@ -52,6 +52,11 @@ def scaling_tensors(scaling: Scaling | None) -> dict[str, np.ndarray]:
     return {} if scaling is None else prefixed("input", scaling.to_arrays())
 
 
+def target_tensors(model: Layer) -> dict[str, np.ndarray]:
+    """The scaling of the model's targets as stored in a checkpoint; empty if it has none."""
+    return {} if model.target_scaling is None else prefixed("target", model.target_scaling.to_arrays())
+
+
 def describe(
     found: Description, training: TrainingConfig | None, *, scaling: Scaling | None, **more: Any
 ) -> dict[str, Any]:
@@ -59,9 +64,9 @@ def describe(
 
     training: how it was trained; None: of that, only the dtype is in `more`.
     """
-    config = {"model": {"kind": kind_of(found.config).name, **_values(found.config)}}
+    config = {"model": {"kind": kind_of(found.config).name, **option_values(found.config)}}
     if training is not None:
-        config["training"] = _values(training)
+        config["training"] = option_values(training)
     facts = {
         "kind": kind_of(found.config).name,
         "config": config,
@@ -94,7 +99,3 @@ def describe_training(
             f"the metadata have {len(class_names)} class_names for the {found.classes} classes of the model"
         )
     return describe(found, config, scaling=scaling, **shown), scaling_tensors(scaling)
-
-
-def _values(options: Options) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in option_fields(type(options))}

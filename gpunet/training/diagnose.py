@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from gpunet.backend import Array
 from gpunet.errors import DivergedError
-from gpunet.nn import CrossEntropyLoss, ForwardContext, Layer, Sequential
+from gpunet.nn import ForwardContext, Layer, Sequential
+from gpunet.nn.loss import Loss
 from gpunet.training.evaluation import EVALUATION_BATCH
+from gpunet.training.objective import plain_loss
 
 if TYPE_CHECKING:
     from gpunet.training.trainer import Trainer
@@ -18,9 +20,11 @@ NOT_FINITE_INPUT = "the input of the model is not finite"
 def diverged(trainer: Trainer, index: int) -> DivergedError:
     """The error for a non-finite loss or gradient in step `index`, from 0, of the epoch; runs that step again."""
     number, seed = trainer.epoch * trainer.steps_per_epoch + index, trainer.config.seed
-    batch = trainer.train.training_batch(index * trainer.batch_size, trainer.batch_size, seed=seed, step=number)
+    start, size = index * trainer.batch_size, trainer.batch_size
+    x, targets = trainer.train.training_batch(start, size, seed=seed, step=number)
+    weights = trainer.train.training_weights(start, size)
     ctx = ForwardContext(training=True, seed=seed, step=number)
-    where = first_not_finite(trainer.model, *batch, trainer.loss, ctx)
+    where = first_not_finite(trainer.model, x, targets, weights, trainer.loss, ctx)
     where = where or "the norm of the gradients is not finite, although all gradients are"
     return DivergedError(
         f"training diverged in step {number + 1} (epoch {trainer.epoch + 1}, learning rate {trainer.lr:.3g}): {where}. "
@@ -31,8 +35,9 @@ def diverged(trainer: Trainer, index: int) -> DivergedError:
 def not_validated(trainer: Trainer) -> DivergedError:
     """The error for a validation loss that is not finite after an epoch whose training losses are."""
     epoch, where = trainer.epoch + 1, "it overflows in the sum over the batches"
-    for x, labels in trainer.validation.batches(EVALUATION_BATCH):
-        found = first_not_finite(trainer.model, x, labels, CrossEntropyLoss(), ForwardContext(), gradients=False)
+    loss = plain_loss(trainer.loss)
+    for x, targets in trainer.validation.batches(EVALUATION_BATCH):
+        found = first_not_finite(trainer.model, x, targets, None, loss, ForwardContext(), gradients=False)
         if found is not None:
             where = found
             break
@@ -56,14 +61,26 @@ def is_finite(array: Array) -> bool:
 
 
 def first_not_finite(
-    model: Layer, x: Array, labels: Array, loss: CrossEntropyLoss, ctx: ForwardContext, *, gradients: bool = True
+    model: Layer,
+    x: Array,
+    targets: Array,
+    weights: Array | None,
+    loss: Loss,
+    ctx: ForwardContext,
+    *,
+    gradients: bool = True,
 ) -> str | None:
-    """What is not finite first in a step, as a clause: the input, a parameter, an output, the loss or a gradient.
+    """What is not finite first in a step, as a clause: the input, a target, a parameter, an output, the loss or a
+    gradient.
 
     Runs the forward pass layer by layer and, with `gradients`, the backward pass. None if all is finite.
     """
     if not is_finite(x):
         return NOT_FINITE_INPUT
+    if targets.dtype.kind == "f" and not is_finite(targets):
+        return f"a target is beyond {targets.dtype}"
+    if weights is not None and not (is_finite(weights) and bool((weights > 0).any())):
+        return f"the sample weights of the batch are all 0, or beyond {weights.dtype}"
     for name, parameter in model.named_parameters():
         if not is_finite(parameter.value):
             return f"parameter {name} is not finite"
@@ -84,12 +101,12 @@ def first_not_finite(
     found = walk("", model, x)[1]
     if found:
         return found
-    logits, backward = model.forward(x, ctx)
-    value, dlogits = loss(logits, labels)
+    outputs, backward = model.forward(x, ctx)
+    value, gradient = loss(outputs, targets, weights)
     if not is_finite(value):
         return "the loss is not finite, but all layers are"
     if gradients:
-        backward(dlogits)
+        backward(gradient)
         for name, parameter in model.named_parameters():
             if not is_finite(parameter.grad):
                 return f"the gradient of {name} is not finite"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from gpunet import ops
 from gpunet.backend import Array
 from gpunet.data.loader import Loader
-from gpunet.nn import CrossEntropyLoss, ForwardContext, Layer
+from gpunet.data.targets import TargetScaling
+from gpunet.errors import ConfigError
+from gpunet.nn import ForwardContext, Layer
+from gpunet.nn.loss import Loss
+from gpunet.tasks import CLASSIFICATION, MULTILABEL, REGRESSION
+from gpunet.training.metrics import Metric, metrics_of
+from gpunet.training.objective import check_targets, loss_of, plain_loss
 
 EVALUATION_BATCH = 1000
 """Images per evaluation batch. It is fixed, so that all callers get bit-identical results."""
@@ -22,31 +29,48 @@ have the same bits whatever rows are beside it: products of few rows are summed 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and number of correct predictions over a data set, and the class probabilities if requested."""
+    """Mean loss and metrics over a data set, and what was predicted."""
 
     loss: float
     correct: int
+    """Number of rows whose class was predicted; 0 where no classes are."""
     total: int
     probabilities: np.ndarray | None = None
-    """(total, classes), or None."""
+    """(total, classes), those of the classes, or of each label, or None."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """The metrics by name; for a regression in the units of the targets."""
+    predictions: np.ndarray | None = None
+    """float64 (total, K), the numbers that a regression predicts; None for other tasks."""
 
     @property
     def accuracy(self) -> float:
-        return self.correct / self.total
+        """The share of rows whose class was predicted.
+
+        Raises:
+            ConfigError: no classes were predicted.
+        """
+        if "accuracy" not in self.scores:
+            raise ConfigError(f"there is no accuracy, but {', '.join(self.scores)}: see Evaluation.scores")
+        return self.scores["accuracy"]
 
 
 class Captured:
-    """A function of a batch and its labels, for all batches of `loader`; on a GPU, a CUDA graph for each batch size.
+    """A function of a batch and its targets (`weighted`: and weights), for all batches of `loader`.
+
+    On a GPU, it is a CUDA graph for each batch size.
 
     It may only call ops on arrays of the device, and return a tuple of arrays.
     """
 
     def __init__(
         self,
-        function: Callable[[Array, Array], tuple[Array, ...]],
+        function: Callable[..., tuple[Array, ...]],
         loader: Loader,
         batch: int | None = None,
+        *,
+        weighted: bool = False,
     ) -> None:
+        self._weighted = weighted
         self._function, self._loader, self._batch = function, loader, batch or EVALUATION_BATCH
         self._start = loader.backend.zeros(1, np.int64)
         self._steps: dict[tuple[int, str], Callable[[], tuple[Array, ...]]] = {}
@@ -65,45 +89,124 @@ class Captured:
         function, loader, first = self._function, self._loader, self._start
         key = size, loader.backend.precision  # what is captured has the precision of its time
         if key not in self._steps:
-            self._steps[key] = loader.backend.capture(lambda: function(*loader.batch(first, size)))
+            weights = (lambda: (loader.weights(first, size),)) if self._weighted else tuple
+            self._steps[key] = loader.backend.capture(lambda: function(*loader.batch(first, size), *weights()))
         return self._steps[key]
 
 
 class Evaluator:
     """:func:`evaluate` for a `model` and data that are evaluated again and again, as after each epoch."""
 
-    def __init__(self, model: Layer, loader: Loader, *, keep_probabilities: bool = False) -> None:
-        def batch(x: Array, labels: Array) -> tuple[Array, ...]:
-            logits, _ = model.forward(x, ForwardContext())
-            loss, _ = criterion(logits, labels)
-            found = loss, ops.count_correct(logits, labels)
-            return (*found, ops.softmax(logits)) if keep_probabilities else found
+    def __init__(
+        self,
+        model: Layer,
+        loader: Loader,
+        *,
+        loss: Loss | str | None = None,
+        metrics: Sequence[str | Metric] | str | Metric | None = None,
+        keep_probabilities: bool = False,
+    ) -> None:
+        if loss is None and loader.outputs is not None and model.target_scaling is None:
+            raise ConfigError('the targets are numbers, so evaluate needs the loss, such as loss="bce_with_logits"')
+        criterion = plain_loss(loss_of(loss or ("cross_entropy" if loader.outputs is None else "mse")))
+        check_targets(criterion, loader)
+        self._task, self._metrics = criterion.task, metrics_of(metrics, criterion.task)
+        classes = self._task == CLASSIFICATION
+        self._scaling: TargetScaling | None = None
+        if self._task == REGRESSION and model.target_scaling is not None:
+            self._scaling = model.target_scaling
+            loader = loader.standardized(model.target_scaling)
+        # What the device counts is enough for the accuracy; all else is computed here.
+        self._outputs = not classes or len(self._metrics) > 1 or loader.sample_weight is not None
+        self._probable = keep_probabilities and self._task != REGRESSION
 
-        criterion = CrossEntropyLoss()
-        self._loader, self._batches = loader, Captured(batch, loader)
+        def batch(x: Array, targets: Array, weights: Array | None) -> tuple[Array, ...]:
+            outputs, _ = model.forward(x, ForwardContext())
+            loss = criterion(outputs, targets, weights)[0]
+            found: tuple[Array, ...] = (loss, ops.count_correct(outputs, targets)) if classes else (loss,)
+            if self._outputs:
+                found = (*found, outputs)
+            if keep_probabilities and classes:
+                found = (*found, ops.softmax(outputs))
+            return found
+
+        self._loader = loader
+        self._batches = Captured(lambda x, y: batch(x, y, None), loader)
+        if loader.sample_weight is not None:
+            self._batches = Captured(batch, loader, weighted=True)
 
     def __call__(self, on_batch: Callable[[int], None] | None = None) -> Evaluation:
         loss, correct, done, size = 0.0, 0, 0, self._loader.size
-        kept: list[np.ndarray] = []
-        for batch_loss, batch_correct, *probabilities in self._batches:
+        weights = self._loader.sample_weight
+        outputs: list[np.ndarray] = []
+        probabilities: list[np.ndarray] = []
+        for batch_loss, *found in self._batches:
             images = min(EVALUATION_BATCH, size - done)
-            loss += float(batch_loss) * images
-            correct += int(batch_correct)
+            share: Any = images if weights is None else float(weights[done : done + images].sum())
+            loss += float(batch_loss) * share if share else 0.0  # the mean of rows without any weight is NaN
             done += images
-            kept += probabilities
+            if self._task == CLASSIFICATION:
+                correct += int(found.pop(0))
+            if self._outputs:
+                outputs.append(found.pop(0))
+            probabilities += found
             if on_batch is not None:
                 on_batch(done)
-        return Evaluation(loss / size, correct, size, np.concatenate(kept) if kept else None)
+        mean = loss / (size if weights is None else float(weights.sum()))
+        return self._found(mean, correct, outputs, np.concatenate(probabilities) if probabilities else None)
+
+    def _found(self, loss: float, correct: int, kept: list[np.ndarray], probabilities: np.ndarray | None) -> Evaluation:
+        size = self._loader.size
+        if not kept:
+            return Evaluation(loss, correct, size, probabilities, {"accuracy": correct / size})
+        outputs = np.concatenate(kept).astype(np.float64)
+        if self._scaling is not None:
+            outputs = self._scaling.original(outputs)
+        weights = self._loader.sample_weight
+        weight = np.ones(size) if weights is None else weights
+        finite = np.isfinite(outputs).all()
+        scores = {
+            metric.name: metric(outputs, self._loader.targets, weight) if finite else float("nan")
+            for metric in self._metrics
+        }
+        if weights is None and self._task == CLASSIFICATION:
+            scores["accuracy"] = correct / size
+        if self._probable and self._task == MULTILABEL:
+            probabilities = sigmoid(outputs)
+        return Evaluation(loss, correct, size, probabilities, scores, outputs if self._task == REGRESSION else None)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """The probabilities of labels by their logits, float64."""
+    positive = np.exp(-np.abs(logits.astype(np.float64)))
+    return np.asarray(np.where(logits >= 0, 1.0, positive) / (1 + positive))
 
 
 def evaluate(
-    model: Layer, loader: Loader, *, keep_probabilities: bool = False, on_batch: Callable[[int], None] | None = None
+    model: Layer,
+    loader: Loader,
+    *,
+    loss: Loss | str | None = None,
+    metrics: Sequence[str | Metric] | str | Metric | None = None,
+    keep_probabilities: bool = False,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Run `model` in inference mode over all of `loader`; the loss is plain cross-entropy.
+    """Run `model` in inference mode over all of `loader`.
 
-    `on_batch` is called after each batch, with the number of images processed so far.
+    Args:
+        loss: a loss or a name in :data:`gpunet.nn.LOSSES`; by default cross-entropy, or the squared error for a model
+            that was trained for a regression. Cross-entropy is plain, without label smoothing and class weights; a
+            regression's is that of standardised numbers.
+        metrics: metrics or names in :data:`gpunet.training.METRICS`; by default those of the task.
+        on_batch: called after each batch, with the number of images processed so far.
+
+    Rows count by the loader's ``sample_weight``, if it has one.
+
+    Raises:
+        ConfigError: loss, metrics and targets do not fit each other.
     """
-    return Evaluator(model, loader, keep_probabilities=keep_probabilities)(on_batch)
+    evaluator = Evaluator(model, loader, loss=loss, metrics=metrics, keep_probabilities=keep_probabilities)
+    return evaluator(on_batch)
 
 
 def with_mirror_images(model: Layer, loader: Loader, probabilities: np.ndarray) -> np.ndarray:

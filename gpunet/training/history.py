@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,15 @@ from gpunet.errors import OutputError
 from gpunet.files import write_text_atomic
 
 Record = dict[str, Any]
-"""epoch (from 1), step, lr, train_loss, train_accuracy, validation_loss, validation_accuracy, seconds,
-images_per_second"""
+"""epoch (from 1), step, lr, train_loss, validation_loss, validation_<name> of each metric, seconds, images_per_second;
+with an accuracy, also train_accuracy"""
 
-NUMBERS = (
-    "epoch",
-    "step",
-    "lr",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "seconds",
-    "images_per_second",
-)
-"""The entries of a record."""
+
+def entries(metrics: Sequence[str] = ("accuracy",)) -> tuple[str, ...]:
+    """The entries of a record with these metrics, in order; all are numbers."""
+    accuracy = ("train_accuracy",) if "accuracy" in metrics else ()
+    measured = (f"validation_{name}" for name in metrics)
+    return "epoch", "step", "lr", "train_loss", *accuracy, "validation_loss", *measured, "seconds", "images_per_second"
 
 
 class History:

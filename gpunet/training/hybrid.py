@@ -138,7 +138,8 @@ def fit_hybrid(
     hybrid.classifier.initialize(seed, device=backend, dtype=dtype)
     how = dataclasses.replace(training, epochs=stages.classifier_epochs, lr=stages.classifier_lr)
     trainer = run("classifier", hybrid.classifier, how, (features[0], features[1]), cnn)
-    best, stage, epoch = trainer.best_accuracy, "classifier", trainer.best_epoch
+    best, stage, epoch = trainer.best_score, "classifier", trainer.best_epoch
+    assert best is not None
 
     hybrid.initialize(seed, device=backend, dtype=dtype)  # keeps all values, and joins the arrays of both parts again
     if stages.joint_epochs:
@@ -146,14 +147,16 @@ def fit_hybrid(
         before = hybrid.flat.state_dict()
         how = dataclasses.replace(training, epochs=stages.joint_epochs, lr=stages.joint_lr)
         trainer = run("joint", hybrid, how, (train, validation), hybrid)
-        joint = trainer.best_accuracy
-        if joint > best or training.keep == "last":
+        joint = trainer.best_score
+        assert joint is not None
+        if trainer.monitor.is_better(joint, best) or training.keep == "last":
             best, stage, epoch = joint, "joint", trainer.best_epoch
         else:
             hybrid.flat.load_state_dict(before)
             logger.info(
-                "joint training reached %.2f %% validation accuracy, the frozen features %.2f %%: keeping the latter",
-                100 * joint,
-                100 * best,
+                "joint training reached the validation %s %s, the frozen features %s: keeping the latter",
+                trainer.monitor.name,
+                trainer.monitor.text(joint),
+                trainer.monitor.text(best),
             )
     return HybridFit(hybrid, records, best, stage, epoch)

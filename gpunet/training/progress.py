@@ -85,10 +85,13 @@ class Progress(Callback):
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         epochs = trainer.config.epochs
+        trained = f" accuracy {record['train_accuracy']:.2%}" if "train_accuracy" in record else ""
+        measured = [(metric.name, metric.text(record[f"validation_{metric.name}"])) for metric in trainer.metrics]
+        scores = " ".join(f"{name} {text}" for name, text in measured)
         self.console.print(
             f"{self.title}epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  "
-            f"train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.2%}  "
-            f"validation loss {record['validation_loss']:.4f} accuracy {record['validation_accuracy']:.2%}  "
+            f"train loss {record['train_loss']:.4f}{trained}  "
+            f"validation loss {record['validation_loss']:.4f} {scores}  "
             f"lr {record['lr']:.1e}  {record['images_per_second']:,.0f} images/s  "
             f"{self._seconds_left(trainer, record) / 60:.1f} min left",
             soft_wrap=True,

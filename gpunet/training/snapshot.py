@@ -14,7 +14,7 @@ import numpy as np
 from gpunet.errors import CheckpointError, OtherTrainingError
 from gpunet.training.checkpoint import load_checkpoint, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
-from gpunet.training.history import NUMBERS, Record
+from gpunet.training.history import Record, entries
 
 logger = logging.getLogger("gpunet")
 
@@ -40,7 +40,8 @@ class Snapshot:
     """Whether a callback has ended the training."""
     best_epoch: int
     """The epoch of the weights ``best/``; 0: none yet."""
-    best_accuracy: float
+    best_score: float | None
+    """Of the monitored metric; None: none yet."""
     schedule: Mapping[str, Any]
     callbacks: list[Any]
     """[name, state] of each callback that has a state."""
@@ -140,7 +141,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "epochs": int,
     "stop": bool,
     "best_epoch": int,
-    "best_accuracy": (int, float),
+    "best_score": (int, float, type(None)),
     "schedule": dict,
     "callbacks": list,
     "records": list,
@@ -155,25 +156,33 @@ def _read(path: Path) -> Snapshot:
     facts = about.pop(_KEY, None)
     if not isinstance(facts, dict):
         raise CheckpointError(f"{path} is not the state of a training of this version: it has no entry {_KEY}")
+    if "best_accuracy" in facts:  # of a version that knew no other metric
+        facts["best_score"] = facts.pop("best_accuracy")
     for name, expected in _TYPES.items():
-        found = facts.get(name)
+        found = facts.get(name, _ABSENT)
         if not isinstance(found, expected) or (isinstance(found, bool) and expected is not bool):
             raise CheckpointError(f"{path} is not the state of a training of this version: its {name} is {found!r:.40}")
     snapshot = Snapshot(tensors, about=about, **{name: facts[name] for name in _TYPES})
     problem = _inconsistency(snapshot)
     if problem:
         raise CheckpointError(f"{path} is not the state of a training of this version: {problem}")
-    ordered = [{name: record[name] for name in NUMBERS} | record for record in snapshot.records]
+    ordered = [{name: record[name] for name in _entries(snapshot)} | record for record in snapshot.records]
     return replace(snapshot, records=ordered)
+
+
+def _entries(snapshot: Snapshot) -> tuple[str, ...]:
+    return entries(snapshot.identity.get("metrics", ("accuracy",)))
 
 
 def _inconsistency(snapshot: Snapshot) -> str | None:
     """What does not fit together in the snapshot of an undamaged file: it is of another version, or was edited."""
     records = snapshot.records
-    if not all(
-        isinstance(record, dict) and all(_is_number(record.get(name)) for name in NUMBERS) for record in records
-    ):
-        return f"a record of an epoch lacks a number of {', '.join(NUMBERS)}"
+    metrics = snapshot.identity.get("metrics", [])
+    if not isinstance(metrics, list) or not all(isinstance(name, str) for name in metrics):
+        return f"its metrics are {metrics!r:.40}"
+    names = _entries(snapshot)
+    if not all(isinstance(record, dict) and all(_is_number(record.get(name)) for name in names) for record in records):
+        return f"a record of an epoch lacks a number of {', '.join(names)}"
     if [record["epoch"] for record in records] != list(range(1, snapshot.epoch + 1)):
         return f"its records are not those of the epochs 1 to {snapshot.epoch}"
     if not 0 <= snapshot.best_epoch <= snapshot.epoch or min(snapshot.epoch_steps, snapshot.epochs) < 0:

@@ -20,15 +20,11 @@ FOLDER = "tensorboard"
 """The folder for event files in a run folder."""
 
 _TAGS = {
-    "train_loss": "loss/train",
-    "validation_loss": "loss/validation",
-    "train_accuracy": "accuracy/train",
-    "validation_accuracy": "accuracy/validation",
     "lr": "learning_rate",
     "seconds": "time/seconds",
     "images_per_second": "time/images_per_second",
 }
-"""The entries of an epoch's record that are written, and what TensorBoard calls them."""
+"""What TensorBoard calls entries of an epoch's record; ``validation_loss`` is ``loss/validation`` and so on."""
 
 
 class TensorBoard(Callback):
@@ -89,9 +85,11 @@ class TensorBoard(Callback):
     def _write_record(self, record: Record, moment: float) -> None:
         from tensorboardX.summary import scalar
 
-        for name, tag in _TAGS.items():
-            if record.get(name) is not None:
-                self._write(scalar(tag, record[name]), record["epoch"], moment)
+        for name, value in record.items():
+            part, _, quantity = name.partition("_")
+            tag = f"{quantity}/{part}" if part in ("train", "validation") else _TAGS.get(name)
+            if tag is not None and value is not None:
+                self._write(scalar(tag, value), record["epoch"], moment)
 
     def _write(self, summary: Any, step: int, moment: float) -> None:
         from tensorboardX.proto.event_pb2 import Event

@@ -93,7 +93,7 @@ class Tracker(Callback):
     def on_train_end(self, trainer: Trainer) -> None:
         finished = trainer.stop or trainer.epoch >= trainer.config.epochs
         if finished and trainer.best_epoch:
-            best = {"best_epoch": trainer.best_epoch, "best_validation_accuracy": trainer.best_accuracy}
+            best = {"best_epoch": trainer.best_epoch, f"best_validation_{trainer.monitor.name}": trainer.best_score}
             self.log_result(best, trainer.metadata.get("stage", ""))
         if not self._held:
             self._finish(finished)

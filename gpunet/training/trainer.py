@@ -22,22 +22,25 @@ from gpunet.checks import check_number
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, ConfigError, DeviceMemoryError, Interrupted
 from gpunet.files import PathLike
-from gpunet.nn import CrossEntropyLoss, ForwardContext, Layer, balanced_class_weights
+from gpunet.nn import ForwardContext, Layer
+from gpunet.nn.loss import Loss
 from gpunet.nn.parameter import FlatParameters
 from gpunet.optim import _slots, schedules
 from gpunet.training.callbacks import Callback, EarlyStopping
-from gpunet.training.checkpoint import prefixed, save_checkpoint, under
+from gpunet.training.checkpoint import architecture, digest, prefixed, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
-from gpunet.training.description import describe_training
+from gpunet.training.description import describe_training, target_tensors
 from gpunet.training.diagnose import diverged, not_validated
 from gpunet.training.evaluation import Evaluation, Evaluator
 from gpunet.training.history import History, Record
 from gpunet.training.interrupt import Interrupts
+from gpunet.training.metrics import Metric
+from gpunet.training.objective import balanced_weights, objective_of, prepare_targets
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
 from gpunet.training.state import EpochTotals, StepState
 
 BEST, METRICS = "checkpoint.safetensors", "metrics.jsonl"
-"""In a run folder, beside the snapshots: the model with the best validation accuracy (of the last epoch, with
+"""In a run folder, beside the snapshots: the model with the best validation metric (of the last epoch, with
 ``keep = "last"``), and the record of each epoch."""
 
 
@@ -47,7 +50,11 @@ class Trainer:
     Args:
         model: a layer initialised by :meth:`~gpunet.nn.Layer.initialize`.
         config: how to train.
-        train, validation: the data, on the model's device.
+        train, validation: the data, on the model's device. With a ``sample_weight``, rows count by it.
+        loss: a loss, or a name in :data:`gpunet.nn.LOSSES`; by default that of ``config``, which for class indices is
+            cross-entropy. For a regression, the network learns standardised targets: see ``Layer.target_scaling``.
+        metrics: metrics, or names in :data:`gpunet.training.METRICS`, that are recorded for the validation data; the
+            first one decides which epoch is best. By default that of ``config``, or those of the loss's task.
         run_dir: an existing folder for ``metrics.jsonl``, the best and the last checkpoint; None writes nothing.
         callbacks: called in this order.
         class_weights: weight of each class in the loss, (classes,) on the device; by default those of
@@ -61,12 +68,15 @@ class Trainer:
     Attributes:
         epoch, step: number of finished epochs and steps.
         lr: learning rate of the last step.
+        loss, metrics: those above; `monitor` is the first metric.
+        best_epoch, best_score: the epoch of the weights that are kept, and the monitored metric after it; 0 and None
+            before the first.
         history: the records of all epochs.
         stop: set it to end training after the current epoch.
 
     Raises:
         ConfigError: the model is not initialised, or with another dtype than ``config.dtype``, or a number is out of
-            range.
+            range; or loss, metrics, targets and model do not fit each other.
     """
 
     def __init__(
@@ -76,6 +86,8 @@ class Trainer:
         *,
         train: Loader,
         validation: Loader,
+        loss: Loss | str | None = None,
+        metrics: Sequence[str | Metric] | str | Metric | None = None,
         run_dir: PathLike | None = None,
         callbacks: Sequence[Callback] = (),
         class_weights: Array | None = None,
@@ -96,7 +108,11 @@ class Trainer:
         self.model, self.config = model, config
         self.flat: FlatParameters = model.flat
         self.backend = self.flat.backend
-        self.train, self.validation = train, validation
+        if class_weights is None and config.class_weights == "balanced" and train.outputs is None:
+            class_weights = balanced_weights(model, train, self.flat.dtype)
+        self._objective = objective_of(config, loss, metrics, train, class_weights)
+        self.loss, self.metrics, self.monitor = self._objective.loss, self._objective.metrics, self._objective.monitor
+        self.train, self.validation = prepare_targets(model, self.loss, train, validation)
         self.run_dir = None if run_dir is None else Path(run_dir)
         # All batches have the same size, so each epoch drops the images that do not fill its last batch.
         self.batch_size = min(config.batch_size, train.size)
@@ -105,9 +121,6 @@ class Trainer:
         self.optimizer.bind(self.flat)
         self.schedule = self._schedule(config.epochs)
         self.average = optim.WeightAverage(self.flat, config.ema_decay) if config.ema_decay else None
-        if class_weights is None and config.class_weights == "balanced":
-            class_weights = self._balanced_class_weights()
-        self.loss = CrossEntropyLoss(label_smoothing=config.label_smoothing, weight=class_weights)
         self.callbacks = list(callbacks)
         if config.early_stopping:
             self.callbacks.append(EarlyStopping(config.early_stopping))
@@ -115,17 +128,20 @@ class Trainer:
         if self.run_dir is not None and "config" not in self.metadata:
             facts, arrays = describe_training(model, config, train, self.metadata.get("class_names"))
             self.metadata, self.tensors = {**facts, **self.metadata}, {**arrays, **self.tensors}
+        self.tensors |= target_tensors(model)
         self._identity_given = dict(identity or {})
         self._save_every = 60 * check_number("checkpoint_minutes", checkpoint_minutes, low=0)
         self.history = History(self.run_dir / METRICS if self.run_dir else None)
         self.epoch = self.step = 0
         self.stop = False
         self.lr = self.schedule.lr(0)
-        self.best_epoch, self.best_accuracy = 0, -1.0
+        self.best_epoch = 0
+        self.best_score: float | None = None
         self._best: dict[str, Any] = {}
         self._epoch_steps, self._epoch_seconds = 0, 0.0  # of the running epoch: finished steps, and time spent on them
         self._state = StepState(self.backend, steps_per_epoch=self.steps_per_epoch, batch_size=self.batch_size)
-        self._evaluator = Evaluator(model, validation)
+        self._none_correct = None if train.outputs is None else self.backend.zeros((), "int64")
+        self._evaluator = Evaluator(model, validation, loss=self.loss, metrics=self.metrics)
         # Weakly: a graph that refers to its trainer would keep it, and device memory, until the next collection.
         step = weakref.WeakMethod(self._training_step)
         self._step_once = self.backend.capture(lambda: _alive(step)())
@@ -136,28 +152,23 @@ class Trainer:
             self.config.schedule, total_steps=epochs * steps, steps_per_epoch=steps, **vars(self.config)
         )
 
-    def _balanced_class_weights(self) -> Array:
-        image, _ = next(self.validation.batches(1))
-        with self.backend.active():
-            classes = self.model.forward(image, ForwardContext())[0].shape[-1]
-        return self.backend.asarray(
-            balanced_class_weights(self.backend.to_numpy(self.train.labels), classes), self.flat.dtype
-        )
-
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def _training_step(self) -> None:
         # Only ops on arrays that stay in place: on a GPU this is recorded once and replayed (Backend.capture).
         seed, state = self.config.seed, self._state
-        x, labels = self.train.training_batch(state.start, self.batch_size, seed=seed, step=state.step)
+        x, targets = self.train.training_batch(state.start, self.batch_size, seed=seed, step=state.step)
+        weights = self.train.training_weights(state.start, self.batch_size)
         ctx = ForwardContext(training=True, seed=seed, step=state.step, needs_input_grad=False)
-        logits, backward = self.model.forward(x, ctx)
-        loss, dlogits = self.loss(logits, labels)
-        backward(dlogits)
+        outputs, backward = self.model.forward(x, ctx)
+        loss, gradient = self.loss(outputs, targets, weights)
+        backward(gradient)
+        loss = self.backend.asarray(loss)  # a loss of one's own may return NumPy's scalar
         scale, _ = ops.gradient_scale(self.flat.gradients, loss, max_norm=self.config.clip_norm)
         # From the first non-finite loss or gradient to the end of the epoch, the scale is NaN: updates are skipped, so
         # that the weights can be examined when the host reads the totals.
-        state.advance(loss, ops.count_correct(logits, labels), scale)
+        correct = ops.count_correct(outputs, targets) if self._none_correct is None else self._none_correct
+        state.advance(loss, correct, scale)
         self.optimizer.update(state.lr, state.step, scale)
         if self.average is not None:
             self.average.update(state.step)
@@ -264,9 +275,9 @@ class Trainer:
             "step": self.step,
             "lr": self.lr,
             "train_loss": totals.loss / totals.steps,
-            "train_accuracy": totals.correct / images,
+            **({"train_accuracy": totals.correct / images} if self._none_correct is None else {}),
             "validation_loss": validation.loss,
-            "validation_accuracy": validation.accuracy,
+            **{f"validation_{name}": score for name, score in validation.scores.items()},
             "seconds": round(self._epoch_seconds + time.perf_counter() - trained, 3),
             "images_per_second": round(images / self._epoch_seconds, 1),
         }
@@ -274,7 +285,8 @@ class Trainer:
         self.schedule.observe(validation.loss)
         self.history.append(record)
         if weights is not None:
-            self.best_epoch, self.best_accuracy, self._best = self.epoch, validation.accuracy, weights
+            score = validation.scores[self.monitor.name]
+            self.best_epoch, self.best_score, self._best = self.epoch, score, weights
         for callback in self.callbacks:
             callback.on_epoch_end(self, record)
         # First what a resume needs: the other files are derived from it.
@@ -287,7 +299,8 @@ class Trainer:
         """The evaluation after an epoch, and the weights, if they are to be kept."""
         with self.average.applied() if self.average is not None else contextlib.nullcontext():
             validation = self._evaluator()
-            better = validation.accuracy > self.best_accuracy or self.config.keep == "last"
+            score = validation.scores[self.monitor.name]
+            better = self.monitor.is_better(score, self.best_score) or self.config.keep == "last"
             weights = self.flat.state_dict() if better else None
         if not math.isfinite(validation.loss):
             raise not_validated(self)
@@ -320,7 +333,7 @@ class Trainer:
             metadata = {
                 **self.metadata,
                 "epoch": self.best_epoch,
-                "validation_accuracy": self.best_accuracy,
+                f"validation_{self.monitor.name}": self.best_score,
                 "architecture": architecture(self.flat),
             }
             save_checkpoint(self.run_dir / BEST, {**prefixed("model", self._best), **self.tensors}, metadata)
@@ -338,7 +351,7 @@ class Trainer:
             epochs=self.config.epochs,
             stop=self.stop,
             best_epoch=self.best_epoch,
-            best_accuracy=self.best_accuracy,
+            best_score=self.best_score,
             schedule=self.schedule.state(),
             callbacks=[[type(callback).__name__, callback.state()] for callback in self._stateful()],
             records=self.history.records,
@@ -376,8 +389,11 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         """What must be the same when the training is resumed."""
         data = {"training data": self.train.digest(), "validation data": self.validation.digest()}
-        settings = {name: value for name, value in vars(self.config).items() if name != "epochs"}
-        return {**data, **settings, **self._identity_given}
+        left_out = "epochs", "loss", "metric"
+        settings = {name: value for name, value in vars(self.config).items() if name not in left_out}
+        scaling = digest(target_tensors(self.model))
+        found = {"target scaling": scaling} if self.model.target_scaling is not None else {}
+        return {**data, **settings, **self._objective.identity, **found, **self._identity_given}
 
     def _restore(self, snapshot: Snapshot) -> None:
         self.flat.load_state_dict(under("model", snapshot.tensors))
@@ -396,7 +412,7 @@ class Trainer:
         for callback, (_, state) in zip(self._stateful(), snapshot.callbacks, strict=True):
             callback.load_state(state)
         self._best = under("best", snapshot.tensors)
-        self.best_epoch, self.best_accuracy = snapshot.best_epoch, snapshot.best_accuracy
+        self.best_epoch, self.best_score = snapshot.best_epoch, snapshot.best_score
         self.epoch, self._epoch_steps, self.stop = snapshot.epoch, snapshot.epoch_steps, snapshot.stop
         self._epoch_seconds = snapshot.epoch_seconds
         self.step = self.epoch * self.steps_per_epoch + self._epoch_steps
@@ -407,7 +423,7 @@ class Trainer:
         return [callback for callback in self.callbacks if callback.state()]
 
     def restore_best(self) -> None:
-        """Load the weights with the best validation accuracy (with ``keep = "last"``, the last) into the model."""
+        """Load the weights with the best validation metric (with ``keep = "last"``, the last) into the model."""
         if self._best:
             self.flat.load_state_dict(self._best)
 
@@ -416,8 +432,3 @@ def _alive(step: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
     method = step()
     assert method is not None, "only its trainer calls it"
     return method
-
-
-def architecture(flat: FlatParameters) -> dict[str, list[int]]:
-    """Names and shapes of all parameters and buffers, which must be the same in a checkpoint and a model."""
-    return {name: list(view.shape) for name, view in flat.named(flat.values, flat.state).items()}

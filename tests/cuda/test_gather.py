@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from gpunet.errors import ConfigError
-from gpunet.ops.gather import gather_batch, reference
+from gpunet.ops.gather import gather_batch, gather_targets, reference
 from tests.cuda.conftest import Device
 from tests.ops.test_gather import data_sets, largest_term
 from tests.support import assert_close
@@ -115,3 +115,32 @@ def test_no_images(device: Device) -> None:
     )
     with pytest.raises(ConfigError, match=r"order must hold numbers in \[0, 0\)"):
         gather_batch(*arrays, start=0, size=1)
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(7, 1), (50, 3), (40, 700)])
+def test_targets(device: Device, dtype: Any, shape: tuple[int, int]) -> None:
+    """Of one block and of several: the CPU's, and read when the step is replayed."""
+    rng = np.random.default_rng(0)
+    targets, order = rng.standard_normal(shape).astype(dtype), rng.integers(0, shape[0], 30)
+    start, batches = device.array(np.array([2])), []
+    arrays = device.array(targets), device.array(order)
+    run = device.backend.capture(lambda: batches.append(gather_targets(*arrays, start=start, size=11)))
+    for first in (2, 0, 19):
+        start[...] = first
+        run()
+        y = device.host(batches[-1])
+        assert y.dtype == dtype
+        np.testing.assert_array_equal(y, gather_targets(targets, order, start=first, size=11))
+        np.testing.assert_array_equal(y, targets[order[first : first + 11]])
+
+
+@DTYPES
+def test_targets_out_of_range_are_nan(device: Device, dtype: Any) -> None:
+    targets = device.array(np.arange(6, dtype=dtype).reshape(3, 2))
+    order = device.array(np.array([2, 3, -1, 2**40, 0]))
+    y = device.host(gather_targets(targets, order, start=0, size=5))
+    np.testing.assert_array_equal(y, np.array([[4, 5], *[[np.nan] * 2] * 3, [0, 1]], dtype))
+    for start in (-1, 4, 2**63 - 1):
+        y = device.host(gather_targets(targets, order, start=device.array(np.array([start])), size=2))
+        assert np.isnan(y).all()

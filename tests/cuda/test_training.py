@@ -15,6 +15,7 @@ from gpunet.models import CNN, MLP, Hybrid
 from gpunet.nn import Layer
 from gpunet.training import Callback, HybridTrainingConfig, Trainer, TrainingConfig, fit_hybrid
 from tests.cuda.conftest import Device
+from tests.training import test_objective
 from tests.training.problems import loaders
 
 MODELS: dict[str, Callable[[], Layer]] = {
@@ -168,3 +169,20 @@ def test_hybrid_pipeline(device: Device) -> None:
         # a hundred images: rounding may turn a borderline one
         assert abs(ours_record["validation_loss"] - cpu_record["validation_loss"]) < 1e-3
         assert abs(ours_record["validation_accuracy"] - cpu_record["validation_accuracy"]) <= 0.02
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("task", "loss"), [("regression", "huber"), ("multilabel", "bce_with_logits")])
+def test_numbers_with_weights(device: Device, task: str, loss: str, dtype: str) -> None:
+    """A captured step gathers targets and weights as the eager one does, and follows the CPU's."""
+    options: dict[str, Any] = {"task": task, "loss": loss, "weighted": True, "dtype": dtype, "epochs": 1}
+    captured, eager, cpu = (test_objective.make(backend=on, **options) for on in (device.backend, device.backend, CPU))
+    eager._step_once = eager._training_step
+    records = [training.fit().records[-1] for training in (captured, eager, cpu)]
+    for key, value in bits(captured).items():
+        np.testing.assert_array_equal(value, bits(eager)[key], err_msg=key)
+    tolerance = 1e-4 if dtype == "float32" else 1e-11  # seven steps of Adam, which magnifies the rounding of gradients
+    for name, value in records[2].items():
+        if name.startswith(("train", "validation")):
+            np.testing.assert_allclose(records[0][name], value, rtol=tolerance, atol=tolerance, err_msg=name)
+            assert records[0][name] == records[1][name]

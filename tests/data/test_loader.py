@@ -9,6 +9,7 @@ import pytest
 
 from gpunet.backend import CPU
 from gpunet.data.loader import Loader
+from gpunet.data.targets import TargetScaling
 from gpunet.errors import ConfigError, DataError
 
 
@@ -140,11 +141,11 @@ def test_labels_of_any_integer_type(dtype: Any) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0.0, 0.9, 1.7], r"got float64 of shape \(3,\)"),
-        ([0.0, np.nan, 1.0], "got float64"),
+        ([0.0, np.nan, np.inf], "2 of 3 targets are NaN or infinite, the first in row 1: remove these rows"),
+        (np.zeros((3, 0)), r"targets must have shape \(n,\) or \(n, K\), got float64 of shape \(3, 0\)"),
+        (np.zeros((3, 2, 2)), r"got float64 of shape \(3, 2, 2\)"),
         ([True, False, True], "got bool"),
         (["a", "b", "c"], "got <U1"),
-        (np.eye(3, dtype=np.int64), r"got int64 of shape \(3, 3\)"),
         ([0, 2**32, 1], "got values from 0 to 4294967296"),
         ([0, -1, 1], "got values from -1 to 1"),
     ],
@@ -152,6 +153,64 @@ def test_labels_of_any_integer_type(dtype: Any) -> None:
 def test_labels_that_are_no_class_indices(labels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Loader(numbered(3)[0], labels, backend=CPU)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_targets_and_weights_follow_their_images(dtype: str, flip: bool) -> None:
+    images, numbers = numbered(12)
+    targets = np.stack([numbers / 8, -1.0 * numbers], axis=1)
+    loader = Loader(images, targets, sample_weight=numbers / 4, backend=CPU, dtype=dtype, alternate_flip=flip)
+    assert loader.outputs == 2 and loader.targets.dtype == np.float64
+    for epoch in (0, 1):
+        loader.shuffle(3, epoch)
+        start = np.array([4])
+        x, y = loader.training_batch(start, 8, seed=3, step=0)
+        shown = np.rint(255 * x[:, 0, 0, 0])
+        weights = loader.training_weights(start, 8)
+        assert y.dtype == weights.dtype == dtype
+        np.testing.assert_array_equal(y, targets[shown.astype(int)])
+        np.testing.assert_array_equal(weights, shown / 4)
+    x, y = loader.mirrored().batch(2, 3)
+    np.testing.assert_array_equal(y[:, 0], np.arange(2, 5) / 8)
+    np.testing.assert_array_equal(loader.weights(2, 3), np.arange(2, 5) / 4)
+
+
+def test_standardised_targets() -> None:
+    targets = np.array([[1e9 - 1, 5.0], [1e9 + 1, 5.0]])
+    scaling = TargetScaling.of(targets)
+    assert scaling.mean.tolist() == [1e9, 5.0] and scaling.scale.tolist() == [1.0, 1.0], "a constant keeps its scale"
+    loader = Loader(np.zeros((2, 3), np.float32), targets, backend=CPU).standardized(scaling)
+    ((_, y),) = loader.batches(2)
+    np.testing.assert_array_equal(y, [[-1, 0], [1, 0]])
+    np.testing.assert_array_equal(scaling.original(y), targets)
+    np.testing.assert_array_equal(loader.targets, targets)
+
+
+def test_numbers_of_one_target_and_of_indicators() -> None:
+    features = np.zeros((3, 2), np.float32)
+    loader = Loader(features, [0.5, 1.0, 2.0], backend=CPU)
+    assert loader.outputs == 1 and loader.targets.shape == (3, 1)
+    with pytest.raises(ConfigError, match="targets are numbers, not class indices"):
+        _ = loader.labels
+    assert Loader(features, np.eye(3, dtype=np.int64), backend=CPU).outputs == 3
+    assert Loader(features, [0, 1, 1], backend=CPU).outputs is None
+    assert loader.digest() != Loader(features, [0.5, 1.0, 2.0 + 1e-12], backend=CPU).digest(), "beyond float32"
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, 2.0], r"sample_weight must be numbers of shape \(3,\), got float64 of shape \(2,\)"),
+        ([1.0, -1.0, 1.0], "sample_weight must be finite numbers of at least 0"),
+        ([1.0, np.nan, 1.0], "sample_weight must be finite"),
+        ([0, 0, 0], "not all of them 0"),
+        (["a", "b", "c"], "sample_weight must be numbers"),
+    ],
+)
+def test_weights_that_are_none(weights: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Loader(np.zeros((3, 2), np.float32), [0, 1, 1], sample_weight=weights, backend=CPU)
 
 
 def test_lists_are_arrays() -> None:

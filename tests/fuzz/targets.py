@@ -33,7 +33,7 @@ from gpunet.sweep.table import OK, Outcome, Row, read_table, write_table
 from gpunet.sweep.trial import read_outcome
 from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoint
 from gpunet.training.description import scaling_tensors
-from gpunet.training.history import NUMBERS
+from gpunet.training.history import entries
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
 from tests.fuzz.mutations import Structure, in_gzip, in_png, in_safetensors, in_zip, text
 
@@ -215,7 +215,7 @@ def _checkpoints(folder: Path) -> list[Target]:
     save_checkpoint(path, tensors, {**facts, "epoch": 3, "validation_accuracy": 0.5})
     models = _in_order(path.read_bytes()), _in_order(path.read_bytes(), checksum=False)
     weights = {**prefixed("model", model.flat.state_dict()), **prefixed("best", model.flat.state_dict())}
-    record = {**dict.fromkeys(NUMBERS, 0.5), "epoch": 1, "step": 9}
+    record = {**dict.fromkeys(entries(), 0.5), "epoch": 1, "step": 9}
     Snapshot(
         weights,
         epoch=1,
@@ -224,7 +224,7 @@ def _checkpoints(folder: Path) -> list[Target]:
         epochs=3,
         stop=False,
         best_epoch=1,
-        best_accuracy=0.5,
+        best_score=0.5,
         schedule={"lr": 0.1},
         callbacks=[["EarlyStopping", {"best": 0.5, "waited": 0}]],
         records=[record],
@@ -258,7 +258,7 @@ def _records(folder: Path) -> list[Target]:
         "parameters": 7, "test_loss": 0.5, "device": "CPU", "seconds": 3.5,
     }  # fmt: skip
     metrics = b"".join(
-        json.dumps({**dict.fromkeys(NUMBERS, 0.5), "epoch": epoch, "step": 9 * epoch}).encode() + b"\n"
+        json.dumps({**dict.fromkeys(entries(), 0.5), "epoch": epoch, "step": 9 * epoch}).encode() + b"\n"
         for epoch in (1, 2, 3)
     )
     outcome = Outcome(OK, 0.9, 0.1, 2, "cnn", 3, 70, "", 1.5, 200.0)

@@ -144,6 +144,7 @@ def calls(new: NewArray) -> Calls:
             lambda: ops.gather_batch(none(4, 5, 3, dtype=BYTE), labels, order, start=0, size=0),
             (no_maps, of((0,), INT)),
         ),
+        "gather_targets": (lambda: ops.gather_targets(ones(2, 3), ones(1, dtype=LONG), start=1, size=0), no_rows),
         "gradient_scale": (lambda: ops.gradient_scale(none(), ones(1), max_norm=1), (of((), F, 1), of(()))),
         "sgd_update": (lambda: ops.sgd_update(none(), none(), none(), lr=1, momentum=0.5), None),
         "adam_update": (lambda: ops.adam_update(none(), none(), none(), none(), lr=1, step=1), None),

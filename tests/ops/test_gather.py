@@ -12,7 +12,7 @@ from gpunet import backend
 from gpunet.errors import ConfigError, DeviceError, DTypeError, ShapeError
 from gpunet.ops import random
 from gpunet.ops._numba import numba
-from gpunet.ops.gather import gather_batch, reference
+from gpunet.ops.gather import gather_batch, gather_targets, reference
 from gpunet.ops.random import reference as random_reference
 from tests.support import assert_close, torch_or_skip
 
@@ -319,3 +319,36 @@ def test_two_devices_are_refused(monkeypatch):
         arguments = {"images": U8, "labels": np.zeros(N, np.int64), "order": np.arange(3), "start": 0, "size": 2}
         with pytest.raises(DeviceError, match="cpu and elsewhere"):
             gather_batch(**{**arguments, name: array.view(Elsewhere)})
+
+
+TARGETS = np.array([[0.5, -1.0], [2.0, 1e-30], [7.0, 8.0]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("gather", [gather_targets, reference.gather_targets])
+def test_targets_by_hand(gather, dtype):
+    for order, start in ((np.array([2, 0, 0, 1]), 1), (np.array([2, 0, 0, 1], np.int32)[::-1], np.array([0]))):
+        expected = TARGETS.astype(dtype)[order[int(np.max(start)) :][:3]]
+        y = gather(TARGETS.astype(dtype), order, start=start, size=3)
+        assert y.dtype == dtype and y.flags.c_contiguous
+        np.testing.assert_array_equal(y, expected)
+        spread = np.repeat(TARGETS, 2, axis=1).astype(dtype)[:, ::2]  # not contiguous
+        np.testing.assert_array_equal(gather(spread, order, start=start, size=3), expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "change"),
+    [
+        (ShapeError, r"targets must have 2 dimensions \(n, K\), got shape \(3,\)", {"targets": np.zeros(3)}),
+        (DTypeError, "targets must be float32 or float64, got int64", {"targets": np.zeros((3, 1), np.int64)}),
+        (DTypeError, "order must be integers, got float64", {"order": np.zeros(4)}),
+        (ConfigError, r"order must hold numbers in \[0, 3\), got 3", {"order": np.array([0, 3])}),
+        (ConfigError, "size must be between 0 and 3, got 4", {"size": 4}),
+        (ConfigError, "start must be between 0 and 1, got 2", {"start": 2}),
+        (ConfigError, "start must be between 0 and 1, got -1", {"start": np.array([-1])}),
+    ],
+)
+def test_bad_targets_are_refused(error, message, change):
+    arguments = {"targets": TARGETS, "order": np.arange(3), "start": 0, "size": 2}
+    with pytest.raises(error, match=message):
+        gather_targets(**{**arguments, **change})

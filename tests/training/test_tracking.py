@@ -75,7 +75,7 @@ def test_settings_records_and_best_epoch(tmp_path: Path, capsys: pytest.CaptureF
     (begun,) = service.begun
     assert (begun["project"], begun["name"], begun["resume"]) == ("gpunet", "one", None)
     assert begun["config"]["training"]["lr"] == 5e-3 and begun["config"]["model"]["filters"] == (4, 8)
-    best = {"best_epoch": float(trainer.best_epoch), "best_validation_accuracy": trainer.best_accuracy}
+    best = {"best_epoch": float(trainer.best_epoch), "best_validation_accuracy": trainer.best_score}
     assert service.logged == [(1, records[0]), (2, records[1]), (2, best)]
     assert service.saved == ["checkpoint.safetensors"] and service.ended == [None]
     assert capsys.readouterr().out == ""
@@ -208,7 +208,7 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.data.params["training.lr"] == "0.005" and run.data.params["model.filters"] == "(4, 8)"
     found = [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, "validation_loss")]
     assert found == [(record["epoch"], record["validation_loss"]) for record in records]
-    assert run.data.metrics["best_validation_accuracy"] == trainer.best_accuracy
+    assert run.data.metrics["best_validation_accuracy"] == trainer.best_score
     assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["checkpoint.safetensors"]
 
 

@@ -29,7 +29,7 @@ def test_it_learns_and_ends_with_the_best_weights() -> None:
     assert history.records[-1]["train_loss"] < history.records[0]["train_loss"]
     best = max(history.column("validation_accuracy"))
     assert best > 0.6  # chance is 0.25 with a standard deviation of 0.04
-    assert trainer.best_accuracy == best
+    assert trainer.best_score == best
     assert trainer.best_epoch == 1 + int(np.argmax(history.column("validation_accuracy")))
     assert evaluate(trainer.model, trainer.validation).accuracy == best
 
@@ -217,7 +217,7 @@ def test_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
     assert any((best[name] != value).any() for name, value in under("model", tensors).items())
     averages = under("average", tensors).values()
     assert trainer.flat.values.tobytes() in {average.tobytes() for average in averages}
-    assert evaluate(trainer.model, trainer.validation).accuracy == trainer.best_accuracy
+    assert evaluate(trainer.model, trainer.validation).accuracy == trainer.best_score
 
 
 def test_bad_input() -> None:
@@ -258,7 +258,7 @@ def test_the_last_weights_where_those_are_wanted(tmp_path: Path) -> None:
         assert best < 3, "the last epoch was spoilt"
         chosen = best if keep == "best" else 3
         np.testing.assert_array_equal(trainer.flat.values, spoil.weights[chosen])
-        assert trainer.best_epoch == chosen + 1 and trainer.best_accuracy == accuracies[chosen]
+        assert trainer.best_epoch == chosen + 1 and trainer.best_score == accuracies[chosen]
         assert load_checkpoint(tmp_path / keep / BEST)[1]["epoch"] == chosen + 1
 
 

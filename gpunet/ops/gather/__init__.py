@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backend import Array
-from gpunet.checks import FLOAT_DTYPES, check_int, check_labels, check_rank
+from gpunet.checks import FLOAT_DTYPES, check_float, check_int, check_labels, check_rank
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.ops import random
 from gpunet.ops._dispatch import implementation
@@ -86,11 +86,7 @@ def gather_batch(
             "leave out scale, offset, flip, shift and cutout"
         )
     check_labels(labels, images.shape[0])
-    check_rank("order", order, 1, "(m,)")
-    if order.dtype.kind not in "iu":
-        raise DTypeError(f"order must be integers, got {order.dtype}")
-    size = check_int("size", size, high=order.shape[0])
-    start = random.check_scalar("start", start, high=order.shape[0] - size)
+    size, start = _check_rows(order, start, size)
     if images.dtype == np.uint8:
         _check_augmentation(images.shape[1:], dtype, scale, offset, shift, cutout)
     seed, step = random.check_seed(seed), random.check_scalar("step", step)
@@ -114,6 +110,39 @@ def gather_batch(
         dtype=dtype,
     )
     return x, y
+
+
+def gather_targets(targets: Array, order: Array, *, start: int | Array, size: int) -> Array:
+    """The rows ``order[start:start + size]`` of targets that are numbers: those of the rows of :func:`gather_batch`.
+
+    Args:
+        targets: (n, K), float32 or float64. C-contiguous is fastest.
+        order, start, size: as for :func:`gather_batch`.
+
+    Returns:
+        (size, K), of the dtype of `targets`.
+
+    Raises:
+        ShapeError, DTypeError, ConfigError, DeviceError: as :func:`gather_batch`. What it refuses on the CPU only makes
+            rows of NaNs on a GPU.
+    """
+    implementation(__name__, targets, order)  # raises unless both are arrays
+    check_float(targets=targets)
+    check_rank("targets", targets, 2, "(n, K)")
+    size, start = _check_rows(order, start, size)
+    impl = implementation(__name__, targets, order, *([] if isinstance(start, int) else [start]))
+    if not size or not targets.shape[1]:
+        return no_rows((size, targets.shape[1]), targets)
+    found: Array = impl.gather_targets(targets, order, start=start, size=size)
+    return found
+
+
+def _check_rows(order: Array, start: int | Array, size: int) -> tuple[int, int | Array]:
+    check_rank("order", order, 1, "(m,)")
+    if order.dtype.kind not in "iu":
+        raise DTypeError(f"order must be integers, got {order.dtype}")
+    size = check_int("size", size, high=order.shape[0])
+    return size, random.check_scalar("start", start, high=order.shape[0] - size)
 
 
 def _check_augmentation(

@@ -131,6 +131,19 @@ def gather_batch(
 
 
 @jit
+def _gather_targets(targets: Any, rows: Any, y: Any) -> None:
+    for r in range(rows.size):
+        for k in range(y.shape[1]):
+            y[r, k] = targets[rows[r], k]
+
+
+def gather_targets(targets: np.ndarray, order: np.ndarray, *, start: Any, size: int) -> np.ndarray:
+    y = np.empty((size, targets.shape[1]), targets.dtype)
+    _gather_targets(np.ascontiguousarray(targets), _rows(order, start, size, len(targets)), y)
+    return y
+
+
+@jit
 def _all_within(rows: Any, n: int) -> Any:
     within = True
     for row in rows:

@@ -55,6 +55,18 @@ def gather_batch(
     return x, y
 
 
+def gather_targets(targets: Array, order: Array, *, start: Any, size: int) -> Array:
+    """As on the CPU, but for rows with an entry of `order` that is out of range, or all rows where `start` is: NaN."""
+    if not len(targets):
+        raise ConfigError("order must hold numbers in [0, 0): there are no targets")
+    targets, order = cuda.contiguous(targets), cuda.converted(order, np.int64)
+    n, columns = targets.shape
+    y = cuda.empty((size, columns), targets.dtype, targets)
+    data = targets, order, n, order.size, *cuda.scalar(start, np.int64), size, columns
+    cuda.launch("gather", "gather_targets", cuda.ceil_div(y.size, _THREADS), _THREADS, *data, y, real=targets.dtype)
+    return y
+
+
 def _flat(array: Array | None) -> tuple[Array | None, int]:
     """A pointer's argument and its number of elements."""
     return (None, 0) if array is None else (cuda.contiguous(array), array.size)

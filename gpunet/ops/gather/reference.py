@@ -58,3 +58,11 @@ def gather_batch(
         x[row] = image
         y[row] = labels[order[start + row]]
     return x, y
+
+
+def gather_targets(targets: np.ndarray, order: np.ndarray, *, start: Any, size: int) -> np.ndarray:
+    first = int(np.asarray(start).reshape(-1)[0])
+    y = np.empty((size, targets.shape[1]), targets.dtype)
+    for row in range(size):
+        y[row] = targets[order[first + row]]
+    return y
