@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from gpunet import ops
-from gpunet.backend import Array, Backend, backend_of
+from gpunet.backend import Array, Backend, backend_of, is_array
 from gpunet.data.scaling import Scaling
 from gpunet.devices import get_backend
+from gpunet.dlpack import own_array
 from gpunet.errors import ConfigError, DataError
 from gpunet.ops import random
 
@@ -21,18 +22,21 @@ _FIRST_FLIP = 2**32 - 1  # a step of the shuffle stream that no epoch uses
 
 
 def _as_array(values: Any, what: str) -> Any:
-    """`values` if they are an array, on any device, else a NumPy array of them; DataError if they make up none."""
-    if hasattr(values, "dtype"):
-        return values
+    """`values` if they are an array, on any device, else a NumPy array of them; DataError if they make up none.
+
+    Arrays of other libraries, such as PyTorch's, are taken without a copy.
+    """
     try:
-        return np.asarray(values)
+        values = own_array(values)
+        return values if is_array(values) else np.asarray(values)
     except (ValueError, TypeError) as error:
         raise DataError(f"{what} must be an array, or a list that makes up one: {error}") from error
 
 
 def _checked_labels(labels: Any) -> np.ndarray:
     """`labels` as int32 (n,); DataError unless they are whole numbers from 0 that int32 can hold."""
-    found = np.asarray(_as_array(labels, "labels"))
+    given = _as_array(labels, "labels")
+    found = backend_of(given).to_numpy(given)
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise DataError(
             f"labels must be integers of shape (n,), got {found.dtype} of shape {found.shape}: convert class names or "
@@ -52,7 +56,8 @@ class Loader:
 
     Args:
         images: (n, H, W, C) uint8, or float features of any shape (n, ...), which are returned unchanged.
-        labels: (n,) integers of any type, class indices from 0. Both may be lists.
+        labels: (n,) integers of any type, class indices from 0. Both may be lists, or arrays of another library on the
+            same device or on the host, such as PyTorch's, whose memory images then share; labels are copied.
         backend: the device; by default that of :func:`gpunet.get_backend`.
         scale, offset: a batch is pixel * scale + offset (for uint8 images), broadcastable to (H, W, C).
         flip, shift, cutout: augmentation of training batches; see :func:`gpunet.ops.gather_batch`.
