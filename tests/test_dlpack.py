@@ -143,7 +143,7 @@ def test_estimators_and_saved_models_take_tensors(tmp_path: Any) -> None:
 
     x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
     fits = [
-        MLPClassifier((4,), device="cpu").partial_fit(*pair)
+        MLPClassifier((4,), random_state=0, device="cpu").partial_fit(*pair)
         for pair in ((x, [0, 1] * 6), (torch.from_numpy(x), torch.tensor([0, 1] * 6)))
     ]
     np.testing.assert_array_equal(fits[0].predict_proba(x), fits[1].predict_proba(torch.from_numpy(x)))
