@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpunet import data, experiments, models, nn, ops, optim, report, training
     from gpunet.devices import backend_of, get_backend, use_device
+    from gpunet.dlpack import from_dlpack
     from gpunet.experiments.saved import load_model as load
     from gpunet.experiments.saved import save_model as save
     from gpunet.export import export_onnx, from_torch_state_dict, import_onnx, to_torch, to_torch_state_dict
@@ -31,6 +32,7 @@ logging.getLogger("gpunet").addHandler(logging.NullHandler())
 _ELSEWHERE = {
     "backend_of": ("devices", "backend_of"),
     "export_onnx": ("export", "export_onnx"),
+    "from_dlpack": ("dlpack", "from_dlpack"),
     "from_torch_state_dict": ("export", "from_torch_state_dict"),
     "get_backend": ("devices", "get_backend"),
     "import_onnx": ("export", "import_onnx"),
@@ -48,6 +50,7 @@ __all__ = [
     "data",
     "experiments",
     "export_onnx",
+    "from_dlpack",
     "from_torch_state_dict",
     "get_backend",
     "import_onnx",

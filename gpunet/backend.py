@@ -248,11 +248,24 @@ def backend_of(*arrays: Array | None) -> Backend:
 def _backend_of_one(array: Any) -> Backend:
     if type(array) is np.ndarray:
         return CPU
+    find = _finder(array)
+    if find is not None:
+        return find(array)
+    way = "gpunet.from_dlpack" if hasattr(array, "__dlpack__") else "numpy.asarray"
+    raise DTypeError(
+        f"expected numpy or cupy arrays, got {type(array).__module__}.{type(array).__qualname__}; "
+        f"convert it with {way}(...) first"
+    )
+
+
+def is_array(value: Any) -> bool:
+    """Whether `value` is an array of a known type: NumPy's, or one of :func:`register_array_type`."""
+    return type(value) is np.ndarray or _finder(value) is not None
+
+
+def _finder(array: Any) -> Callable[[Array], Backend] | None:
     for array_type in type(array).__mro__:
         find = _array_types.get(array_type) or _array_types.get(array_type.__module__.partition(".")[0])
         if find is not None:
-            return find(array)
-    raise DTypeError(
-        f"expected numpy or cupy arrays, got {type(array).__module__}.{type(array).__qualname__}; "
-        "convert it with numpy.asarray(...) first"
-    )
+            return find
+    return None

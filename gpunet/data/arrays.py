@@ -13,6 +13,7 @@ from gpunet.data.config import DataConfig
 from gpunet.data.dataset import Dataset
 from gpunet.data.npy import npz_names, read_npz
 from gpunet.data.parts import Found, Loaded, Part, assemble
+from gpunet.dlpack import on_host
 from gpunet.errors import DataError
 
 _KEYS = (
@@ -30,7 +31,7 @@ _EXPECTED = "x_train, y_train, x_test, y_test, or X, y (a test part is then spli
 def from_arrays(
     x: Any, y: Any, x_test: Any = None, y_test: Any = None, *, class_names: Sequence[str] | None = None, **options: Any
 ) -> tuple[Dataset, Dataset]:
-    """A training and a test set from arrays, or what NumPy makes arrays of: lists, data frames of numbers.
+    """A training and a test set from arrays, also PyTorch's, or what NumPy makes arrays of: lists, data frames.
 
     x: images (n, H, W), (n, H, W, C) or, with 1 or 3 channels, (n, C, H, W), of any integers or floats; or rows
         (n, F): a table's features or, with ``image_shape``, the pixels of images.
@@ -83,7 +84,7 @@ def load_npz(path: Path, config: DataConfig) -> Loaded:
 
 def _array(values: Any, name: str) -> np.ndarray:
     try:
-        array = np.asarray(values)
+        array = np.asarray(on_host(values))
     except (ValueError, TypeError) as error:
         raise DataError(f"{name} must be an array, or a list that makes up one: {error}") from error
     if array.ndim == 0:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpunet.dlpack import own_array
 from gpunet.errors import DataError
 
 FASHION_MNIST_CLASSES = (
@@ -45,6 +46,8 @@ class Dataset:
     value_range: tuple[float, float] = EIGHT_BITS
 
     def __post_init__(self) -> None:
+        for name in ("images", "labels"):  # another library's array, such as a PyTorch tensor, is taken as it is
+            object.__setattr__(self, name, own_array(getattr(self, name)))
         images, labels = self.images, self.labels
         if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
             raise DataError(

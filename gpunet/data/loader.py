@@ -31,7 +31,9 @@ class Loader:
     Args:
         images: (n, H, W, C) uint8, or float features of any shape (n, ...), which are returned unchanged.
         targets: what is to be predicted of each: (n,) integers of any type, class indices from 0; or numbers, (n, K) or
-            floats (n,), for a regression or for labels that each hold (1) or not (0). All may be lists.
+            floats (n,), for a regression or for labels that each hold (1) or not (0). All may be lists, or arrays of
+            another library on the same device or on the host, such as PyTorch's, whose memory images then share;
+            targets are copied.
         sample_weight: (n,), at least 0: the weight of each row in the loss; None: all 1.
         backend: the device; by default that of :func:`gpunet.get_backend`.
         scale, offset: a batch is pixel * scale + offset (for uint8 images), broadcastable to (H, W, C).

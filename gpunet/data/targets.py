@@ -8,17 +8,26 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.backend import backend_of, is_array
+from gpunet.dlpack import own_array
 from gpunet.errors import DataError
 
 
 def as_array(values: Any, what: str) -> Any:
-    """`values` if they are an array, on any device, else a NumPy array of them; DataError if they make up none."""
-    if hasattr(values, "dtype"):
-        return values
+    """`values` if they are an array, on any device, else a NumPy array of them; DataError if they make up none.
+
+    Arrays of other libraries, such as PyTorch's, are taken without a copy.
+    """
     try:
-        return np.asarray(values)
+        values = own_array(values)
+        return values if is_array(values) else np.asarray(values)
     except (ValueError, TypeError) as error:
         raise DataError(f"{what} must be an array, or a list that makes up one: {error}") from error
+
+
+def _on_host(values: Any, what: str) -> np.ndarray:
+    found = as_array(values, what)
+    return backend_of(found).to_numpy(found)
 
 
 def checked_targets(values: Any) -> np.ndarray:
@@ -29,7 +38,7 @@ def checked_targets(values: Any) -> np.ndarray:
     Raises:
         DataError: they are neither, a class index is negative or beyond int32, or a number is not finite.
     """
-    found = np.asarray(as_array(values, "labels"))
+    found = _on_host(values, "labels")
     if found.dtype.kind == "f" or (found.ndim == 2 and found.dtype.kind in "biu"):
         return _numbers(found)
     if found.ndim != 1 or found.dtype.kind not in "iu":
@@ -66,7 +75,7 @@ def checked_weights(values: Any, rows: int) -> np.ndarray | None:
     """
     if values is None:
         return None
-    found = np.asarray(as_array(values, "sample_weight"))
+    found = _on_host(values, "sample_weight")
     if found.dtype.kind not in "biuf" or found.shape != (rows,):
         raise DataError(f"sample_weight must be numbers of shape ({rows},), got {found.dtype} of shape {found.shape}")
     found = found.astype(np.float64)

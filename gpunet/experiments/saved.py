@@ -21,6 +21,7 @@ from gpunet.data.loader import Loader
 from gpunet.data.pixels import to_uint8
 from gpunet.data.scaling import Scaling
 from gpunet.devices import get_backend
+from gpunet.dlpack import on_host
 from gpunet.errors import CheckpointError, ConfigError, DataError, DTypeError, ShapeError
 from gpunet.experiments.config import RunConfig, from_toml, merge
 from gpunet.files import PathLike
@@ -158,7 +159,7 @@ class SavedModel:
         if isinstance(images, (list, tuple)) and images and all(isinstance(one, (str, os.PathLike)) for one in images):
             return self.pictures(np.stack([read_image(path, self.image_shape) for path in images]))
         try:
-            array = np.asarray(images)
+            array = np.asarray(on_host(images))
         except (ValueError, TypeError) as error:
             raise DataError(f"images must be an array, or paths of pictures: {error}") from error
         shape = self.input_shape

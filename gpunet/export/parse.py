@@ -24,6 +24,8 @@ class Parsed:
     input: str
     shape: tuple[int, ...]
     """Of the input, without the batch."""
+    batch: int | None
+    """The batch size, if the file fixes it: PyTorch's exporter does so by default, and has it in reshapes, too."""
     dtype: str
     """``float32`` or ``uint8``."""
     nodes: list[Any]
@@ -99,12 +101,13 @@ def _parsed(onnx: Any, proto: Any) -> Parsed:
     inputs = [entry for entry in graph.input if entry.name not in constants]
     if len(inputs) != 1:
         raise CheckpointError(f"it has {len(inputs)} inputs, expected one: the images")
-    shape, dtype = _input_of(inputs[0])
+    batch, shape, dtype = _input_of(inputs[0])
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    return Parsed(inputs[0].name, shape, dtype, nodes, constants, {entry.name for entry in graph.output}, metadata)
+    outputs = {entry.name for entry in graph.output}
+    return Parsed(inputs[0].name, shape, batch, dtype, nodes, constants, outputs, metadata)
 
 
-def _input_of(entry: Any) -> tuple[tuple[int, ...], str]:
+def _input_of(entry: Any) -> tuple[int | None, tuple[int, ...], str]:
     kind = entry.type.tensor_type
     dtype = {_FLOAT: "float32", _UINT8: "uint8"}.get(kind.elem_type)
     sides = [side.dim_value if side.HasField("dim_value") else None for side in kind.shape.dim]
@@ -113,7 +116,7 @@ def _input_of(entry: Any) -> tuple[tuple[int, ...], str]:
         raise CheckpointError(
             f"its input {entry.name!r:.80} must be float32 or uint8 of a known shape (batch, ...) of 2 or 4 dimensions"
         )
-    return tuple(known), dtype
+    return sides[0], tuple(known), dtype
 
 
 def _constant(onnx: Any, node: Any) -> np.ndarray:

@@ -15,8 +15,9 @@ from gpunet.devices import get_backend
 from gpunet.errors import CheckpointError, ConfigError
 from gpunet.experiments.saved import SavedModel, as_saved
 from gpunet.export.match import match
+from gpunet.export.nodes import TO_FIRST
 from gpunet.export.parse import Parsed, parse
-from gpunet.export.reader import TO_FIRST, Reader
+from gpunet.export.reader import Reader
 from gpunet.export.source import INPUTS, LAYOUTS
 from gpunet.files import PathLike, parse_json
 from gpunet.text import printable
@@ -35,7 +36,7 @@ def import_onnx(
     It has the bits of what was exported; batch normalisation that was folded stays so. :func:`gpunet.save` takes it.
 
     Args:
-        layout: of an input of images that the file does not say itself: ``NHWC`` or ``NCHW``; by default what the
+        layout: of an input of images of a file that is not gpunet's: ``NHWC`` or ``NCHW``; by default what the
             first node wants.
         value_range: of a file that is not gpunet's: the pixel values of black and white, such as (0, 1), which it takes
             as floats. Without it, inputs reach the network unchanged, unless the file takes uint8.
@@ -62,6 +63,8 @@ def _saved(
     backend: Backend,
 ) -> SavedModel:
     about = _about(parsed)
+    if about and (layout is not None or value_range is not None):
+        raise ConfigError("the file is gpunet's and has its own layout and value_range: leave these out")
     reader = Reader(parsed, _layout(parsed, layout, about))
     reader.read()
     shape = _shape(reader, about)

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpunet.backend import Array, Backend, backend_of
 from gpunet.devices import backend_named
-from gpunet.errors import CheckpointError
+from gpunet.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from gpunet.nn.init import Initializer
@@ -20,10 +20,25 @@ if TYPE_CHECKING:
 _UNSET = cast(Array, None)  # until the model is initialised
 
 
-class _Pickled:
-    """Pickled with the value as safetensors bytes and the name of its device; gradients are left out."""
+class _Value:
+    """What has a value. Other libraries take it by their ``from_dlpack``, without a copy: they see it change.
+
+    Pickled with the value as safetensors bytes and the name of its device; gradients are left out.
+    """
 
     value: Array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """As the value's own; ConfigError before the model is initialised."""
+        return self._shared().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._shared().__dlpack_device__()
+
+    def _shared(self) -> Any:
+        if self.value is None:
+            raise ConfigError("the model has no arrays yet: call model.initialize(seed) before its values are taken")
+        return self.value
 
     def __getstate__(self) -> dict[str, Any]:
         from safetensors.numpy import save
@@ -50,7 +65,7 @@ class _Pickled:
 
 
 @dataclass(eq=False)
-class Parameter(_Pickled):
+class Parameter(_Value):
     """A trainable array. Once the model is initialised, `value` and `grad` are views into its flat buffers."""
 
     shape: tuple[int, ...]
@@ -66,7 +81,7 @@ class Parameter(_Pickled):
 
 
 @dataclass(eq=False)
-class Buffer(_Pickled):
+class Buffer(_Value):
     """A non-trainable array that training updates: the running statistics of batch norm."""
 
     shape: tuple[int, ...]

@@ -12,6 +12,7 @@ import numpy as np
 from gpunet.backend import Array, Backend
 from gpunet.data.loader import Loader
 from gpunet.data.scaling import Scaling, scaling_of
+from gpunet.dlpack import on_host
 from gpunet.errors import ConfigError, ShapeError
 from gpunet.nn import Layer
 from gpunet.training.evaluation import predictions
@@ -21,8 +22,9 @@ def rows_of(X: Any, shape: tuple[int, ...] | None) -> tuple[Any, tuple[int, ...]
     """Images as rows, (n, H*W*C), and their shape (H, W, C); anything else as it is, with the given `shape`.
 
     Raises:
-        ShapeError: the images have another shape than `shape`.
+        ShapeError: the images have another shape than `shape`. DeviceError: they are on a GPU.
     """
+    X = on_host(X)
     if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) in (2, 3):
         X = np.asarray(X)
     if getattr(X, "ndim", 2) not in (3, 4):

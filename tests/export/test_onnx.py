@@ -260,3 +260,10 @@ def test_a_range_other_than_bytes(tmp_path: Path) -> None:
     again = gn.import_onnx(tmp_path / "a.onnx", device="cpu")
     assert again.value_range == (0.0, 16.0)
     assert (again.predict_proba(x) == saved.predict_proba(x)).all()
+
+
+def test_a_file_of_gpunet_has_its_own_layout_and_range(tmp_path: Path) -> None:
+    gn.export_onnx(made("mlp, relu"), tmp_path / "a.onnx", scaling=SCALING, input_shape=SHAPE, check=False)
+    for options in ({"layout": "NCHW"}, {"value_range": (0.0, 1.0)}):
+        with pytest.raises(ConfigError, match="has its own layout and value_range: leave these out"):
+            gn.import_onnx(tmp_path / "a.onnx", device="cpu", **options)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
+import math
 import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 Mutator = Callable[[Random, bytes], bytes]
 Structure = Callable[[Random, bytes, Mutator], bytes]
@@ -163,3 +166,61 @@ def in_safetensors(rng: Random, data: bytes, mutator: Mutator) -> bytes:
         document["__metadata__"]["metadata"] = changed
         header = json.dumps(document).encode()
     return struct.pack("<Q", len(header)) + header + rest
+
+
+def in_onnx(rng: Random, data: bytes, mutator: Mutator) -> bytes:
+    """Change, repeat or leave out fields of the messages of an ONNX file, which stays a protobuf."""
+    from onnx import ModelProto
+
+    proto = ModelProto.FromString(data)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        _change_field(rng, proto, mutator)
+    return bytes(proto.SerializeToString(deterministic=True))[:_LARGEST]
+
+
+def _change_field(rng: Random, message: Any, mutator: Mutator) -> None:
+    known = message.ListFields()
+    if not known:
+        return
+    field, value = rng.choice(known)
+    holder: Any = message
+    key: Any = field.name
+    if hasattr(value, "append"):  # a repeated field
+        holder, key = value, rng.randrange(len(value))
+        action = rng.random()
+        if action < 0.15:
+            del value[key]
+            return
+        value = value[key]
+        if action < 0.25:
+            holder.append(value)
+            return
+    elif rng.random() < 0.05:
+        message.ClearField(key)
+        return
+    if hasattr(value, "ListFields"):
+        _change_field(rng, value, mutator)
+        return
+    changed: Any
+    if isinstance(value, bytes):
+        changed = mutator(rng, value)
+    elif isinstance(value, str):
+        changed = mutate_words(rng, value.encode()).decode("utf-8", "replace")
+    elif isinstance(value, float):
+        changed = rng.choice((0.0, -1.0, 1e-45, 3e38, math.inf, math.nan, -value))
+    else:
+        changed = rng.choice((value + 1, value - 1, -value, *_NUMBERS, -(2**63), -(2**31)))
+    with contextlib.suppress(ValueError):  # beyond the field's type
+        if isinstance(key, str):
+            setattr(holder, key, changed)
+        else:
+            holder[key] = changed
+
+
+def without_metadata(data: bytes) -> bytes:
+    """An ONNX file as one of another library: it says nothing of its input or its model beside the graph."""
+    from onnx import ModelProto
+
+    proto = ModelProto.FromString(data)
+    del proto.metadata_props[:]
+    return bytes(proto.SerializeToString(deterministic=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import io
 import json
 import struct
@@ -25,7 +26,10 @@ from gpunet.experiments import config as configs
 from gpunet.experiments import records, reproduce
 from gpunet.experiments.inference import load_model
 from gpunet.experiments.published import load_published
-from gpunet.models import MODELS, create
+from gpunet.experiments.saved import save_model
+from gpunet.export import export_onnx, import_onnx
+from gpunet.models import CNN, MLP, MODELS, create
+from gpunet.nn import Sequential
 from gpunet.sweep.declaration import load_sweep
 from gpunet.sweep.search import search_of
 from gpunet.sweep.summary import effects
@@ -35,7 +39,7 @@ from gpunet.training.checkpoint import load_checkpoint, prefixed, save_checkpoin
 from gpunet.training.description import scaling_tensors
 from gpunet.training.history import entries
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
-from tests.fuzz.mutations import Structure, in_gzip, in_png, in_safetensors, in_zip, text
+from tests.fuzz.mutations import Structure, in_gzip, in_onnx, in_png, in_safetensors, in_zip, text, without_metadata
 
 MIB = 1 << 20
 SMALL = 32 * MIB
@@ -62,7 +66,7 @@ class Target:
 
 def targets(folder: Path) -> list[Target]:
     """All targets; `folder` gets the files that stand beside a mutated one."""
-    return [*_data(folder), *_pictures(), *_configurations(), *_checkpoints(folder), *_records(folder)]
+    return [*_data(folder), *_pictures(), *_configurations(), *_checkpoints(folder), *_onnx(folder), *_records(folder)]
 
 
 def _data(folder: Path) -> list[Target]:
@@ -236,6 +240,40 @@ def _checkpoints(folder: Path) -> list[Target]:
         Target("checkpoint", "a.safetensors", models, load_checkpoint, in_safetensors),
         Target("model", "a.safetensors", models, lambda path: load_model(path, "cpu"), in_safetensors),
         Target("state of a training", LAST, (last,), lambda path: read_snapshot(path.parent), in_safetensors),
+    ]
+
+
+def _onnx(folder: Path) -> list[Target]:
+    """Files of gpunet, and one of another library; none where onnx is not installed."""
+    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnx_ir")):
+        return []
+    path, shape = folder / "seed.onnx", (4, 4, 3)
+    scaling = Scaling(np.full((1, 1, 3), 1 / 255, np.float32), np.zeros((1, 1, 3), np.float32))
+    models: list[tuple[Sequential, dict[str, Any]]] = [
+        (CNN(shape, 3, (4,), activation="gelu"), {"scaling": scaling}),
+        (CNN(shape, 3, (4, 5), pooling="global_average"), {"fold": True, "layout": "NCHW"}),
+        (MLP((48, 4, 3), "gelu_tanh"), {"scaling": scaling, "inputs": "float32"}),
+    ]
+    seeds = []
+    for model, options in models:
+        model.initialize(seed=0, device=CPU)
+        export_onnx(model, path, input_shape=shape, check=False, **options)
+        seeds.append(path.read_bytes())
+
+    def read(path: Path, **options: Any) -> None:
+        found = import_onnx(path, device="cpu", **options)
+        assert found.model.flat is not None and np.isfinite(found.model.flat.values).all()
+        assert found.model.output_shape(found.input_shape) == (len(found.class_names),)
+        save_model(found, folder / "out.safetensors")
+        assert load_model(folder / "out.safetensors", "cpu").input_shape == found.input_shape
+
+    def read_foreign(path: Path) -> None:
+        read(path, value_range=(0.0, 1.0), class_names=["a", "b", "c"])
+
+    foreign = tuple(without_metadata(seed) for seed in seeds[:2])
+    return [
+        Target("ONNX", "a.onnx", tuple(seeds), read, in_onnx),
+        Target("ONNX of another library", "a.onnx", foreign, read_foreign, in_onnx),
     ]
 
 
