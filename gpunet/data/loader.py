@@ -171,10 +171,13 @@ class Loader:
             order = order + self.size * (mirrored_first[order] ^ (epoch & 1))
         self.backend.assign(self._order, order)  # in place: a captured step refers to this array
 
-    def training_batch(self, start: int | Array, size: int, *, seed: int, step: int | Array) -> tuple[Array, Array]:
+    def training_batch(
+        self, start: int | Array, size: int, *, seed: int, step: int | Array, first_row: int = 0
+    ) -> tuple[Array, Array]:
         """`size` shuffled and augmented images, starting at position `start`, and their labels.
 
-        `start` and `step` are ints or one-element arrays on the device.
+        `start` and `step` are ints or one-element arrays on the device. With `first_row`, these are the rows from that
+        one on of the batch that starts there.
         """
         return ops.gather_batch(
             self._images,
@@ -184,6 +187,7 @@ class Loader:
             size=size,
             seed=seed,
             step=step,
+            first_row=first_row,
             **self._augmentation,
             **self._scaling,
         )

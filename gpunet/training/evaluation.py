@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from gpunet import ops
 from gpunet.backend import Array
 from gpunet.data.loader import Loader
 from gpunet.nn import CrossEntropyLoss, ForwardContext, Layer
+from gpunet.parallel.communicator import Communicator, Serial
 
 EVALUATION_BATCH = 1000
 """Images per evaluation batch. It is fixed, so that all callers get bit-identical results."""
@@ -53,8 +54,12 @@ class Captured:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         """What the function returns for each batch, on the host."""
+        return self.share(0, 1)
+
+    def share(self, rank: int, ranks: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """The same for batch number `rank` and every `ranks`-th after it."""
         backend, size = self._loader.backend, self._loader.size
-        for start in range(0, size, self._batch):
+        for start in range(rank * self._batch, size, ranks * self._batch):
             step = self._step(min(self._batch, size - start))
             with backend.active():
                 backend.assign(self._start, start)
@@ -70,9 +75,19 @@ class Captured:
 
 
 class Evaluator:
-    """:func:`evaluate` for a `model` and data that are evaluated again and again, as after each epoch."""
+    """:func:`evaluate` for a `model` and data that are evaluated again and again, as after each epoch.
 
-    def __init__(self, model: Layer, loader: Loader, *, keep_probabilities: bool = False) -> None:
+    The ranks of a `communicator` share the batches, and all get the evaluation.
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        loader: Loader,
+        communicator: Communicator | None = None,
+        *,
+        keep_probabilities: bool = False,
+    ) -> None:
         def batch(x: Array, labels: Array) -> tuple[Array, ...]:
             logits, _ = model.forward(x, ForwardContext())
             loss, _ = criterion(logits, labels)
@@ -81,11 +96,12 @@ class Evaluator:
 
         criterion = CrossEntropyLoss()
         self._loader, self._batches = loader, Captured(batch, loader)
+        self._communicator: Communicator = communicator or Serial()
 
     def __call__(self, on_batch: Callable[[int], None] | None = None) -> Evaluation:
         loss, correct, done, size = 0.0, 0, 0, self._loader.size
         kept: list[np.ndarray] = []
-        for batch_loss, batch_correct, *probabilities in self._batches:
+        for batch_loss, batch_correct, *probabilities in self._results():
             images = min(EVALUATION_BATCH, size - done)
             loss += float(batch_loss) * images
             correct += int(batch_correct)
@@ -94,6 +110,13 @@ class Evaluator:
             if on_batch is not None:
                 on_batch(done)
         return Evaluation(loss / size, correct, size, np.concatenate(kept) if kept else None)
+
+    def _results(self) -> Iterable[tuple[np.ndarray, ...]]:
+        ranks = self._communicator.size
+        if ranks == 1:
+            return self._batches
+        shares = self._communicator.exchange(list(self._batches.share(self._communicator.rank, ranks)))
+        return [shares[index % ranks][index // ranks] for index in range(sum(map(len, shares)))]
 
 
 def evaluate(
