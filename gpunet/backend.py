@@ -10,9 +10,9 @@ from __future__ import annotations
 import abc
 import contextlib
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,16 @@ Result = TypeVar("Result")
 
 PRECISIONS = ("float32", "tf32")
 """Compute precisions of convolutions and linear layers; see :meth:`Backend.use_precision`."""
+
+
+class Collectives(Protocol):
+    """Arrays of several processes, see :class:`gpunet.parallel.Communicator`; queued, not waited for."""
+
+    def all_gather(self, rows: Array) -> None:
+        """As :meth:`gpunet.parallel.Communicator.all_gather`."""
+
+    def all_to_all(self, send: Array, receive: Array, rows: Sequence[int]) -> None:
+        """As :meth:`gpunet.parallel.Communicator.all_to_all`."""
 
 
 class Backend(abc.ABC):
@@ -107,6 +117,13 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def synchronize(self) -> None:
         """Wait until the device has finished all queued work; a no-op on the CPU."""
+
+    def collectives(self, rank: int, size: int, broadcast: Callable[[Any], Any]) -> Collectives | None:
+        """What moves arrays between `size` processes with a device each, of which this is number `rank`.
+
+        None: the device has no way of its own, they go through the host. `broadcast` hands on a value of rank 0's.
+        """
+        return None
 
     @property
     @abc.abstractmethod

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpunet.cli.compute import refuse_ranks
 from gpunet.cli.console import logger, print_json
 from gpunet.cli.parser import Parser, common_options, compute_options, json_option, number
 from gpunet.sweep.declaration import Sweep, load_sweep
@@ -57,6 +58,11 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         _list(sweep)
         return
+    if args.where != "mpi":
+        refuse_ranks(
+            "a sweep shares out its trials itself",
+            "start it once, or as mpiexec -n 4 python -m mpi4py.futures -m gpunet sweep ... --cluster mpi",
+        )
     from gpunet import __version__
     from gpunet.devices import get_backend
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpunet.cli.compute import existing_run, prepare
+from gpunet.cli.compute import existing_run, prepare, started_ranks
 from gpunet.cli.console import accuracy_line, logger, print_json
 from gpunet.cli.flags import add_flag, add_flags, given_options
 from gpunet.cli.parser import Parser, UsageError, choice, common_options, compute_options, decimal, json_option
@@ -27,6 +27,7 @@ from gpunet.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from gpunet.experiments.run import RunResult
+    from gpunet.parallel.communicator import Communicator
 
 _FRESH = ("preset", "config", "name", "runs_dir")
 """The options that set up a new run, and so cannot be given with ``--resume``."""
@@ -123,11 +124,28 @@ def run(args: argparse.Namespace) -> None:
     else:
         config, given = _new(args)
     name = _checked_name(args.name if args.name is not None else config.kind)
-    device = prepare(args)
+    ranks = started_ranks(args)
+    from gpunet.parallel.communicator import from_first
+    from gpunet.parallel.launch import together
+
+    with together(ranks):
+        device = prepare(args)
+        parent = Path(args.runs_dir if args.runs_dir is not None else "runs")
+        folder = run_dir or from_first(ranks, lambda: new_run_dir(parent, name))
+        _train(args, config, folder, device, trackers, given, ranks)
+
+
+def _train(
+    args: argparse.Namespace,
+    config: RunConfig,
+    run_dir: Path,
+    device: str | None,
+    trackers: list[str],
+    given: set[str] | None,
+    ranks: Communicator,
+) -> None:
     from gpunet.experiments.run import train
 
-    if run_dir is None:
-        run_dir = new_run_dir(Path(args.runs_dir if args.runs_dir is not None else "runs"), name)
     try:
         train(
             config,
@@ -141,6 +159,7 @@ def run(args: argparse.Namespace) -> None:
             checkpoint_minutes=args.checkpoint_minutes,
             given=given,
             on_result=functools.partial(_report, data=config.data.data, as_json=args.json),
+            communicator=ranks,
         )
     except KeyboardInterrupt as interrupt:
         number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
@@ -152,7 +171,8 @@ def run(args: argparse.Namespace) -> None:
         raise
     finally:
         with contextlib.suppress(OSError):
-            run_dir.rmdir()  # succeeds only if nothing was written to it
+            if ranks.rank == 0:
+                run_dir.rmdir()  # succeeds only if nothing was written to it
 
 
 def _new(args: argparse.Namespace) -> tuple[RunConfig, set[str] | None]:

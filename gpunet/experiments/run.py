@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import platform
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ from gpunet.files import PathLike, lock_folder, remove_temporaries, write_bytes_
 from gpunet.machine import peak_memory
 from gpunet.models import Hybrid, HybridConfig, create
 from gpunet.nn import Sequential, summary
+from gpunet.parallel.communicator import Communicator, Serial, first_then_others, from_first
+from gpunet.parallel.launch import device_of_a_rank
+from gpunet.parallel.shards import shard_count
 from gpunet.report.run_figures import plot_run
 from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
 from gpunet.training.checkpoint import architecture, prefixed, save_checkpoint
@@ -117,6 +120,7 @@ def train(
     checkpoint_minutes: float = 5.0,
     given: Collection[str] | None = None,
     on_result: Callable[[RunResult], None] = lambda result: None,
+    communicator: Communicator | None = None,
 ) -> RunResult:
     """Train the model that `config` describes in the folder `run_dir`, and evaluate it on the test images.
 
@@ -126,13 +130,17 @@ def train(
     (for a hybrid, in the folder of each stage). `trackers` are names in :data:`~gpunet.training.tracking.TRACKERS`,
     whose services get settings, records and result and, with `track_files`, figures and checkpoint. `on_result` is
     called with the result once it is saved, before the figures are drawn; a figure that cannot be drawn is a warning.
+    The ranks of a `communicator` train together: all call this with the same arguments, and rank 0 writes.
 
     Raises: as :func:`fit`.
     """
     if tensorboard:
         require_tensorboardx()  # before the data are read
     tracking = [TRACKERS[name](folder=run_dir, files=track_files) for name in trackers]
-    if importlib.util.find_spec("matplotlib") is None:
+    ranks = communicator or Serial()
+    if ranks.rank:
+        progress, tensorboard, tracking = False, False, []
+    elif importlib.util.find_spec("matplotlib") is None:
         logger.warning("matplotlib is not installed, so no figures will be drawn: pip install matplotlib")
 
     def callbacks(stage: str) -> list[Callback]:
@@ -140,26 +148,18 @@ def train(
         return [*shown, *([TensorBoard()] if tensorboard else []), *tracking]
 
     run_dir = Path(run_dir)
-    with _locked(run_dir), contextlib.ExitStack() as services:
+    with _locked(run_dir, ranks), contextlib.ExitStack() as services:
         for tracker in tracking:
             services.enter_context(tracker)
-        result = _train(config, run_dir, device, resume, callbacks, checkpoint_minutes, given, on_result)
+        found = _fit(config, run_dir, device, resume, callbacks, None, checkpoint_minutes, given, ranks)
+        result = from_first(ranks, lambda: _finish(found, run_dir, on_result))
         for tracker in tracking:
             tracker.log_result({**asdict(result), "test_accuracy": result.test_accuracy})
         return result
 
 
-def _train(
-    config: RunConfig,
-    run_dir: Path,
-    device: str | None,
-    resume: bool,
-    callbacks: Callable[[str], Sequence[Callback]],
-    checkpoint_minutes: float,
-    given: Collection[str] | None,
-    on_result: Callable[[RunResult], None],
-) -> RunResult:
-    found = _fit(config, run_dir, device, resume, callbacks, None, checkpoint_minutes, given)
+def _finish(found: Fit, run_dir: Path, on_result: Callable[[RunResult], None]) -> RunResult:
+    """Evaluate the model on the test images, save the result and draw the figures."""
     config = found.config
     records, data = found.records, found.data
     loader = found.loader("test")
@@ -213,6 +213,7 @@ def fit(
     data: RunData | None = None,
     checkpoint_minutes: float = 5.0,
     given: Collection[str] | None = None,
+    communicator: Communicator | None = None,
 ) -> Fit:
     """Train the model that `config` describes in the folder `run_dir`; the test images are not used.
 
@@ -225,6 +226,7 @@ def fit(
         checkpoint_minutes: time after which the state is also saved within an epoch; 0: only after each epoch.
         given: unless None, the settings of a new run that are not among these options are those of
             :func:`~gpunet.experiments.recipes.recipe`, for data other than Fashion-MNIST.
+        communicator: the ranks that train together; all call this with the same arguments, and rank 0 writes.
 
     Raises:
         OutputError: another process is training in `run_dir`, or a file cannot be written.
@@ -232,13 +234,21 @@ def fit(
         Interrupted: a signal arrived; the state is saved.
         GpunetError: see :mod:`gpunet.errors`.
     """
-    run_dir = Path(run_dir)
-    with _locked(run_dir):
-        return _fit(config, run_dir, device, resume, callbacks, data, checkpoint_minutes, given)
+    run_dir, ranks = Path(run_dir), communicator or Serial()
+    with _locked(run_dir, ranks):
+        return _fit(config, run_dir, device, resume, callbacks, data, checkpoint_minutes, given, ranks)
 
 
-def _locked(run_dir: Path) -> contextlib.AbstractContextManager[Any]:
-    return lock_folder(run_dir, f"another process is training in {run_dir}: wait for it, or train in another folder")
+@contextlib.contextmanager
+def _locked(run_dir: Path, ranks: Communicator) -> Iterator[None]:
+    message = f"another process is training in {run_dir}: wait for it, or train in another folder"
+    with contextlib.ExitStack() as stack:
+        from_first(ranks, lambda: _enter(stack, lock_folder(run_dir, message)))
+        yield
+
+
+def _enter(stack: contextlib.ExitStack, context: contextlib.AbstractContextManager[Any]) -> None:
+    stack.enter_context(context)  # whose value is of this process alone
 
 
 def _fit(
@@ -250,20 +260,24 @@ def _fit(
     data: RunData | None,
     checkpoint_minutes: float,
     given: Collection[str] | None,
+    ranks: Communicator,
 ) -> Fit:
     _check_refit(config)
-    backend = get_backend(device)
-    data = data or prepare(config.data)
+    backend = get_backend(device_of_a_rank(device, ranks))
+    wanted = config.data
+    data = data or first_then_others(ranks, lambda: prepare(wanted))
     config = replace(config, data=replace(config.data, value_range=data.config.value_range))
     check_model(config, data)
     if given is not None and not resume:
         config, data = fit_recipe(config, data, given)
     dataset = data.split.train
-    remove_temporaries(run_dir)
+    config = _with_shards(config, len(dataset), 1 if resume else ranks.size)
+    if ranks.rank == 0:
+        remove_temporaries(run_dir)
     toml = to_toml(config)
     model = create(config.model, dataset.image_shape, dataset.classes)
     dtype, seed = config.training.dtype, config.training.seed
-    begin = _Begin(run_dir, toml, backend, data, summary(model, dataset.image_shape))
+    begin = [_Begin(run_dir, toml, backend, data, summary(model, dataset.image_shape))] if ranks.rank == 0 else []
     loaders: dict[str, Any] = {
         "train": data.loader("train", backend, dtype, config.data),
         "validation": data.loader("validation", backend, dtype),
@@ -272,6 +286,7 @@ def _fit(
         "metadata": description(config, toml, dataset),
         "tensors": scaling_tensors(data.scaling),
         "checkpoint_minutes": checkpoint_minutes,
+        "communicator": ranks,
     }
 
     records: list[Record]
@@ -285,15 +300,16 @@ def _fit(
             **shared,
             classes=dataset.classes,
             run_dir=run_dir,
-            callbacks=lambda stage: [begin, *callbacks(stage)],
+            callbacks=lambda stage: [*begin, *callbacks(stage)],
             identity=lambda stage: _identity((config.cnn() if stage == "cnn" else None) or config, dataset),
             resume=resume,
         )
         model, records, best = hybrid.hybrid, hybrid.records, hybrid.validation_accuracy
         chosen = next(row for row in records if (row["stage"], row["epoch"]) == (hybrid.stage, hybrid.epoch))
         about = {**shared["metadata"], "validation_accuracy": best, "from_stage": hybrid.stage}
-        _save_hybrid(run_dir, model, about, shared["tensors"])
-        write_text_atomic(run_dir / METRICS, "".join(json.dumps(record) + "\n" for record in records))
+        if ranks.rank == 0:
+            _save_hybrid(run_dir, model, about, shared["tensors"])
+            write_text_atomic(run_dir / METRICS, "".join(json.dumps(record) + "\n" for record in records))
     else:
         model.initialize(seed, device=backend, dtype=dtype)
         trainer = Trainer(
@@ -302,7 +318,7 @@ def _fit(
             **loaders,
             **shared,
             run_dir=run_dir,
-            callbacks=[begin, *callbacks("")],
+            callbacks=[*begin, *callbacks("")],
             identity=_identity(config, dataset),
         )
         if resume:
@@ -311,6 +327,13 @@ def _fit(
         chosen = records[trainer.best_epoch - 1]
         best = chosen[f"validation_{trainer.monitor.name}"]
     return Fit(config, model, records, best, chosen, data, backend)
+
+
+def _with_shards(config: RunConfig, images: int, ranks: int) -> RunConfig:
+    """`config` with the number of shards, so that the run has the same one when any number of ranks resumes it."""
+    training = config.training
+    count = shard_count(training.shards, min(training.batch_size, images), ranks)
+    return replace(config, training=replace(training, shards=count))
 
 
 def _identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:

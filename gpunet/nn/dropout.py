@@ -12,7 +12,8 @@ from gpunet.ops import random
 class Dropout(Layer):
     """Zeroes each input with probability `p` in training, and scales the others by 1 / (1 - p).
 
-    Srivastava et al., 2014. The mask depends only on the seed, the step and the layer's index in the model.
+    Srivastava et al., 2014. The mask depends only on the seed, the step, the layer's index in the model and the
+    row's number in the batch.
     """
 
     elementwise = True
@@ -27,5 +28,6 @@ class Dropout(Layer):
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         if not ctx.training or self.p == 0:
             return x, lambda dy: dy
-        y, mask = ops.dropout(x, self.p, seed=ctx.seed, step=ctx.step, stream=self._stream)
+        first = ctx.first_row * (x.size // max(1, len(x)))
+        y, mask = ops.dropout(x, self.p, seed=ctx.seed, step=ctx.step, stream=self._stream, first_element=first)
         return y, lambda dy: ops.dropout_backward(dy, mask, self.p)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -33,10 +33,12 @@ class ForwardContext:
     """Number of the training step, an int or a one-element array on the device; it keys the random numbers."""
     needs_input_grad: bool = True
     """Whether backward must return the gradient of the input; if not, it may return None."""
+    first_row: int = 0
+    """Number of the first row in the batch that these rows are a part of; dropout keys its masks by it."""
 
     def for_inner_layer(self) -> ForwardContext:
         """This context for a layer whose input depends on parameters and so needs its input gradient."""
-        return self if self.needs_input_grad else ForwardContext(self.training, self.seed, self.step)
+        return self if self.needs_input_grad else replace(self, needs_input_grad=True)
 
     def needs(self, *, bias: bool) -> tuple[str, ...]:
         """The gradients that a layer with a weight, and optionally a `bias`, must compute: `needs` of the ops."""

@@ -61,6 +61,12 @@ class TrainingConfig(Options):
         "weights to keep: those of the epoch with the best validation metric, or those of the last epoch",
         choices=("best", "last"),
     )
+    shards: int = option(
+        0,
+        "equal parts of each batch whose gradients are computed one by one and added in order, so that any number of "
+        "MPI ranks that divides it gets the same weights; 0: 1, or under mpiexec 8",
+        low=0,
+    )
     seed: int = option(0, "seed of initialisation, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
     dtype: str = option("float32", "precision of all arrays", choices=("float32", "float64"))
     precision: str = option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from gpunet.data.targets import TargetScaling
 from gpunet.errors import ConfigError
 from gpunet.nn import ForwardContext, Layer
 from gpunet.nn.loss import Loss
+from gpunet.parallel.communicator import Communicator, Serial
 from gpunet.tasks import CLASSIFICATION, MULTILABEL, REGRESSION
 from gpunet.training.metrics import Metric, metrics_of
 from gpunet.training.objective import check_targets, loss_of, plain_loss
@@ -77,8 +78,12 @@ class Captured:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         """What the function returns for each batch, on the host."""
+        return self.share(0, 1)
+
+    def share(self, rank: int, ranks: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """The same for batch number `rank` and every `ranks`-th after it."""
         backend, size = self._loader.backend, self._loader.size
-        for start in range(0, size, self._batch):
+        for start in range(rank * self._batch, size, ranks * self._batch):
             step = self._step(min(self._batch, size - start))
             with backend.active():
                 backend.assign(self._start, start)
@@ -95,12 +100,16 @@ class Captured:
 
 
 class Evaluator:
-    """:func:`evaluate` for a `model` and data that are evaluated again and again, as after each epoch."""
+    """:func:`evaluate` for a `model` and data that are evaluated again and again, as after each epoch.
+
+    The ranks of a `communicator` share the batches, and all get the evaluation.
+    """
 
     def __init__(
         self,
         model: Layer,
         loader: Loader,
+        communicator: Communicator | None = None,
         *,
         loss: Loss | str | None = None,
         metrics: Sequence[str | Metric] | str | Metric | None = None,
@@ -131,6 +140,7 @@ class Evaluator:
             return found
 
         self._loader = loader
+        self._communicator: Communicator = communicator or Serial()
         self._batches = Captured(lambda x, y: batch(x, y, None), loader)
         if loader.sample_weight is not None:
             self._batches = Captured(batch, loader, weighted=True)
@@ -140,7 +150,7 @@ class Evaluator:
         weights = self._loader.sample_weight
         outputs: list[np.ndarray] = []
         probabilities: list[np.ndarray] = []
-        for batch_loss, *found in self._batches:
+        for batch_loss, *found in self._results():
             images = min(EVALUATION_BATCH, size - done)
             share: Any = images if weights is None else float(weights[done : done + images].sum())
             loss += float(batch_loss) * share if share else 0.0  # the mean of rows without any weight is NaN
@@ -154,6 +164,13 @@ class Evaluator:
                 on_batch(done)
         mean = loss / (size if weights is None else float(weights.sum()))
         return self._found(mean, correct, outputs, np.concatenate(probabilities) if probabilities else None)
+
+    def _results(self) -> Iterable[tuple[np.ndarray, ...]]:
+        ranks = self._communicator.size
+        if ranks == 1:
+            return self._batches
+        shares = self._communicator.exchange(list(self._batches.share(self._communicator.rank, ranks)))
+        return [shares[index % ranks][index // ranks] for index in range(sum(map(len, shares)))]
 
     def _found(self, loss: float, correct: int, kept: list[np.ndarray], probabilities: np.ndarray | None) -> Evaluation:
         size = self._loader.size

@@ -15,6 +15,7 @@ from gpunet.errors import CheckpointError, OtherTrainingError
 from gpunet.files import PathLike, make_folder
 from gpunet.models import CNN, Hybrid, HybridConfig
 from gpunet.nn import Layer
+from gpunet.parallel.communicator import Communicator, Serial, from_first
 from gpunet.training.callbacks import Callback
 from gpunet.training.checkpoint import digest
 from gpunet.training.config import HybridTrainingConfig, TrainingConfig
@@ -63,6 +64,7 @@ def fit_hybrid(
     identity: Callable[[str], Mapping[str, Any]] = lambda stage: {},
     checkpoint_minutes: float = 5.0,
     resume: bool = False,
+    communicator: Communicator | None = None,
 ) -> HybridFit:
     """Train a hybrid from scratch, in one call.
 
@@ -78,7 +80,7 @@ def fit_hybrid(
         classes: number of classes.
         run_dir: an existing folder; each stage has its own folder in ``stages/`` there. None writes nothing.
         callbacks: returns the callbacks for a stage.
-        class_weights, metadata, tensors, checkpoint_minutes: as for :class:`Trainer`.
+        class_weights, metadata, tensors, checkpoint_minutes, communicator: as for :class:`Trainer`.
         identity: returns that of a stage.
         resume: resume the run in `run_dir`. Finished stages are not repeated, unless a stage before them has gone on
             to other weights: then they start over, with a warning.
@@ -87,10 +89,11 @@ def fit_hybrid(
     """
     run_dir = None if run_dir is None else Path(run_dir)
     records: list[Record] = []
+    ranks = communicator or Serial()
 
     def run(stage: str, model: Layer, how: TrainingConfig, data: tuple[Loader, Loader], after: Layer | None) -> Trainer:
         folder = None if run_dir is None else Path(run_dir) / stage_folder(stage)
-        if folder is not None:
+        if folder is not None and ranks.rank == 0:
             make_folder(folder)
         facts = dict(identity(stage))
         if after is not None:
@@ -108,6 +111,7 @@ def fit_hybrid(
             tensors=tensors,
             identity=facts,
             checkpoint_minutes=checkpoint_minutes,
+            communicator=ranks,
         )
         if resume:
             try:
@@ -116,15 +120,23 @@ def fit_hybrid(
                 if after is None or folder is None:
                     raise
                 logger.warning("the stage %s starts over: %s", stage, error)
-                shutil.rmtree(folder)
-                make_folder(folder)
+                if ranks.rank == 0:
+                    shutil.rmtree(folder)
+                    make_folder(folder)
         trainer.fit()
         records.extend({"stage": stage, **record} for record in trainer.history.records)
         return trainer
 
     first = None if run_dir is None else run_dir / stage_folder("cnn")
-    if resume and run_dir is not None and first is not None and (run_dir / BEST).exists() and not first.exists():
-        raise CheckpointError(f"{run_dir} cannot be resumed: it has a trained model, but no {first}; start a new run")
+
+    def check_stages() -> None:
+        if run_dir is not None and first is not None and (run_dir / BEST).exists() and not first.exists():
+            raise CheckpointError(
+                f"{run_dir} cannot be resumed: it has a trained model, but no {first}; start a new run"
+            )
+
+    if resume:
+        from_first(ranks, check_stages)
     backend, dtype, seed = train.backend, training.dtype, training.seed
     cnn = CNN.from_config(config, train.input_shape, classes)
     hybrid = Hybrid.on(cnn, config, classes)  # before the long training, so that an invalid option fails early
