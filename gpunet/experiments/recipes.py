@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from gpunet.errors import ConfigError
 from gpunet.experiments.config import RunConfig, section_of
 from gpunet.experiments.prepare import AUGMENTATION, RunData, rescaled
 from gpunet.models import MODELS, CNNConfig
+from gpunet.tasks import CLASSIFICATION
 
 logger = logging.getLogger("gpunet")
 
@@ -63,6 +64,8 @@ def recipe(config: RunConfig, train: Dataset, validation: int) -> dict[str, Any]
     }
     if train.is_table and rule is _MLP:
         found |= {"dropout": 0.5, "label_smoothing": 0.0}
+    if train.task != CLASSIFICATION:
+        found["label_smoothing"] = 0.0
     return {**found, "keep": "last"} if validation < FEW_TO_CHOOSE_BY else found
 
 
@@ -109,6 +112,16 @@ def check_model(config: RunConfig, data: RunData) -> None:
             f"{kind.article} {kind.label} needs images, but {config.data.data} is a table with "
             f"{train.image_shape[2]} features: train an MLP, or, if they are the pixels of an image, give its height "
             "and width, such as --image-shape 28 28"
+        )
+
+
+def warn_of_mean(scores: Mapping[str, float]) -> None:
+    """Warn if the numbers that are predicted explain no more than the mean of the targets would."""
+    if scores.get("r2", 1.0) <= 0:
+        logger.warning(
+            "r2 is %.3g on the test examples: no better than always answering the mean of the targets; check the "
+            "targets, or try more --epochs or another --lr",
+            scores["r2"],
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from gpunet.errors import DataError
 from gpunet.sweep.progress import SweepProgress
-from gpunet.sweep.summary import best_point, effects, point_accuracy
+from gpunet.sweep.summary import best_point, effects, point_score
 from gpunet.sweep.table import FAILED, OK, TIMING, Outcome, Row, read_table, write_table
 from gpunet.sweep.trial import read_outcome
 
@@ -101,7 +101,7 @@ def test_one_seed_has_no_spread() -> None:
 
 def test_best_point_has_all_its_seeds() -> None:
     best = best_point(ROWS)
-    assert [r.trial for r in best] == [3, 4] and point_accuracy(best) == pytest.approx(0.87)
+    assert [r.trial for r in best] == [3, 4] and point_score(best) == pytest.approx(0.87)
     assert best_point(ROWS[5:6]) == [] and best_point([]) == []
 
 
