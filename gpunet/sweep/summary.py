@@ -77,7 +77,10 @@ def best_point(rows: Sequence[Row]) -> list[Row]:
     """
     metrics = {row.outcome.metric for row in rows if row.outcome.ok}
     if len(metrics) > 1:
-        logger.warning("the trials monitor different metrics, so none is the best: %s", ", ".join(sorted(metrics)))
+        logger.warning(
+            "the trials monitor different metrics, so none is the best: %s",
+            ", ".join(sorted(name or "accuracy" for name in metrics)),
+        )
         return []
     points: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:

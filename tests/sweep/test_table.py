@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpunet.errors import DataError
+from gpunet.errors import ConfigError, DataError
 from gpunet.sweep.progress import SweepProgress
 from gpunet.sweep.summary import best_point, effects, point_score
 from gpunet.sweep.table import FAILED, OK, TIMING, Outcome, Row, read_table, write_table
