@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpunet.cli.compute import existing_run, prepare, started_ranks
-from gpunet.cli.console import accuracy_line, logger, print_json
+from gpunet.cli.console import accuracy_line, logger, print_json, scores_line
 from gpunet.cli.flags import add_flag, add_flags, given_options
 from gpunet.cli.parser import Parser, UsageError, choice, common_options, compute_options, decimal, json_option
 from gpunet.data.config import FASHION_MNIST
@@ -23,6 +23,7 @@ from gpunet.errors import CheckpointError, ConfigError, Interrupted
 from gpunet.experiments.config import RunConfig, load, load_toml, merge, section_of
 from gpunet.experiments.presets import PRESETS
 from gpunet.models import MODELS
+from gpunet.tasks import CLASSIFICATION
 from gpunet.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -252,9 +253,16 @@ def _report(result: RunResult, *, data: str, as_json: bool) -> None:
 def _print(result: RunResult, *, as_json: bool) -> None:
     if not as_json:
         print(f"run folder: {result.run_dir}")
-        print(accuracy_line("test", result.test_correct, result.test_total))
+        if result.task == CLASSIFICATION:
+            print(accuracy_line("test", result.test_correct, result.test_total))
+        if result.test_scores:
+            print(scores_line("test", result.test_scores))
         return
     from gpunet import __version__
+
+    if result.task != CLASSIFICATION:
+        print_json({**result.document(), "version": __version__})
+        return
     from gpunet.report.metrics import wilson_interval
 
     print_json(
@@ -263,7 +271,7 @@ def _print(result: RunResult, *, as_json: bool) -> None:
             "test_accuracy": result.test_accuracy,
             "interval": wilson_interval(result.test_correct, result.test_total),
             "test_loss": result.test_loss,
-            "val_accuracy": result.validation_accuracy,
+            f"val_{result.metric}": result.validation_score,
             "epochs": result.epochs,
             "seconds": result.seconds,
             "images_per_second": result.images_per_second,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gpunet.errors import ConfigError
 from gpunet.options import Options, option
+from gpunet.tasks import CLASSIFICATION, TASKS
 
 FASHION_MNIST = "fashion-mnist"
 
@@ -19,6 +20,13 @@ class DataConfig(Options):
         FASHION_MNIST,
         "fashion-mnist, or a path: a folder with a folder of pictures for each class (or train/, val/ and test/ of "
         "such), an NPZ file, a table (CSV, TSV, Parquet), a folder of IDX files or of CIFAR's binary files",
+    )
+    task: str = option(
+        CLASSIFICATION,
+        "what is predicted: classification, one class of several; regression, numbers; multilabel, labels that each "
+        "hold (1) or not (0)",
+        choices=TASKS,
+        written=False,
     )
     image_size: tuple[int, ...] = option(
         (),
@@ -36,7 +44,7 @@ class DataConfig(Options):
     label_column: str = option(
         "",
         "tables: the column with the labels (default: that called label, class, target or y, else the only one of "
-        "words, else the last)",
+        "words, else the last); for a regression or several labels, columns separated by commas",
     )
     value_range: tuple[float, ...] = option(
         (),

@@ -16,7 +16,8 @@ from gpunet.data.folders import load_folder
 from gpunet.data.mnist import is_idx_folder, load_fashion_mnist, load_idx_folder
 from gpunet.data.parts import Loaded
 from gpunet.data.tables import is_table_folder, is_table_name, load_table
-from gpunet.errors import DataError
+from gpunet.errors import ConfigError, DataError
+from gpunet.tasks import CLASSIFICATION
 
 logger = logging.getLogger("gpunet")
 
@@ -35,8 +36,8 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[
         * a folder of IDX files with the names of MNIST's (KMNIST's, Fashion-MNIST's) or EMNIST's, gzipped or not;
         * a folder of CIFAR's binary files.
 
-    options: those of :class:`gpunet.data.DataConfig` on reading: ``image_size``, ``channels``, ``skip_damaged``,
-        ``image_shape``, ``label_column``, ``value_range``, ``test_fraction``.
+    options: those of :class:`gpunet.data.DataConfig` on reading: ``task``, ``image_size``, ``channels``,
+        ``skip_damaged``, ``image_shape``, ``label_column``, ``value_range``, ``test_fraction``.
 
     Without a test part, one is split off, stratified and always the same. A validation part comes last in the training
     set. Every file is read once: what is used is what was verified. Sizes are checked before memory is taken, and none
@@ -80,6 +81,8 @@ def read(path: str | os.PathLike[str], config: DataConfig) -> Loaded:
 
 def _read_by(reader: Callable[[Path, DataConfig], Loaded], source: Path, config: DataConfig, *used: str) -> Loaded:
     """What `reader` reads, with a warning if `config` has options for other readers than those that it has `used`."""
+    if config.task != CLASSIFICATION and reader not in (load_table, load_npz):
+        raise ConfigError(f"{source} has classes, so its task is {CLASSIFICATION}: {config.task} needs a table or NPZ")
     others = [name for name in _OF_READERS if name not in used and getattr(config, name)]
     if others:
         logger.warning("%s: %s does not concern data of this kind, and is not used", source, ", ".join(others))

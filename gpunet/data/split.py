@@ -10,6 +10,7 @@ import numpy as np
 from gpunet.data.dataset import Dataset
 from gpunet.errors import ConfigError
 from gpunet.ops.random import SPLIT, PhiloxStream
+from gpunet.tasks import CLASSIFICATION
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,8 @@ class Split:
 def split(dataset: Dataset, fraction: float, seed: int) -> Split:
     """Hold out round(fraction * n) images for validation, stratified by class and chosen at random by `seed`.
 
+    Numbers, and sets of labels, are not stratified.
+
     The numbers per class are rounded by the largest remainder method. At least one image of a class of two or more
     remains for training; the only image of a class is held out only as a last resort. The choice depends on the
     labels, `fraction` and `seed` alone.
@@ -47,7 +50,9 @@ def split(dataset: Dataset, fraction: float, seed: int) -> Split:
 
 
 def hold_out(labels: np.ndarray, classes: int, fraction: float, seed: int, option: str) -> np.ndarray:
-    """The indices that :func:`split` holds out of `labels`, class indices below `classes`: int64, ascending.
+    """The indices that :func:`split` holds out of `labels`: int64, ascending.
+
+    labels: class indices below `classes`, (n,); or numbers (n, K), which are not stratified.
 
     Raises:
         ConfigError: as :func:`split`; `option` is the name of `fraction` in messages.
@@ -56,6 +61,8 @@ def hold_out(labels: np.ndarray, classes: int, fraction: float, seed: int, optio
     if not 0 < fraction < 1:
         raise ConfigError(f"{option} must be greater than 0 and less than 1, got {fraction!r}")
     held_out = round(fraction * n)
+    if labels.ndim == 2:
+        labels, classes = np.zeros(n, np.int32), 1
     counts = np.bincount(labels, minlength=classes).tolist()
     if not 0 < held_out < n:
         raise ConfigError(f"{option} {fraction:g} of {n} images is {held_out}: both parts need at least one image")
@@ -75,9 +82,10 @@ def subset(parts: Split, images: int) -> Split:
         ConfigError: `images` exceeds the number of training images, or is less than the number of classes.
     """
     n = len(parts.train)
-    if not parts.train.classes <= images <= n:
+    least = parts.train.classes if parts.train.task == CLASSIFICATION else 1
+    if not least <= images <= n:
         raise ConfigError(
-            f"train_images must lie between the number of classes, {parts.train.classes}, and the number of images "
+            f"train_images must lie between the number of classes, {least}, and the number of images "
             f"that are not held out, {n}; got {images}"
         )
     if images == n:

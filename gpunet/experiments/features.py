@@ -26,6 +26,7 @@ from gpunet.nn import Flatten, ForwardContext, Sequential
 from gpunet.report.feature_figures import LayerMap, plot_layer_maps, plot_probes
 from gpunet.report.metrics import principal_plane
 from gpunet.report.run_figures import draw_all
+from gpunet.tasks import CLASSIFICATION
 from gpunet.training import Trainer, TrainingConfig
 from gpunet.training.evaluation import extract
 
@@ -81,6 +82,8 @@ def analyse(
         OutputError: the table cannot be written.
     """
     saved = load_model(path, device)
+    if saved.task != CLASSIFICATION:
+        raise ConfigError(f"{path} was trained for {saved.task}: features are analysed for classifiers")
     cnn = _cnn(saved, Path(path))
     names = list(layers) if layers else _default_layers(cnn)
     parts = [_until(cnn, name) for name in names]  # fails before the slow part

@@ -9,7 +9,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from gpunet.experiments.inference import (
     EvaluationResult,
     Prediction,
     evaluate,
+    measured,
     predict,
+    predicted,
 )
+from gpunet.experiments.outcome import RunResult
 from gpunet.experiments.prepare import RunData, prepare
-from gpunet.experiments.recipes import check_model, fit_recipe, warn_of_majority
+from gpunet.experiments.recipes import check_model, fit_recipe, warn_of_majority, warn_of_mean
 from gpunet.experiments.saved import description
 from gpunet.files import PathLike, lock_folder, remove_temporaries, write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
@@ -37,13 +40,15 @@ from gpunet.nn import Sequential, summary
 from gpunet.parallel.communicator import Communicator, Serial, first_then_others, from_first
 from gpunet.parallel.launch import device_of_a_rank
 from gpunet.parallel.shards import shard_count
-from gpunet.report.run_figures import plot_run
+from gpunet.report.run_figures import plot_run, plot_targets
+from gpunet.tasks import CLASSIFICATION
 from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
 from gpunet.training.checkpoint import architecture, prefixed, save_checkpoint
-from gpunet.training.description import scaling_tensors
+from gpunet.training.description import scaling_tensors, target_tensors
 from gpunet.training.evaluation import evaluate as evaluate_model
 from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
+from gpunet.training.objective import DEFAULT_LOSSES
 from gpunet.training.tensorboard import require_tensorboardx
 from gpunet.training.tracking import TRACKERS
 from gpunet.training.trainer import BEST, METRICS
@@ -56,38 +61,6 @@ RESULT, PREDICTIONS = "result.json", "test_predictions.npz"
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """The result of a run. Accuracies are fractions; the test images were evaluated once, at the end."""
-
-    kind: str
-    run_dir: Path
-    test_correct: int
-    test_total: int
-    test_loss: float
-    validation_accuracy: float
-    epochs: int
-    """Number of epochs run, over all stages of a hybrid."""
-    seconds: float
-    """Time of all epochs, validation and epochs before a resume included."""
-    images_per_second: float
-    """Training throughput: median over the epochs (for a hybrid, those of its CNN)."""
-    device: str
-    seed: int
-    parameters: int
-    tta_correct: int | None = None
-    """With test-time augmentation: probabilities averaged over each image and its mirror image; None unless trained on
-    mirrored images."""
-
-    @property
-    def test_accuracy(self) -> float:
-        return self.test_correct / self.test_total
-
-    @property
-    def tta_accuracy(self) -> float | None:
-        return None if self.tta_correct is None else self.tta_correct / self.test_total
-
-
-@dataclass(frozen=True)
 class Fit:
     """A trained model and its data; the test images have not been used."""
 
@@ -95,8 +68,10 @@ class Fit:
     model: Sequential
     records: list[Record]
     """Of all epochs, over all stages of a hybrid."""
-    validation_accuracy: float
-    """Of the model's current weights, those of the epoch `chosen`."""
+    validation_score: float
+    """The monitored metric of the model's current weights, those of the epoch `chosen`."""
+    metric: str
+    """Its name."""
     chosen: Record
     """The record of the epoch that these weights come from."""
     data: RunData
@@ -125,7 +100,8 @@ def train(
     """Train the model that `config` describes in the folder `run_dir`, and evaluate it on the test images.
 
     The folder gets the files of :func:`fit`, ``result.json``, ``test_predictions.npz`` (uint16 (n,): labels,
-    predictions and, if available, tta_predictions) and the figures. With `resume`, an interrupted run is resumed; the
+    predictions and, if available, tta_predictions; of a regression float64 (n, K), of labels uint8 (n, K)) and the
+    figures. With `resume`, an interrupted run is resumed; the
     result is bit-identical to that of an uninterrupted run. With `tensorboard`, TensorBoard events are written as well
     (for a hybrid, in the folder of each stage). `trackers` are names in :data:`~gpunet.training.tracking.TRACKERS`,
     whose services get settings, records and result and, with `track_files`, figures and checkpoint. `on_result` is
@@ -154,7 +130,7 @@ def train(
         found = _fit(config, run_dir, device, resume, callbacks, None, checkpoint_minutes, given, ranks)
         result = from_first(ranks, lambda: _finish(found, run_dir, on_result))
         for tracker in tracking:
-            tracker.log_result({**asdict(result), "test_accuracy": result.test_accuracy})
+            tracker.log_result(result.document())
         return result
 
 
@@ -163,10 +139,10 @@ def _finish(found: Fit, run_dir: Path, on_result: Callable[[RunResult], None]) -
     config = found.config
     records, data = found.records, found.data
     loader = found.loader("test")
-    test = evaluate_model(found.model, loader, keep_probabilities=True)
-    assert test.probabilities is not None
-    predictions = {"labels": data.test.labels, "predictions": test.probabilities.argmax(1)}
-    if config.data.mirrors:
+    test = evaluate_model(found.model, loader, **measured(config), keep_probabilities=True)
+    predictions = {"labels": data.test.labels, "predictions": predicted(test)}
+    if config.data.mirrors and data.test.task == CLASSIFICATION:
+        assert test.probabilities is not None
         predictions["tta_predictions"] = with_mirror_images(found.model, loader, test.probabilities).argmax(1)
     _save_predictions(run_dir / PREDICTIONS, predictions)
     # for a hybrid, only the stage that trains the CNN; other models have no stages
@@ -177,7 +153,7 @@ def _finish(found: Fit, run_dir: Path, on_result: Callable[[RunResult], None]) -
         test_correct=test.correct,
         test_total=test.total,
         test_loss=test.loss,
-        validation_accuracy=found.validation_accuracy,
+        validation_score=found.validation_score,
         epochs=len(records),
         seconds=seconds_of(records),
         images_per_second=float(np.median(speeds)),
@@ -189,17 +165,20 @@ def _finish(found: Fit, run_dir: Path, on_result: Callable[[RunResult], None]) -
             if "tta_predictions" in predictions
             else None
         ),
+        task=data.test.task,
+        metric=found.metric,
+        test_scores={} if data.test.task == CLASSIFICATION and found.metric == "accuracy" else test.scores,
     )
-    document = {
-        **asdict(result),
-        "run_dir": str(run_dir),
-        "test_accuracy": result.test_accuracy,
-        "peak_memory_bytes": peak_memory(),
-    }
+    document = {**result.document(), "peak_memory_bytes": peak_memory()}
     write_text_atomic(run_dir / RESULT, json.dumps(document, indent=2) + "\n")
     on_result(result)
-    warn_of_majority(data.test, test.correct)
-    plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
+    if data.test.task == CLASSIFICATION:
+        assert test.probabilities is not None
+        warn_of_majority(data.test, test.correct)
+        plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
+    else:
+        warn_of_mean(test.scores)
+        plot_targets(run_dir, records, data.test, predictions["predictions"])
     return result
 
 
@@ -287,6 +266,7 @@ def _fit(
         "tensors": scaling_tensors(data.scaling),
         "checkpoint_minutes": checkpoint_minutes,
         "communicator": ranks,
+        "loss": None if config.training.loss != "auto" else DEFAULT_LOSSES[config.data.task],
     }
 
     records: list[Record]
@@ -304,11 +284,11 @@ def _fit(
             identity=lambda stage: _identity((config.cnn() if stage == "cnn" else None) or config, dataset),
             resume=resume,
         )
-        model, records, best = hybrid.hybrid, hybrid.records, hybrid.validation_accuracy
+        model, records, best, metric = hybrid.hybrid, hybrid.records, hybrid.validation_score, hybrid.metric
         chosen = next(row for row in records if (row["stage"], row["epoch"]) == (hybrid.stage, hybrid.epoch))
-        about = {**shared["metadata"], "validation_accuracy": best, "from_stage": hybrid.stage}
+        about = {**shared["metadata"], f"validation_{metric}": best, "from_stage": hybrid.stage}
         if ranks.rank == 0:
-            _save_hybrid(run_dir, model, about, shared["tensors"])
+            _save_hybrid(run_dir, model, about, {**shared["tensors"], **target_tensors(model)})
             write_text_atomic(run_dir / METRICS, "".join(json.dumps(record) + "\n" for record in records))
     else:
         model.initialize(seed, device=backend, dtype=dtype)
@@ -325,8 +305,9 @@ def _fit(
             trainer.resume()
         records = trainer.fit().records
         chosen = records[trainer.best_epoch - 1]
-        best = chosen[f"validation_{trainer.monitor.name}"]
-    return Fit(config, model, records, best, chosen, data, backend)
+        metric = trainer.monitor.name
+        best = chosen[f"validation_{metric}"]
+    return Fit(config, model, records, best, metric, chosen, data, backend)
 
 
 def _with_shards(config: RunConfig, images: int, ranks: int) -> RunConfig:
@@ -361,7 +342,12 @@ def _check_refit(config: RunConfig) -> None:
 
 def _save_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: labels.astype(np.uint16) for name, labels in predictions.items()})  # type: ignore[arg-type]
+    kept = {
+        name: found.astype(np.uint16 if found.ndim == 1 else labels.dtype)
+        for labels in [predictions["labels"]]
+        for name, found in predictions.items()
+    }
+    np.savez_compressed(buffer, **kept)  # type: ignore[arg-type]
     write_bytes_atomic(path, buffer.getvalue())
 
 

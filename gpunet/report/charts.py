@@ -10,6 +10,7 @@ import numpy as np
 
 from gpunet.report.canvas import BLUE, GREEN, GREY, ORANGE, TEN, VERMILLION, WHITE
 from gpunet.report.metrics import Calibration
+from gpunet.training.metrics import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,23 +27,32 @@ _RASTER = 500  # number of points above which a bitmap is smaller than vector gr
 
 
 def draw_curves(axes: Axes, history: History, quantity: str) -> None:
-    """The training and validation ``loss`` or ``accuracy`` (in percent), with the best validation epoch marked."""
+    """The training and validation ``loss`` or a metric (shares in percent), with the best validation epoch marked."""
     numbers = _epochs(history)
-    factor = 100 if quantity == "accuracy" else 1
+    metric = monitored(history)
+    kind = METRICS.get(metric)
+    factor = 100 if quantity != "loss" and kind is not None and kind.percent else 1
     for part, colour, line, marker in (("train", BLUE, "--", "s"), ("validation", VERMILLION, "-", "o")):
         values = factor * _column(history, f"{part}_{quantity}")
+        if part == "train" and metric != "accuracy" and not np.isfinite(values).any():
+            continue
         axes.plot(numbers, values, line, color=colour, label=part, **_markers(numbers, marker))
-    accuracy = _column(history, "validation_accuracy")
-    if np.isfinite(accuracy).any():
-        best = int(np.nanargmax(accuracy))
-        label = f"best: {100 * accuracy[best]:.2f} % (epoch {numbers[best]:g})" if quantity == "accuracy" else None
+    scores = _column(history, f"validation_{metric}")
+    if np.isfinite(scores).any():
+        best = int(np.nanargmax(scores if kind is None or kind.maximize else -scores))
+        shown = f"{100 * scores[best]:.2f} %" if kind is not None and kind.percent else f"{scores[best]:.4g}"
+        label = f"best: {shown} (epoch {numbers[best]:g})" if quantity == metric else None
         axes.axvline(numbers[best], color=GREY, linestyle=":", label=label)
-    if quantity == "accuracy":
-        axes.set_title("Accuracy (%)")
-    else:
-        axes.set_title(quantity.capitalize())
+    name = quantity.replace("_", " ").capitalize()
+    axes.set_title(f"{name} (%)" if factor == 100 else name)
     _finish_epochs(axes, history)
     axes.legend()  # last, so that its position avoids all lines, including those of the stages
+
+
+def monitored(history: History) -> str:
+    """The name of the metric by which the best epoch is chosen: the first that is recorded."""
+    names = [name.removeprefix("validation_") for name in (history[0] if history else {}) if "validation_" in name]
+    return next((name for name in names if name != "loss"), "accuracy")
 
 
 def draw_rate(axes: Axes, history: History) -> None:

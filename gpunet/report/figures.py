@@ -14,8 +14,8 @@ import numpy as np
 
 from gpunet.errors import DataError, ShapeError
 from gpunet.report.canvas import BLUE, GREEN, ORANGE, PathLike, Sheet, page
-from gpunet.report.charts import draw_curves, draw_map, draw_rate
-from gpunet.report.metrics import per_class_table, principal_plane, square_confusion
+from gpunet.report.charts import draw_curves, draw_map, draw_rate, monitored
+from gpunet.report.metrics import ClassRow, per_class_table, principal_plane, square_confusion
 from gpunet.report.ranking import channels_that_vary, most_confident_mistakes, strongest_filters
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _MOST_BARS = 40  # classes whose bars fit on a page
 
 
 def plot_learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -> None:
-    """Loss, accuracy and learning rate over the epochs; the epoch of the best validation accuracy is marked.
+    """Loss, accuracy (or the metric that is monitored) and learning rate over the epochs; the best epoch is marked.
 
     history: rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (fractions) and lr;
         a missing or None value leaves a gap. Rows with a stage (the hybrid's) are numbered consecutively across
@@ -44,7 +44,7 @@ def plot_learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -
     with page(path, 11, 3.6) as figure:
         loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3, width_ratios=(4, 4, 3))
         draw_curves(loss_axes, history, "loss")
-        draw_curves(accuracy_axes, history, "accuracy")
+        draw_curves(accuracy_axes, history, monitored(history))
         draw_rate(rate_axes, history)
 
 
@@ -114,8 +114,14 @@ def draw_class_metrics(axes: Axes, matrix: np.ndarray, class_names: Sequence[str
         ShapeError: as there.
     """
     square_confusion(matrix, class_names)
-    rows = sorted(per_class_table(matrix), key=lambda row: (row.f1, -row.label))[:_MOST_BARS]  # drawn upwards
-    which = "each class" if len(rows) == len(class_names) else f"the {len(rows)} worst of {len(class_names)} classes"
+    draw_class_rows(axes, per_class_table(matrix), class_names, "class", "images")
+
+
+def draw_class_rows(axes: Axes, found: Sequence[ClassRow], class_names: Sequence[str], what: str, counted: str) -> None:
+    """Bars of precision, recall and F1 of classes, or of the worst of many."""
+    rows = sorted(found, key=lambda row: (row.f1, -row.label))[:_MOST_BARS]  # drawn upwards
+    many = {"class": "classes", "label": "labels"}[what]
+    which = f"each {what}" if len(rows) == len(class_names) else f"the {len(rows)} worst of {len(class_names)} {many}"
     height = 0.27
     measures = (("F1", BLUE, -1), ("recall", ORANGE, 0), ("precision", GREEN, 1))
     for name, colour, place in measures:
@@ -128,7 +134,7 @@ def draw_class_metrics(axes: Axes, matrix: np.ndarray, class_names: Sequence[str
     axes.set_xlim(0, 106)
     axes.set_xticks(range(0, 101, 10))
     axes.set_xlabel("%")
-    axes.set_title(f"Precision, recall and F1 of {which} (number of images)")
+    axes.set_title(f"Precision, recall and F1 of {which} (number of {counted})")
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
 

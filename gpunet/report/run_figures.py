@@ -13,7 +13,7 @@ from gpunet.data.dataset import Dataset
 from gpunet.data.scaling import Scaling
 from gpunet.errors import ConfigError, GpunetError
 from gpunet.nn import Conv2d, ConvBlock, ForwardContext, Layer, Linear, Sequential
-from gpunet.report import figures
+from gpunet.report import figures, target_figures
 from gpunet.report.canvas import load_matplotlib
 from gpunet.report.metrics import MOST_CLASSES, confusion_matrix
 
@@ -80,6 +80,17 @@ def plot_run(
         )
         drawings["feature_maps.png"] = feature_maps
     draw_all(folder, drawings)
+
+
+def plot_targets(folder: Path, records: Sequence[dict[str, Any]], test: Dataset, predictions: np.ndarray) -> None:
+    """All figures of a run that predicts numbers or labels; what cannot be drawn is left out, with a warning."""
+    curves: Drawings = {"learning_curves.png": lambda path: figures.plot_learning_curves(records, path)}
+    draw_all(folder, {**curves, **target_figures.drawings(test, predictions, "")})
+
+
+def plot_predictions(folder: Path, dataset: Dataset, predictions: np.ndarray, *, prefix: str = "") -> None:
+    """As :func:`plot_evaluation` for numbers or labels that are predicted, (n, K)."""
+    draw_all(folder, target_figures.drawings(dataset, predictions, prefix))
 
 
 def visible(dataset: Dataset, rows: slice) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from gpunet.errors import DataError
 from gpunet.report.canvas import BLUE, GREEN, ORANGE, TEN, VERMILLION, PathLike, page
 from gpunet.report.figures import draw_class_metrics, draw_confusion
+from gpunet.training.metrics import Accuracy, Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,13 +26,14 @@ _COLUMNS = 2
 
 @dataclass(frozen=True)
 class Panel:
-    """Accuracies, as fractions, for several values: one panel of a figure."""
+    """Accuracies, as fractions, or another metric for several values: one panel of a figure."""
 
     title: str
     values: Sequence[str]
     """The compared values, from top to bottom."""
     series: Sequence[tuple[str, Sequence[Sequence[float]]]]
     """(name, for each value the accuracies of the seeds; none if all failed). A single series needs no name."""
+    metric: Metric = field(default_factory=Accuracy)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Scatter:
     name: str
     points: Sequence[tuple[float, float]]
     log: bool
+    metric: Metric = field(default_factory=Accuracy)
 
 
 def plot_sweep(panels: Sequence[Panel | Scatter], path: PathLike) -> None:
@@ -97,15 +100,23 @@ def draw_panel(axes: Axes, panel: Panel | Scatter) -> None:
     """One panel: filled markers and error bars are mean and standard deviation over the seeds, dots single seeds."""
     if isinstance(panel, Scatter):
         x, y = np.array(panel.points, np.float64).reshape(-1, 2).T
-        axes.plot(x, 100 * y, "o", color=BLUE, alpha=0.7)
+        axes.plot(x, _factor(panel) * y, "o", color=BLUE, alpha=0.7)
         axes.set_xscale("log" if panel.log else "linear")
         axes.set_xlabel(panel.name)
-        axes.set_ylabel("validation accuracy (%)")
+        axes.set_ylabel(_quantity(panel))
     else:
         _draw_values(axes, panel)
     axes.set_title(panel.title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
+
+
+def _factor(panel: Panel | Scatter) -> int:
+    return 100 if panel.metric.percent else 1
+
+
+def _quantity(panel: Panel | Scatter) -> str:
+    return f"validation {panel.metric.name.replace('_', ' ')}{' (%)' if panel.metric.percent else ''}"
 
 
 def _draw_values(axes: Axes, panel: Panel) -> None:
@@ -114,7 +125,9 @@ def _draw_values(axes: Axes, panel: Panel) -> None:
     for number, (name, accuracies) in enumerate(panel.series):
         colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
         heights = places + (number - (count - 1) / 2) * 0.8 / count
-        found = [(height, [100 * value for value in group]) for height, group in zip(heights, accuracies, strict=True)]
+        found = [
+            (height, [_factor(panel) * v for v in group]) for height, group in zip(heights, accuracies, strict=True)
+        ]
         trained = [(height, group) for height, group in found if group]
         axes.errorbar(
             [statistics.fmean(group) for _, group in trained],
@@ -135,7 +148,7 @@ def _draw_values(axes: Axes, panel: Panel) -> None:
                 axes.text(0.02, height, "failed", transform=place, va="center", color=colour, fontsize=8)
     axes.set_yticks(places, panel.values)
     axes.set_ylim(len(places) - 0.5, -0.5)
-    axes.set_xlabel("validation accuracy (%)")
+    axes.set_xlabel(_quantity(panel))
     if count > 1:
         axes.legend(fontsize=8)
 

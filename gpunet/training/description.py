@@ -18,6 +18,7 @@ from gpunet.models.description import Description
 from gpunet.models.registry import kind_of
 from gpunet.nn import Layer
 from gpunet.options import option_values
+from gpunet.tasks import CLASSIFICATION
 from gpunet.training.checkpoint import prefixed
 from gpunet.training.config import TrainingConfig
 
@@ -78,7 +79,7 @@ def describe(
 
 
 def describe_training(
-    model: Layer, config: TrainingConfig, train: Loader, class_names: Sequence[str] | None
+    model: Layer, config: TrainingConfig, train: Loader, class_names: Sequence[str] | None, task: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Metadata and tensors for the checkpoints of a training that is given none; both empty if nothing describes them.
 
@@ -93,7 +94,9 @@ def describe_training(
     except ConfigError as error:
         logger.warning("the checkpoints will not say how to use the model: %s", error)
         return {}, {}
-    shown = {"input_shape": list(train.input_shape)}
+    shown: dict[str, Any] = {"input_shape": list(train.input_shape)}
+    if task != CLASSIFICATION:
+        shown["task"] = task
     if class_names is not None and len(class_names) != found.classes:
         raise ConfigError(
             f"the metadata have {len(class_names)} class_names for the {found.classes} classes of the model"

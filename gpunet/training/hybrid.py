@@ -15,12 +15,14 @@ from gpunet.errors import CheckpointError, OtherTrainingError
 from gpunet.files import PathLike, make_folder
 from gpunet.models import CNN, Hybrid, HybridConfig
 from gpunet.nn import Layer
+from gpunet.nn.loss import Loss
 from gpunet.parallel.communicator import Communicator, Serial, from_first
 from gpunet.training.callbacks import Callback
 from gpunet.training.checkpoint import digest
 from gpunet.training.config import HybridTrainingConfig, TrainingConfig
 from gpunet.training.evaluation import extract
 from gpunet.training.history import Record
+from gpunet.training.metrics import Metric
 from gpunet.training.trainer import BEST, Trainer
 
 logger = logging.getLogger("gpunet")
@@ -40,8 +42,10 @@ class HybridFit:
     hybrid: Hybrid
     records: list[Record]
     """The records of all stages in sequence, each with its ``stage``."""
-    validation_accuracy: float
-    """Of the hybrid as it is returned."""
+    validation_score: float
+    """The monitored metric of the hybrid as it is returned."""
+    metric: str
+    """Its name."""
     stage: str
     """The stage whose weights it has: ``joint``, or ``classifier`` if joint training did not help."""
     epoch: int
@@ -56,6 +60,8 @@ def fit_hybrid(
     train: Loader,
     validation: Loader,
     classes: int,
+    loss: Loss | str | None = None,
+    metrics: Sequence[str | Metric] | str | Metric | None = None,
     run_dir: PathLike | None = None,
     callbacks: Callable[[str], Sequence[Callback]] = lambda stage: (),
     class_weights: Array | None = None,
@@ -72,12 +78,13 @@ def fit_hybrid(
     2. ``classifier``: the MLP on the features of the best CNN, extracted once from the original images (frozen
        features, no augmentation), for ``classifier_epochs`` at ``classifier_lr``.
     3. ``joint``: both jointly on the (augmented) images, for ``joint_epochs`` at ``joint_lr``. Its weights are kept
-       only if their validation accuracy is higher than that of the second stage, or with ``keep = "last"``.
+       only if their validation metric is better than that of the second stage, or with ``keep = "last"``.
 
     Args:
         config, training, stages: the architecture and how to train.
         train, validation: images on the device.
-        classes: number of classes.
+        classes: number of classes, or of targets or labels.
+        loss, metrics: as for :class:`Trainer`, in all stages.
         run_dir: an existing folder; each stage has its own folder in ``stages/`` there. None writes nothing.
         callbacks: returns the callbacks for a stage.
         class_weights, metadata, tensors, checkpoint_minutes, communicator: as for :class:`Trainer`.
@@ -104,6 +111,8 @@ def fit_hybrid(
             how,
             train=data[0],
             validation=data[1],
+            loss=loss,
+            metrics=metrics,
             run_dir=folder,
             callbacks=callbacks(stage),
             class_weights=class_weights,
@@ -144,7 +153,13 @@ def fit_hybrid(
     run("cnn", cnn, training, (train, validation), None)
 
     features = [
-        Loader(extract(hybrid.extract_features, loader), backend.to_numpy(loader.labels), backend=backend, dtype=dtype)
+        Loader(
+            extract(hybrid.extract_features, loader),
+            loader.targets,
+            sample_weight=loader.sample_weight,
+            backend=backend,
+            dtype=dtype,
+        )
         for loader in (train, validation)
     ]
     hybrid.classifier.initialize(seed, device=backend, dtype=dtype)
@@ -153,6 +168,7 @@ def fit_hybrid(
     best, stage, epoch = trainer.best_score, "classifier", trainer.best_epoch
     assert best is not None
 
+    hybrid.target_scaling = hybrid.classifier.target_scaling
     hybrid.initialize(seed, device=backend, dtype=dtype)  # keeps all values, and joins the arrays of both parts again
     if stages.joint_epochs:
         assert hybrid.flat is not None
@@ -171,4 +187,4 @@ def fit_hybrid(
                 trainer.monitor.text(joint),
                 trainer.monitor.text(best),
             )
-    return HybridFit(hybrid, records, best, stage, epoch)
+    return HybridFit(hybrid, records, best, trainer.monitor.name, stage, epoch)

@@ -19,7 +19,7 @@ from gpunet.nn.loss import Loss
 from gpunet.options import did_you_mean
 from gpunet.tasks import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS
 from gpunet.training.config import TrainingConfig
-from gpunet.training.metrics import Metric, metrics_of
+from gpunet.training.metrics import Metric, metrics_of, monitoring
 
 DEFAULT_LOSSES = {CLASSIFICATION: "cross_entropy", REGRESSION: "mse", MULTILABEL: "bce_with_logits"}
 """By task."""
@@ -71,9 +71,7 @@ def objective_of(
         raise ConfigError(f"class_weights {config.class_weights} needs class indices, but the targets are numbers")
     settings = {"label_smoothing": config.label_smoothing, "weight": class_weights}
     made = loss_of(asked if asked is not None else "cross_entropy", settings)
-    if metrics is None and config.metric != "auto":
-        metrics = config.metric
-    found = metrics_of(metrics, made.task)
+    found = metrics_of(metrics if metrics is not None else monitoring(config.metric, made.task), made.task)
     check_targets(made, train)
     names = [metric.name for metric in found]
     as_ever = isinstance(made, CrossEntropyLoss) and _text(made) == _text(loss_of("cross_entropy", settings))

@@ -137,7 +137,8 @@ class Trainer:
             self.callbacks.append(EarlyStopping(config.early_stopping))
         self.metadata, self.tensors = dict(metadata or {}), dict(tensors or {})
         if self.run_dir is not None and "config" not in self.metadata:
-            facts, arrays = describe_training(model, config, train, self.metadata.get("class_names"))
+            names = self.metadata.get("class_names")
+            facts, arrays = describe_training(model, config, train, names, self._objective.task)
             self.metadata, self.tensors = {**facts, **self.metadata}, {**arrays, **self.tensors}
         self.tensors |= target_tensors(model)
         self._identity_given = dict(identity or {})

@@ -141,7 +141,7 @@ def test_json_result(gpunet_command: Command, fake_run: FakeRun) -> None:
 
 
 def test_json_is_strict(gpunet_command: Command, fake_run: FakeRun) -> None:
-    fake_run.result = {"validation_accuracy": float("nan"), "images_per_second": float("inf")}
+    fake_run.result = {"validation_score": float("nan"), "images_per_second": float("inf")}
     result = json.loads(gpunet_command("train", "cnn", "--json").out, parse_constant=pytest.fail)
     assert result["val_accuracy"] is None and result["images_per_second"] is None
 
