@@ -23,6 +23,7 @@ from gpunet.experiments.config import RunConfig, load, load_toml, merge, section
 from gpunet.experiments.presets import PRESETS
 from gpunet.models import MODELS
 from gpunet.training.config import TrainingConfig
+from gpunet.training.snapshot import LAST
 
 if TYPE_CHECKING:
     from gpunet.experiments.run import RunResult
@@ -173,6 +174,11 @@ def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
         raise UsageError(f"{flags} cannot be given with --resume: only --epochs can be changed, to a higher number")
     run_dir = existing_run(args.resume)
     if not (run_dir / "config.toml").is_file():
+        if (run_dir / LAST).is_file():
+            raise CheckpointError(
+                f"{run_dir} is of a Trainer in Python, whose model and data are not known here: make the same Trainer "
+                "with that run_dir, and call trainer.resume() before trainer.fit()"
+            )
         raise CheckpointError(f"{run_dir} is not a run folder: it has no config.toml")
     config = load(run_dir / "config.toml")
     if args.kind is not None and args.kind != config.kind:

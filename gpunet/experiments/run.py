@@ -272,6 +272,7 @@ def _fit(
         "metadata": description(config, toml, dataset),
         "tensors": scaling_tensors(data.scaling),
         "checkpoint_minutes": checkpoint_minutes,
+        "progress": False,  # unless the callbacks show it
     }
 
     records: list[Record]

@@ -33,6 +33,7 @@ from gpunet.training.diagnose import diverged, not_validated
 from gpunet.training.evaluation import Evaluation, Evaluator
 from gpunet.training.history import History, Record
 from gpunet.training.interrupt import Interrupts
+from gpunet.training.progress import Progress, is_watched
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
 from gpunet.training.state import EpochTotals, StepState
 
@@ -50,6 +51,8 @@ class Trainer:
         train, validation: the data, on the model's device.
         run_dir: an existing folder for ``metrics.jsonl``, the best and the last checkpoint; None writes nothing.
         callbacks: called in this order.
+        progress: whether to show the progress on the standard error, as :class:`Progress` does; by default, if that is
+            a terminal or a notebook, unless the callbacks do so.
         class_weights: weight of each class in the loss, (classes,) on the device; by default those of
             ``config.class_weights``.
         metadata, tensors: JSON-serialisable values and host arrays to store in every checkpoint, such as
@@ -78,6 +81,7 @@ class Trainer:
         validation: Loader,
         run_dir: PathLike | None = None,
         callbacks: Sequence[Callback] = (),
+        progress: bool | None = None,
         class_weights: Array | None = None,
         metadata: Mapping[str, Any] | None = None,
         tensors: Mapping[str, Any] | None = None,
@@ -108,7 +112,10 @@ class Trainer:
         if class_weights is None and config.class_weights == "balanced":
             class_weights = self._balanced_class_weights()
         self.loss = CrossEntropyLoss(label_smoothing=config.label_smoothing, weight=class_weights)
-        self.callbacks = list(callbacks)
+        shown = any(isinstance(callback, Progress) for callback in callbacks)
+        if progress is None:
+            progress = not shown and is_watched()
+        self.callbacks = [*callbacks, *([Progress()] if progress and not shown else [])]
         if config.early_stopping:
             self.callbacks.append(EarlyStopping(config.early_stopping))
         self.metadata, self.tensors = dict(metadata or {}), dict(tensors or {})
