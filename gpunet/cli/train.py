@@ -10,7 +10,6 @@ import re
 import shlex
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +123,7 @@ def run(args: argparse.Namespace) -> None:
         config, given = _new(args)
     name = _checked_name(args.name if args.name is not None else config.kind)
     device = prepare(args)
+    from gpunet.experiments.quick import new_run_dir
     from gpunet.experiments.run import train
 
     if run_dir is None:
@@ -189,20 +189,6 @@ def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
             raise ConfigError(f"--epochs {epochs} is less than the run's {before}; with --resume it can only grow")
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
     return config, run_dir
-
-
-def new_run_dir(runs_dir: Path, name: str) -> Path:
-    """Create the folder ``runs_dir/name-time``, with a number appended if several runs start in the same second."""
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number = 1
-    while True:
-        run_dir = runs_dir / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            run_dir.mkdir()
-            return run_dir
-        except FileExistsError:
-            number += 1
 
 
 def _checked_name(name: str) -> str:

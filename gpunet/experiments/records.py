@@ -10,8 +10,10 @@ from typing import Any
 
 from gpunet import files
 from gpunet.errors import CheckpointError
-from gpunet.experiments.run import RESULT
 from gpunet.training.history import Record
+
+RESULT = "result.json"
+"""In a run folder: the result, written last."""
 
 
 @dataclass(frozen=True)

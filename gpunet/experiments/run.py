@@ -29,6 +29,8 @@ from gpunet.experiments.inference import (
 )
 from gpunet.experiments.prepare import RunData, prepare
 from gpunet.experiments.recipes import check_model, fit_recipe, warn_of_majority
+from gpunet.experiments.records import RESULT
+from gpunet.experiments.result import RunResult
 from gpunet.experiments.saved import description
 from gpunet.files import PathLike, lock_folder, remove_temporaries, write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
@@ -49,39 +51,7 @@ logger = logging.getLogger("gpunet")
 
 __all__ = ["EvaluationResult", "Fit", "Prediction", "RunResult", "evaluate", "fit", "predict", "train"]
 
-RESULT, PREDICTIONS = "result.json", "test_predictions.npz"
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The result of a run. Accuracies are fractions; the test images were evaluated once, at the end."""
-
-    kind: str
-    run_dir: Path
-    test_correct: int
-    test_total: int
-    test_loss: float
-    validation_accuracy: float
-    epochs: int
-    """Number of epochs run, over all stages of a hybrid."""
-    seconds: float
-    """Time of all epochs, validation and epochs before a resume included."""
-    images_per_second: float
-    """Training throughput: median over the epochs (for a hybrid, those of its CNN)."""
-    device: str
-    seed: int
-    parameters: int
-    tta_correct: int | None = None
-    """With test-time augmentation: probabilities averaged over each image and its mirror image; None unless trained on
-    mirrored images."""
-
-    @property
-    def test_accuracy(self) -> float:
-        return self.test_correct / self.test_total
-
-    @property
-    def tta_accuracy(self) -> float | None:
-        return None if self.tta_correct is None else self.tta_correct / self.test_total
+PREDICTIONS = "test_predictions.npz"
 
 
 @dataclass(frozen=True)
