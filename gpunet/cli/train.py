@@ -10,7 +10,6 @@ import re
 import shlex
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from gpunet.experiments.presets import PRESETS
 from gpunet.models import MODELS
 from gpunet.tasks import CLASSIFICATION
 from gpunet.training.config import TrainingConfig
+from gpunet.training.snapshot import LAST
 
 if TYPE_CHECKING:
     from gpunet.experiments.run import RunResult
@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> None:
         config, given = _new(args)
     name = _checked_name(args.name if args.name is not None else config.kind)
     ranks = started_ranks(args)
+    from gpunet.experiments.quick import new_run_dir
     from gpunet.parallel.communicator import from_first
     from gpunet.parallel.launch import together
 
@@ -195,6 +196,11 @@ def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
         raise UsageError(f"{flags} cannot be given with --resume: only --epochs can be changed, to a higher number")
     run_dir = existing_run(args.resume)
     if not (run_dir / "config.toml").is_file():
+        if (run_dir / LAST).is_file():
+            raise CheckpointError(
+                f"{run_dir} is of a Trainer in Python, whose model and data are not known here: make the same Trainer "
+                "with that run_dir, and call trainer.resume() before trainer.fit()"
+            )
         raise CheckpointError(f"{run_dir} is not a run folder: it has no config.toml")
     config = load(run_dir / "config.toml")
     if args.kind is not None and args.kind != config.kind:
@@ -205,20 +211,6 @@ def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
             raise ConfigError(f"--epochs {epochs} is less than the run's {before}; with --resume it can only grow")
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
     return config, run_dir
-
-
-def new_run_dir(runs_dir: Path, name: str) -> Path:
-    """Create the folder ``runs_dir/name-time``, with a number appended if several runs start in the same second."""
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number = 1
-    while True:
-        run_dir = runs_dir / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            run_dir.mkdir()
-            return run_dir
-        except FileExistsError:
-            number += 1
 
 
 def _checked_name(name: str) -> str:

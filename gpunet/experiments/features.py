@@ -228,7 +228,7 @@ def _mlp(
     validation_loader = Loader(validation.astype(np.float32), validation_labels, backend=backend)
     model = MLP((train.shape[1], *MLP_HIDDEN, classes), dropout=0.2).initialize(seed, device=backend)
     config = TrainingConfig(epochs=MLP_EPOCHS, lr=1e-3, weight_decay=0.05, keep="last", seed=seed)
-    trainer = Trainer(model, config, train=train_loader, validation=validation_loader)
+    trainer = Trainer(model, config, train=train_loader, validation=validation_loader, progress=False)
     return float(trainer.fit().records[-1]["validation_accuracy"])
 
 

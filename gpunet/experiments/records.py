@@ -10,9 +10,11 @@ from typing import Any
 
 from gpunet import files
 from gpunet.errors import CheckpointError
-from gpunet.experiments.run import RESULT
 from gpunet.tasks import MULTILABEL, REGRESSION
 from gpunet.training.history import Record
+
+RESULT = "result.json"
+"""In a run folder: the result, written last."""
 
 
 @dataclass(frozen=True)

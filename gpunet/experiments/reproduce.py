@@ -17,8 +17,8 @@ from gpunet.devices import get_backend
 from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.config import RunConfig, merge, to_toml
 from gpunet.experiments.published import Published, load_published
-from gpunet.experiments.records import SHARE, WHOLE, read_result
-from gpunet.experiments.run import PREDICTIONS, RESULT, train
+from gpunet.experiments.records import RESULT, SHARE, WHOLE, read_result
+from gpunet.experiments.run import PREDICTIONS, train
 from gpunet.files import copy_folder
 from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
 from gpunet.training.hybrid import stage_folder

@@ -29,9 +29,10 @@ from gpunet.experiments.inference import (
     predict,
     predicted,
 )
-from gpunet.experiments.outcome import RunResult
 from gpunet.experiments.prepare import RunData, prepare
 from gpunet.experiments.recipes import check_model, fit_recipe, warn_of_majority, warn_of_mean
+from gpunet.experiments.records import RESULT
+from gpunet.experiments.result import RunResult
 from gpunet.experiments.saved import description
 from gpunet.files import PathLike, lock_folder, remove_temporaries, write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
@@ -57,7 +58,7 @@ logger = logging.getLogger("gpunet")
 
 __all__ = ["EvaluationResult", "Fit", "Prediction", "RunResult", "evaluate", "fit", "predict", "train"]
 
-RESULT, PREDICTIONS = "result.json", "test_predictions.npz"
+PREDICTIONS = "test_predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,7 @@ def _fit(
         "checkpoint_minutes": checkpoint_minutes,
         "communicator": ranks,
         "loss": None if config.training.loss != "auto" else DEFAULT_LOSSES[config.data.task],
+        "progress": False,  # unless the callbacks show it
     }
 
     records: list[Record]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.errors import CheckpointError
+from gpunet.experiments.saved import SavedModel
 from gpunet.export.leaves import Leaf, chw_order, leaves
 from gpunet.export.packages import pytorch
 from gpunet.export.source import source_of
@@ -39,10 +40,11 @@ _COUNT = "num_batches_tracked"
 
 
 def to_torch_state_dict(
-    model: Layer, *, input_shape: Sequence[int] | None = None, tensors: bool = True
+    model: Layer | SavedModel, *, input_shape: Sequence[int] | None = None, tensors: bool = True
 ) -> dict[str, Any]:
     """The state dict of the equal PyTorch module, in copies; see :func:`to_torch`.
 
+    model: or what :func:`gpunet.load` returns, of which PyTorch gets the network alone, without the scaling of pixels.
     input_shape: (H, W, C) of an image, for an MLP that does not know it.
     tensors: whether the values are PyTorch tensors, or NumPy arrays, for which PyTorch is not needed.
 
@@ -91,7 +93,7 @@ def from_torch_state_dict(model: Layer, state: Mapping[str, Any], *, input_shape
     return model
 
 
-def to_torch(model: Layer, *, input_shape: Sequence[int] | None = None) -> Any:
+def to_torch(model: Layer | SavedModel, *, input_shape: Sequence[int] | None = None) -> Any:
     """The equal ``torch.nn.Sequential``, with the model's values, in evaluation mode. It takes images (n, C, H, W).
 
     Raises:
@@ -111,13 +113,14 @@ def to_torch(model: Layer, *, input_shape: Sequence[int] | None = None) -> Any:
             return branch
         return torch.nn.Sequential(OrderedDict((name, built(child)) for name, child in branch.items()))
 
-    assert model.flat is not None
-    module = built(tree).to(getattr(torch, str(model.flat.dtype)))
+    network = source_of(model, input_shape=input_shape).model
+    assert network.flat is not None
+    module = built(tree).to(getattr(torch, str(network.flat.dtype)))
     module.load_state_dict(to_torch_state_dict(model, input_shape=input_shape))
     return module.eval()
 
 
-def _leaves(model: Layer, input_shape: Sequence[int] | None) -> list[Leaf]:
+def _leaves(model: Layer | SavedModel, input_shape: Sequence[int] | None) -> list[Leaf]:
     source = source_of(model, input_shape=input_shape)
     return leaves(source.model, source.input_shape)
 

@@ -19,7 +19,7 @@ from gpunet.report.metrics import MOST_CLASSES, confusion_matrix
 
 logger = logging.getLogger("gpunet")
 
-Drawings = Mapping[str, Callable[[Path], None]]
+Drawings = Mapping[str, Callable[[Path], object]]
 """Name of a file -> the function that draws it."""
 
 
@@ -70,7 +70,7 @@ def plot_run(
         if maps:
             figures.plot_feature_maps(maps, visible(test, slice(1))[0], path)
 
-    drawings: dict[str, Callable[[Path], None]] = {
+    drawings: dict[str, Callable[[Path], object]] = {
         "learning_curves.png": lambda path: figures.plot_learning_curves(records, path),
         **_of_evaluation(folder, test, probabilities, ""),
     }
@@ -105,7 +105,7 @@ def _of_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, pr
         f"{prefix}confusion_matrix.png": figures.plot_confusion_matrix,
         f"{prefix}per_class_metrics.png": figures.plot_per_class_metrics,
     }
-    drawings: dict[str, Callable[[Path], None]] = {}
+    drawings: dict[str, Callable[[Path], object]] = {}
     if dataset.classes > MOST_CLASSES:
         skipped = " and ".join(str(folder / name) for name in by_class)
         logger.warning("%s are not drawn: %d classes are more than %d", skipped, dataset.classes, MOST_CLASSES)

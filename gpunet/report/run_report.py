@@ -71,7 +71,7 @@ def run_report(
         name: str, description: str, draw: Any, *arguments: Any, width: float = 3.7, height: float = 2.6
     ) -> Markup:
         def on(figure: Figure) -> None:
-            draw(figure.subplots(), *arguments)
+            draw(*arguments, figure.subplots())
 
         return Markup(drawing(on, width, height, name=name, description=description))
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpunet.errors import DataError
-from gpunet.report.canvas import BLUE, GREEN, ORANGE, TEN, VERMILLION, PathLike, page
+from gpunet.report.canvas import BLUE, GREEN, ORANGE, TEN, VERMILLION, PathLike, axes_or_new, page
 from gpunet.report.figures import draw_class_metrics, draw_confusion
 from gpunet.training.metrics import Accuracy, Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import SubFigure
+    from matplotlib.figure import Figure, SubFigure
 
 _COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, *TEN)
 _MARKERS = "osD^vP"
@@ -47,7 +47,7 @@ class Scatter:
     metric: Metric = field(default_factory=Accuracy)
 
 
-def plot_sweep(panels: Sequence[Panel | Scatter], path: PathLike) -> None:
+def plot_sweep(panels: Sequence[Panel | Scatter], path: PathLike | None = None) -> Figure:
     """A figure of the `panels`, one below the other.
 
     Raises:
@@ -60,17 +60,18 @@ def plot_sweep(panels: Sequence[Panel | Scatter], path: PathLike) -> None:
     with page(path, 7.5, sum(heights)) as figure:
         grid = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)
         for axes, panel in zip(grid[:, 0], panels, strict=True):
-            draw_panel(axes, panel)
+            draw_panel(panel, axes)
+    return figure
 
 
 def plot_gallery(
     panels: Sequence[Panel | Scatter],
-    path: PathLike,
+    path: PathLike | None,
     title: str,
     *,
     confusion: np.ndarray | None = None,
     class_names: Sequence[str] = (),
-) -> None:
+) -> Figure:
     """All panels in two columns and, with `confusion`, below them the confusion matrix and the per-class metrics.
 
     Raises: as :func:`plot_sweep`, and ShapeError as :func:`gpunet.report.figures.plot_confusion_matrix`.
@@ -85,19 +86,21 @@ def plot_gallery(
         for part, row in zip(parts, rows, strict=False):
             grid = part.subplots(1, _COLUMNS, squeeze=False)[0]
             for axes, panel in zip(grid, row, strict=False):
-                draw_panel(axes, panel)
+                draw_panel(panel, axes)
             for axes in grid[len(row) :]:
                 axes.set_axis_off()
         if confusion is not None:
             left, right = parts[-1].subplots(1, 2)
-            draw_confusion(left, confusion, class_names)
-            draw_class_metrics(right, confusion, class_names)
+            draw_confusion(confusion, class_names, left)
+            draw_class_metrics(confusion, class_names, right)
             handles, labels = right.get_legend_handles_labels()
             right.legend(handles[::-1], labels[::-1], loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3)
+    return figure
 
 
-def draw_panel(axes: Axes, panel: Panel | Scatter) -> None:
+def draw_panel(panel: Panel | Scatter, ax: Axes | None = None) -> Axes:
     """One panel: filled markers and error bars are mean and standard deviation over the seeds, dots single seeds."""
+    axes = axes_or_new(ax)
     if isinstance(panel, Scatter):
         x, y = np.array(panel.points, np.float64).reshape(-1, 2).T
         axes.plot(x, _factor(panel) * y, "o", color=BLUE, alpha=0.7)
@@ -109,6 +112,7 @@ def draw_panel(axes: Axes, panel: Panel | Scatter) -> None:
     axes.set_title(panel.title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
+    return axes
 
 
 def _factor(panel: Panel | Scatter) -> int:

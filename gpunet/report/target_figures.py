@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gpunet.data.dataset import Dataset
-from gpunet.report.canvas import BLUE, GREY, VERMILLION, page
+from gpunet.report.canvas import BLUE, GREY, VERMILLION, axes_or_new, page
 from gpunet.report.figures import draw_class_rows
 from gpunet.report.metrics import ClassRow, class_rows
 from gpunet.tasks import REGRESSION
@@ -57,8 +57,9 @@ def label_rows(labels: np.ndarray, predictions: np.ndarray) -> list[ClassRow]:
     return class_rows((true & predicted).sum(axis=0), true.sum(axis=0), predicted.sum(axis=0))
 
 
-def draw_predicted(axes: Axes, true: np.ndarray, predicted: np.ndarray, name: str) -> None:
+def draw_predicted(true: np.ndarray, predicted: np.ndarray, name: str, ax: Axes | None = None) -> Axes:
     """Predicted over true values of a target, (n,), which are equal on the line; of many, evenly spaced ones."""
+    axes = axes_or_new(ax)
     some = np.unique(np.linspace(0, len(true) - 1, min(len(true), _MOST_POINTS)).astype(np.int64))
     axes.scatter(true[some], predicted[some], s=9, color=BLUE, alpha=0.5, linewidths=0, rasterized=len(some) > 500)
     ends = [float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))]
@@ -67,10 +68,12 @@ def draw_predicted(axes: Axes, true: np.ndarray, predicted: np.ndarray, name: st
     axes.set_ylabel("predicted")
     axes.set_title(name)
     axes.grid(alpha=0.3)
+    return axes
 
 
-def draw_residuals(axes: Axes, true: np.ndarray, predicted: np.ndarray, name: str) -> None:
+def draw_residuals(true: np.ndarray, predicted: np.ndarray, name: str, ax: Axes | None = None) -> Axes:
     """Histogram of predicted minus true, (n,)."""
+    axes = axes_or_new(ax)
     axes.hist(predicted - true, bins=_BINS, color=BLUE)
     axes.axvline(0.0, color=GREY, linestyle=":")
     mean = float((predicted - true).mean())
@@ -79,6 +82,7 @@ def draw_residuals(axes: Axes, true: np.ndarray, predicted: np.ndarray, name: st
     axes.set_ylabel("rows")
     axes.set_title(name)
     axes.legend()
+    return axes
 
 
 def drawings(dataset: Dataset, predictions: np.ndarray, prefix: str) -> dict[str, Callable[[Path], None]]:
@@ -89,7 +93,7 @@ def drawings(dataset: Dataset, predictions: np.ndarray, prefix: str) -> dict[str
         def of_labels(path: Path) -> None:
             with page(path, 7.5, 1.6 + 0.75 * min(len(names), 40)) as figure:
                 axes = figure.subplots()
-                draw_class_rows(axes, label_rows(dataset.labels, predictions), names, "label", "rows")
+                draw_class_rows(label_rows(dataset.labels, predictions), names, "label", "rows", axes)
                 handles, labels = axes.get_legend_handles_labels()
                 figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3)
 
@@ -100,7 +104,7 @@ def drawings(dataset: Dataset, predictions: np.ndarray, prefix: str) -> dict[str
             shown = names[:MOST_TARGETS]
             with page(path, 3.8 * len(shown), 3.6) as figure:
                 for column, axes in enumerate(figure.subplots(1, len(shown), squeeze=False)[0]):
-                    draw(axes, dataset.labels[:, column], predictions[:, column], shown[column])
+                    draw(dataset.labels[:, column], predictions[:, column], shown[column], axes)
 
         return on
 

@@ -69,6 +69,7 @@ def fit_hybrid(
     tensors: Mapping[str, Any] | None = None,
     identity: Callable[[str], Mapping[str, Any]] = lambda stage: {},
     checkpoint_minutes: float = 5.0,
+    progress: bool | None = None,
     resume: bool = False,
     communicator: Communicator | None = None,
 ) -> HybridFit:
@@ -87,7 +88,7 @@ def fit_hybrid(
         loss, metrics: as for :class:`Trainer`, in all stages.
         run_dir: an existing folder; each stage has its own folder in ``stages/`` there. None writes nothing.
         callbacks: returns the callbacks for a stage.
-        class_weights, metadata, tensors, checkpoint_minutes, communicator: as for :class:`Trainer`.
+        class_weights, metadata, tensors, checkpoint_minutes, progress, communicator: as for :class:`Trainer`.
         identity: returns that of a stage.
         resume: resume the run in `run_dir`. Finished stages are not repeated, unless a stage before them has gone on
             to other weights: then they start over, with a warning.
@@ -115,6 +116,7 @@ def fit_hybrid(
             metrics=metrics,
             run_dir=folder,
             callbacks=callbacks(stage),
+            progress=progress,
             class_weights=class_weights,
             metadata={**(metadata or {}), "stage": stage},
             tensors=tensors,

@@ -1,8 +1,9 @@
-"""Training progress on stderr: a live bar on a terminal, otherwise a plain line per epoch."""
+"""Training progress on stderr: a live bar on a terminal, otherwise, as in a notebook, a plain line per epoch."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
 
     from gpunet.training.history import Record
     from gpunet.training.trainer import Trainer
+
+
+def is_watched() -> bool:
+    """Whether somebody sees the standard error as it is written: it is a terminal, or that of a notebook."""
+    if "IPython" not in sys.modules and not (sys.stderr is not None and sys.stderr.isatty()):
+        return False
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console.is_terminal or console.is_jupyter
 
 
 class Progress(Callback):

@@ -38,6 +38,7 @@ from gpunet.training.history import History, Record
 from gpunet.training.interrupt import Interrupts
 from gpunet.training.metrics import Metric
 from gpunet.training.objective import balanced_weights, check_shardable, objective_of, prepare_targets
+from gpunet.training.progress import Progress, is_watched
 from gpunet.training.ranks import agreed, check_start, check_weights
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
 from gpunet.training.state import EpochTotals, StepState
@@ -61,6 +62,8 @@ class Trainer:
             first one decides which epoch is best. By default that of ``config``, or those of the loss's task.
         run_dir: an existing folder for ``metrics.jsonl``, the best and the last checkpoint; None writes nothing.
         callbacks: called in this order.
+        progress: whether to show the progress on the standard error, as :class:`Progress` does; by default, if that is
+            a terminal or a notebook, unless the callbacks do so.
         class_weights: weight of each class in the loss, (classes,) on the device; by default those of
             ``config.class_weights``.
         metadata, tensors: JSON-serialisable values and host arrays to store in every checkpoint, such as
@@ -96,6 +99,7 @@ class Trainer:
         metrics: Sequence[str | Metric] | str | Metric | None = None,
         run_dir: PathLike | None = None,
         callbacks: Sequence[Callback] = (),
+        progress: bool | None = None,
         class_weights: Array | None = None,
         metadata: Mapping[str, Any] | None = None,
         tensors: Mapping[str, Any] | None = None,
@@ -132,7 +136,10 @@ class Trainer:
         self.optimizer.bind(self.flat)
         self.schedule = self._schedule(config.epochs)
         self.average = optim.WeightAverage(self.flat, config.ema_decay) if config.ema_decay else None
-        self.callbacks = list(callbacks)
+        shown = any(isinstance(callback, Progress) for callback in callbacks)
+        if progress is None:
+            progress = not shown and is_watched() and self.communicator.rank == 0
+        self.callbacks = [*callbacks, *([Progress()] if progress and not shown else [])]
         if config.early_stopping:
             self.callbacks.append(EarlyStopping(config.early_stopping))
         self.metadata, self.tensors = dict(metadata or {}), dict(tensors or {})

@@ -228,6 +228,14 @@ def test_resume_with_a_damaged_configuration(gpunet_command: Command) -> None:
     assert_refused(gpunet_command("train", "--resume", run_dir), 2, "config.toml is not valid TOML")
 
 
+def test_resume_of_a_trainers_folder(gpunet_command: Command) -> None:
+    Path("of_python").mkdir()
+    (Path("of_python") / "last.safetensors").touch()
+    outcome = gpunet_command("train", "--resume", "of_python")
+    assert_refused(outcome, 2, "of_python is of a Trainer in Python")
+    assert "call trainer.resume() before trainer.fit()" in outcome.err
+
+
 def test_resume_does_not_remove_an_empty_looking_run(gpunet_command: Command, fake_run: FakeRun) -> None:
     run_dir, _ = started_run()
     fake_run.writes_files = False

@@ -1,4 +1,4 @@
-"""The result of a run, as its folder and the command line show it."""
+"""What a run came to, as its folder and the command line show it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpunet.experiments.records import read_history
+from gpunet.experiments.saved import SavedModel, load_model
 from gpunet.tasks import CLASSIFICATION
+from gpunet.training.history import Record
+from gpunet.training.trainer import METRICS
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,12 @@ class RunResult:
         for name in ("test_correct", "tta_correct"):
             del found[name]
         return {**found, "task": task, **scores}
+
+    def load(self) -> SavedModel:
+        """The trained model, from the run folder, on the device that it was trained on."""
+        return load_model(self.run_dir, self.device)
+
+    @property
+    def history(self) -> list[Record]:
+        """The records of all epochs, from the run folder; of a hybrid, over all stages."""
+        return read_history(self.run_dir / METRICS)
