@@ -227,6 +227,9 @@ def backend_of(*arrays: Array | None) -> Backend:
     Raises:
         DeviceError: the arrays live on different devices. Nothing is moved implicitly.
         DTypeError: an argument is not an array of a known type.
+
+    >>> gn.backend_of(np.zeros(3), None)
+    CpuBackend('cpu')
     """
     found: Backend | None = None
     for array in arrays:

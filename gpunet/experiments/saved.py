@@ -37,6 +37,12 @@ class SavedModel:
     """A trained model with everything needed to use it.
 
     Called with images, it returns their classes and the probabilities of all classes; see :meth:`predict_proba`.
+
+    >>> gn.save(gn.models.CNN((8, 8, 1), 2, (4,)).initialize(seed=0), "model.safetensors")
+    >>> saved = gn.load("model.safetensors")
+    >>> classes, probabilities = saved(np.zeros((3, 8, 8, 1), np.float32))
+    >>> classes.shape, probabilities.shape, saved.input_shape
+    ((3,), (3, 2), (8, 8, 1))
     """
 
     model: Sequential
@@ -221,13 +227,15 @@ def save_model(
         class_names: by default 0, 1, 2 and so on.
         input_shape: (H, W, C) of an image, for an MLP that does not know it.
 
-    >>> model = gn.models.CNN((8, 8, 1), 3, (4,)).initialize(seed=0)  # doctest: +SKIP
-    >>> gn.save(model, "model.safetensors", class_names=["a", "b", "c"])  # doctest: +SKIP
-    >>> gn.load("model.safetensors").predict(images)  # doctest: +SKIP
-
     Raises:
         ConfigError: the model has no arrays or does not say how it was built; the scaling or the names do not fit it.
         OutputError: the file cannot be written.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> gn.save(model, "model.safetensors", class_names=["cat", "dog"])
+    >>> x = np.ones((1, 4), np.float32)
+    >>> bool((gn.load("model.safetensors").model(x) == model(x)).all())
+    True
     """
     if isinstance(model, SavedModel):
         if scaling is not None or class_names is not None or input_shape is not None:
@@ -292,6 +300,11 @@ def load_model(path: PathLike, device: str | Backend | None = None) -> SavedMode
     Raises:
         CheckpointError: there is none, it is damaged, its weights do not fit its configuration, or one is not finite.
         DeviceError: the device is not available.
+
+    >>> gn.save(gn.models.MLP((4, 3, 2)).initialize(seed=0), "model.safetensors", class_names=["cat", "dog"])
+    >>> saved = gn.load("model.safetensors")
+    >>> saved.class_names, saved.predict_proba(np.ones((5, 4))).shape
+    (('cat', 'dog'), (5, 2))
     """
     backend = get_backend(device)
     file = Path(path) / BEST if Path(path).is_dir() else Path(path)

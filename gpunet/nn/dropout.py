@@ -13,6 +13,13 @@ class Dropout(Layer):
     """Zeroes each input with probability `p` in training, and scales the others by 1 / (1 - p).
 
     Srivastava et al., 2014. The mask depends only on the seed, the step and the layer's index in the model.
+
+    >>> x = np.ones((2, 3), np.float32)
+    >>> y, backward = gn.nn.Dropout(0.5).forward(x, gn.nn.ForwardContext(training=True))
+    >>> bool(np.isin(y, [0, 2]).all())
+    True
+    >>> gn.nn.Dropout(0.5)(x) is x  # inference
+    True
     """
 
     elementwise = True

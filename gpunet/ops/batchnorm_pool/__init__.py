@@ -58,6 +58,12 @@ def batch_norm_max_pool(
         DTypeError: not float32 or float64, or mixed dtypes.
         ConfigError: `momentum` or `eps` is out of range.
         DeviceError: the arrays are on different devices.
+
+    >>> x = np.float32([[1, 3], [1, 3]]).reshape(1, 2, 2, 1)
+    >>> gamma, beta, mean, var = np.ones((4, 1), np.float32)
+    >>> y, saved = gn.ops.batch_norm_max_pool(x, gamma, beta, mean, var, training=True, eps=1e-10)
+    >>> y.item(), saved.argmax.item()  # the largest of -1 and 1, plus beta
+    (2.0, 1)
     """
     impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
     geometry = Pool2dGeometry.of(x.shape, 2)
@@ -92,6 +98,13 @@ def batch_norm_max_pool_backward(
 
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not match.
+
+    >>> x = np.float32([[1, 3], [1, 3]]).reshape(1, 2, 2, 1)
+    >>> gamma, beta, mean, var = np.ones((4, 1), np.float32)
+    >>> y, saved = gn.ops.batch_norm_max_pool(x, gamma, beta, mean, var, training=True, eps=1e-10)
+    >>> dx, dgamma, dbeta = gn.ops.batch_norm_max_pool_backward(np.full_like(y, 5), x, gamma, saved)
+    >>> dx.shape, dgamma.item(), dbeta.item()
+    ((1, 2, 2, 1), 5.0, 5.0)
     """
     impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, saved.argmax, *out)
     geometry = Pool2dGeometry.of(x.shape, 2)

@@ -32,6 +32,11 @@ def dropout(x: Array, p: float, *, seed: int, step: int | Array, stream: int) ->
         ShapeError: `step` is an array with more than one element.
         ConfigError: `p`, `seed`, `step` or `stream` is out of range.
         DeviceError: `x` and `step` are on different devices.
+
+    >>> x = np.ones(8, np.float32)
+    >>> y, mask = gn.ops.dropout(x, 0.5, seed=0, step=0, stream=gn.ops.random.DROPOUT)
+    >>> bool((y == 2 * mask).all())
+    True
     """
     check_float(x=x)
     p = check_number("p", p, low=0, high=1, high_open=True)
@@ -58,6 +63,9 @@ def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
         ShapeError: the shapes differ.
         ConfigError: `p` is not in [0, 1).
         DeviceError: the arrays are on different devices.
+
+    >>> gn.ops.dropout_backward(np.float32([3, 3]), np.uint8([1, 0]), 0.5)
+    array([6., 0.], dtype=float32)
     """
     check_float(dy=dy)
     check_shape("mask", mask, dy.shape)
