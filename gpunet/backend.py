@@ -43,6 +43,12 @@ class Backend(abc.ABC):
         implementation: the module in an op's package that runs on this device: ``cpu`` or ``cuda``.
         steps_between_reads: training steps to queue before the host reads a result back, which blocks.
         captures: set it to False to have :meth:`capture` return the step as it is, for debuggers and sanitizers.
+
+    >>> backend = gn.get_backend("cpu")
+    >>> backend.device, backend.xp.__name__
+    ('cpu', 'numpy')
+    >>> backend.to_numpy(backend.asarray([1, 2], np.float32))
+    array([1., 2.], dtype=float32)
     """
 
     implementation: str
@@ -154,7 +160,11 @@ class Backend(abc.ABC):
 
 
 class CpuBackend(Backend):
-    """NumPy arrays and Numba kernels."""
+    """NumPy arrays and Numba kernels.
+
+    >>> gn.get_backend("cpu")
+    CpuBackend('cpu')
+    """
 
     implementation = "cpu"
     steps_between_reads = 1

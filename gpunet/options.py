@@ -31,7 +31,16 @@ def option(
     high_open: bool = False,
     lengths: Collection[int] | None = None,
 ) -> Any:
-    """A dataclass field with help text, bounds and choices (for a tuple: those of each entry, and its `lengths`)."""
+    """A dataclass field with help text, bounds and choices (for a tuple: those of each entry, and its `lengths`).
+
+    >>> from dataclasses import dataclass
+    >>> from gpunet.options import Options, option
+    >>> @dataclass(frozen=True)
+    ... class Mixing(Options):
+    ...     kind: str = option("linear", "how two images are mixed", choices=("linear", "cut"))
+    >>> Mixing().kind
+    'linear'
+    """
     metadata = {
         "help": help,
         "choices": choices,  # not a copy: a registry may grow
@@ -71,7 +80,20 @@ def _type_hints(owner: Any) -> dict[str, Any]:
 
 
 class Options:
-    """Base class of option dataclasses: converts lists to tuples and ints to floats, and checks every field."""
+    """Base class of option dataclasses: converts lists to tuples and ints to floats, and checks every field.
+
+    >>> from dataclasses import dataclass
+    >>> from gpunet.options import Options, option
+    >>> @dataclass(frozen=True)
+    ... class Mixing(Options):
+    ...     share: float = option(0.5, "share of the second image", low=0, high=1)
+    >>> Mixing(share=1)
+    Mixing(share=1.0)
+    >>> Mixing(share=2)
+    Traceback (most recent call last):
+    ...
+    gpunet.errors.ConfigError: share must be at least 0 and at most 1, got 2.0
+    """
 
     def __post_init__(self) -> None:
         for name in option_fields(type(self)):

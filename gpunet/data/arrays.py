@@ -45,6 +45,10 @@ def from_arrays(
 
     Raises:
         DataError: the arrays are not as above, hold NaNs, or do not fit together. ConfigError: an option is invalid.
+
+    >>> train, test = gn.data.from_arrays(np.zeros((10, 8, 8), np.uint8), ["cat", "dog"] * 5)
+    >>> train.images.shape, test.images.shape, train.class_names
+    ((8, 8, 8, 1), (2, 8, 8, 1), ('cat', 'dog'))
     """
     if (x_test is None) != (y_test is None):
         raise DataError("x_test and y_test belong together: give both, or neither")

@@ -37,6 +37,12 @@ class Dataset:
 
     Raises:
         DataError: the arrays have other dtypes or shapes, or a label has no class name.
+
+    >>> dataset = gn.data.Dataset(np.zeros((3, 8, 8, 1), np.uint8), np.int32([0, 1, 1]), ("cat", "dog"))
+    >>> len(dataset), dataset.image_shape, dataset.classes
+    (3, (8, 8, 1), 2)
+    >>> dataset.take(np.array([2, 0])).labels
+    array([1, 0], dtype=int32)
     """
 
     images: np.ndarray

@@ -51,6 +51,12 @@ def read_image(
         DataError: the file is missing, unreadable, damaged, too large, of an unknown format, or has NaNs or the wrong
             rank.
         ConfigError: `shape` or `invert` is not one of the above.
+
+    >>> np.save("dot.npy", np.uint8([[255, 255, 255], [255, 0, 255], [255, 255, 255]]))
+    >>> gn.data.read_image("dot.npy", (3, 3, 1))[:, :, 0]  # dark on white, so it is inverted
+    array([[  0,   0,   0],
+           [  0, 255,   0],
+           [  0,   0,   0]], dtype=uint8)
     """
     if len(shape) != 3 or min(shape) < 1 or shape[2] not in (1, 3):
         raise ConfigError(f"images can be read for models that take (H, W, 1) or (H, W, 3), not {tuple(shape)}")

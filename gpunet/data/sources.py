@@ -47,6 +47,11 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[
             inconsistent labels; or a file is larger than the memory that is left.
         ConfigError: an option is invalid, or does not fit the data.
         OutputError: Fashion-MNIST must be downloaded and the cache cannot be written to.
+
+    >>> np.savez("pets.npz", X=np.zeros((10, 8, 8), np.uint8), y=["cat", "dog"] * 5)
+    >>> train, test = gn.data.load("pets.npz")
+    >>> train.images.shape, test.images.shape, train.class_names
+    ((8, 8, 8, 1), (2, 8, 8, 1), ('cat', 'dog'))
     """
     for name in ("image_size", "image_shape"):
         if isinstance(options.get(name), int):

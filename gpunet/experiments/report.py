@@ -58,6 +58,10 @@ def report(
     Raises:
         CheckpointError: `run_dir` contains no usable run. DataError: its data set is missing, or a different one.
         OutputError: the page cannot be written.
+
+    >>> from gpunet.experiments.report import report
+    >>> report("runs/cnn").path  # doctest: +SKIP
+    PosixPath('runs/cnn/report.html')
     """
     run_dir = Path(run_dir)
     target = Path(out) if out is not None else run_dir / REPORT
@@ -87,6 +91,10 @@ def compare(
     Raises:
         CheckpointError: a folder contains no usable run, or is given twice.
         OutputError: the page cannot be written.
+
+    >>> from gpunet.experiments.report import compare
+    >>> compare(["runs/mlp", "runs/cnn"]).path  # doctest: +SKIP
+    PosixPath('comparison.html')
     """
     target = Path(out) if out is not None else Path(COMPARISON)
     folders = [Path(run_dir) for run_dir in run_dirs]

@@ -110,6 +110,10 @@ def reproduce(
         refit: train on the validation images as well, and keep the last epoch.
 
     Raises: as :func:`gpunet.experiments.run.train`, and CheckpointError if a finished run cannot be read.
+
+    >>> from gpunet.experiments.reproduce import reproduce
+    >>> reproduce("mlp", seeds=1).runs[0].total  # trains for minutes  # doctest: +SKIP
+    10000
     """
     published = load_published().get(kind)
     preset = preset or (published.preset if published else "best")

@@ -48,6 +48,11 @@ def to_torch_state_dict(
 
     Raises:
         ConfigError: the model has no arrays, or its input shape is not known; PyTorch is not installed.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> state = gn.to_torch_state_dict(model, tensors=False)
+    >>> {name: values.shape for name, values in state.items()}
+    {'linear1.weight': (3, 4), 'linear1.bias': (3,), 'linear2.weight': (2, 3), 'linear2.bias': (2,)}
     """
     state: dict[str, np.ndarray] = {}
     for leaf, part, name, order in _parts(_leaves(model, input_shape)):
@@ -70,6 +75,12 @@ def from_torch_state_dict(model: Layer, state: Mapping[str, Any], *, input_shape
     Raises:
         CheckpointError: a name, a shape or a dtype is not the model's, or a value is not finite; nothing is changed.
         ConfigError: the model has no arrays, or its input shape is not known.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> state = gn.to_torch_state_dict(model, tensors=False)
+    >>> state["linear2.bias"] = np.float32([5, 6])
+    >>> gn.from_torch_state_dict(model, state).layers["linear2"].bias.value
+    array([5., 6.], dtype=float32)
     """
     found = _leaves(model, input_shape)
     left = {name: values for name, values in state.items() if not name.endswith(f".{_COUNT}")}
@@ -96,6 +107,11 @@ def to_torch(model: Layer, *, input_shape: Sequence[int] | None = None) -> Any:
 
     Raises:
         ConfigError: a layer has no PyTorch form; as :func:`to_torch_state_dict`.
+
+    >>> import torch
+    >>> model = gn.models.CNN((8, 8, 1), 2, (4,)).initialize(seed=0)
+    >>> gn.to_torch(model)(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 2])
     """
     torch = pytorch()
     tree: dict[str, Any] = OrderedDict()

@@ -22,7 +22,11 @@ have the same bits whatever rows are beside it: products of few rows are summed 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and number of correct predictions over a data set, and the class probabilities if requested."""
+    """Mean loss and number of correct predictions over a data set, and the class probabilities if requested.
+
+    >>> gn.training.Evaluation(loss=0.3, correct=45, total=50).accuracy
+    0.9
+    """
 
     loss: float
     correct: int
@@ -102,6 +106,15 @@ def evaluate(
     """Run `model` in inference mode over all of `loader`; the loss is plain cross-entropy.
 
     `on_batch` is called after each batch, with the number of images processed so far.
+
+    >>> model = gn.models.MLP((1, 2), init=gn.nn.Constant(0.0)).initialize()
+    >>> loader = gn.data.Loader(np.uint8([0, 255]).reshape(2, 1, 1, 1), [0, 1])
+    >>> found = gn.training.evaluate(model, loader, keep_probabilities=True)
+    >>> found.correct, found.total, round(float(np.exp(found.loss)), 5)  # both classes have probability 1/2
+    (1, 2, 2.0)
+    >>> found.probabilities
+    array([[0.5, 0.5],
+           [0.5, 0.5]], dtype=float32)
     """
     return Evaluator(model, loader, keep_probabilities=keep_probabilities)(on_batch)
 

@@ -31,6 +31,12 @@ class History:
     """The records of all epochs, in memory and, with a path, as a file with a line of JSON per epoch.
 
     The file is derived: a training resumes from the records in its last checkpoint, and writes the file anew.
+
+    >>> history = gn.training.History()
+    >>> history.append({"epoch": 1, "train_loss": 0.7})
+    >>> history.append({"epoch": 2, "train_loss": 0.4})
+    >>> history.column("train_loss")
+    [0.7, 0.4]
     """
 
     def __init__(self, path: Path | None = None) -> None:
