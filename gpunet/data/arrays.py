@@ -32,13 +32,15 @@ def from_arrays(
 ) -> tuple[Dataset, Dataset]:
     """A training and a test set from arrays, or what NumPy makes arrays of: lists, data frames of numbers.
 
-    x: images (n, H, W), (n, H, W, C) or, with 1 or 3 channels, (n, C, H, W), of any integers or floats; or rows
-        (n, F): a table's features or, with ``image_shape``, the pixels of images.
-    y: (n,) whole numbers or strings, or one-hot rows (n, classes). Without `class_names`, the classes are the labels in
-        ascending order, called by what they are; with it, whole numbers are indices into it.
-    x_test, y_test: of the same kinds. Without them, ``test_fraction`` of the images is split off, stratified by class.
-    options: those of :class:`gpunet.data.DataConfig` that concern arrays: ``image_shape``, ``value_range`` and
-        ``test_fraction``.
+    Args:
+        x: images (n, H, W), (n, H, W, C) or, with 1 or 3 channels, (n, C, H, W), of any integers or floats; or rows
+            (n, F): a table's features or, with ``image_shape``, the pixels of images.
+        y: (n,) whole numbers or strings, or one-hot rows (n, classes). Without `class_names`, the classes are the
+            labels in ascending order, called by what they are; with it, whole numbers are indices into it.
+        x_test, y_test: of the same kinds. Without them, ``test_fraction`` of the images is split off, stratified by
+            class.
+        options: those of :class:`gpunet.data.DataConfig` that concern arrays: ``image_shape``, ``value_range`` and
+            ``test_fraction``.
 
     Pixels are stored as uint8 where that is lossless, else as float32; ``value_range`` of the result is what becomes
     [0, 1]; see :func:`gpunet.data.pixels.stored`. Features are stored as float32.

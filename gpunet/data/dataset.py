@@ -29,11 +29,12 @@ EIGHT_BITS = (0.0, 255.0)
 class Dataset:
     """Labelled images, or the rows of a table.
 
-    images: uint8 (n, H, W, C), n, H, W, C >= 1; or float32, where uint8 cannot hold the values. A table of F features
-        is float32 (n, 1, 1, F): an image of one pixel with a channel for each feature.
-    labels: int32 (n,), each an index into class_names.
-    value_range: the values of `images` that are black and white: what :func:`~gpunet.data.scaling.scaling_of` maps to
-        0 and 1. Of no meaning for a table.
+    Args:
+        images: uint8 (n, H, W, C), n, H, W, C >= 1; or float32, where uint8 cannot hold the values. A table of F
+            features is float32 (n, 1, 1, F): an image of one pixel with a channel for each feature.
+        labels: int32 (n,), each an index into class_names.
+        value_range: the values of `images` that are black and white: what :func:`~gpunet.data.scaling.scaling_of` maps
+            to 0 and 1. Of no meaning for a table.
 
     Raises:
         DataError: the arrays have other dtypes or shapes, or a label has no class name.

@@ -36,14 +36,15 @@ def read_image(
 ) -> np.ndarray:
     """Read one image as input for a model, uint8 `shape` = (H, W, C) with C = 1 (greyscale) or 3 (RGB).
 
-    path: PNG, JPEG, BMP, GIF (the first frame), PPM, TIFF or WebP of up to 2**26 pixels; or an NPY array (H, W) or
-        (H, W, C), uint8 or floats in [0, 1]. The image is resized to fit (area averaging to shrink, bilinear to
-        enlarge), keeping its aspect ratio, and centred on black. For a greyscale model, colours are converted by
-        ITU-R BT.601 luma. Transparent areas become what contrasts: black around something bright (if the luma of the
-        other pixels, weighted by their opacity, is above mid-grey on average), else white.
-    invert: Fashion-MNIST shows bright clothes on black, photographs often dark ones on white. ``auto`` inverts, for
-        greyscale models, images whose border pixels are brighter than mid-grey on average. (This is true of no
-        Fashion-MNIST image, and of the negative of each.)
+    Args:
+        path: PNG, JPEG, BMP, GIF (the first frame), PPM, TIFF or WebP of up to 2**26 pixels; or an NPY array (H, W) or
+            (H, W, C), uint8 or floats in [0, 1]. The image is resized to fit (area averaging to shrink, bilinear to
+            enlarge), keeping its aspect ratio, and centred on black. For a greyscale model, colours are converted by
+            ITU-R BT.601 luma. Transparent areas become what contrasts: black around something bright (if the luma of
+            the other pixels, weighted by their opacity, is above mid-grey on average), else white.
+        invert: Fashion-MNIST shows bright clothes on black, photographs often dark ones on white. ``auto`` inverts, for
+            greyscale models, images whose border pixels are brighter than mid-grey on average. (This is true of no
+            Fashion-MNIST image, and of the negative of each.)
 
     An image whose pixels all have one value is read, with a warning.
 

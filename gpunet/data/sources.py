@@ -26,17 +26,18 @@ _OF_READERS = ("image_size", "channels", "skip_damaged", "image_shape", "label_c
 def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[Dataset, Dataset]:
     """Read a data set; returns its training and test sets.
 
-    path: ``fashion-mnist`` (found on this machine or downloaded, always verified), or the path of
+    Args:
+        path: ``fashion-mnist`` (found on this machine or downloaded, always verified), or the path of
 
-        * a folder with a folder of pictures for each class, or with ``train/``, ``val/`` and ``test/`` of such;
-        * an NPZ file with x_train, y_train, x_test, y_test (or X, y) and optionally class_names, as
-          :func:`gpunet.data.from_arrays` takes them;
-        * a table with a column of labels: CSV, TSV or Parquet, or a folder with train.csv and test.csv;
-        * a folder of IDX files with the names of MNIST's (KMNIST's, Fashion-MNIST's) or EMNIST's, gzipped or not;
-        * a folder of CIFAR's binary files.
+            * a folder with a folder of pictures for each class, or with ``train/``, ``val/`` and ``test/`` of such;
+            * an NPZ file with x_train, y_train, x_test, y_test (or X, y) and optionally class_names, as
+              :func:`gpunet.data.from_arrays` takes them;
+            * a table with a column of labels: CSV, TSV or Parquet, or a folder with train.csv and test.csv;
+            * a folder of IDX files with the names of MNIST's (KMNIST's, Fashion-MNIST's) or EMNIST's, gzipped or not;
+            * a folder of CIFAR's binary files.
 
-    options: those of :class:`gpunet.data.DataConfig` on reading: ``image_size``, ``channels``, ``skip_damaged``,
-        ``image_shape``, ``label_column``, ``value_range``, ``test_fraction``.
+        options: those of :class:`gpunet.data.DataConfig` on reading: ``image_size``, ``channels``, ``skip_damaged``,
+            ``image_shape``, ``label_column``, ``value_range``, ``test_fraction``.
 
     Without a test part, one is split off, stratified and always the same. A validation part comes last in the training
     set. Every file is read once: what is used is what was verified. Sizes are checked before memory is taken, and none

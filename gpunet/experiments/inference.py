@@ -50,7 +50,7 @@ class EvaluationResult:
     """Row: true class; column: predicted class."""
     class_names: tuple[str, ...]
     tta_correct: int | None = None
-    """With test-time augmentation: probabilities averaged over each image and its mirror image; None without it."""
+    """With test-time augmentation, probabilities averaged over each image and its mirror image; None without it."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,9 @@ def report(
     The model is evaluated on `split` of its data set. The test accuracy that the run recorded at its end is shown
     unchanged; the test images are evaluated only for `split` ``test``.
 
-    data: the data set's current path, if it was moved after training. tsne: add a t-SNE map of the features.
+    Args:
+        data: the data set's current path, if it was moved after training.
+        tsne: add a t-SNE map of the features.
 
     Raises:
         CheckpointError: `run_dir` contains no usable run. DataError: its data set is missing, or a different one.

@@ -69,7 +69,7 @@ class Reproduction:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the mean, for the number of test images: more seeds do not add images."""
+        """95 % Wilson interval of the mean, for the number of test images, as more seeds do not add images."""
         total = self.runs[0].total
         return wilson_interval(round(self.mean * total), total)
 
@@ -201,7 +201,8 @@ def agreement(expected: Published, found: Reproduction) -> Agreement | None:
 def compare_with_cnn(hybrid: Reproduction, folder: Path, preset: str | None = None) -> dict[int, PairedComparison]:
     """McNemar's test of the CNN (first) against the hybrid (second) for each seed whose CNN is finished in `folder`.
 
-    preset: the CNN's; by default the published one, else ``best``.
+    Args:
+        preset: the CNN's; by default the published one, else ``best``.
 
     Raises:
         CheckpointError: the predictions of a finished run cannot be read.

@@ -67,12 +67,12 @@ class RunResult:
     seconds: float
     """Time of all epochs, validation and epochs before a resume included."""
     images_per_second: float
-    """Training throughput: median over the epochs (for a hybrid, those of its CNN)."""
+    """Training throughput, the median over the epochs (for a hybrid, those of its CNN)."""
     device: str
     seed: int
     parameters: int
     tta_correct: int | None = None
-    """With test-time augmentation: probabilities averaged over each image and its mirror image; None unless trained on
+    """With test-time augmentation, probabilities averaged over each image and its mirror image; None unless trained on
     mirrored images."""
 
     @property

@@ -89,7 +89,7 @@ class SavedModel:
 
     @property
     def knows_its_data(self) -> bool:
-        """Whether the file says which data the model was trained on: it is of a run of ``gpunet train``."""
+        """Whether the file says which data the model was trained on, as one of a run of ``gpunet train`` does."""
         return isinstance(self.metadata["config"], str)
 
     @property
@@ -122,9 +122,11 @@ class SavedModel:
     def predict_proba(self, images: Any) -> np.ndarray:
         """Probabilities of the classes, (n, classes), for `images`; on the CPU, to the last bit the same in any batch.
 
-        images: uint8 (n, H, W, C), or (n, H, W) for one channel; or paths of pictures of any size, one or several, see
-            :func:`gpunet.data.read_image`. For a model of pixels of another range, or of a table, numbers (n, H, W, C)
-            or (n, F) as in its data set. For a model without a scaling, numbers that are used unchanged.
+        Args:
+            images: uint8 (n, H, W, C), or (n, H, W) for one channel; or paths of pictures of any size, one or several,
+                see :func:`gpunet.data.read_image`. For a model of pixels of another range, or of a table, numbers
+                (n, H, W, C) or (n, F) as in its data set. For a model without a scaling, numbers that are used
+                unchanged.
 
         Raises:
             DataError: they are none of these, or do not fit the model.
@@ -219,7 +221,7 @@ def save_model(
     class_names: Sequence[str] | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> None:
-    """Write `model` to the file `path`, atomically, for :func:`load_model`: ``gn.save`` and ``gn.load``.
+    """Write `model` to the file `path`, atomically, for :func:`gpunet.load`.
 
     Args:
         model: one of :data:`gpunet.models.MODELS`, initialised; or a saved model, which has all else.
@@ -295,7 +297,7 @@ def as_saved(
 
 
 def load_model(path: PathLike, device: str | Backend | None = None) -> SavedModel:
-    """The model in a run folder (its best checkpoint), a checkpoint or a file of :func:`save_model`, on `device`.
+    """The model in a run folder (its best checkpoint), a checkpoint or a file of :func:`gpunet.save`, on `device`.
 
     Raises:
         CheckpointError: there is none, it is damaged, its weights do not fit its configuration, or one is not finite.

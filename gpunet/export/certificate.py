@@ -47,7 +47,7 @@ class Comparison:
     bound_there: float
     """What rounding explains for that logit; see :mod:`gpunet.export.rounding`."""
     largest_share: float
-    """The largest difference as a share of its bound: at most 1."""
+    """The largest difference as a share of its bound, at most 1."""
     argmax_differences: int
     """Images whose class differs; their two largest logits are as close as rounding."""
     accuracy_gpunet: float | None
@@ -77,7 +77,7 @@ class Certificate:
     versions: dict[str, str]
     comparison: Comparison | None
     note: str
-    """One sentence: what was compared, or why nothing was."""
+    """A sentence on what was compared, or why nothing was."""
 
     def write(self, path: PathLike) -> None:
         """Write it, as JSON, atomically."""

@@ -43,8 +43,9 @@ def to_torch_state_dict(
 ) -> dict[str, Any]:
     """The state dict of the equal PyTorch module, in copies; see :func:`to_torch`.
 
-    input_shape: (H, W, C) of an image, for an MLP that does not know it.
-    tensors: whether the values are PyTorch tensors, or NumPy arrays, for which PyTorch is not needed.
+    Args:
+        input_shape: (H, W, C) of an image, for an MLP that does not know it.
+        tensors: whether the values are PyTorch tensors, or NumPy arrays, for which PyTorch is not needed.
 
     Raises:
         ConfigError: the model has no arrays, or its input shape is not known; PyTorch is not installed.
@@ -70,7 +71,8 @@ def to_torch_state_dict(
 def from_torch_state_dict(model: Layer, state: Mapping[str, Any], *, input_shape: Sequence[int] | None = None) -> Layer:
     """Copy the values of a PyTorch state dict with the names of :func:`to_torch_state_dict` into `model`; returns it.
 
-    state: PyTorch tensors, or arrays. ``num_batches_tracked`` is not used.
+    Args:
+        state: PyTorch tensors, or arrays. ``num_batches_tracked`` is not used.
 
     Raises:
         CheckpointError: a name, a shape or a dtype is not the model's, or a value is not finite; nothing is changed.

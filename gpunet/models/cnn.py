@@ -56,7 +56,10 @@ class CNNConfig(Options):
 
 
 class CNN(Sequential):
-    """``block1 ... blockN``, ``features`` (Flatten or GlobalAvgPool2d), the hidden layers of `head`, ``linearK``.
+    """A convolutional network of blocks, and a classifier of one or more linear layers.
+
+    Its layers are ``block1`` to ``blockN``, ``features`` (Flatten or GlobalAvgPool2d), the hidden layers of `head` and
+    ``linearK``.
 
     Args:
         input_shape: (H, W, C) of an image.

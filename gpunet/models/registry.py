@@ -28,7 +28,7 @@ class ModelKind:
     label: str
     """Its name in text and tables."""
     article: str
-    """The article before the name: ``a`` or ``an``."""
+    """The article before the name, ``a`` or ``an``."""
     help: str
     """Description for the command line."""
     config: type[Options]

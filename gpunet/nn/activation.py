@@ -28,7 +28,7 @@ class Activation(Layer):
     non_decreasing: bool = False
     """Whether the function is monotonically non-decreasing. A subclass that overrides ``forward`` must restate it."""
     gain: float = 1.0
-    """1 / sqrt(E[f(z)^2]) for the function f and a standard normal z: preserves the second moment across layers."""
+    """1 / sqrt(E[f(z)^2]) for the function f and a standard normal z, to preserve the second moment across layers."""
 
 
 class ReLU(Activation):

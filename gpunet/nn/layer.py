@@ -66,7 +66,7 @@ class Layer:
     flat: FlatParameters | None = None
     """The flat buffers that hold the values; set by :meth:`initialize` on the layer it is called on."""
     description: Any = None
-    """For a model, how to build it again: a :class:`gpunet.models.Description`."""
+    """How to build a model again, a :class:`gpunet.models.Description`."""
     elementwise: ClassVar[bool] = False
     """Whether the layer is element-wise, so that output and input shapes are the same."""
 

@@ -23,8 +23,9 @@ class Loss(Protocol):
     def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
         """(loss, gradient) for outputs (N, K): a 0-d array on the device, and the gradient by `outputs`, (N, K).
 
-        targets: integers (N,) for a loss of classes, else numbers (N, K) of the dtype of `outputs`.
-        sample_weight: (N,), of that dtype: the mean is then sum(weight * loss) / sum(weight).
+        Args:
+            targets: integers (N,) for a loss of classes, else numbers (N, K) of the dtype of `outputs`.
+            sample_weight: (N,), of that dtype: the mean is then sum(weight * loss) / sum(weight).
         """
 
 

@@ -61,7 +61,7 @@ class Parameter(_Pickled):
     shape: tuple[int, ...]
     init: Initializer
     decay: bool = True
-    """Whether weight decay applies: true for weights, false for biases and batch norm."""
+    """Whether weight decay applies; true for weights, false for biases and batch norm."""
     value: Array = field(default=_UNSET, repr=False)
     grad: Array = field(default=_UNSET, repr=False)
 

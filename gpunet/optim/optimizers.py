@@ -60,7 +60,7 @@ class Optimizer:
         Args:
             lr: learning rate.
             step: number of this step, 1 for the first.
-            scale: factor on the gradients, as returned by :func:`gpunet.ops.optimizer.gradient_scale`; if it is not
+            scale: factor on the gradients, as returned by :func:`gpunet.ops.gradient_scale`; if it is not
                 finite, nothing changes. None: 1.
 
         Each is a number or a one-element array on the parameters' device.

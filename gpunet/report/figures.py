@@ -31,9 +31,10 @@ _MOST_BARS = 40  # classes whose bars fit on a page
 def plot_learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike) -> None:
     """Loss, accuracy and learning rate over the epochs; the epoch of the best validation accuracy is marked.
 
-    history: rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (fractions) and lr;
-        a missing or None value leaves a gap. Rows with a stage (the hybrid's) are numbered consecutively across
-        stages, and the start of each stage is marked with its name.
+    Args:
+        history: rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (fractions) and lr; a
+            missing or None value leaves a gap. Rows with a stage (the hybrid's) are numbered consecutively across
+            stages, and the start of each stage is marked with its name.
 
     Raises:
         DataError: there are no rows.
@@ -151,8 +152,9 @@ def plot_first_layer_filters(
 ) -> None:
     """The filters of the first layer as small images, in descending order of their norm.
 
-    weight: (KH, KW, C, filters) of a convolution, or (H * W * C, units) of a linear layer on images.
-    image_shape: (H, W, C) for a linear layer; without it, a square grey image.
+    Args:
+        weight: (KH, KW, C, filters) of a convolution, or (H * W * C, units) of a linear layer on images.
+        image_shape: (H, W, C) for a linear layer; without it, a square grey image.
 
     Three input channels are shown as colours around mid-grey, otherwise their mean: red below zero, white at zero,
     blue above, on the same scale for all filters.
@@ -188,8 +190,10 @@ def plot_first_layer_filters(
 def plot_feature_maps(maps: Sequence[tuple[str, np.ndarray]], image: np.ndarray, path: PathLike) -> None:
     """Feature maps of one image: one row per layer, its eight channels of largest standard deviation (then mean).
 
-    maps: (name of the layer, array (H, W, C)). image: uint8 or floats in [0, 1], (H, W, C), shown in grey or colour or,
-        unless C is 1 or 3, as the mean of its channels.
+    Args:
+        maps: (name of the layer, array (H, W, C)).
+        image: uint8 or floats in [0, 1], (H, W, C), shown in grey or colour or, unless C is 1 or 3, as the mean of its
+            channels.
 
     Raises:
         ShapeError: a map or the image has the wrong shape, or there is no map.
@@ -230,8 +234,11 @@ def plot_confident_mistakes(
 ) -> None:
     """The most confident wrong predictions, in descending order of confidence.
 
-    images: (n, H, W, C), uint8 or floats in [0, 1], shown in grey or colour or, unless C is 1 or 3, as the mean of
-        their channels. labels, predictions: (n,). probabilities: (n, classes), or (n,) those of the predicted classes.
+    Args:
+        images: (n, H, W, C), uint8 or floats in [0, 1], shown in grey or colour or, unless C is 1 or 3, as the mean of
+            their channels.
+        labels, predictions: (n,).
+        probabilities: (n, classes), or (n,) those of the predicted classes.
 
     Raises:
         ShapeError: the arrays have inconsistent shapes.
@@ -274,9 +281,12 @@ def plot_confident_mistakes(
 def plot_feature_scatter(features: np.ndarray, labels: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
     """Images as points in the plane of the first two principal components of their features, one colour per class.
 
-    features: (n, d), or (n, ...), which is flattened. labels: (n,). The principal components are the eigenvectors of
-    the covariance matrix with the largest eigenvalues (Hotelling 1933), with the sign chosen so that the entry of
-    largest magnitude is positive.
+    The principal components are the eigenvectors of the covariance matrix with the largest eigenvalues (Hotelling
+    1933), with the sign chosen so that the entry of largest magnitude is positive.
+
+    Args:
+        features: (n, d), or (n, ...), which is flattened.
+        labels: (n,).
 
     Raises:
         ShapeError: features and labels differ in length, or there are none.

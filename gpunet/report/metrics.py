@@ -158,7 +158,7 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the sum over the bins of n_m / n * abs(accuracy_m - confidence_m)."""
+        """The expected calibration error, the sum over the bins of n_m / n * abs(accuracy_m - confidence_m)."""
         filled = self.counts > 0
         gaps = np.abs(self.accuracy[filled] - self.confidence[filled])
         return float((self.counts[filled] * gaps).sum() / self.counts.sum())

@@ -165,7 +165,7 @@ class Sweep:
     kind: str
     preset: str
     settings: Mapping[str, Any]
-    """Of the base: option -> value, on top of the preset."""
+    """Of the base, option -> value, on top of the preset."""
     axes: tuple[Axis, ...]
     options: SweepOptions = field(default_factory=SweepOptions)
     text: str = ""

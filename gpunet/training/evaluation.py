@@ -143,7 +143,8 @@ def predictions(
 ) -> np.ndarray:
     """The outputs of `model` for `rows`, at least one, each independent of the rows beside it; see BLOCK.
 
-    loader: makes the loader of such rows.
+    Args:
+        loader: makes the loader of such rows.
     """
     filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % BLOCK, axis=0)])
     return extract(model, loader(filled), PREDICTION_BATCH)[: len(rows)]

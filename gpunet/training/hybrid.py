@@ -42,7 +42,7 @@ class HybridFit:
     validation_accuracy: float
     """Of the hybrid as it is returned."""
     stage: str
-    """The stage whose weights it has: ``joint``, or ``classifier`` if joint training did not help."""
+    """The stage whose weights it has, ``joint``, or ``classifier`` if joint training did not help."""
     epoch: int
     """The epoch of that stage, from 1."""
 

@@ -15,9 +15,9 @@ class BatchNormSaved(NamedTuple):
     """What the forward pass saves for the backward pass, besides `x`."""
 
     mean: Array
-    """(C,), float64: the mean that was subtracted, the batch's in training, else the running one."""
+    """The mean, float64 (C,), that was subtracted, the batch's in training, else the running one."""
     inv_std: Array
-    """(C,), float64: 1 / sqrt(variance + eps)."""
+    """1 / sqrt(variance + eps), float64 (C,)."""
     training: bool
     """Whether mean and variance are those of `x`, so that gradients flow through them."""
 
@@ -53,8 +53,7 @@ def batch_norm(
         eps: added to the variance, positive.
 
     Returns:
-        y: shape and dtype of `x`.
-        saved: for :func:`batch_norm_backward`.
+        (y, saved): y has the shape and dtype of `x`; saved is for :func:`batch_norm_backward`.
 
     Raises:
         ShapeError: shapes do not match, or training with a single value per channel, whose variance is undefined.

@@ -19,11 +19,11 @@ class BatchNormMaxPoolSaved(NamedTuple):
     """What the forward pass saves for the backward pass, besides `x`."""
 
     mean: Array
-    """(C,), float64: the mean that was subtracted, the batch's in training, else the running one."""
+    """The mean, float64 (C,), that was subtracted, the batch's in training, else the running one."""
     inv_std: Array
-    """(C,), float64: 1 / sqrt(variance + eps)."""
+    """1 / sqrt(variance + eps), float64 (C,)."""
     argmax: Array
-    """(N, H // 2, W // 2, C), uint8: position of the largest normalised value in its window, ``2 * row + column``."""
+    """Position of the largest normalised value in its window, ``2 * row + column``; uint8 (N, H // 2, W // 2, C)."""
     training: bool
     """Whether mean and variance are those of `x`, so that gradients flow through them."""
 
@@ -50,8 +50,7 @@ def batch_norm_max_pool(
         eps: added to the variance, positive.
 
     Returns:
-        y: (N, H // 2, W // 2, C), dtype of `x`.
-        saved: for :func:`batch_norm_max_pool_backward`.
+        (y, saved): y is (N, H // 2, W // 2, C), dtype of `x`; saved is for :func:`batch_norm_max_pool_backward`.
 
     Raises:
         ShapeError: shapes do not match, the map is smaller than a window, or training with no images.

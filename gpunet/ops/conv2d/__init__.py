@@ -38,7 +38,7 @@ def conv2d(
         groups: number of independent groups that input and output channels are split into.
 
     Returns:
-        y: (N, OH, OW, C_out), OH = (H + top + bottom - d * (KH - 1) - 1) // s + 1, dtype of `x`.
+        y, (N, OH, OW, C_out), OH = (H + top + bottom - d * (KH - 1) - 1) // s + 1, dtype of `x`.
 
     Raises:
         ShapeError: ranks or channels do not match, or the kernel is larger than the padded map.

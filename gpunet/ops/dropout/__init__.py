@@ -24,8 +24,8 @@ def dropout(x: Array, p: float, *, seed: int, step: int | Array, stream: int) ->
         stream: in [0, 2**32): ``random.DROPOUT`` + index of the layer.
 
     Returns:
-        y: `x`'s shape and dtype.
-        mask: `x`'s shape, uint8: 1 where an element was kept, 0 where it was dropped.
+        (y, mask): y has the shape and dtype of `x`; mask has its shape, uint8, 1 where an element was kept, 0 where it
+        was dropped.
 
     Raises:
         DTypeError: `x` is not float32 or float64, or `step` is not an integer array.
@@ -52,11 +52,11 @@ def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
 
     Args:
         dy: the gradient of y, float32 or float64.
-        mask: `dy`'s shape, uint8, as returned by :func:`dropout`.
+        mask: the shape of `dy`, uint8, as returned by :func:`dropout`.
         p: as in :func:`dropout`.
 
     Returns:
-        dx: `dy`'s shape and dtype.
+        dx, with the shape and dtype of `dy`.
 
     Raises:
         DTypeError: `dy` is not float32 or float64, or `mask` is not uint8.

@@ -60,8 +60,7 @@ def gather_batch(
         dtype: float32 or float64.
 
     Returns:
-        x: (size, H, W, C) or (size, F), `dtype`.
-        y: (size,), int32: the labels of the rows.
+        (x, y): x is (size, H, W, C) or (size, F), `dtype`; y is (size,), int32: the labels of the rows.
 
     Raises:
         ShapeError: an array does not have the shape above.

@@ -34,7 +34,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
         relu: apply :func:`gpunet.ops.relu`, fused into the product.
 
     Returns:
-        y: (..., out), dtype of `x`.
+        y, (..., out), dtype of `x`.
 
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not match.

@@ -21,8 +21,8 @@ def gradient_scale(grads: Array, loss: Array, *, max_norm: float = 0.0) -> tuple
     """The clipping factor for the gradients, and their L2 norm.
 
     The scale is 1 or, if `max_norm` is above 0, ``min(1, max_norm / (norm + 1e-6))`` (Pascanu, Mikolov & Bengio 2013,
-    section 3.2; the 1e-6 is that of PyTorch's clip_grad_norm_). If `loss` or the norm is not finite, it is NaN, which
-    turns the updates below into no-ops.
+    section 3.2; the 1e-6 is that of PyTorch's ``clip_grad_norm_``). If `loss` or the norm is not finite, it is NaN,
+    which turns the updates below into no-ops.
 
     Args:
         grads: flat, float32 or float64.

@@ -46,9 +46,8 @@ def max_pool2d(
     last. A dilated window that covers no element of the map gives -inf.
 
     Returns:
-        y: (N, OH, OW, C), dtype of `x`.
-        argmax: (N, OH, OW, C), the tap at which the maximum is, ``row * kernel width + column`` with (row, column)
-            counted in taps; uint8 for up to 256 taps, else int32.
+        (y, argmax): y is (N, OH, OW, C), dtype of `x`. argmax, of the same shape, is the tap at which the maximum is,
+        ``row * kernel width + column`` with (row, column) counted in taps; uint8 for up to 256 taps, else int32.
 
     >>> x = np.float32([[1, 9], [3, 4]]).reshape(1, 2, 2, 1)
     >>> y, argmax = gn.ops.max_pool2d(x, 2)
