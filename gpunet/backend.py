@@ -53,6 +53,12 @@ class Backend(abc.ABC):
         implementation: the module in an op's package that runs on this device: ``cpu`` or ``cuda``.
         steps_between_reads: training steps to queue before the host reads a result back, which blocks.
         captures: set it to False to have :meth:`capture` return the step as it is, for debuggers and sanitizers.
+
+    >>> backend = gn.get_backend("cpu")
+    >>> backend.device, backend.xp.__name__
+    ('cpu', 'numpy')
+    >>> backend.to_numpy(backend.asarray([1, 2], np.float32))
+    array([1., 2.], dtype=float32)
     """
 
     implementation: str
@@ -171,7 +177,11 @@ class Backend(abc.ABC):
 
 
 class CpuBackend(Backend):
-    """NumPy arrays and Numba kernels."""
+    """NumPy arrays and Numba kernels.
+
+    >>> gn.get_backend("cpu")
+    CpuBackend('cpu')
+    """
 
     implementation = "cpu"
     steps_between_reads = 1
@@ -244,6 +254,9 @@ def backend_of(*arrays: Array | None) -> Backend:
     Raises:
         DeviceError: the arrays live on different devices. Nothing is moved implicitly.
         DTypeError: an argument is not an array of a known type.
+
+    >>> gn.backend_of(np.zeros(3), None)
+    CpuBackend('cpu')
     """
     found: Backend | None = None
     for array in arrays:

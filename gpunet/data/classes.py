@@ -22,10 +22,11 @@ def encode(
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """The labels of each part as class indices, int32 (n,), and the names of the classes.
 
-    parts: those of the training part first. Whole numbers (of any dtype), truth values, strings (n,) or (n, 1), or
-        one-hot rows (n, classes).
-    class_names: whole numbers are then indices into them. Without them, the classes are the labels of the training
-        part, in ascending order, and called by what they are: ``7``, ``cat``.
+    Args:
+        parts: those of the training part first. Whole numbers (of any dtype), truth values, strings (n,) or (n, 1), or
+            one-hot rows (n, classes).
+        class_names: whole numbers are then indices into them. Without them, the classes are the labels of the training
+            part, in ascending order, and called by what they are: ``7``, ``cat``.
 
     Raises:
         DataError: labels are of another kind, empty, unknown, or of a single class; `sources` name the parts.

@@ -14,7 +14,12 @@ FASHION_MNIST = "fashion-mnist"
 
 @dataclass(frozen=True)
 class DataConfig(Options):
-    """The data set, and how it is split, scaled and augmented. A relative path of the data set is made absolute."""
+    """The data set, and how it is split, scaled and augmented. A relative path of the data set is made absolute.
+
+    >>> config = gn.data.DataConfig(validation_fraction=0.1, flip=True)
+    >>> config.data, config.mirrors
+    ('fashion-mnist', True)
+    """
 
     data: str = option(
         FASHION_MNIST,

@@ -38,15 +38,23 @@ _LABELS = {
 class Dataset:
     """Labelled images, or the rows of a table.
 
-    images: uint8 (n, H, W, C), n, H, W, C >= 1; or float32, where uint8 cannot hold the values. A table of F features
-        is float32 (n, 1, 1, F): an image of one pixel with a channel for each feature.
-    labels: int32 (n,), each an index into class_names. For the task ``regression``, the targets, float64 (n, K); for
-        ``multilabel``, uint8 (n, K), 1 where a label holds. class_names are then the names of the targets or labels.
-    value_range: the values of `images` that are black and white: what :func:`~gpunet.data.scaling.scaling_of` maps to
-        0 and 1. Of no meaning for a table.
+    Args:
+        images: uint8 (n, H, W, C), n, H, W, C >= 1; or float32, where uint8 cannot hold the values. A table of F
+            features is float32 (n, 1, 1, F): an image of one pixel with a channel for each feature.
+        labels: int32 (n,), each an index into class_names. For the task ``regression``, the targets, float64 (n, K);
+            for ``multilabel``, uint8 (n, K), 1 where a label holds. class_names are then the names of the targets or
+                labels.
+        value_range: the values of `images` that are black and white: what :func:`~gpunet.data.scaling.scaling_of` maps
+            to 0 and 1. Of no meaning for a table.
 
     Raises:
         DataError: the arrays have other dtypes or shapes, a label has no class name, or a target is not finite.
+
+    >>> dataset = gn.data.Dataset(np.zeros((3, 8, 8, 1), np.uint8), np.int32([0, 1, 1]), ("cat", "dog"))
+    >>> len(dataset), dataset.image_shape, dataset.classes
+    (3, (8, 8, 1), 2)
+    >>> dataset.take(np.array([2, 0])).labels
+    array([1, 0], dtype=int32)
     """
 
     images: np.ndarray

@@ -48,6 +48,14 @@ class Loader:
             or weight is not finite.
         DeviceError: there is no such device.
         ConfigError: augmentation is requested for data other than uint8 images.
+
+    >>> loader = gn.data.Loader(np.uint8([0, 255, 255]).reshape(3, 1, 1, 1), [5, 6, 7])
+    >>> [(x.ravel().tolist(), labels.tolist()) for x, labels in loader.batches(2)]
+    [([0.0, 1.0], [5, 6]), ([1.0], [7])]
+    >>> loader.shuffle(seed=0, epoch=1)
+    >>> x, labels = loader.training_batch(0, 3, seed=0, step=0)
+    >>> sorted(labels.tolist())
+    [5, 6, 7]
     """
 
     def __init__(

@@ -27,17 +27,18 @@ _OF_READERS = ("image_size", "channels", "skip_damaged", "image_shape", "label_c
 def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[Dataset, Dataset]:
     """Read a data set; returns its training and test sets.
 
-    path: ``fashion-mnist`` (found on this machine or downloaded, always verified), or the path of
+    Args:
+        path: ``fashion-mnist`` (found on this machine or downloaded, always verified), or the path of
 
-        * a folder with a folder of pictures for each class, or with ``train/``, ``val/`` and ``test/`` of such;
-        * an NPZ file with x_train, y_train, x_test, y_test (or X, y) and optionally class_names, as
-          :func:`gpunet.data.from_arrays` takes them;
-        * a table with a column of labels: CSV, TSV or Parquet, or a folder with train.csv and test.csv;
-        * a folder of IDX files with the names of MNIST's (KMNIST's, Fashion-MNIST's) or EMNIST's, gzipped or not;
-        * a folder of CIFAR's binary files.
+            * a folder with a folder of pictures for each class, or with ``train/``, ``val/`` and ``test/`` of such;
+            * an NPZ file with x_train, y_train, x_test, y_test (or X, y) and optionally class_names, as
+              :func:`gpunet.data.from_arrays` takes them;
+            * a table with a column of labels: CSV, TSV or Parquet, or a folder with train.csv and test.csv;
+            * a folder of IDX files with the names of MNIST's (KMNIST's, Fashion-MNIST's) or EMNIST's, gzipped or not;
+            * a folder of CIFAR's binary files.
 
-    options: those of :class:`gpunet.data.DataConfig` on reading: ``task``, ``image_size``, ``channels``,
-        ``skip_damaged``, ``image_shape``, ``label_column``, ``value_range``, ``test_fraction``.
+        options: those of :class:`gpunet.data.DataConfig` on reading: ``task``, ``image_size``, ``channels``,
+            ``skip_damaged``, ``image_shape``, ``label_column``, ``value_range``, ``test_fraction``.
 
     Without a test part, one is split off, stratified and always the same. A validation part comes last in the training
     set. Every file is read once: what is used is what was verified. Sizes are checked before memory is taken, and none
@@ -48,6 +49,11 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[
             inconsistent labels; or a file is larger than the memory that is left.
         ConfigError: an option is invalid, or does not fit the data.
         OutputError: Fashion-MNIST must be downloaded and the cache cannot be written to.
+
+    >>> np.savez("pets.npz", X=np.zeros((10, 8, 8), np.uint8), y=["cat", "dog"] * 5)
+    >>> train, test = gn.data.load("pets.npz")
+    >>> train.images.shape, test.images.shape, train.class_names
+    ((8, 8, 8, 1), (2, 8, 8, 1), ('cat', 'dog'))
     """
     for name in ("image_size", "image_shape"):
         if isinstance(options.get(name), int):

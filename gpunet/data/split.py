@@ -15,7 +15,13 @@ from gpunet.tasks import CLASSIFICATION
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Two disjoint parts of a data set, and the indices of their images in it: int64, ascending."""
+    """Two disjoint parts of a data set, and the indices of their images in it: int64, ascending.
+
+    >>> dataset = gn.data.Dataset(np.zeros((8, 1, 1, 1), np.uint8), np.int32([0, 1] * 4), ("cat", "dog"))
+    >>> parts = gn.data.split(dataset, fraction=0.25, seed=0)
+    >>> sorted([*parts.train_indices.tolist(), *parts.validation_indices.tolist()])
+    [0, 1, 2, 3, 4, 5, 6, 7]
+    """
 
     train: Dataset
     validation: Dataset
@@ -41,6 +47,11 @@ def split(dataset: Dataset, fraction: float, seed: int) -> Split:
 
     Raises:
         ConfigError: `fraction` is not in (0, 1), or leaves either part empty or a class without training images.
+
+    >>> dataset = gn.data.Dataset(np.zeros((8, 1, 1, 1), np.uint8), np.int32([0, 1] * 4), ("cat", "dog"))
+    >>> parts = gn.data.split(dataset, fraction=0.25, seed=0)
+    >>> len(parts.train), sorted(parts.validation.labels.tolist())  # one of each class
+    (6, [0, 1])
     """
     validation_indices = hold_out(dataset.labels, dataset.classes, fraction, seed, "validation_fraction")
     in_train = np.ones(len(dataset), bool)

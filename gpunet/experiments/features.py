@@ -80,6 +80,10 @@ def analyse(
     Raises:
         CheckpointError: no usable model. ConfigError: it is an MLP, or has no such layer. DataError: no usable data.
         OutputError: the table cannot be written.
+
+    >>> from gpunet.experiments.features import analyse
+    >>> max(analyse("runs/cnn"), key=lambda probe: probe.validation_accuracy).layer  # doctest: +SKIP
+    'block5'
     """
     saved = load_model(path, device)
     if saved.task != CLASSIFICATION:

@@ -166,6 +166,14 @@ def evaluate(
         ConfigError: `tta` for a model that was not trained on mirrored images.
         CheckpointError: no usable model, or its outputs are not finite.
         DataError: no usable data, or they do not fit the model; see :func:`check_data`.
+
+    >>> from gpunet.experiments.config import merge
+    >>> from gpunet.experiments.run import evaluate, fit
+    >>> np.savez("pets.npz", X=np.zeros((40, 8, 8), np.uint8), y=["cat", "dog"] * 20)
+    >>> found = fit(merge("mlp", "baseline", overrides={"data": "pets.npz", "epochs": 1}), run_dir="run")
+    >>> result = evaluate("run")
+    >>> result.correct, result.total, result.class_names  # all images are the same, half of them are cats
+    (4, 8, ('cat', 'dog'))
     """
     saved = load_model(path, device)
     options = saved.data_config(data, split)
@@ -229,6 +237,14 @@ def predict(
     Raises:
         CheckpointError: no usable model, or its outputs are not finite. DataError: a file cannot be read as an image;
             nothing is predicted then.
+
+    >>> from gpunet.experiments.run import predict
+    >>> gn.save(gn.models.CNN((8, 8, 1), 2, (4,)).initialize(), "model.safetensors", class_names=["cat", "dog"],
+    ...     scaling=gn.data.scaling.scaling_of(np.zeros((1, 8, 8, 1), np.uint8), "none"))
+    >>> np.save("image.npy", np.eye(8))
+    >>> [one] = predict("model.safetensors", ["image.npy"])
+    >>> one.class_names, round(sum(one.probabilities), 5)
+    (('cat', 'dog'), 1.0)
     """
     saved = load_model(path, device)
     if saved.of_table:

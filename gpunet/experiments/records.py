@@ -98,7 +98,8 @@ def read_json(path: Path) -> Any:
 def read_result(run_dir: Path, more: Mapping[str, Kind] | None = None) -> dict[str, Any] | None:
     """The result of a run; None while it is not finished.
 
-    more: entries that the caller needs as well.
+    Args:
+        more: entries that the caller needs as well.
 
     Raises:
         CheckpointError: the file is damaged or of another version.

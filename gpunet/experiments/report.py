@@ -57,11 +57,17 @@ def report(
     The model is evaluated on `split` of its data set. The test accuracy that the run recorded at its end is shown
     unchanged; the test images are evaluated only for `split` ``test``.
 
-    data: the data set's current path, if it was moved after training. tsne: add a t-SNE map of the features.
+    Args:
+        data: the data set's current path, if it was moved after training.
+        tsne: add a t-SNE map of the features.
 
     Raises:
         CheckpointError: `run_dir` contains no usable run. DataError: its data set is missing, or a different one.
         OutputError: the page cannot be written.
+
+    >>> from gpunet.experiments.report import report
+    >>> report("runs/cnn").path  # doctest: +SKIP
+    PosixPath('runs/cnn/report.html')
     """
     run_dir = Path(run_dir)
     target = Path(out) if out is not None else run_dir / REPORT
@@ -97,6 +103,10 @@ def compare(
         ConfigError: a run predicts no classes.
         CheckpointError: a folder contains no usable run, or is given twice.
         OutputError: the page cannot be written.
+
+    >>> from gpunet.experiments.report import compare
+    >>> compare(["runs/mlp", "runs/cnn"]).path  # doctest: +SKIP
+    PosixPath('comparison.html')
     """
     target = Path(out) if out is not None else Path(COMPARISON)
     folders = [Path(run_dir) for run_dir in run_dirs]

@@ -110,6 +110,16 @@ def train(
     The ranks of a `communicator` train together: all call this with the same arguments, and rank 0 writes.
 
     Raises: as :func:`fit`.
+
+    >>> from gpunet.experiments.config import merge
+    >>> from gpunet.experiments.run import train
+    >>> images = np.zeros((40, 8, 8), np.uint8)
+    >>> images[:20, :4] = images[20:, 4:] = 255
+    >>> np.savez("halves.npz", X=images, y=["above"] * 20 + ["below"] * 20)
+    >>> config = merge("mlp", "baseline", overrides={"data": "halves.npz", "batch_size": 8, "epochs": 10})
+    >>> result = train(config, run_dir="run", progress=False)
+    >>> result.test_correct, result.test_total  # a fifth of the images was split off
+    (8, 8)
     """
     if tensorboard:
         require_tensorboardx()  # before the data are read
@@ -213,6 +223,14 @@ def fit(
         OtherTrainingError: the run to resume is one with other data or settings; nothing was changed.
         Interrupted: a signal arrived; the state is saved.
         GpunetError: see :mod:`gpunet.errors`.
+
+    >>> from gpunet.experiments.config import merge
+    >>> from gpunet.experiments.run import fit
+    >>> np.savez("pets.npz", X=np.zeros((40, 8, 8), np.uint8), y=["cat", "dog"] * 20)
+    >>> config = merge("mlp", "baseline", overrides={"data": "pets.npz", "hidden": [8], "epochs": 2})
+    >>> found = fit(config, run_dir="run")
+    >>> [record["epoch"] for record in found.records], gn.load("run").class_names
+    ([1, 2], ('cat', 'dog'))
     """
     run_dir, ranks = Path(run_dir), communicator or Serial()
     with _locked(run_dir, ranks):

@@ -41,6 +41,12 @@ class SavedModel:
 
     Called with images, a classifier returns their classes and the probabilities of all classes; see
     :meth:`predict_proba`.
+
+    >>> gn.save(gn.models.CNN((8, 8, 1), 2, (4,)).initialize(seed=0), "model.safetensors")
+    >>> saved = gn.load("model.safetensors")
+    >>> classes, probabilities = saved(np.zeros((3, 8, 8, 1), np.float32))
+    >>> classes.shape, probabilities.shape, saved.input_shape
+    ((3,), (3, 2), (8, 8, 1))
     """
 
     model: Sequential
@@ -92,7 +98,7 @@ class SavedModel:
 
     @property
     def knows_its_data(self) -> bool:
-        """Whether the file says which data the model was trained on: it is of a run of ``gpunet train``."""
+        """Whether the file says which data the model was trained on, as one of a run of ``gpunet train`` does."""
         return isinstance(self.metadata["config"], str)
 
     @property
@@ -127,9 +133,11 @@ class SavedModel:
 
         On the CPU, those of an image are to the last bit the same in any batch.
 
-        images: uint8 (n, H, W, C), or (n, H, W) for one channel; or paths of pictures of any size, one or several, see
-            :func:`gpunet.data.read_image`. For a model of pixels of another range, or of a table, numbers (n, H, W, C)
-            or (n, F) as in its data set. For a model without a scaling, numbers that are used unchanged.
+        Args:
+            images: uint8 (n, H, W, C), or (n, H, W) for one channel; or paths of pictures of any size, one or several,
+                see :func:`gpunet.data.read_image`. For a model of pixels of another range, or of a table, numbers
+                (n, H, W, C) or (n, F) as in its data set. For a model without a scaling, numbers that are used
+                unchanged.
 
         Raises:
             DataError: they are none of these, or do not fit the model.
@@ -245,7 +253,7 @@ def save_model(
     input_shape: Sequence[int] | None = None,
     task: str | None = None,
 ) -> None:
-    """Write `model` to the file `path`, atomically, for :func:`load_model`: ``gn.save`` and ``gn.load``.
+    """Write `model` to the file `path`, atomically, for :func:`gpunet.load`.
 
     Args:
         model: one of :data:`gpunet.models.MODELS`, initialised; or a saved model, which has all else.
@@ -255,13 +263,15 @@ def save_model(
         task: one of :data:`gpunet.tasks.TASKS`; by default ``regression`` for a model that was trained for one, else
             ``classification``.
 
-    >>> model = gn.models.CNN((8, 8, 1), 3, (4,)).initialize(seed=0)  # doctest: +SKIP
-    >>> gn.save(model, "model.safetensors", class_names=["a", "b", "c"])  # doctest: +SKIP
-    >>> gn.load("model.safetensors").predict(images)  # doctest: +SKIP
-
     Raises:
         ConfigError: the model has no arrays or does not say how it was built; the scaling or the names do not fit it.
         OutputError: the file cannot be written.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> gn.save(model, "model.safetensors", class_names=["cat", "dog"])
+    >>> x = np.ones((1, 4), np.float32)
+    >>> bool((gn.load("model.safetensors").model(x) == model(x)).all())
+    True
     """
     if isinstance(model, SavedModel):
         if any(given is not None for given in (scaling, class_names, input_shape, task)):
@@ -328,11 +338,16 @@ def as_saved(
 
 
 def load_model(path: PathLike, device: str | Backend | None = None) -> SavedModel:
-    """The model in a run folder (its best checkpoint), a checkpoint or a file of :func:`save_model`, on `device`.
+    """The model in a run folder (its best checkpoint), a checkpoint or a file of :func:`gpunet.save`, on `device`.
 
     Raises:
         CheckpointError: there is none, it is damaged, its weights do not fit its configuration, or one is not finite.
         DeviceError: the device is not available.
+
+    >>> gn.save(gn.models.MLP((4, 3, 2)).initialize(seed=0), "model.safetensors", class_names=["cat", "dog"])
+    >>> saved = gn.load("model.safetensors")
+    >>> saved.class_names, saved.predict_proba(np.ones((5, 4))).shape
+    (('cat', 'dog'), (5, 2))
     """
     backend = get_backend(device)
     file = Path(path) / BEST if Path(path).is_dir() else Path(path)

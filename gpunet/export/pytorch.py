@@ -44,12 +44,19 @@ def to_torch_state_dict(
 ) -> dict[str, Any]:
     """The state dict of the equal PyTorch module, in copies; see :func:`to_torch`.
 
-    model: or what :func:`gpunet.load` returns, of which PyTorch gets the network alone, without the scaling of pixels.
-    input_shape: (H, W, C) of an image, for an MLP that does not know it.
-    tensors: whether the values are PyTorch tensors, or NumPy arrays, for which PyTorch is not needed.
+    Args:
+        model: or what :func:`gpunet.load` returns, of which PyTorch gets the network alone, without the scaling of
+            pixels.
+        input_shape: (H, W, C) of an image, for an MLP that does not know it.
+        tensors: whether the values are PyTorch tensors, or NumPy arrays, for which PyTorch is not needed.
 
     Raises:
         ConfigError: the model has no arrays, or its input shape is not known; PyTorch is not installed.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> state = gn.to_torch_state_dict(model, tensors=False)
+    >>> {name: values.shape for name, values in state.items()}
+    {'linear1.weight': (3, 4), 'linear1.bias': (3,), 'linear2.weight': (2, 3), 'linear2.bias': (2,)}
     """
     state: dict[str, np.ndarray] = {}
     for leaf, part, name, order in _parts(_leaves(model, input_shape)):
@@ -67,11 +74,18 @@ def to_torch_state_dict(
 def from_torch_state_dict(model: Layer, state: Mapping[str, Any], *, input_shape: Sequence[int] | None = None) -> Layer:
     """Copy the values of a PyTorch state dict with the names of :func:`to_torch_state_dict` into `model`; returns it.
 
-    state: PyTorch tensors, or arrays. ``num_batches_tracked`` is not used.
+    Args:
+        state: PyTorch tensors, or arrays. ``num_batches_tracked`` is not used.
 
     Raises:
         CheckpointError: a name, a shape or a dtype is not the model's, or a value is not finite; nothing is changed.
         ConfigError: the model has no arrays, or its input shape is not known.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> state = gn.to_torch_state_dict(model, tensors=False)
+    >>> state["linear2.bias"] = np.float32([5, 6])
+    >>> gn.from_torch_state_dict(model, state).layers["linear2"].bias.value
+    array([5., 6.], dtype=float32)
     """
     found = _leaves(model, input_shape)
     left = {name: values for name, values in state.items() if not name.endswith(f".{_COUNT}")}
@@ -98,6 +112,11 @@ def to_torch(model: Layer | SavedModel, *, input_shape: Sequence[int] | None = N
 
     Raises:
         ConfigError: a layer has no PyTorch form; as :func:`to_torch_state_dict`.
+
+    >>> import torch
+    >>> model = gn.models.CNN((8, 8, 1), 2, (4,)).initialize(seed=0)
+    >>> gn.to_torch(model)(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 2])
     """
     torch = pytorch()
     tree: dict[str, Any] = OrderedDict()

@@ -14,6 +14,13 @@ class Dropout(Layer):
 
     Srivastava et al., 2014. The mask depends only on the seed, the step, the layer's index in the model and the
     row's number in the batch.
+
+    >>> x = np.ones((2, 3), np.float32)
+    >>> y, backward = gn.nn.Dropout(0.5).forward(x, gn.nn.ForwardContext(training=True))
+    >>> bool(np.isin(y, [0, 2]).all())
+    True
+    >>> gn.nn.Dropout(0.5)(x) is x  # inference
+    True
     """
 
     elementwise = True

@@ -24,7 +24,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """How a forward pass runs. ``ForwardContext()`` is inference."""
+    """How a forward pass runs. ``ForwardContext()`` is inference.
+
+    >>> norm = gn.nn.BatchNorm(1).initialize()
+    >>> x = np.float32([[0], [2]])
+    >>> y, backward = norm.forward(x, gn.nn.ForwardContext(training=True))
+    >>> y.round(3).ravel()  # in inference, the same layer would use its running statistics
+    array([-1.,  1.], dtype=float32)
+    """
 
     training: bool = False
     """Batch norm uses batch statistics and updates the running ones; dropout is active."""
@@ -50,6 +57,12 @@ class Layer:
 
     A layer holds :class:`Parameter` and :class:`Buffer` attributes, or child layers. What a forward pass saves is held
     by the backward closure that it returns, never by the layer.
+
+    >>> layer = gn.nn.Linear(3, 2, init=gn.nn.Constant(1.0)).initialize(seed=0)
+    >>> layer(np.float32([[1, 2, 3]]))
+    array([[6., 6.]], dtype=float32)
+    >>> [(name, parameter.shape) for name, parameter in layer.named_parameters()]
+    [('weight', (3, 2)), ('bias', (2,))]
     """
 
     flat: FlatParameters | None = None

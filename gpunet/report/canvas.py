@@ -139,7 +139,9 @@ def drawing(draw: Callable[[Figure], object], width: float, height: float, *, na
     It has a transparent background, text is kept as text, colours are CSS variables of the page, and it fills the
     available width.
 
-    name: unique on the page, the prefix of all ids in the drawing. description: the alternative text.
+    Args:
+        name: unique on the page, the prefix of all ids in the drawing.
+        description: the alternative text.
 
     Raises:
         ConfigError: matplotlib cannot be imported.

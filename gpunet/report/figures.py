@@ -33,13 +33,21 @@ _MOST_BARS = 40  # classes whose bars fit on a page
 def plot_learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike | None = None) -> Figure:
     """Loss, accuracy (or the metric that is monitored) and learning rate over the epochs; the best epoch is marked.
 
-    history: rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (fractions) and lr;
-        a missing or None value leaves a gap. Rows with a stage (the hybrid's) are numbered consecutively across
-        stages, and the start of each stage is marked with its name.
+    Args:
+        history: rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (fractions) and lr; a
+            missing or None value leaves a gap. Rows with a stage (the hybrid's) are numbered consecutively across
+            stages, and the start of each stage is marked with its name.
 
     Raises:
         DataError: there are no rows.
         OutputError: `path` cannot be written.
+
+    >>> from gpunet.report.figures import plot_learning_curves
+    >>> history = gn.training.History()
+    >>> for epoch, loss in enumerate((0.9, 0.5, 0.4), start=1):
+    ...     record = {"epoch": epoch, "lr": 0.1, "train_loss": loss, "train_accuracy": 1 - loss}
+    ...     history.append({**record, "validation_loss": loss, "validation_accuracy": 1 - loss})
+    >>> plot_learning_curves(history.records, "learning_curves.png")
     """
     if not history:
         raise DataError("no epoch has been recorded, so there are no learning curves")
@@ -57,6 +65,9 @@ def plot_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: 
     Raises:
         ShapeError: `matrix` is not square, or does not have one row per class name.
         OutputError: `path` cannot be written.
+
+    >>> from gpunet.report.figures import plot_confusion_matrix
+    >>> plot_confusion_matrix(np.array([[3, 1], [0, 4]]), ["cat", "dog"], "confusion.png")
     """
     side = min(3.2 + 0.56 * len(square_confusion(matrix, class_names)), 18.0)
     with page(path, side + 0.8, side) as figure:
@@ -104,6 +115,9 @@ def plot_per_class_metrics(matrix: np.ndarray, class_names: Sequence[str], path:
     If there are too many classes, only those with the worst F1 are drawn.
 
     Raises: as :func:`plot_confusion_matrix`.
+
+    >>> from gpunet.report.figures import plot_per_class_metrics
+    >>> plot_per_class_metrics(np.array([[3, 1], [0, 4]]), ["cat", "dog"], "per_class.png")
     """
     square_confusion(matrix, class_names)
     with page(path, 8.5, 1.2 + 0.62 * min(len(class_names), _MOST_BARS)) as figure:
@@ -156,8 +170,9 @@ def plot_first_layer_filters(
 ) -> Figure:
     """The filters of the first layer as small images, in descending order of their norm.
 
-    weight: (KH, KW, C, filters) of a convolution, or (H * W * C, units) of a linear layer on images.
-    image_shape: (H, W, C) for a linear layer; without it, a square grey image.
+    Args:
+        weight: (KH, KW, C, filters) of a convolution, or (H * W * C, units) of a linear layer on images.
+        image_shape: (H, W, C) for a linear layer; without it, a square grey image.
 
     Three input channels are shown as colours around mid-grey, otherwise their mean: red below zero, white at zero,
     blue above, on the same scale for all filters.
@@ -165,6 +180,10 @@ def plot_first_layer_filters(
     Raises:
         ShapeError: the weight has the wrong rank or does not match the image shape.
         OutputError: `path` cannot be written.
+
+    >>> from gpunet.report.figures import plot_first_layer_filters
+    >>> conv = gn.nn.Conv2d(1, 8).initialize(seed=0)
+    >>> plot_first_layer_filters(conv.weight.value, "filters.png")
     """
     filters = strongest_filters(weight, image_shape)
     limit, order = filters.limit, filters.order
@@ -192,12 +211,18 @@ def plot_feature_maps(
 ) -> Figure:
     """Feature maps of one image: one row per layer, its eight channels of largest standard deviation (then mean).
 
-    maps: (name of the layer, array (H, W, C)). image: uint8 or floats in [0, 1], (H, W, C), shown in grey or colour or,
-        unless C is 1 or 3, as the mean of its channels.
+    Args:
+        maps: (name of the layer, array (H, W, C)).
+        image: uint8 or floats in [0, 1], (H, W, C), shown in grey or colour or, unless C is 1 or 3, as the mean of its
+            channels.
 
     Raises:
         ShapeError: a map or the image has the wrong shape, or there is no map.
         OutputError: `path` cannot be written.
+
+    >>> from gpunet.report.figures import plot_feature_maps
+    >>> image = np.eye(8, dtype=np.float32)[:, :, None]
+    >>> plot_feature_maps([("block1", image[::2, ::2])], image, "maps.png")
     """
     _check_image(image)
     if not maps:
@@ -231,12 +256,20 @@ def plot_confident_mistakes(
 ) -> Figure:
     """The most confident wrong predictions, in descending order of confidence.
 
-    images: (n, H, W, C), uint8 or floats in [0, 1], shown in grey or colour or, unless C is 1 or 3, as the mean of
-        their channels. labels, predictions: (n,). probabilities: (n, classes), or (n,) those of the predicted classes.
+    Args:
+        images: (n, H, W, C), uint8 or floats in [0, 1], shown in grey or colour or, unless C is 1 or 3, as the mean of
+            their channels.
+        labels, predictions: (n,).
+        probabilities: (n, classes), or (n,) those of the predicted classes.
 
     Raises:
         ShapeError: the arrays have inconsistent shapes.
         OutputError: `path` cannot be written.
+
+    >>> from gpunet.report.figures import plot_confident_mistakes
+    >>> images, labels, predictions = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1]), np.array([0, 0])
+    >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2]])
+    >>> plot_confident_mistakes(images, labels, predictions, probabilities, ["cat", "dog"], "mistakes.png")
     """
     n = len(labels)
     if not len(images) == len(predictions) == len(probabilities) == n or np.ndim(probabilities) not in (1, 2):
@@ -273,14 +306,20 @@ def plot_feature_scatter(
 ) -> Figure:
     """Images as points in the plane of the first two principal components of their features, one colour per class.
 
-    features: (n, d), or (n, ...), which is flattened. labels: (n,). The principal components are the eigenvectors of
-    the covariance matrix with the largest eigenvalues (Hotelling 1933), with the sign chosen so that the entry of
-    largest magnitude is positive.
+    The principal components are the eigenvectors of the covariance matrix with the largest eigenvalues (Hotelling
+    1933), with the sign chosen so that the entry of largest magnitude is positive.
+
+    Args:
+        features: (n, d), or (n, ...), which is flattened.
+        labels: (n,).
 
     Raises:
         ShapeError: features and labels differ in length, or there are none.
         DataError: a feature is NaN or infinite.
         OutputError: `path` cannot be written.
+
+    >>> from gpunet.report.figures import plot_feature_scatter
+    >>> plot_feature_scatter(np.eye(4), np.array([0, 0, 1, 1]), ["cat", "dog"], "features.png")
     """
     labels = np.asarray(labels)
     if not len(features) == len(labels) > 0:

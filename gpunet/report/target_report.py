@@ -33,7 +33,7 @@ def target_report(facts: RunRecord, result: SplitResult, scores: Mapping[str, fl
 
     def chart(name: str, description: str, draw: Any, *arguments: Any) -> Markup:
         def on(figure: Figure) -> None:
-            draw(figure.subplots(), *arguments)
+            draw(*arguments, figure.subplots())
 
         return Markup(drawing(on, 3.7, 2.6, name=name, description=description))
 

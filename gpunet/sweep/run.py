@@ -107,6 +107,15 @@ def run_sweep(
             cluster needs a package that is not installed, or the scheduler does not answer.
         OutputError: another sweep is running in `folder`, or it cannot be written to.
         DataError, DeviceError: as for a single run; finished trials are kept.
+
+    >>> from pathlib import Path
+    >>> from gpunet.sweep import Axis, Sweep, run_sweep
+    >>> np.savez("pets.npz", X=np.zeros((40, 8, 8), np.uint8), y=["cat", "dog"] * 20)
+    >>> hidden = Axis("hidden", tuple(map(Axis("hidden").choice, ((4,), (8,)))))
+    >>> sweep = Sweep("hidden", "mlp", "baseline", {"data": "pets.npz", "epochs": 1}, (hidden,))
+    >>> result = run_sweep(sweep, Path("sweeps/hidden"), progress=False)  # doctest: +SKIP
+    >>> [(row.values["hidden"], row.seed, row.outcome.status) for row in result.rows][:2]  # doctest: +SKIP
+    [('4', 0, 'ok'), ('4', 1, 'ok')]
     """
     if where not in (None, "local") and threads is not None:
         raise ConfigError(f"threads={threads} is of this machine: set NUMBA_NUM_THREADS where the workers start")

@@ -45,6 +45,16 @@ def effects(rows: Sequence[Row], axis: str) -> list[Effect]:
     With several axes these are main effects, averaged over the other axes. If a trial failed, the same combination of
     the other axes is left out for all values, so that means over different points are not compared; a value whose
     trials all failed has no mean.
+
+    >>> from gpunet.sweep import Row, effects
+    >>> from gpunet.sweep.table import Outcome
+    >>> accuracies = {("relu", 0): 0.8, ("relu", 1): 0.9, ("gelu", 0): 0.7, ("gelu", 1): 0.7}
+    >>> rows = [
+    ...     Row(number, {"activation": name}, seed, Outcome("ok", validation_accuracy=accuracy))
+    ...     for number, ((name, seed), accuracy) in enumerate(accuracies.items(), start=1)
+    ... ]
+    >>> [(effect.value, round(effect.mean, 3), round(effect.std, 3)) for effect in effects(rows, "activation")]
+    [('relu', 0.85, 0.071), ('gelu', 0.7, 0.0)]
     """
     values = list(dict.fromkeys(row.values[axis] for row in rows))
     everywhere_failed = {

@@ -72,7 +72,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table."""
+    """A row of the table.
+
+    >>> from gpunet.sweep import Row
+    >>> from gpunet.sweep.table import Outcome
+    >>> Row(1, {"dropout": "0.2"}, seed=0, outcome=Outcome("ok", validation_accuracy=0.9)).outcome.ok
+    True
+    """
 
     trial: int
     """From 1, in the order of the declaration."""
@@ -109,6 +115,14 @@ def write_table(path: Path, axes: Sequence[str], rows: Sequence[Row]) -> None:
 
     Raises:
         OutputError: it cannot be written.
+
+    >>> from pathlib import Path
+    >>> from gpunet.sweep import Row, read_table, write_table
+    >>> from gpunet.sweep.table import Outcome
+    >>> rows = [Row(1, {"dropout": "0.2"}, seed=0, outcome=Outcome("ok", validation_accuracy=0.9))]
+    >>> write_table(Path("table.csv"), ["dropout"], rows)
+    >>> read_table(Path("table.csv")) == (["dropout"], rows)
+    True
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -125,6 +139,14 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
 
     Raises:
         DataError: it cannot be read or is not such a table.
+
+    >>> from pathlib import Path
+    >>> from gpunet.sweep import Row, read_table, write_table
+    >>> from gpunet.sweep.table import Outcome
+    >>> write_table(Path("table.csv"), ["dropout"], [Row(1, {"dropout": "0.2"}, 0, Outcome("failed"))])
+    >>> axes, rows = read_table(Path("table.csv"))
+    >>> axes, rows[0].values, rows[0].outcome.status
+    (['dropout'], {'dropout': '0.2'}, 'failed')
     """
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:

@@ -13,7 +13,16 @@ from gpunet.training.metrics import METRICS
 
 @dataclass(frozen=True)
 class TrainingConfig(Options):
-    """How a model is trained."""
+    """How a model is trained.
+
+    >>> config = gn.training.TrainingConfig(optimizer="sgd", lr=0.1)
+    >>> config.momentum, config.epochs
+    (0.9, 15)
+    >>> gn.training.TrainingConfig(lr=0)
+    Traceback (most recent call last):
+    ...
+    gpunet.errors.ConfigError: lr must be greater than 0, got 0.0
+    """
 
     epochs: int = option(15, "passes over the training images", low=1)
     batch_size: int = option(128, "images per step", low=1)
@@ -81,6 +90,10 @@ class HybridTrainingConfig(Options):
     """How the hybrid is trained after its CNN: the MLP on the features, then, optionally, both jointly.
 
     Everything else (batch size, optimiser, schedule, seed ...) is taken from :class:`TrainingConfig`.
+
+    >>> stages = gn.training.HybridTrainingConfig(classifier_epochs=10)
+    >>> stages.joint_epochs  # the features stay frozen
+    0
     """
 
     classifier_epochs: int = option(20, "epochs of training the MLP on the features", low=1)

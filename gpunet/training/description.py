@@ -63,7 +63,8 @@ def describe(
 ) -> dict[str, Any]:
     """The metadata of a checkpoint of a model; `more` are entries that replace these.
 
-    training: how it was trained; None: of that, only the dtype is in `more`.
+    Args:
+        training: how it was trained; None: of that, only the dtype is in `more`.
     """
     config = {"model": {"kind": kind_of(found.config).name, **option_values(found.config)}}
     if training is not None:

@@ -30,7 +30,11 @@ have the same bits whatever rows are beside it: products of few rows are summed 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and metrics over a data set, and what was predicted."""
+    """Mean loss and metrics over a data set, and what was predicted.
+
+    >>> gn.training.Evaluation(loss=0.3, correct=45, total=50).accuracy
+    0.9
+    """
 
     loss: float
     correct: int
@@ -221,6 +225,15 @@ def evaluate(
 
     Raises:
         ConfigError: loss, metrics and targets do not fit each other.
+
+    >>> model = gn.models.MLP((1, 2), init=gn.nn.Constant(0.0)).initialize()
+    >>> loader = gn.data.Loader(np.uint8([0, 255]).reshape(2, 1, 1, 1), [0, 1])
+    >>> found = gn.training.evaluate(model, loader, keep_probabilities=True)
+    >>> found.correct, found.total, round(float(np.exp(found.loss)), 5)  # both classes have probability 1/2
+    (1, 2, 2.0)
+    >>> found.probabilities
+    array([[0.5, 0.5],
+           [0.5, 0.5]], dtype=float32)
     """
     evaluator = Evaluator(model, loader, loss=loss, metrics=metrics, keep_probabilities=keep_probabilities)
     return evaluator(on_batch)
@@ -250,7 +263,8 @@ def predictions(
 ) -> np.ndarray:
     """The outputs of `model` for `rows`, at least one, each independent of the rows beside it; see BLOCK.
 
-    loader: makes the loader of such rows.
+    Args:
+        loader: makes the loader of such rows.
     """
     filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % BLOCK, axis=0)])
     return extract(model, loader(filled), PREDICTION_BATCH)[: len(rows)]

@@ -28,6 +28,12 @@ class History(Sequence[Record]):
     A sequence of the records: ``pandas.DataFrame(history)`` has a row for each epoch.
 
     The file is derived: a training resumes from the records in its last checkpoint, and writes the file anew.
+
+    >>> history = gn.training.History()
+    >>> history.append({"epoch": 1, "train_loss": 0.7})
+    >>> history.append({"epoch": 2, "train_loss": 0.4})
+    >>> history.column("train_loss")
+    [0.7, 0.4]
     """
 
     def __init__(self, path: Path | None = None) -> None:

@@ -47,7 +47,7 @@ class HybridFit:
     metric: str
     """Its name."""
     stage: str
-    """The stage whose weights it has: ``joint``, or ``classifier`` if joint training did not help."""
+    """The stage whose weights it has, ``joint``, or ``classifier`` if joint training did not help."""
     epoch: int
     """The epoch of that stage, from 1."""
 
@@ -94,6 +94,18 @@ def fit_hybrid(
             to other weights: then they start over, with a warning.
 
     Raises: as for :meth:`Trainer.fit` and, with `resume`, :meth:`Trainer.resume`.
+
+    >>> images = np.zeros((20, 8, 8, 1), np.uint8)
+    >>> images[:10, :4] = images[10:, 4:] = 255  # bright above, bright below
+    >>> loader = gn.data.Loader(images, [0] * 10 + [1] * 10)
+    >>> found = gn.training.fit_hybrid(
+    ...     gn.models.HybridConfig(filters=(4,), classifier_hidden=(8,)),
+    ...     gn.training.TrainingConfig(epochs=2, batch_size=10),
+    ...     gn.training.HybridTrainingConfig(classifier_epochs=10, classifier_lr=0.01),
+    ...     train=loader, validation=loader, classes=2,
+    ... )
+    >>> found.stage, found.validation_accuracy, [record["stage"] for record in found.records].count("classifier")
+    ('classifier', 1.0, 10)
     """
     run_dir = None if run_dir is None else Path(run_dir)
     records: list[Record] = []

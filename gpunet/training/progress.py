@@ -33,6 +33,12 @@ class Progress(Callback):
     Args:
         console: a rich console; by default one on stderr.
         title: shown before the epoch, e.g. the stage of a pipeline.
+
+    >>> loader = gn.data.Loader(np.uint8([0, 255] * 50).reshape(100, 1, 1, 1), [0, 1] * 50)
+    >>> model, config = gn.models.MLP((1, 2)).initialize(seed=0), gn.training.TrainingConfig(epochs=1)
+    >>> callbacks = [gn.training.Progress(title="a test,")]
+    >>> trainer = gn.training.Trainer(model, config, train=loader, validation=loader, callbacks=callbacks)
+    >>> history = trainer.fit()  # on stderr: a test, epoch 1/1  train loss ...
     """
 
     def __init__(self, console: Console | None = None, *, title: str = "") -> None:

@@ -86,6 +86,13 @@ class Trainer:
     Raises:
         ConfigError: the model is not initialised, or with another dtype than ``config.dtype``, or a number is out of
             range; or loss, metrics, targets and model do not fit each other.
+
+    >>> loader = gn.data.Loader(np.uint8([0, 255] * 50).reshape(100, 1, 1, 1), [0, 1] * 50)  # black and white
+    >>> model = gn.models.MLP((1, 8, 2)).initialize(seed=0)
+    >>> config = gn.training.TrainingConfig(epochs=10, batch_size=20, lr=0.1)
+    >>> history = gn.training.Trainer(model, config, train=loader, validation=loader).fit()
+    >>> history.records[-1]["validation_accuracy"]
+    1.0
     """
 
     def __init__(

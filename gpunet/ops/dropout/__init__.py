@@ -28,14 +28,19 @@ def dropout(
         first_element: number of the first element of `x` in the array that it is a part of, from 0.
 
     Returns:
-        y: `x`'s shape and dtype.
-        mask: `x`'s shape, uint8: 1 where an element was kept, 0 where it was dropped.
+        (y, mask): y has the shape and dtype of `x`; mask has its shape, uint8, 1 where an element was kept, 0 where it
+        was dropped.
 
     Raises:
         DTypeError: `x` is not float32 or float64, or `step` is not an integer array.
         ShapeError: `step` is an array with more than one element.
         ConfigError: `p`, `seed`, `step`, `stream` or `first_element` is out of range.
         DeviceError: `x` and `step` are on different devices.
+
+    >>> x = np.ones(8, np.float32)
+    >>> y, mask = gn.ops.dropout(x, 0.5, seed=0, step=0, stream=gn.ops.random.DROPOUT)
+    >>> bool((y == 2 * mask).all())
+    True
     """
     check_float(x=x)
     p = check_number("p", p, low=0, high=1, high_open=True)
@@ -52,17 +57,20 @@ def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
 
     Args:
         dy: the gradient of y, float32 or float64.
-        mask: `dy`'s shape, uint8, as returned by :func:`dropout`.
+        mask: the shape of `dy`, uint8, as returned by :func:`dropout`.
         p: as in :func:`dropout`.
 
     Returns:
-        dx: `dy`'s shape and dtype.
+        dx, with the shape and dtype of `dy`.
 
     Raises:
         DTypeError: `dy` is not float32 or float64, or `mask` is not uint8.
         ShapeError: the shapes differ.
         ConfigError: `p` is not in [0, 1).
         DeviceError: the arrays are on different devices.
+
+    >>> gn.ops.dropout_backward(np.float32([3, 3]), np.uint8([1, 0]), 0.5)
+    array([6., 0.], dtype=float32)
     """
     check_float(dy=dy)
     check_shape("mask", mask, dy.shape)

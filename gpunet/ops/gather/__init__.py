@@ -63,8 +63,7 @@ def gather_batch(
         dtype: float32 or float64.
 
     Returns:
-        x: (size, H, W, C) or (size, F), `dtype`.
-        y: (size,), int32: the labels of the rows.
+        (x, y): x is (size, H, W, C) or (size, F), `dtype`; y is (size,), int32: the labels of the rows.
 
     Raises:
         ShapeError: an array does not have the shape above.
@@ -72,6 +71,11 @@ def gather_batch(
         ConfigError: a number is out of range (entries of `order` and one-element arrays are checked on the CPU only),
             or augmentation or scaling was requested for features.
         DeviceError: the arrays are on different devices.
+
+    >>> images = np.uint8([7, 0, 255]).reshape(3, 1, 1, 1)
+    >>> x, y = gn.ops.gather_batch(images, np.array([7, 8, 9]), np.array([2, 1, 0]), start=0, size=2)
+    >>> x.ravel(), y
+    (array([1., 0.], dtype=float32), array([9, 8], dtype=int32))
     """
     implementation(__name__, images, labels, order)  # raises unless all are arrays
     dtype = np.dtype(dtype)
