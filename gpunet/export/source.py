@@ -133,7 +133,7 @@ def _input_shape(model: Layer, given: Sequence[int] | None) -> Shape:
 
 
 def metadata_of(source: Source, kind: str, layout: str, *, fold: bool) -> dict[str, str]:
-    """What the file's metadata say, as text; see ``docs/export.md``."""
+    """What the file's metadata say, as text; see ``docs/howto/onnx.md``."""
     from gpunet import __version__
 
     entry = {
