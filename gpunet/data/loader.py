@@ -13,9 +13,13 @@ import numpy as np
 from gpunet import ops
 from gpunet.backend import Array, Backend, backend_of
 from gpunet.data.scaling import Scaling
+from gpunet.data.shards import Images
 from gpunet.devices import get_backend
 from gpunet.errors import ConfigError, DataError
 from gpunet.ops import random
+
+WINDOW = 4
+"""Blocks whose images are shuffled among each other; see :func:`in_blocks`."""
 
 _FIRST_FLIP = 2**32 - 1  # a step of the shuffle stream that no epoch uses
 
@@ -43,6 +47,17 @@ def _checked_labels(labels: Any) -> np.ndarray:
     return found.astype(np.int32)
 
 
+def in_blocks(order: np.ndarray, blocks: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """A shuffled `order` in which only a few blocks of images are shown at a time, so that they are read from the disk
+    together: the blocks are shuffled, and the images of every WINDOW of them, as they then follow, among each other.
+
+    order: (n,) the order of all images. blocks: (n,) the number of the block of each image.
+    """
+    place = random.PhiloxStream(seed, random.BLOCKS, epoch).permutation(int(blocks.max()) + 1)
+    window = place[blocks] // WINDOW
+    return order[np.argsort(window[order], kind="stable")]
+
+
 def _mirror(images: Array) -> Array:
     return backend_of(images).copy(images[:, :, ::-1])
 
@@ -60,6 +75,8 @@ class Loader:
             Single GPU", arXiv:2404.00498, 2024), so that two consecutive epochs show both versions of it. It doubles
             the memory for the images.
         dtype: of the batches, float32 or float64.
+        blocks: (n,) integers: shuffle in two levels; see :func:`in_blocks`.
+        content: what identifies the images in :meth:`digest`, if that is known, instead of all their bytes.
 
     Raises:
         DataError: there are no images, or not as many labels as images, or they are no arrays of numbers.
@@ -69,7 +86,7 @@ class Loader:
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: Images,
         labels: np.ndarray,
         *,
         backend: Backend | None = None,
@@ -80,6 +97,8 @@ class Loader:
         shift: int = 0,
         cutout: int = 0,
         dtype: Any = "float32",
+        blocks: np.ndarray | None = None,
+        content: str | None = None,
     ) -> None:
         images, labels = _as_array(images, "images"), _checked_labels(labels)
         if not images.ndim or images.dtype.kind not in "uif":
@@ -93,20 +112,27 @@ class Loader:
         self.backend = backend = backend or get_backend()
         self.size = len(images)
         self.input_shape: tuple[int, ...] = tuple(images.shape[1:])
-        # With alternate_flip, the mirrored images are stored after the others: the order decides which one is shown.
         self.alternate_flip = alternate_flip
-        if alternate_flip:
-            with backend_of(images).active():
-                images = np.concatenate([images, _mirror(images)])
-            labels = np.concatenate([labels, labels])
-        self._images = backend.asarray(images)
-        self._labels = backend.asarray(labels)
+        self._of_pixels = images.dtype == np.uint8
+        self._blocks, self._content = blocks, content
         self._scaling: dict[str, Any] = {
             "scale": None if scale is None else backend.asarray(scale, dtype),
             "offset": None if offset is None else backend.asarray(offset, dtype),
             "dtype": np.dtype(dtype),
         }
         self._augmentation: dict[str, Any] = {"flip": flip, "shift": shift, "cutout": cutout}
+        self._store(images, labels)
+
+    def _store(self, images: Any, labels: np.ndarray) -> None:
+        """Move the images and labels to the device, with the orders in which they are shown."""
+        backend = self.backend
+        # With alternate_flip, the mirrored images are stored after the others: the order decides which one is shown.
+        if self.alternate_flip:
+            with backend_of(images).active():
+                images = np.concatenate([images, _mirror(images)])
+            labels = np.concatenate([labels, labels])
+        self._images = backend.asarray(images)
+        self._labels = backend.asarray(labels)
         self._in_order = backend.asarray(np.arange(self.size, dtype=np.int64))
         self._order = backend.copy(self._in_order)
 
@@ -127,7 +153,7 @@ class Loader:
         Raises:
             ConfigError: it was given in float64, with more digits than float32 has.
         """
-        if self._images.dtype != np.uint8:
+        if not self._of_pixels:
             return None
         given = [self._scaling[name] for name in ("scale", "offset")]
         shapes = [(1, 1, self.input_shape[2]), *(tuple(array.shape) for array in given if array is not None)]
@@ -142,8 +168,13 @@ class Loader:
     def digest(self) -> str:
         """SHA-256 of everything that determines the batches: images, labels, their order, scaling and augmentation."""
         settings = {**self._augmentation, "alternate_flip": self.alternate_flip, "dtype": str(self._scaling["dtype"])}
+        if self._blocks is not None:
+            settings["blocks"] = hashlib.sha256(self._blocks.astype("<i8").tobytes()).hexdigest()
+        if self._content is not None:
+            settings["content"] = self._content
         found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for array in (self.images, self.labels, self._scaling["scale"], self._scaling["offset"]):
+        images = None if self._content is not None else self.images
+        for array in (images, self.labels, self._scaling["scale"], self._scaling["offset"]):
             if array is not None:
                 host = np.ascontiguousarray(self.backend.to_numpy(array))
                 found.update(f"{host.dtype.str}{host.shape}".encode())
@@ -156,20 +187,38 @@ class Loader:
         Raises:
             ConfigError: the loader holds features.
         """
-        if self.images.dtype != np.uint8:
+        if not self._of_pixels:
             raise ConfigError("only images can be mirrored, not features")
         mirrored = copy.copy(self)
-        mirrored._images, mirrored._labels = _mirror(self.images), self.labels
         mirrored._augmentation, mirrored.alternate_flip = {}, False
+        mirrored._content = None
+        mirrored._store_mirrored(self)
         return mirrored
+
+    def _store_mirrored(self, other: Loader) -> None:
+        """Hold the mirror images of those of `other`."""
+        self._images, self._labels = _mirror(other.images), other.labels
 
     def shuffle(self, seed: int, epoch: int) -> None:
         """Shuffle the training images for `epoch`: the order depends only on `seed` and `epoch`."""
+        self.backend.assign(self._order, self._shuffled(seed, epoch))  # in place: a captured step refers to this array
+
+    def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
+        """The order of an epoch, int64 (n,): numbers of images, or of mirror images, which follow all images."""
         order = random.PhiloxStream(seed, random.SHUFFLE, epoch).permutation(self.size)
+        if self._blocks is not None:
+            order = in_blocks(order, self._blocks, seed, epoch)
         if self.alternate_flip:
             mirrored_first = random.PhiloxStream(seed, random.SHUFFLE, _FIRST_FLIP).permutation(self.size) & 1
             order = order + self.size * (mirrored_first[order] ^ (epoch & 1))
-        self.backend.assign(self._order, order)  # in place: a captured step refers to this array
+        return order
+
+    def prepare(self, start: int, size: int, *, training: bool = False) -> None:
+        """Make ready for :meth:`batch` or, with `training`, :meth:`training_batch` with this `start` and `size`.
+
+        To be called before each batch, also before each replay of a captured one; a loader whose images are all on the
+        device has nothing to do.
+        """
 
     def training_batch(self, start: int | Array, size: int, *, seed: int, step: int | Array) -> tuple[Array, Array]:
         """`size` shuffled and augmented images, starting at position `start`, and their labels.

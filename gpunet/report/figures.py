@@ -200,7 +200,7 @@ def plot_feature_maps(maps: Sequence[tuple[str, np.ndarray]], image: np.ndarray,
 
 
 def plot_confident_mistakes(
-    images: np.ndarray,
+    images: np.ndarray | Sequence[np.ndarray],
     labels: np.ndarray,
     predictions: np.ndarray,
     probabilities: np.ndarray,

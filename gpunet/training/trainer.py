@@ -178,6 +178,7 @@ class Trainer:
         saved = started
         for index in range(done, self.steps_per_epoch):
             self.lr = rates[index]
+            self.train.prepare(index * self.batch_size, self.batch_size, training=True)
             self._step_once()
             self.step += 1
             last = index + 1 == self.steps_per_epoch
