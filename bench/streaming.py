@@ -2,8 +2,8 @@
 
     python -m bench.streaming FOLDER [--images 1000000] [--steps 200] [--rounds 7] [--models mlp,cnn] [--part speed]
 
-FOLDER gets, once, images 28 x 28 of noise in ten classes (`--images` of them, a tenth as many to test) as NPY files, and
-these packed. Then:
+FOLDER gets, once, images 28 x 28 of noise in ten classes (`--images` of them, a tenth as many to test) as NPY files,
+and these packed. Then:
 
 * ``speed``: steps at batch size 128 from memory and from the disk, taking turns in one process, as the ratio of the
   medians of images per second. The order and the first read of an epoch are not in it.

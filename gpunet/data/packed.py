@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,22 +209,20 @@ def _labels(path: Path, classes: int, entry: ShardEntry) -> np.ndarray:
     return labels
 
 
-def verify_packed(folder: Path, on_file: Callable[[str], None] = lambda name: None) -> dict[str, str]:
+def verify_packed(folder: Path) -> dict[str, str]:
     """Compare all files of the packed data in `folder` with their checksums; returns these by name.
 
     Raises:
         DataError: the index is missing or damaged, or a file is missing or damaged; the message names the first one.
     """
-    index, found = read_index(folder), {}
-    for name, digest in files_of(index):
-        on_file(name)
-        _check(folder / name, digest)
-        found[name] = digest
+    index = read_index(folder)
     for part, entries in index.parts.items():
         for number, entry in enumerate(entries):
-            _shard(folder / images_name(part, number), index.image_shape, entry)
+            images = folder / images_name(part, number)
+            _shard(images, index.image_shape, entry)
+            _check(images, entry.sha256)
             _labels(folder / labels_name(part, number), len(index.class_names), entry)
-    return found
+    return dict(files_of(index))
 
 
 def files_of(index: Index) -> Iterator[tuple[str, str]]:

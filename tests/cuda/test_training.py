@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from gpunet.backend import CPU, Backend
+from gpunet.data import DataConfig, streaming
+from gpunet.data.pack import pack
 from gpunet.errors import DivergedError
+from gpunet.experiments.prepare import prepare
 from gpunet.models import CNN, MLP, Hybrid
 from gpunet.nn import Layer
 from gpunet.training import Callback, HybridTrainingConfig, Trainer, TrainingConfig, fit_hybrid
 from tests.cuda.conftest import Device
-from tests.training.problems import loaders
+from tests.training.problems import images, loaders
 
 MODELS: dict[str, Callable[[], Layer]] = {
     "mlp": lambda: MLP((64, 24, 4), "gelu", 0.2),
@@ -168,3 +171,20 @@ def test_hybrid_pipeline(device: Device) -> None:
         # a hundred images: rounding may turn a borderline one
         assert abs(ours_record["validation_loss"] - cpu_record["validation_loss"]) < 1e-3
         assert abs(ours_record["validation_accuracy"] - cpu_record["validation_accuracy"]) <= 0.02
+
+
+def test_a_captured_step_reads_what_streams_in(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph refers to arrays that stay in place; what is in them changes from chunk to chunk."""
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", 12 * 64)
+    pixels, labels = images(60, 1)
+    np.savez(tmp_path / "a.npz", X=pixels, y=labels)
+    pack(tmp_path / "a.npz", tmp_path / "packed", images_per_shard=7)
+    found = []
+    for stream in ("never", "always"):
+        data = prepare(DataConfig(data=str(tmp_path / "packed"), stream=stream, shift=1, alternate_flip=True))
+        parts = {name: data.loader(name, device.backend, "float32", data.config) for name in ("train", "validation")}
+        model = MODELS["mlp"]().initialize(seed=0, device=device.backend)
+        trainer = Trainer(model, TrainingConfig(epochs=2, batch_size=8), **parts)
+        trainer.fit()
+        found.append((device.backend.to_numpy(trainer.flat.values).tobytes(), trainer.history.records[-1]["step"]))
+    assert found[0] == found[1]

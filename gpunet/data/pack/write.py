@@ -145,16 +145,19 @@ def _write(source: Source, folder: Path, config: DataConfig, images_per_shard: i
         if part == "train" and held_out.any():
             writers["test"] = _Writer(folder, "test", numbers[held_out], shape, per_shard)
         done = 0
-        for block in _checked(found, shape, len(numbers)):
-            images = to_uint8(block, found.source, exact=True) if unit else block.astype(np.uint8)
-            if part == "train":
-                chosen = held_out[done : done + len(images)]
-                writers["train"].add(images[~chosen])
-                if "test" in writers:
-                    writers["test"].add(images[chosen])
-            else:
-                writers[part].add(images)
-            done += len(images)
+        with contextlib.ExitStack() as stack:
+            for writer in writers.values():
+                stack.push(writer.end)
+            for block in _checked(found, shape, len(numbers)):
+                images = to_uint8(block, found.source, exact=True) if unit else block.astype(np.uint8)
+                if part == "train":
+                    chosen = held_out[done : done + len(images)]
+                    writers["train"].add(images[~chosen])
+                    if "test" in writers:
+                        writers["test"].add(images[chosen])
+                else:
+                    writers[part].add(images)
+                done += len(images)
         entries |= {name: writer.finish() for name, writer in writers.items()}
     split = {"fraction": config.test_fraction, "seed": TEST_SEED} if held_out.any() else None
     return Index(class_names, shape, value_range, entries, split)
@@ -234,6 +237,10 @@ class _Writer:
                     self._end()
         except OSError as error:
             raise OutputError(f"cannot write to {self._folder}: {error.strerror or error}") from error
+
+    def end(self, *error: Any) -> bool | None:
+        """Close what is open; with an `error`, as for ``__exit__``, it is removed."""
+        return self._open.__exit__(*error)
 
     def finish(self) -> tuple[ShardEntry, ...]:
         """All shards, once all images are added."""
