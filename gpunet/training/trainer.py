@@ -139,6 +139,10 @@ class Trainer:
         shards = shard_count(config.shards, self.batch_size, self.communicator.size)
         self.config = config = replace(config, shards=shards)
         check_shardable(self.loss, train, shards)
+        ranks, rank = self.communicator.size, self.communicator.rank
+        if ranks > 1:
+            rows = self.batch_size // ranks
+            self.train.serve(rank * rows, (rank + 1) * rows, self.batch_size)
         self.optimizer = optim.create(config.optimizer, **vars(config))
         self.optimizer.bind(self.flat)
         self.schedule = self._schedule(config.epochs)
@@ -230,6 +234,7 @@ class Trainer:
         saved = started
         for index in range(done, self.steps_per_epoch):
             self.lr = rates[index]
+            self.train.prepare(index * self.batch_size, self.batch_size, training=True)
             self._step_once()
             self.step += 1
             last = index + 1 == self.steps_per_epoch
