@@ -241,14 +241,14 @@ class Trainer:
             save = not last and 0 < self._save_every <= time.perf_counter() - saved
             if (index + 1) % every and not (last or (alone and (save or interrupts.number is not None))):
                 continue
-            save = agreed(self.communicator, interrupts, save)
+            number, save = agreed(self.communicator, interrupts, save)
             totals = self._state.totals()
             if not totals.finite:
                 raise diverged(self, index if totals.failed is None else totals.failed - first)
             self._epoch_steps, self._epoch_seconds = index + 1, resumed + time.perf_counter() - started
             for callback in self.callbacks:
                 callback.on_step(self, index + 1, totals.loss / totals.steps)
-            if interrupts.number is not None:
+            if number is not None:
                 return None
             if save:
                 self._save_last()
@@ -288,8 +288,9 @@ class Trainer:
             with self.backend.active(), self.backend.use_precision(self.config.precision), Interrupts() as interrupts:
                 while self.epoch < self.config.epochs and not self.stop:
                     self._fit_epoch(interrupts)
-                    if interrupts.number is not None:
-                        raise Interrupted(interrupts.number)
+                    number, _ = agreed(self.communicator, interrupts, False)
+                    if number is not None:
+                        raise Interrupted(number)
             self.history.write()  # once more, so that it is on the disk
         finally:
             for callback in self.callbacks:
