@@ -110,7 +110,7 @@ def _outcome(name: str, kind: str, path: Path, seeds: Sequence[int], peers: dict
         lr=used.lr,
         epochs=used.epochs,
         seeds=list(seeds),
-        validation=[found.validation_accuracy for found in fits],
+        validation=[found.validation_score for found in fits],
         accuracy=[float((found == labels).mean()) for found in predictions],
         balanced=[_balanced(labels, found) for found in predictions],
         majority=float(np.bincount(labels).max() / len(labels)),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gpunet import data, experiments, models, nn, ops, optim, report, training
     from gpunet.devices import backend_of, get_backend, use_device
     from gpunet.dlpack import from_dlpack
+    from gpunet.experiments.quick import train
     from gpunet.experiments.saved import load_model as load
     from gpunet.experiments.saved import save_model as save
     from gpunet.export import export_onnx, from_torch_state_dict, import_onnx, to_torch, to_torch_state_dict
@@ -40,6 +41,7 @@ _ELSEWHERE = {
     "save": ("experiments.saved", "save_model"),
     "to_torch": ("export", "to_torch"),
     "to_torch_state_dict": ("export", "to_torch_state_dict"),
+    "train": ("experiments.quick", "train"),
     "use_device": ("devices", "use_device"),
 }
 _PARTS = ("data", "experiments", "models", "nn", "ops", "optim", "report", "training")
@@ -63,6 +65,7 @@ __all__ = [
     "save",
     "to_torch",
     "to_torch_state_dict",
+    "train",
     "training",
     "use_device",
 ]

@@ -10,9 +10,9 @@ from __future__ import annotations
 import abc
 import contextlib
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,16 @@ PRECISIONS = ("float32", "tf32")
 """Compute precisions of convolutions and linear layers; see :meth:`Backend.use_precision`."""
 
 
+class Collectives(Protocol):
+    """Arrays of several processes, see :class:`gpunet.parallel.Communicator`; queued, not waited for."""
+
+    def all_gather(self, rows: Array) -> None:
+        """As :meth:`gpunet.parallel.Communicator.all_gather`."""
+
+    def all_to_all(self, send: Array, receive: Array, rows: Sequence[int]) -> None:
+        """As :meth:`gpunet.parallel.Communicator.all_to_all`."""
+
+
 class Backend(abc.ABC):
     """One device and its array module (``numpy`` or ``cupy``). There is one instance per device.
 
@@ -43,6 +53,12 @@ class Backend(abc.ABC):
         implementation: the module in an op's package that runs on this device: ``cpu`` or ``cuda``.
         steps_between_reads: training steps to queue before the host reads a result back, which blocks.
         captures: set it to False to have :meth:`capture` return the step as it is, for debuggers and sanitizers.
+
+    >>> backend = gn.get_backend("cpu")
+    >>> backend.device, backend.xp.__name__
+    ('cpu', 'numpy')
+    >>> backend.to_numpy(backend.asarray([1, 2], np.float32))
+    array([1., 2.], dtype=float32)
     """
 
     implementation: str
@@ -108,6 +124,13 @@ class Backend(abc.ABC):
     def synchronize(self) -> None:
         """Wait until the device has finished all queued work; a no-op on the CPU."""
 
+    def collectives(self, rank: int, size: int, broadcast: Callable[[Any], Any]) -> Collectives | None:
+        """What moves arrays between `size` processes with a device each, of which this is number `rank`.
+
+        None: the device has no way of its own, they go through the host. `broadcast` hands on a value of rank 0's.
+        """
+        return None
+
     @property
     @abc.abstractmethod
     def hardware(self) -> str:
@@ -154,7 +177,11 @@ class Backend(abc.ABC):
 
 
 class CpuBackend(Backend):
-    """NumPy arrays and Numba kernels."""
+    """NumPy arrays and Numba kernels.
+
+    >>> gn.get_backend("cpu")
+    CpuBackend('cpu')
+    """
 
     implementation = "cpu"
     steps_between_reads = 1
@@ -227,6 +254,9 @@ def backend_of(*arrays: Array | None) -> Backend:
     Raises:
         DeviceError: the arrays live on different devices. Nothing is moved implicitly.
         DTypeError: an argument is not an array of a known type.
+
+    >>> gn.backend_of(np.zeros(3), None)
+    CpuBackend('cpu')
     """
     found: Backend | None = None
     for array in arrays:

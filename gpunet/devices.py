@@ -42,6 +42,15 @@ def get_backend(device: str | Backend | None = None) -> Backend:
     Raises:
         ConfigError: `device` is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         DeviceError: ``cuda`` was requested explicitly and is not usable; the message says what is missing.
+
+    >>> gn.get_backend("cpu")
+    CpuBackend('cpu')
+    >>> gn.get_backend("cpu").zeros(2)
+    array([0., 0.], dtype=float32)
+    >>> gn.get_backend("gpu")
+    Traceback (most recent call last):
+    ...
+    gpunet.errors.ConfigError: unknown device 'gpu': expected auto, cpu, cuda or cuda:N
     """
     if isinstance(device, Backend):
         return device
@@ -94,6 +103,10 @@ class use_device(contextlib.AbstractContextManager["Backend"]):
     """Make `device` the default from here on; used as ``with use_device("cpu"):``, only inside the block.
 
     Raises: as :func:`get_backend`.
+
+    >>> with gn.use_device("cpu") as backend:
+    ...     gn.get_backend() is backend
+    True
     """
 
     def __init__(self, device: str) -> None:

@@ -1,17 +1,17 @@
 """All of gpunet's own exceptions, each with the exit code of the command line.
 
-========  ============================================================================
-exit code meaning
-========  ============================================================================
-0         success
-1         anything else: a full or read-only disk, a bug
-2         usage or configuration: an option, a shape, a dtype, a checkpoint that does not fit
-3         data missing, damaged or unusable (data sets and images)
-4         the requested device is not available, or has too little memory
-5         training diverged: a loss or a gradient became NaN or infinite
-130       interrupted (Ctrl-C, SIGINT)
-143, 129  terminated (SIGTERM), or the terminal was closed (SIGHUP)
-========  ============================================================================
+=========  ============================================================================
+exit code  meaning
+=========  ============================================================================
+0          success
+1          anything else: a full or read-only disk, a bug
+2          usage or configuration: an option, a shape, a dtype, a checkpoint that does not fit
+3          data missing, damaged or unusable (data sets and images)
+4          the requested device is not available, or has too little memory
+5          training diverged: a loss or a gradient became NaN or infinite
+130        interrupted (Ctrl-C, SIGINT)
+143, 129   terminated (SIGTERM), or the terminal was closed (SIGHUP)
+=========  ============================================================================
 """
 
 from __future__ import annotations

@@ -37,6 +37,14 @@ def option(
     The default need not be one of the choices: it may stand for one that depends on other things.
 
     written: whether the default is written to files, too; without it they are those of a version before the option.
+
+    >>> from dataclasses import dataclass
+    >>> from gpunet.options import Options, option
+    >>> @dataclass(frozen=True)
+    ... class Mixing(Options):
+    ...     kind: str = option("linear", "how two images are mixed", choices=("linear", "cut"))
+    >>> Mixing().kind
+    'linear'
     """
     metadata = {
         "help": help,
@@ -78,7 +86,20 @@ def _type_hints(owner: Any) -> dict[str, Any]:
 
 
 class Options:
-    """Base class of option dataclasses: converts lists to tuples and ints to floats, and checks every field."""
+    """Base class of option dataclasses: converts lists to tuples and ints to floats, and checks every field.
+
+    >>> from dataclasses import dataclass
+    >>> from gpunet.options import Options, option
+    >>> @dataclass(frozen=True)
+    ... class Mixing(Options):
+    ...     share: float = option(0.5, "share of the second image", low=0, high=1)
+    >>> Mixing(share=1)
+    Mixing(share=1.0)
+    >>> Mixing(share=2)
+    Traceback (most recent call last):
+    ...
+    gpunet.errors.ConfigError: share must be at least 0 and at most 1, got 2.0
+    """
 
     def __post_init__(self) -> None:
         for name in option_fields(type(self)):

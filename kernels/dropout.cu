@@ -14,19 +14,29 @@
 
 // An element is multiplied by `scale` or by zero, not chosen: a NaN must stay one.
 
-// Keeps what has a random word of at least `threshold`, times `scale`.
+// Keeps what has a random word of at least `threshold`, times `scale`. The first element has word `lead` of
+// `first_counter`; unless that is word 0, a thread draws two counters.
 extern "C" __global__ void __launch_bounds__(256)
     dropout(const real* __restrict__ x, real* __restrict__ y, unsigned char* __restrict__ mask, int n,
             unsigned threshold, real scale, unsigned long long seed, unsigned stream, const long long* step_pointer,
-            long long step) {
+            long long step, unsigned long long first_counter, int lead) {
     const long long counter = global_index(), first = 4 * counter;
     if (first >= n) return;
     const int count = (int)min(4LL, n - first);
     const bool vectorized = count == 4 && is_aligned(x) && is_aligned(y) && is_aligned(mask);
     Vec4<real> values = load_vec4(x + first, count, vectorized);
     Vec4<unsigned char> kept;
-    unsigned words[4];
-    counter_words(seed, stream, (unsigned)value_or(step_pointer, step), counter, words);
+    unsigned words[8];
+    const unsigned number = (unsigned)value_or(step_pointer, step);
+    counter_words(seed, stream, number, first_counter + counter, words);
+    if (lead) {
+        counter_words(seed, stream, number, first_counter + counter + 1, words + 4);
+#pragma unroll 1
+        for (int j = 0; j < lead; ++j) {
+#pragma unroll
+            for (int k = 0; k < 7; ++k) words[k] = words[k + 1];
+        }
+    }
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
         kept.at[k] = words[k] >= threshold;

@@ -42,10 +42,12 @@ __device__ __forceinline__ Augmentation draw(int row, int height, int width, boo
     return drawn;
 }
 
-// Which row of the data set is row blockIdx.x of a batch of gridDim.x rows; writes its label, or -1 if there is none.
+// Which row of the data set is row blockIdx.x of these gridDim.x rows, the first of which is row `first_row` of the
+// batch; writes its label, or -1 if there is none.
 __device__ __forceinline__ int gathered_row(const long long* order, int order_size, const long long* start_pointer,
-                                            long long start, const int* labels, int* batch_labels, int n) {
-    const long long wanted = value_or(start_pointer, start);
+                                            long long start, int first_row, const int* labels, int* batch_labels,
+                                            int n) {
+    const long long wanted = value_or(start_pointer, start) + first_row;
     const long long first = max(0LL, min(wanted, (long long)order_size - gridDim.x));
     const long long entry = order[first + blockIdx.x];
     const bool inside = entry >= 0 && entry < n;
@@ -58,15 +60,16 @@ __device__ __forceinline__ int gathered_row(const long long* order, int order_si
 // channel, or one a channel, or null for the default.
 extern "C" __global__ void __launch_bounds__(256)
     gather_images(const unsigned char* images, const int* labels, const long long* order, int n, int order_size,
-                  const long long* start_pointer, long long start, int height, int width, int channels,
+                  const long long* start_pointer, long long start, int first_row, int height, int width, int channels,
                   const real* scale, unsigned scale_size, real default_scale, const real* offset, unsigned offset_size,
                   int flip, int shift, int cutout, unsigned long long seed, const long long* step_pointer,
                   long long step, real* x, int* batch_labels) {
     __shared__ Augmentation drawn;
-    const int row = gathered_row(order, order_size, start_pointer, start, labels, batch_labels, n);
+    const int row = gathered_row(order, order_size, start_pointer, start, first_row, labels, batch_labels, n);
     if (threadIdx.x == 0) {
         const unsigned word = (unsigned)value_or(step_pointer, step);
-        if (flip || shift || cutout) drawn = draw(blockIdx.x, height, width, flip, shift, cutout, seed, word);
+        const int number = first_row + (int)blockIdx.x;
+        if (flip || shift || cutout) drawn = draw(number, height, width, flip, shift, cutout, seed, word);
         else drawn = Augmentation{0, 0, 0, 0, 0};
     }
     __syncthreads();
@@ -97,14 +100,18 @@ __device__ __forceinline__ void gather_row(const T* features, unsigned length, i
 
 extern "C" __global__ void __launch_bounds__(256)
     gather_float(const float* features, const int* labels, const long long* order, int n, int order_size,
-                 const long long* start_pointer, long long start, unsigned length, real* x, int* batch_labels) {
-    gather_row(features, length, gathered_row(order, order_size, start_pointer, start, labels, batch_labels, n), x);
+                 const long long* start_pointer, long long start, int first_row, unsigned length, real* x,
+                 int* batch_labels) {
+    const int row = gathered_row(order, order_size, start_pointer, start, first_row, labels, batch_labels, n);
+    gather_row(features, length, row, x);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     gather_double(const double* features, const int* labels, const long long* order, int n, int order_size,
-                  const long long* start_pointer, long long start, unsigned length, real* x, int* batch_labels) {
-    gather_row(features, length, gathered_row(order, order_size, start_pointer, start, labels, batch_labels, n), x);
+                  const long long* start_pointer, long long start, int first_row, unsigned length, real* x,
+                  int* batch_labels) {
+    const int row = gathered_row(order, order_size, start_pointer, start, first_row, labels, batch_labels, n);
+    gather_row(features, length, row, x);
 }
 
 // targets (n, columns), gathered into y (rows, columns), a thread an element: some hundred bytes, so that the launch is

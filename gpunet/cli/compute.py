@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpunet.cli.console import logger
-from gpunet.errors import CheckpointError
+from gpunet.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from gpunet.parallel.communicator import Communicator
 
 
 def prepare(args: argparse.Namespace) -> str | None:
@@ -34,6 +38,52 @@ def prepare(args: argparse.Namespace) -> str | None:
         check_environment()
     logger.info("gpunet %s on %s", __version__, backend.device)
     return device
+
+
+def started_ranks(args: argparse.Namespace) -> Communicator:
+    """The ranks that train together, as started by mpiexec; all but the first are quiet, and they share the cores.
+
+    Raises:
+        ConfigError: there are several, but they cannot reach each other.
+        SystemExit: the same, on all but the first.
+    """
+    from gpunet.parallel.launch import announced, threads_of_a_rank, world
+
+    try:
+        ranks = world()
+    except ConfigError as error:
+        found = announced()
+        if found is not None and found.rank:
+            raise SystemExit(error.exit_code) from None
+        raise
+    if ranks.rank:
+        args.verbosity = -1
+        logger.setLevel(logging.ERROR)
+    if getattr(args, "threads", None) is None:
+        args.threads = threads_of_a_rank(ranks)
+    if ranks.size > 1:
+        logger.info("%d ranks train together", ranks.size)
+    return ranks
+
+
+def refuse_ranks(what: str, advice: str) -> None:
+    """Refuse to be one of several processes that mpiexec has started, each of which would do all of the work.
+
+    Raises:
+        ConfigError: it is, and the first of them.
+        SystemExit: it is another one.
+    """
+    from gpunet.parallel.launch import announced
+
+    found = announced()
+    if found is not None:
+        error = ConfigError(
+            f"{found.variable}={found.size} says that this is one of {found.size} processes, but {what}: {advice}, or "
+            f"unset {found.variable}"
+        )
+        if found.rank:
+            raise SystemExit(error.exit_code)
+        raise error
 
 
 def _limit_blas_threads(threads: int) -> None:

@@ -98,6 +98,14 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def scores_line(split: str, scores: Mapping[str, float]) -> str:
+    """For example ``test r2 0.8312, rmse 4.21``."""
+    from gpunet.training.metrics import METRICS
+
+    shown = (f"{name} {METRICS[name]().text(score) if name in METRICS else score}" for name, score in scores.items())
+    return f"{split} {', '.join(shown)}"
+
+
 def accuracy_line(split: str, correct: int, total: int) -> str:
     """For example ``test accuracy 91.23 % (95 % interval 90.66-91.77)``, with the Wilson interval."""
     from gpunet.report.metrics import wilson_interval

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from gpunet.cli.compute import existing_run, prepare
-from gpunet.cli.console import accuracy_line, print_json
+from gpunet.cli.console import accuracy_line, print_json, scores_line
 from gpunet.cli.parser import Parser, choice, common_options, compute_options, json_option
+from gpunet.tasks import CLASSIFICATION
 
 SPLITS = ("test", "validation", "train")
 
@@ -47,11 +48,20 @@ def run(args: argparse.Namespace) -> None:
     found = evaluate(path, data=args.data, split=args.split, device=device, figures=args.figures, tta=args.tta)
     if not args.json:
         print(f"{found.split} loss {found.loss:.4f}")
-        print(accuracy_line(found.split, found.correct, found.total))
+        if found.task == CLASSIFICATION:
+            print(accuracy_line(found.split, found.correct, found.total))
+        if found.scores:
+            print(scores_line(found.split, found.scores))
         if found.tta_correct is not None:
             print("with mirror images: " + accuracy_line(found.split, found.tta_correct, found.total))
         return
     from gpunet import __version__
+
+    if found.task != CLASSIFICATION:
+        about = {"run": str(path), "split": found.split, "task": found.task, "total": found.total, "loss": found.loss}
+        names = list(found.class_names)
+        print_json({**about, "scores": dict(found.scores), "class_names": names, "version": __version__})
+        return
     from gpunet.report.metrics import wilson_interval
 
     print_json(

@@ -10,6 +10,7 @@ from gpunet.cli.compute import existing_run, latest_run, prepare
 from gpunet.cli.console import print_json
 from gpunet.cli.parser import Parser, choice, common_options, compute_options, json_option, number
 from gpunet.errors import DataError
+from gpunet.tasks import CLASSIFICATION, REGRESSION
 from gpunet.text import printable
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ def run(args: argparse.Namespace) -> None:
         if position:
             print()
         print(printable(prediction.path))
+        if prediction.task == REGRESSION:
+            for name, value in zip(prediction.class_names, prediction.probabilities, strict=True):
+                print(f"  {printable(name):<{width}} {value:.6g}")
+            continue
         for name, probability in _top(prediction, args.top):
             print(f"  {printable(name):<{width}} {100 * probability:6.2f} %")
 
@@ -70,6 +75,12 @@ def _top(prediction: Prediction, count: int) -> list[tuple[str, float]]:
 
 
 def _as_dict(prediction: Prediction, count: int) -> dict[str, object]:
+    named = dict(zip(prediction.class_names, prediction.probabilities, strict=True))
+    if prediction.task == REGRESSION:
+        return {"path": str(prediction.path), "values": named}
+    if prediction.task != CLASSIFICATION:
+        labels = [name for name, probability in named.items() if probability > 0.5]
+        return {"path": str(prediction.path), "labels": labels, "probabilities": named}
     return {
         "path": str(prediction.path),
         "label": prediction.label,

@@ -62,4 +62,5 @@ def run(args: argparse.Namespace) -> None:
         {"run": path, "accuracy": None if figures is None else figures[0] / figures[1]}
         for path, figures in found.runs.items()
     ]
-    print_json({"report": str(found.path), "split": found.split, "runs": runs, "version": __version__})
+    scores = {"scores": dict(found.scores)} if found.scores else {}
+    print_json({"report": str(found.path), "split": found.split, "runs": runs, **scores, "version": __version__})

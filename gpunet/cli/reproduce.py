@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpunet.cli.compute import prepare
+from gpunet.cli.compute import prepare, refuse_ranks
 from gpunet.cli.console import print_json
 from gpunet.cli.parser import Parser, choice, common_options, compute_options, json_option, number
 from gpunet.experiments.presets import PRESETS
@@ -46,6 +46,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train the missing runs, and print expected and found accuracies."""
+    refuse_ranks("the results were published for one", "start it once")
     device = prepare(args)
     from gpunet.experiments.published import load_published
     from gpunet.experiments.reproduce import compare_with_cnn, reproduce

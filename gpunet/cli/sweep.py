@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpunet.cli.compute import refuse_ranks
 from gpunet.cli.console import logger, print_json
 from gpunet.cli.parser import Parser, common_options, compute_options, json_option, number
 from gpunet.sweep.declaration import Sweep, load_sweep
 
 if TYPE_CHECKING:
     from gpunet.sweep.run import SweepResult
+    from gpunet.training.metrics import Metric
 
 
 def add_arguments(parser: Parser) -> None:
@@ -57,6 +59,11 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         _list(sweep)
         return
+    if args.where != "mpi":
+        refuse_ranks(
+            "a sweep shares out its trials itself",
+            "start it once, or as mpiexec -n 4 python -m mpi4py.futures -m gpunet sweep ... --cluster mpi",
+        )
     from gpunet import __version__
     from gpunet.devices import get_backend
 
@@ -97,9 +104,10 @@ def _list(sweep: Sweep) -> None:
 
 
 def _report(result: SweepResult, *, as_json: bool) -> None:
-    from gpunet.sweep.summary import effects, point_accuracy
+    from gpunet.sweep.summary import effects, metric_of, point_score
 
     failed = sum(not row.outcome.ok for row in result.rows)
+    metric = metric_of(result.rows)
     if as_json:
         from gpunet import __version__
 
@@ -111,7 +119,7 @@ def _report(result: SweepResult, *, as_json: bool) -> None:
                 "trials": len(result.rows),
                 "failed": failed,
                 "best": result.best[0].values if result.best else None,
-                "best_validation_accuracy": point_accuracy(result.best) if result.best else None,
+                f"best_validation_{metric.name}": point_score(result.best) if result.best else None,
                 "test": result.test,
                 "version": __version__,
             }
@@ -119,17 +127,19 @@ def _report(result: SweepResult, *, as_json: bool) -> None:
         return
     if result.sweep.options.search == "grid":
         for axis in result.sweep.axes:
-            print(f"{axis.name}: validation accuracy, mean and standard deviation over the seeds")
+            print(f"{axis.name}: validation {metric.name}, mean and standard deviation over the seeds")
             width = max(len(choice.label) for choice in axis.choices)
             for effect in effects(result.rows, axis.name):
-                mean = "failed" if effect.mean is None else f"{100 * effect.mean:.2f} %"
-                std = "" if effect.std is None else f" +- {100 * effect.std:.2f}"
+                mean = "failed" if effect.mean is None else _text(metric, effect.mean)
+                std = "" if effect.std is None else f" +- {_text(metric, effect.std, unit=False)}"
                 lost = f", {effect.failed} failed" if effect.failed and effect.mean is not None else ""
                 print(f"  {effect.value:<{width}}  {mean}{std}  ({effect.seeds} seeds{lost})")
     if result.best:
         values = ", ".join(f"{axis} {value}" for axis, value in result.best[0].values.items())
-        print(f"best: {values}: {100 * point_accuracy(result.best):.2f} %")
-    if result.test is not None:
+        print(f"best: {values}: {_text(metric, point_score(result.best))}")
+    if result.test is not None and "interval" not in result.test:
+        print(f"test {metric.name} of the best point: {_text(metric, result.test['mean'])}")
+    elif result.test is not None:
         low, high = result.test["interval"]
         print(
             f"test accuracy of the best point: {100 * result.test['mean']:.2f} % "
@@ -138,3 +148,9 @@ def _report(result: SweepResult, *, as_json: bool) -> None:
     if failed:
         print(f"{failed} of {len(result.rows)} trials failed: see the table for the errors")
     print(f"table: {os.fspath(result.table)}")
+
+
+def _text(metric: Metric, score: float, *, unit: bool = True) -> str:
+    if not metric.percent:
+        return f"{score:.4g}"
+    return f"{100 * score:.2f}{' %' if unit else ''}"

@@ -10,12 +10,11 @@ import re
 import shlex
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpunet.cli.compute import existing_run, prepare
-from gpunet.cli.console import accuracy_line, logger, print_json
+from gpunet.cli.compute import existing_run, prepare, started_ranks
+from gpunet.cli.console import accuracy_line, logger, print_json, scores_line
 from gpunet.cli.flags import add_flag, add_flags, given_options
 from gpunet.cli.parser import Parser, UsageError, choice, common_options, compute_options, decimal, json_option
 from gpunet.data.config import FASHION_MNIST
@@ -23,10 +22,13 @@ from gpunet.errors import CheckpointError, ConfigError, Interrupted
 from gpunet.experiments.config import RunConfig, load, load_toml, merge, section_of
 from gpunet.experiments.presets import PRESETS
 from gpunet.models import MODELS
+from gpunet.tasks import CLASSIFICATION
 from gpunet.training.config import TrainingConfig
+from gpunet.training.snapshot import LAST
 
 if TYPE_CHECKING:
     from gpunet.experiments.run import RunResult
+    from gpunet.parallel.communicator import Communicator
 
 _FRESH = ("preset", "config", "name", "runs_dir")
 """The options that set up a new run, and so cannot be given with ``--resume``."""
@@ -123,11 +125,29 @@ def run(args: argparse.Namespace) -> None:
     else:
         config, given = _new(args)
     name = _checked_name(args.name if args.name is not None else config.kind)
-    device = prepare(args)
+    ranks = started_ranks(args)
+    from gpunet.experiments.quick import new_run_dir
+    from gpunet.parallel.communicator import from_first
+    from gpunet.parallel.launch import together
+
+    with together(ranks):
+        device = prepare(args)
+        parent = Path(args.runs_dir if args.runs_dir is not None else "runs")
+        folder = run_dir or from_first(ranks, lambda: new_run_dir(parent, name))
+        _train(args, config, folder, device, trackers, given, ranks)
+
+
+def _train(
+    args: argparse.Namespace,
+    config: RunConfig,
+    run_dir: Path,
+    device: str | None,
+    trackers: list[str],
+    given: set[str] | None,
+    ranks: Communicator,
+) -> None:
     from gpunet.experiments.run import train
 
-    if run_dir is None:
-        run_dir = new_run_dir(Path(args.runs_dir if args.runs_dir is not None else "runs"), name)
     try:
         train(
             config,
@@ -141,6 +161,7 @@ def run(args: argparse.Namespace) -> None:
             checkpoint_minutes=args.checkpoint_minutes,
             given=given,
             on_result=functools.partial(_report, data=config.data.data, as_json=args.json),
+            communicator=ranks,
         )
     except KeyboardInterrupt as interrupt:
         number = interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
@@ -152,7 +173,8 @@ def run(args: argparse.Namespace) -> None:
         raise
     finally:
         with contextlib.suppress(OSError):
-            run_dir.rmdir()  # succeeds only if nothing was written to it
+            if ranks.rank == 0:
+                run_dir.rmdir()  # succeeds only if nothing was written to it
 
 
 def _new(args: argparse.Namespace) -> tuple[RunConfig, set[str] | None]:
@@ -174,6 +196,11 @@ def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
         raise UsageError(f"{flags} cannot be given with --resume: only --epochs can be changed, to a higher number")
     run_dir = existing_run(args.resume)
     if not (run_dir / "config.toml").is_file():
+        if (run_dir / LAST).is_file():
+            raise CheckpointError(
+                f"{run_dir} is of a Trainer in Python, whose model and data are not known here: make the same Trainer "
+                "with that run_dir, and call trainer.resume() before trainer.fit()"
+            )
         raise CheckpointError(f"{run_dir} is not a run folder: it has no config.toml")
     config = load(run_dir / "config.toml")
     if args.kind is not None and args.kind != config.kind:
@@ -184,20 +211,6 @@ def _resumed(args: argparse.Namespace) -> tuple[RunConfig, Path]:
             raise ConfigError(f"--epochs {epochs} is less than the run's {before}; with --resume it can only grow")
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
     return config, run_dir
-
-
-def new_run_dir(runs_dir: Path, name: str) -> Path:
-    """Create the folder ``runs_dir/name-time``, with a number appended if several runs start in the same second."""
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    number = 1
-    while True:
-        run_dir = runs_dir / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            run_dir.mkdir()
-            return run_dir
-        except FileExistsError:
-            number += 1
 
 
 def _checked_name(name: str) -> str:
@@ -232,9 +245,16 @@ def _report(result: RunResult, *, data: str, as_json: bool) -> None:
 def _print(result: RunResult, *, as_json: bool) -> None:
     if not as_json:
         print(f"run folder: {result.run_dir}")
-        print(accuracy_line("test", result.test_correct, result.test_total))
+        if result.task == CLASSIFICATION:
+            print(accuracy_line("test", result.test_correct, result.test_total))
+        if result.test_scores:
+            print(scores_line("test", result.test_scores))
         return
     from gpunet import __version__
+
+    if result.task != CLASSIFICATION:
+        print_json({**result.document(), "version": __version__})
+        return
     from gpunet.report.metrics import wilson_interval
 
     print_json(
@@ -243,7 +263,7 @@ def _print(result: RunResult, *, as_json: bool) -> None:
             "test_accuracy": result.test_accuracy,
             "interval": wilson_interval(result.test_correct, result.test_total),
             "test_loss": result.test_loss,
-            "val_accuracy": result.validation_accuracy,
+            f"val_{result.metric}": result.validation_score,
             "epochs": result.epochs,
             "seconds": result.seconds,
             "images_per_second": result.images_per_second,

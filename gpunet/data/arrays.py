@@ -33,19 +33,27 @@ def from_arrays(
 ) -> tuple[Dataset, Dataset]:
     """A training and a test set from arrays, also PyTorch's, or what NumPy makes arrays of: lists, data frames.
 
-    x: images (n, H, W), (n, H, W, C) or, with 1 or 3 channels, (n, C, H, W), of any integers or floats; or rows
-        (n, F): a table's features or, with ``image_shape``, the pixels of images.
-    y: (n,) whole numbers or strings, or one-hot rows (n, classes). Without `class_names`, the classes are the labels in
-        ascending order, called by what they are; with it, whole numbers are indices into it.
-    x_test, y_test: of the same kinds. Without them, ``test_fraction`` of the images is split off, stratified by class.
-    options: those of :class:`gpunet.data.DataConfig` that concern arrays: ``image_shape``, ``value_range`` and
-        ``test_fraction``.
+    Args:
+        x: images (n, H, W), (n, H, W, C) or, with 1 or 3 channels, (n, C, H, W), of any integers or floats; or rows
+            (n, F): a table's features or, with ``image_shape``, the pixels of images.
+        y: (n,) whole numbers or strings, or one-hot rows (n, classes). Without `class_names`, the classes are the
+            labels in ascending order, called by what they are; with it, whole numbers are indices into it. With
+            ``task="regression"``, numbers (n,) or (n, K); with ``task="multilabel"``, 0 or 1 for each label, (n, K);
+            `class_names` are then the names of the targets or labels.
+        x_test, y_test: of the same kinds. Without them, ``test_fraction`` of the images is split off, stratified by
+            class (for other tasks, at random).
+        options: those of :class:`gpunet.data.DataConfig` that concern arrays: ``task``, ``image_shape``,
+            ``value_range`` and ``test_fraction``.
 
     Pixels are stored as uint8 where that is lossless, else as float32; ``value_range`` of the result is what becomes
     [0, 1]; see :func:`gpunet.data.pixels.stored`. Features are stored as float32.
 
     Raises:
         DataError: the arrays are not as above, hold NaNs, or do not fit together. ConfigError: an option is invalid.
+
+    >>> train, test = gn.data.from_arrays(np.zeros((10, 8, 8), np.uint8), ["cat", "dog"] * 5)
+    >>> train.images.shape, test.images.shape, train.class_names
+    ((8, 8, 8, 1), (2, 8, 8, 1), ('cat', 'dog'))
     """
     if (x_test is None) != (y_test is None):
         raise DataError("x_test and y_test belong together: give both, or neither")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.errors import DataError
+from gpunet.tasks import MULTILABEL
 
 logger = logging.getLogger("gpunet")
 
@@ -21,10 +22,11 @@ def encode(
 ) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """The labels of each part as class indices, int32 (n,), and the names of the classes.
 
-    parts: those of the training part first. Whole numbers (of any dtype), truth values, strings (n,) or (n, 1), or
-        one-hot rows (n, classes).
-    class_names: whole numbers are then indices into them. Without them, the classes are the labels of the training
-        part, in ascending order, and called by what they are: ``7``, ``cat``.
+    Args:
+        parts: those of the training part first. Whole numbers (of any dtype), truth values, strings (n,) or (n, 1), or
+            one-hot rows (n, classes).
+        class_names: whole numbers are then indices into them. Without them, the classes are the labels of the training
+            part, in ascending order, and called by what they are: ``7``, ``cat``.
 
     Raises:
         DataError: labels are of another kind, empty, unknown, or of a single class; `sources` name the parts.
@@ -35,8 +37,8 @@ def encode(
     present = np.unique(columns[0])
     if len(present) > MOST_CLASSES:
         raise DataError(
-            f"{sources[0]} holds {len(present)} different labels, expected at most {MOST_CLASSES} classes: gpunet "
-            "classifies, it does not predict quantities"
+            f"{sources[0]} holds {len(present)} different labels, expected at most {MOST_CLASSES} classes: to "
+            "predict numbers, give --task regression (task= in Python)"
         )
     if len(present) < 2:
         raise DataError(f"{sources[0]} holds a single class ({present[0]}), expected two or more")
@@ -85,7 +87,7 @@ def _column(labels: np.ndarray, source: str) -> np.ndarray:
         if len(wrong):
             raise DataError(
                 f"{source}: {len(wrong)} label(s) are no whole numbers, such as {wrong[0]:g}: expected classes, as "
-                "whole numbers or strings"
+                "whole numbers or strings; to predict numbers, give --task regression (task= in Python)"
             )
         return labels.astype(np.int64)
     if labels.dtype.kind not in "biu":
@@ -117,7 +119,7 @@ def _of_one_hot(rows: np.ndarray, source: str) -> np.ndarray:
     if not ((rows == 0) | (rows == 1)).all() or not (rows.sum(axis=1) == 1).all():
         raise DataError(
             f"{source}: labels of shape {rows.shape} must be one-hot rows, each with a single 1 and zeros: give one "
-            "label for each image"
+            "label for each image, or, where several may hold, --task multilabel; numbers need --task regression"
         )
     found: np.ndarray = rows.argmax(axis=1)
     return found
@@ -150,3 +152,52 @@ def some(items: Any) -> str:
     """The first ten of `items`, and how many more there are."""
     shown = ", ".join(str(item) for item in items[:10])
     return shown if len(items) <= 10 else f"{shown} and {len(items) - 10} more"
+
+
+def targets_of(
+    parts: Sequence[np.ndarray], sources: Sequence[str], task: str, names: Sequence[str]
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """The targets of each part for another task than classification, and their names.
+
+    For ``regression`` float64 (n, K), for ``multilabel`` uint8 (n, K).
+
+    parts: numbers or truth values, (n,) or (n, K); `sources` name them.
+    names: of the K targets, if they are known; else they are called ``target``, or ``1``, ``2`` and so on.
+
+    Raises:
+        DataError: they are no finite numbers, labels are other than 0 and 1, or the parts have different K.
+    """
+    found = [_numbers(np.asarray(part), source) for part, source in zip(parts, sources, strict=True)]
+    count = found[0].shape[1]
+    for numbers, source in zip(found, sources, strict=True):
+        if numbers.shape[1] != count:
+            raise DataError(f"{source} has {numbers.shape[1]} targets for each row, but {sources[0]} {count}")
+        wrong = numbers[(numbers != 0) & (numbers != 1)] if task == MULTILABEL else []
+        if len(wrong):
+            raise DataError(
+                f"{source}: labels must be 0 or 1, one column for each, got {wrong[0]:g}: for one class of several "
+                "give --task classification, for numbers --task regression"
+            )
+    if names and len(names) != count:
+        raise DataError(f"{sources[0]} has {count} targets for each row, but there are {len(names)} names of them")
+    default = ("target",) if count == 1 else tuple(str(number) for number in range(1, count + 1))
+    dtype = np.uint8 if task == MULTILABEL else np.float64
+    return [numbers.astype(dtype) for numbers in found], tuple(names) or default
+
+
+def _numbers(values: np.ndarray, source: str) -> np.ndarray:
+    if values.dtype.kind == "O":
+        values = _of_objects(values, source)
+    if values.dtype.kind not in "buif" or values.ndim not in (1, 2) or values.size == 0:
+        raise DataError(
+            f"{source}: expected numbers (n,) or (n, K), got {values.dtype} of shape {values.shape}; classes that are "
+            "strings need --task classification"
+        )
+    numbers = values.astype(np.float64).reshape(len(values), -1)
+    wrong = ~np.isfinite(numbers).all(axis=1)
+    if wrong.any():
+        raise DataError(
+            f"{source}: {int(wrong.sum())} of {len(numbers)} targets are missing or infinite, the first in row "
+            f"{int(np.argmax(wrong)) + 1}: remove these rows, or fill in the values"
+        )
+    return numbers

@@ -7,18 +7,31 @@ from pathlib import Path
 
 from gpunet.errors import ConfigError
 from gpunet.options import Options, option
+from gpunet.tasks import CLASSIFICATION, TASKS
 
 FASHION_MNIST = "fashion-mnist"
 
 
 @dataclass(frozen=True)
 class DataConfig(Options):
-    """The data set, and how it is split, scaled and augmented. A relative path of the data set is made absolute."""
+    """The data set, and how it is split, scaled and augmented. A relative path of the data set is made absolute.
+
+    >>> config = gn.data.DataConfig(validation_fraction=0.1, flip=True)
+    >>> config.data, config.mirrors
+    ('fashion-mnist', True)
+    """
 
     data: str = option(
         FASHION_MNIST,
         "fashion-mnist, or a path: a folder with a folder of pictures for each class (or train/, val/ and test/ of "
         "such), an NPZ file, a table (CSV, TSV, Parquet), a folder of IDX files or of CIFAR's binary files",
+    )
+    task: str = option(
+        CLASSIFICATION,
+        "what is predicted: classification, one class of several; regression, numbers; multilabel, labels that each "
+        "hold (1) or not (0)",
+        choices=TASKS,
+        written=False,
     )
     image_size: tuple[int, ...] = option(
         (),
@@ -36,7 +49,7 @@ class DataConfig(Options):
     label_column: str = option(
         "",
         "tables: the column with the labels (default: that called label, class, target or y, else the only one of "
-        "words, else the last)",
+        "words, else the last); for a regression or several labels, columns separated by commas",
     )
     value_range: tuple[float, ...] = option(
         (),

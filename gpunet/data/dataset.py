@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gpunet.dlpack import own_array
 from gpunet.errors import DataError
+from gpunet.tasks import CLASSIFICATION, MULTILABEL, REGRESSION
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -25,25 +26,42 @@ FASHION_MNIST_CLASSES = (
 
 EIGHT_BITS = (0.0, 255.0)
 
+_LABELS = {
+    CLASSIFICATION: ("int32", 1, "(n,)"),
+    REGRESSION: ("float64", 2, "(n, K)"),
+    MULTILABEL: ("uint8", 2, "(n, K)"),
+}
+"""By task: dtype, rank and shape of the labels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Labelled images, or the rows of a table.
 
-    images: uint8 (n, H, W, C), n, H, W, C >= 1; or float32, where uint8 cannot hold the values. A table of F features
-        is float32 (n, 1, 1, F): an image of one pixel with a channel for each feature.
-    labels: int32 (n,), each an index into class_names.
-    value_range: the values of `images` that are black and white: what :func:`~gpunet.data.scaling.scaling_of` maps to
-        0 and 1. Of no meaning for a table.
+    Args:
+        images: uint8 (n, H, W, C), n, H, W, C >= 1; or float32, where uint8 cannot hold the values. A table of F
+            features is float32 (n, 1, 1, F): an image of one pixel with a channel for each feature.
+        labels: int32 (n,), each an index into class_names. For the task ``regression``, the targets, float64 (n, K);
+            for ``multilabel``, uint8 (n, K), 1 where a label holds. class_names are then the names of the targets or
+                labels.
+        value_range: the values of `images` that are black and white: what :func:`~gpunet.data.scaling.scaling_of` maps
+            to 0 and 1. Of no meaning for a table.
 
     Raises:
-        DataError: the arrays have other dtypes or shapes, or a label has no class name.
+        DataError: the arrays have other dtypes or shapes, a label has no class name, or a target is not finite.
+
+    >>> dataset = gn.data.Dataset(np.zeros((3, 8, 8, 1), np.uint8), np.int32([0, 1, 1]), ("cat", "dog"))
+    >>> len(dataset), dataset.image_shape, dataset.classes
+    (3, (8, 8, 1), 2)
+    >>> dataset.take(np.array([2, 0])).labels
+    array([1, 0], dtype=int32)
     """
 
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     value_range: tuple[float, float] = EIGHT_BITS
+    task: str = CLASSIFICATION
 
     def __post_init__(self) -> None:
         for name in ("images", "labels"):  # another library's array, such as a PyTorch tensor, is taken as it is
@@ -55,10 +73,13 @@ class Dataset:
                 f"{type(labels).__name__}: convert them with numpy.asarray(images, numpy.uint8) and "
                 "numpy.asarray(labels, numpy.int32)"
             )
-        known = images.dtype in (np.uint8, np.float32) and labels.dtype == np.int32
-        if not known or images.ndim != 4 or labels.ndim != 1:
+        if self.task not in _LABELS:
+            raise DataError(f"task must be one of {', '.join(_LABELS)}; got {self.task!r:.80}")
+        dtype, rank, shape = _LABELS[self.task]
+        known = images.dtype in (np.uint8, np.float32) and labels.dtype == dtype
+        if not known or images.ndim != 4 or labels.ndim != rank:
             raise DataError(
-                "a Dataset takes images uint8 (n, H, W, C) or float32, and labels int32 (n,), got "
+                f"a Dataset takes images uint8 (n, H, W, C) or float32, and labels {dtype} {shape}, got "
                 f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}; gpunet.data.from_arrays takes others"
             )
         if images.size == 0 or len(images) != len(labels):
@@ -66,11 +87,22 @@ class Dataset:
                 f"a Dataset needs as many labels as images, at least one; got images {images.shape} and "
                 f"{len(labels)} labels"
             )
+        if self.task != CLASSIFICATION:
+            self._check_targets()
+            return
         classes = len(self.class_names)
         if labels.min() < 0 or labels.max() >= classes:
             raise DataError(
                 f"labels lie between {labels.min()} and {labels.max()}, but there are {classes} class names"
             )
+
+    def _check_targets(self) -> None:
+        if self.labels.shape[1] != len(self.class_names):
+            raise DataError(f"there are {self.labels.shape[1]} targets, but {len(self.class_names)} names of them")
+        if self.task == MULTILABEL and self.labels.max() > 1:
+            raise DataError(f"labels must be 0 or 1, got {self.labels.max()}")
+        if not np.isfinite(self.labels).all():
+            raise DataError("targets must be finite numbers, got NaN or infinity")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,12 +120,12 @@ class Dataset:
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
+        """Number of classes; of targets or labels for other tasks: of the outputs of a model."""
         return len(self.class_names)
 
     def take(self, indices: np.ndarray) -> Dataset:
         """The images and labels at `indices`, copied."""
-        return Dataset(self.images[indices], self.labels[indices], self.class_names, self.value_range)
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def in_range(self, value_range: tuple[float, float]) -> Dataset:
         """The same data set with `value_range`: values as a model sees them that was trained with that range."""
@@ -101,7 +133,7 @@ class Dataset:
             return self
         unit = images_in_unit(self.images, self.value_range)
         images = unit * np.float32(value_range[1] - value_range[0]) + np.float32(value_range[0])
-        return Dataset(images.astype(np.float32), self.labels, self.class_names, value_range)
+        return replace(self, images=images.astype(np.float32), value_range=value_range)
 
     def shown(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """The images at `rows` for looking at: uint8 from 0 to 255 as they are, others as float32, 0 black and 1 white.

@@ -42,6 +42,9 @@ def fetch(path: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         DataError: the given folder is damaged, or no source has the files; the message says why for each source.
         OutputError: the cache cannot be written to.
+
+    >>> gn.data.fetch()  # doctest: +SKIP
+    PosixPath('/home/me/.cache/gpunet/fashion-mnist')
     """
     found = find_files(path)
     return found.folder if found else _fetched()

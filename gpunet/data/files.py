@@ -128,6 +128,13 @@ def find(path: str | os.PathLike[str] | None = None) -> Path | None:
 
     Raises:
         DataError: files are missing or damaged in the given folder; the message lists each problem.
+
+    >>> gn.data.find()  # doctest: +SKIP
+    PosixPath('/usr/share/datasets/fashion-mnist')
+    >>> gn.data.find("elsewhere")
+    Traceback (most recent call last):
+    ...
+    gpunet.errors.DataError: elsewhere (the folder given) is not a folder: expected the one that contains ...
     """
     found = find_files(path)
     return found.folder if found else None
@@ -161,6 +168,13 @@ def verify(path: str | os.PathLike[str] | None = None) -> dict[str, str]:
 
     Raises:
         DataError: there are none, or files are missing or damaged in the given folder.
+
+    >>> gn.data.verify("elsewhere")
+    Traceback (most recent call last):
+    ...
+    gpunet.errors.DataError: elsewhere (the folder given) is not a folder: expected the one that contains ...
+    >>> gn.data.verify()["t10k-labels-idx1-ubyte"]  # doctest: +SKIP
+    '0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34'
     """
     folder = find(path)
     if folder is None:

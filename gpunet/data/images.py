@@ -36,14 +36,15 @@ def read_image(
 ) -> np.ndarray:
     """Read one image as input for a model, uint8 `shape` = (H, W, C) with C = 1 (greyscale) or 3 (RGB).
 
-    path: PNG, JPEG, BMP, GIF (the first frame), PPM, TIFF or WebP of up to 2**26 pixels; or an NPY array (H, W) or
-        (H, W, C), uint8 or floats in [0, 1]. The image is resized to fit (area averaging to shrink, bilinear to
-        enlarge), keeping its aspect ratio, and centred on black. For a greyscale model, colours are converted by
-        ITU-R BT.601 luma. Transparent areas become what contrasts: black around something bright (if the luma of the
-        other pixels, weighted by their opacity, is above mid-grey on average), else white.
-    invert: Fashion-MNIST shows bright clothes on black, photographs often dark ones on white. ``auto`` inverts, for
-        greyscale models, images whose border pixels are brighter than mid-grey on average. (This is true of no
-        Fashion-MNIST image, and of the negative of each.)
+    Args:
+        path: PNG, JPEG, BMP, GIF (the first frame), PPM, TIFF or WebP of up to 2**26 pixels; or an NPY array (H, W) or
+            (H, W, C), uint8 or floats in [0, 1]. The image is resized to fit (area averaging to shrink, bilinear to
+            enlarge), keeping its aspect ratio, and centred on black. For a greyscale model, colours are converted by
+            ITU-R BT.601 luma. Transparent areas become what contrasts: black around something bright (if the luma of
+            the other pixels, weighted by their opacity, is above mid-grey on average), else white.
+        invert: Fashion-MNIST shows bright clothes on black, photographs often dark ones on white. ``auto`` inverts, for
+            greyscale models, images whose border pixels are brighter than mid-grey on average. (This is true of no
+            Fashion-MNIST image, and of the negative of each.)
 
     An image whose pixels all have one value is read, with a warning.
 
@@ -51,6 +52,12 @@ def read_image(
         DataError: the file is missing, unreadable, damaged, too large, of an unknown format, or has NaNs or the wrong
             rank.
         ConfigError: `shape` or `invert` is not one of the above.
+
+    >>> np.save("dot.npy", np.uint8([[255, 255, 255], [255, 0, 255], [255, 255, 255]]))
+    >>> gn.data.read_image("dot.npy", (3, 3, 1))[:, :, 0]  # dark on white, so it is inverted
+    array([[  0,   0,   0],
+           [  0, 255,   0],
+           [  0,   0,   0]], dtype=uint8)
     """
     if len(shape) != 3 or min(shape) < 1 or shape[2] not in (1, 3):
         raise ConfigError(f"images can be read for models that take (H, W, 1) or (H, W, 3), not {tuple(shape)}")

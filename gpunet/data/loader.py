@@ -48,6 +48,14 @@ class Loader:
             or weight is not finite.
         DeviceError: there is no such device.
         ConfigError: augmentation is requested for data other than uint8 images.
+
+    >>> loader = gn.data.Loader(np.uint8([0, 255, 255]).reshape(3, 1, 1, 1), [5, 6, 7])
+    >>> [(x.ravel().tolist(), labels.tolist()) for x, labels in loader.batches(2)]
+    [([0.0, 1.0], [5, 6]), ([1.0], [7])]
+    >>> loader.shuffle(seed=0, epoch=1)
+    >>> x, labels = loader.training_batch(0, 3, seed=0, step=0)
+    >>> sorted(labels.tolist())
+    [5, 6, 7]
     """
 
     def __init__(
@@ -188,10 +196,13 @@ class Loader:
             order = order + self.size * (mirrored_first[order] ^ (epoch & 1))
         self.backend.assign(self._order, order)  # in place: a captured step refers to this array
 
-    def training_batch(self, start: int | Array, size: int, *, seed: int, step: int | Array) -> tuple[Array, Array]:
+    def training_batch(
+        self, start: int | Array, size: int, *, seed: int, step: int | Array, first_row: int = 0
+    ) -> tuple[Array, Array]:
         """`size` shuffled and augmented images, starting at position `start`, and their labels or numbers.
 
-        `start` and `step` are ints or one-element arrays on the device.
+        `start` and `step` are ints or one-element arrays on the device. With `first_row`, these are the rows from that
+        one on of the batch that starts there.
         """
         x, labels = ops.gather_batch(
             self._images,
@@ -201,12 +212,13 @@ class Loader:
             size=size,
             seed=seed,
             step=step,
+            first_row=first_row,
             **self._augmentation,
             **self._scaling,
         )
         if self._numbers is None:
             return x, labels
-        return x, ops.gather_targets(self._numbers, self._order, start=start, size=size)
+        return x, ops.gather_targets(self._numbers, self._order[first_row:], start=start, size=size)
 
     def training_weights(self, start: int | Array, size: int) -> Array | None:
         """The weights of the rows of a :meth:`training_batch`, (size,); None without ``sample_weight``."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gpunet.data.classes import encode
+from gpunet.data.classes import encode, targets_of
 from gpunet.data.config import DataConfig
 from gpunet.data.dataset import EIGHT_BITS, Dataset
 from gpunet.data.pixels import stored
 from gpunet.data.split import hold_out
 from gpunet.errors import DataError
+from gpunet.tasks import CLASSIFICATION
 
 logger = logging.getLogger("gpunet")
 
@@ -43,6 +44,8 @@ class Found:
     class_names: tuple[str, ...] | None = None
     features: tuple[str, ...] = ()
     """Names of a table's columns."""
+    targets: tuple[str, ...] = ()
+    """Names of a table's columns of labels."""
     eight_bits: bool = False
     """Whether the values are known to range from 0 to 255, whatever is among them."""
 
@@ -76,9 +79,11 @@ def assemble(found: Found, config: DataConfig) -> Loaded:
     for part, values in zip(given, shaped, strict=True):
         if values.size == 0:
             raise DataError(f"{part.source} holds no pixels: shape {part.values.shape}")
-    labels, class_names = encode(
-        [part.labels for part in given], [part.labels_source for part in given], found.class_names
-    )
+    read, labels_sources = [part.labels for part in given], [part.labels_source for part in given]
+    if config.task == CLASSIFICATION:
+        labels, class_names = encode(read, labels_sources, found.class_names)
+    else:
+        labels, class_names = targets_of(read, labels_sources, config.task, found.class_names or found.targets)
     for part, values, indices in zip(given, shaped, labels, strict=True):
         if len(values) != len(indices):
             raise DataError(f"{part.source} holds {len(values)} images, but {part.labels_source} {len(indices)} labels")
@@ -91,14 +96,15 @@ def assemble(found: Found, config: DataConfig) -> Loaded:
     held_out = None
     if found.test is None:
         held_out = hold_out(labels[0], len(class_names), config.test_fraction, TEST_SEED, "test_fraction")
-        logger.info("%s: a test part of %d images was split off, stratified by class", sources[0], len(held_out))
+        how = "stratified by class" if config.task == CLASSIFICATION else "at random"
+        logger.info("%s: a test part of %d images was split off, %s", sources[0], len(held_out), how)
         for arrays in (shaped, labels):
             whole = arrays[0]
             arrays[0], test = np.delete(whole, held_out, axis=0), whole[held_out]
             arrays.append(test)
         sources.append(f"{sources[0]}, the test part,")
     images, value_range = _stored(shaped, sources, found, config)
-    sets = [Dataset(x, y, class_names, value_range) for x, y in zip(images, labels, strict=True)]
+    sets = [Dataset(x, y, class_names, value_range, config.task) for x, y in zip(images, labels, strict=True)]
     train = sets[0]
     if found.validation is not None:
         arrays = [np.concatenate([getattr(part, name) for part in sets[:2]]) for name in ("images", "labels")]

@@ -16,7 +16,8 @@ from gpunet.data.folders import load_folder
 from gpunet.data.mnist import is_idx_folder, load_fashion_mnist, load_idx_folder
 from gpunet.data.parts import Loaded
 from gpunet.data.tables import is_table_folder, is_table_name, load_table
-from gpunet.errors import DataError
+from gpunet.errors import ConfigError, DataError
+from gpunet.tasks import CLASSIFICATION
 
 logger = logging.getLogger("gpunet")
 
@@ -26,17 +27,18 @@ _OF_READERS = ("image_size", "channels", "skip_damaged", "image_shape", "label_c
 def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[Dataset, Dataset]:
     """Read a data set; returns its training and test sets.
 
-    path: ``fashion-mnist`` (found on this machine or downloaded, always verified), or the path of
+    Args:
+        path: ``fashion-mnist`` (found on this machine or downloaded, always verified), or the path of
 
-        * a folder with a folder of pictures for each class, or with ``train/``, ``val/`` and ``test/`` of such;
-        * an NPZ file with x_train, y_train, x_test, y_test (or X, y) and optionally class_names, as
-          :func:`gpunet.data.from_arrays` takes them;
-        * a table with a column of labels: CSV, TSV or Parquet, or a folder with train.csv and test.csv;
-        * a folder of IDX files with the names of MNIST's (KMNIST's, Fashion-MNIST's) or EMNIST's, gzipped or not;
-        * a folder of CIFAR's binary files.
+            * a folder with a folder of pictures for each class, or with ``train/``, ``val/`` and ``test/`` of such;
+            * an NPZ file with x_train, y_train, x_test, y_test (or X, y) and optionally class_names, as
+              :func:`gpunet.data.from_arrays` takes them;
+            * a table with a column of labels: CSV, TSV or Parquet, or a folder with train.csv and test.csv;
+            * a folder of IDX files with the names of MNIST's (KMNIST's, Fashion-MNIST's) or EMNIST's, gzipped or not;
+            * a folder of CIFAR's binary files.
 
-    options: those of :class:`gpunet.data.DataConfig` on reading: ``image_size``, ``channels``, ``skip_damaged``,
-        ``image_shape``, ``label_column``, ``value_range``, ``test_fraction``.
+        options: those of :class:`gpunet.data.DataConfig` on reading: ``task``, ``image_size``, ``channels``,
+            ``skip_damaged``, ``image_shape``, ``label_column``, ``value_range``, ``test_fraction``.
 
     Without a test part, one is split off, stratified and always the same. A validation part comes last in the training
     set. Every file is read once: what is used is what was verified. Sizes are checked before memory is taken, and none
@@ -47,6 +49,11 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[
             inconsistent labels; or a file is larger than the memory that is left.
         ConfigError: an option is invalid, or does not fit the data.
         OutputError: Fashion-MNIST must be downloaded and the cache cannot be written to.
+
+    >>> np.savez("pets.npz", X=np.zeros((10, 8, 8), np.uint8), y=["cat", "dog"] * 5)
+    >>> train, test = gn.data.load("pets.npz")
+    >>> train.images.shape, test.images.shape, train.class_names
+    ((8, 8, 8, 1), (2, 8, 8, 1), ('cat', 'dog'))
     """
     for name in ("image_size", "image_shape"):
         if isinstance(options.get(name), int):
@@ -80,6 +87,8 @@ def read(path: str | os.PathLike[str], config: DataConfig) -> Loaded:
 
 def _read_by(reader: Callable[[Path, DataConfig], Loaded], source: Path, config: DataConfig, *used: str) -> Loaded:
     """What `reader` reads, with a warning if `config` has options for other readers than those that it has `used`."""
+    if config.task != CLASSIFICATION and reader not in (load_table, load_npz):
+        raise ConfigError(f"{source} has classes, so its task is {CLASSIFICATION}: {config.task} needs a table or NPZ")
     others = [name for name in _OF_READERS if name not in used and getattr(config, name)]
     if others:
         logger.warning("%s: %s does not concern data of this kind, and is not used", source, ", ".join(others))

@@ -10,11 +10,18 @@ import numpy as np
 from gpunet.data.dataset import Dataset
 from gpunet.errors import ConfigError
 from gpunet.ops.random import SPLIT, PhiloxStream
+from gpunet.tasks import CLASSIFICATION
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Two disjoint parts of a data set, and the indices of their images in it: int64, ascending."""
+    """Two disjoint parts of a data set, and the indices of their images in it: int64, ascending.
+
+    >>> dataset = gn.data.Dataset(np.zeros((8, 1, 1, 1), np.uint8), np.int32([0, 1] * 4), ("cat", "dog"))
+    >>> parts = gn.data.split(dataset, fraction=0.25, seed=0)
+    >>> sorted([*parts.train_indices.tolist(), *parts.validation_indices.tolist()])
+    [0, 1, 2, 3, 4, 5, 6, 7]
+    """
 
     train: Dataset
     validation: Dataset
@@ -32,12 +39,19 @@ class Split:
 def split(dataset: Dataset, fraction: float, seed: int) -> Split:
     """Hold out round(fraction * n) images for validation, stratified by class and chosen at random by `seed`.
 
+    Numbers, and sets of labels, are not stratified.
+
     The numbers per class are rounded by the largest remainder method. At least one image of a class of two or more
     remains for training; the only image of a class is held out only as a last resort. The choice depends on the
     labels, `fraction` and `seed` alone.
 
     Raises:
         ConfigError: `fraction` is not in (0, 1), or leaves either part empty or a class without training images.
+
+    >>> dataset = gn.data.Dataset(np.zeros((8, 1, 1, 1), np.uint8), np.int32([0, 1] * 4), ("cat", "dog"))
+    >>> parts = gn.data.split(dataset, fraction=0.25, seed=0)
+    >>> len(parts.train), sorted(parts.validation.labels.tolist())  # one of each class
+    (6, [0, 1])
     """
     validation_indices = hold_out(dataset.labels, dataset.classes, fraction, seed, "validation_fraction")
     in_train = np.ones(len(dataset), bool)
@@ -47,7 +61,9 @@ def split(dataset: Dataset, fraction: float, seed: int) -> Split:
 
 
 def hold_out(labels: np.ndarray, classes: int, fraction: float, seed: int, option: str) -> np.ndarray:
-    """The indices that :func:`split` holds out of `labels`, class indices below `classes`: int64, ascending.
+    """The indices that :func:`split` holds out of `labels`: int64, ascending.
+
+    labels: class indices below `classes`, (n,); or numbers (n, K), which are not stratified.
 
     Raises:
         ConfigError: as :func:`split`; `option` is the name of `fraction` in messages.
@@ -56,6 +72,8 @@ def hold_out(labels: np.ndarray, classes: int, fraction: float, seed: int, optio
     if not 0 < fraction < 1:
         raise ConfigError(f"{option} must be greater than 0 and less than 1, got {fraction!r}")
     held_out = round(fraction * n)
+    if labels.ndim == 2:
+        labels, classes = np.zeros(n, np.int32), 1
     counts = np.bincount(labels, minlength=classes).tolist()
     if not 0 < held_out < n:
         raise ConfigError(f"{option} {fraction:g} of {n} images is {held_out}: both parts need at least one image")
@@ -75,9 +93,10 @@ def subset(parts: Split, images: int) -> Split:
         ConfigError: `images` exceeds the number of training images, or is less than the number of classes.
     """
     n = len(parts.train)
-    if not parts.train.classes <= images <= n:
+    least = parts.train.classes if parts.train.task == CLASSIFICATION else 1
+    if not least <= images <= n:
         raise ConfigError(
-            f"train_images must lie between the number of classes, {parts.train.classes}, and the number of images "
+            f"train_images must lie between the number of classes, {least}, and the number of images "
             f"that are not held out, {n}; got {images}"
         )
     if images == n:

@@ -21,6 +21,7 @@ from gpunet.data.parts import Found, Loaded, Part, assemble
 from gpunet.errors import DataError
 from gpunet.files import open_regular
 from gpunet.packages import pip_install
+from gpunet.tasks import CLASSIFICATION
 
 logger = logging.getLogger("gpunet")
 
@@ -35,6 +36,9 @@ class _Table(NamedTuple):
     """Of the columns that are no labels."""
     values: np.ndarray
     labels: np.ndarray
+    """(n,), or (n, K) for other tasks than classification."""
+    targets: tuple[str, ...]
+    """Names of the columns with the labels."""
 
 
 def is_table_name(path: Path) -> bool:
@@ -68,18 +72,19 @@ def load_table(source: Path, config: DataConfig) -> Loaded:
         paths = [_in_folder(source, names) for names in (("train",), ("test",), ("val", "valid", "validation"))]
     parts: list[Part | None] = []
     names: list[str] = []
+    targets: tuple[str, ...] = ()
     for path in paths:
         if path is None:
             parts.append(None)
             continue
-        table = _read(path, config.label_column)
+        table = _read(path, config)
         if names and table.names != names:
             raise DataError(f"the columns of {path} are not those of {paths[0]}: expected {some(names)}")
-        names = table.names
+        names, targets = table.names, table.targets
         parts.append(Part(_as_pixels(table, config), table.labels, str(path), f"{path}, the labels"))
     train, test, validation = parts
     assert train is not None
-    return assemble(Found(train, test, validation, features=tuple(names)), config)
+    return assemble(Found(train, test, validation, features=tuple(names), targets=targets), config)
 
 
 def _in_folder(folder: Path, names: Sequence[str]) -> Path | None:
@@ -100,9 +105,10 @@ def _as_pixels(table: _Table, config: DataConfig) -> np.ndarray:
     return table.values
 
 
-def _read(path: Path, label_column: str) -> _Table:
+def _read(path: Path, config: DataConfig) -> _Table:
     if path.suffix.lower() == ".parquet":
-        return _read_parquet(path, label_column)
+        return _read_parquet(path, config)
+    wanted = config.label_column
     lines = _lines(path)
     first = next((line for line in lines if line.strip()), "")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;", key=first.count)
@@ -115,20 +121,23 @@ def _read(path: Path, label_column: str) -> _Table:
     words = [index for index, cell in enumerate(cells) if not _is_number(cell)]
     # A single word at either end is a class, unless it is the name of the labels over columns that are called 0, 1 ...
     lone = len(words) == 1 and words[0] in (0, len(cells) - 1) and cells[words[0]].strip().lower() not in _LABELS
-    header = bool(words) and not (lone and cells[words[0]].strip() != label_column)
+    header = bool(words) and not (lone and cells[words[0]].strip() != wanted)
     names = [cell.strip() for cell in cells] if header else [str(number) for number in range(1, len(cells) + 1)]
     filled = [line for line in lines if line.strip()]
     example = next(csv.reader(filled[int(header) :][:1], delimiter=delimiter), [])
-    chosen = _label_column(names, [not _is_number(cell) for cell in example], label_column, path)
+    chosen = _label_columns(names, [not _is_number(cell) for cell in example], config, path)
     rows = len(filled) - header
     if rows < 1:
         raise DataError(f"{path} has no rows")
     check_memory(8 * rows * len(names), f"{path}, {rows} rows of {len(names)} columns,")
-    others = [index for index in range(len(names)) if index != chosen]
+    others = [index for index in range(len(names)) if index not in chosen]
     skipped = int(header)
     values = _columns(lines, delimiter, skipped, others, float, path, names)
-    labels = _columns(lines, delimiter, skipped, [chosen], str, path, names)[:, 0]
-    return _Table([names[index] for index in others], values, _numbers_where_possible(labels))
+    labels = _numbers_where_possible(_columns(lines, delimiter, skipped, chosen, str, path, names))
+    targets = tuple(names[index] for index in chosen)
+    if config.task == CLASSIFICATION:
+        labels = labels[:, 0]
+    return _Table([names[index] for index in others], values, labels, targets)
 
 
 def _lines(path: Path) -> list[str]:
@@ -180,6 +189,17 @@ def _is_number(cell: str) -> bool:
     return True
 
 
+def _label_columns(names: list[str], of_words: list[bool], config: DataConfig, path: Path) -> list[int]:
+    """The indices of the columns with the labels, one for a classification; `of_words` hold no numbers."""
+    wanted = config.label_column
+    if config.task == CLASSIFICATION or wanted in names or not wanted:
+        return [_label_column(names, of_words, wanted, path)]
+    found = [_label_column(names, of_words, name.strip(), path) for name in wanted.split(",") if name.strip()]
+    if len(set(found)) < max(1, len(found)) or len(found) == len(names):
+        raise DataError(f"{path}: label_column {wanted!r} must name different columns, and leave some for the features")
+    return found
+
+
 def _label_column(names: list[str], of_words: list[bool], wanted: str, path: Path) -> int:
     """The index of the column with the labels; `of_words` are the columns that hold no numbers."""
     if wanted:
@@ -209,7 +229,7 @@ def _numbers_where_possible(labels: np.ndarray) -> np.ndarray:
         return labels
 
 
-def _read_parquet(path: Path, label_column: str) -> _Table:
+def _read_parquet(path: Path, config: DataConfig) -> _Table:
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -226,10 +246,13 @@ def _read_parquet(path: Path, label_column: str) -> _Table:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # pyarrow's errors for damaged files
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-    chosen = _label_column(names, [column.dtype.kind not in "buif" for column in columns], label_column, path)
-    others = [index for index in range(len(names)) if index != chosen]
+    chosen = _label_columns(names, [column.dtype.kind not in "buif" for column in columns], config, path)
+    others = [index for index in range(len(names)) if index not in chosen]
     words = [names[index] for index in others if columns[index].dtype.kind not in "buif"]
     if words or not others:
         raise DataError(f"{path}: expected numbers in each column but the labels', not in {some(words)}")
     values = np.stack([columns[index].astype(np.float64) for index in others], axis=1)
-    return _Table([names[index] for index in others], values, columns[chosen])
+    if config.task == CLASSIFICATION:
+        return _Table([names[index] for index in others], values, columns[chosen[0]], (names[chosen[0]],))
+    labels = np.stack([columns[index] for index in chosen], axis=1)
+    return _Table([names[index] for index in others], values, labels, tuple(names[index] for index in chosen))

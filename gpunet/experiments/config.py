@@ -45,6 +45,11 @@ class RunConfig:
 
     Raises:
         ConfigError: `hybrid` is given for a model other than the hybrid.
+
+    >>> from gpunet.experiments.config import RunConfig
+    >>> config = RunConfig(gn.models.MLPConfig(hidden=(32,)), training=gn.training.TrainingConfig(epochs=3))
+    >>> config.kind, config.model.hidden, config.training.epochs, config.data.data
+    ('mlp', (32,), 3, 'fashion-mnist')
     """
 
     model: Options
@@ -110,6 +115,15 @@ def merge(
 
     Raises:
         ConfigError: an option is unknown, misplaced, of the wrong type or out of bounds, or no model is named.
+
+    >>> from gpunet.experiments.config import merge
+    >>> config = merge("mlp", "quick", toml={"training": {"epochs": 3}}, overrides={"hidden": [32]})
+    >>> config.model.hidden, config.training.epochs
+    ((32,), 3)
+    >>> merge("mlp", overrides={"hiden": [32]})
+    Traceback (most recent call last):
+    ...
+    gpunet.errors.ConfigError: unknown option 'hiden' (did you mean 'hidden'?)
     """
     toml = toml or {}
     kind = _kind(kind, toml, source)
@@ -164,6 +178,12 @@ def load(path: Path) -> RunConfig:
     """The configuration in a TOML file that names its model, such as a run folder's ``config.toml``.
 
     Raises: as :func:`load_toml` and :func:`merge`.
+
+    >>> from pathlib import Path
+    >>> from gpunet.experiments.config import load, merge, to_toml
+    >>> size = Path("run.toml").write_text(to_toml(merge("mlp", overrides={"epochs": 3})))
+    >>> load(Path("run.toml")).training.epochs
+    3
     """
     return merge(toml=load_toml(path), source=str(path))
 
@@ -172,6 +192,11 @@ def from_toml(text: str, source: str = "configuration") -> RunConfig:
     """The configuration in TOML text; the inverse of :func:`to_toml`.
 
     Raises: as :func:`merge`, or ConfigError if `text` is not TOML.
+
+    >>> from gpunet.experiments.config import from_toml, merge, to_toml
+    >>> config = merge("mlp", overrides={"hidden": [32]})
+    >>> from_toml(to_toml(config)) == config
+    True
     """
     return merge(toml=parse_toml(text, source), source=source)
 
@@ -189,7 +214,15 @@ def to_dict(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 
 def to_toml(config: RunConfig) -> str:
-    """`config` as TOML text with every option written out, so that changes of the defaults do not affect it."""
+    """`config` as TOML text with every option written out, so that changes of the defaults do not affect it.
+
+    >>> from gpunet.experiments.config import merge, to_toml
+    >>> print(to_toml(merge("mlp", overrides={"hidden": [32]})))
+    [model]
+    kind = "mlp"
+    hidden = [32]
+    ...
+    """
     tables = (
         "\n".join([f"[{section}]", *(f"{name} = {_toml_value(value)}" for name, value in options.items())])
         for section, options in to_dict(config).items()

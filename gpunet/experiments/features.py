@@ -26,6 +26,7 @@ from gpunet.nn import Flatten, ForwardContext, Sequential
 from gpunet.report.feature_figures import LayerMap, plot_layer_maps, plot_probes
 from gpunet.report.metrics import principal_plane
 from gpunet.report.run_figures import draw_all
+from gpunet.tasks import CLASSIFICATION
 from gpunet.training import Trainer, TrainingConfig
 from gpunet.training.evaluation import extract
 
@@ -79,8 +80,14 @@ def analyse(
     Raises:
         CheckpointError: no usable model. ConfigError: it is an MLP, or has no such layer. DataError: no usable data.
         OutputError: the table cannot be written.
+
+    >>> from gpunet.experiments.features import analyse
+    >>> max(analyse("runs/cnn"), key=lambda probe: probe.validation_accuracy).layer  # doctest: +SKIP
+    'block5'
     """
     saved = load_model(path, device)
+    if saved.task != CLASSIFICATION:
+        raise ConfigError(f"{path} was trained for {saved.task}: features are analysed for classifiers")
     cnn = _cnn(saved, Path(path))
     names = list(layers) if layers else _default_layers(cnn)
     parts = [_until(cnn, name) for name in names]  # fails before the slow part
@@ -225,7 +232,7 @@ def _mlp(
     validation_loader = Loader(validation.astype(np.float32), validation_labels, backend=backend)
     model = MLP((train.shape[1], *MLP_HIDDEN, classes), dropout=0.2).initialize(seed, device=backend)
     config = TrainingConfig(epochs=MLP_EPOCHS, lr=1e-3, weight_decay=0.05, keep="last", seed=seed)
-    trainer = Trainer(model, config, train=train_loader, validation=validation_loader)
+    trainer = Trainer(model, config, train=train_loader, validation=validation_loader, progress=False)
     return float(trainer.fit().records[-1]["validation_accuracy"])
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,15 +15,19 @@ from gpunet.data.dataset import FASHION_MNIST_CLASSES
 from gpunet.data.loader import Loader
 from gpunet.data.sources import read
 from gpunet.errors import CheckpointError, ConfigError, DataError
+from gpunet.experiments.config import RunConfig
 from gpunet.experiments.prepare import loader_of, prepare
 from gpunet.experiments.saved import SavedModel, check_finite, load_class_names, load_model
 from gpunet.files import PathLike
 from gpunet.models import Hybrid
 from gpunet.report.figures import plot_feature_scatter
 from gpunet.report.metrics import confusion_matrix
-from gpunet.report.run_figures import plot_evaluation
+from gpunet.report.run_figures import plot_evaluation, plot_predictions
+from gpunet.tasks import CLASSIFICATION, REGRESSION
 from gpunet.training.evaluation import Evaluation, extract, with_mirror_images
 from gpunet.training.evaluation import evaluate as evaluate_model
+from gpunet.training.metrics import monitoring
+from gpunet.training.objective import DEFAULT_LOSSES
 
 __all__ = [
     "EvaluationResult",
@@ -51,6 +56,9 @@ class EvaluationResult:
     class_names: tuple[str, ...]
     tta_correct: int | None = None
     """With test-time augmentation: probabilities averaged over each image and its mirror image; None without it."""
+    task: str = CLASSIFICATION
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """The metrics by name; empty if the accuracy is the only one."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,28 @@ class Prediction:
 
     path: Path
     label: int
+    """The class; -1 for other tasks."""
     probabilities: list[float]
+    """Of the classes, or of each label; the numbers that a regression predicts."""
     class_names: tuple[str, ...]
+    task: str = CLASSIFICATION
+
+
+def predicted(found: Evaluation) -> np.ndarray:
+    """What was predicted: classes (n,), labels (n, K) or numbers (n, K)."""
+    if found.predictions is not None:
+        return found.predictions
+    assert found.probabilities is not None
+    return found.probabilities.argmax(1) if "accuracy" in found.scores else found.probabilities > 0.5
+
+
+def measured(config: RunConfig) -> dict[str, Any]:
+    """Loss and metrics of a run, as arguments of an evaluation."""
+    training = config.training
+    return {
+        "loss": DEFAULT_LOSSES[config.data.task] if training.loss == "auto" else training.loss,
+        "metrics": monitoring(training.metric, config.data.task),
+    }
 
 
 def check_data(saved: SavedModel, dataset: Dataset, source: str) -> None:
@@ -71,8 +99,11 @@ def check_data(saved: SavedModel, dataset: Dataset, source: str) -> None:
     a model trained on one, are compared by the number of classes alone.
 
     Raises:
-        DataError: the images have another shape, or the classes another number, names or order.
+        DataError: the images have another shape, or the classes another number, names or order; or it is for another
+            task.
     """
+    if saved.task != dataset.task:
+        raise DataError(f"the model was trained for {saved.task}, but the data set {source} is for {dataset.task}")
     own, other = saved.class_names, dataset.class_names
     if saved.of_table != dataset.is_table:
         kinds = ("a table", "images")
@@ -84,7 +115,7 @@ def check_data(saved: SavedModel, dataset: Dataset, source: str) -> None:
             f"{dataset.image_shape} of {len(other)} classes"
         )
     unnamed = tuple(str(number) for number in range(len(own)))
-    if own == other or unnamed in (own, other):
+    if own == other or unnamed in (own, other) or saved.task != CLASSIFICATION:
         return
     first = next(number for number, names in enumerate(zip(own, other, strict=True)) if names[0] != names[1])
     raise DataError(
@@ -100,17 +131,20 @@ def _some(names: Sequence[str]) -> str:
 
 
 def evaluate_saved(saved: SavedModel, dataset: Dataset) -> tuple[Evaluation, np.ndarray, Loader]:
-    """Evaluate the model on `dataset`: its results, the class probabilities (n, classes), and the images on the device.
+    """Evaluate the model on `dataset`: its results, the probabilities (n, classes), and the images on the device.
+
+    Of a regression, the numbers that are predicted (n, K) instead of probabilities.
 
     Raises:
         CheckpointError: a probability or the loss is not finite.
     """
     dataset = dataset.in_range(saved.value_range)
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
-    found = evaluate_model(saved.model, loader, keep_probabilities=True)
-    assert found.probabilities is not None
-    check_finite(saved, found.probabilities, found.loss)
-    return found, found.probabilities, loader
+    found = evaluate_model(saved.model, loader, **measured(saved.config), keep_probabilities=True)
+    outputs = found.probabilities if found.predictions is None else found.predictions
+    assert outputs is not None
+    check_finite(saved, outputs, found.loss)
+    return found, outputs, loader
 
 
 def evaluate(
@@ -132,6 +166,14 @@ def evaluate(
         ConfigError: `tta` for a model that was not trained on mirrored images.
         CheckpointError: no usable model, or its outputs are not finite.
         DataError: no usable data, or they do not fit the model; see :func:`check_data`.
+
+    >>> from gpunet.experiments.config import merge
+    >>> from gpunet.experiments.run import evaluate, fit
+    >>> np.savez("pets.npz", X=np.zeros((40, 8, 8), np.uint8), y=["cat", "dog"] * 20)
+    >>> found = fit(merge("mlp", "baseline", overrides={"data": "pets.npz", "epochs": 1}), run_dir="run")
+    >>> result = evaluate("run")
+    >>> result.correct, result.total, result.class_names  # all images are the same, half of them are cats
+    (4, 8, ('cat', 'dog'))
     """
     saved = load_model(path, device)
     options = saved.data_config(data, split)
@@ -142,6 +184,12 @@ def evaluate(
     dataset = prepare(options).part(split) if data is None or split != "test" else read(data, options).test
     check_data(saved, dataset, options.data if data is None else data)
     found, probabilities, loader = evaluate_saved(saved, dataset)
+    if saved.task != CLASSIFICATION:
+        if figures:
+            plot_predictions(saved.file.parent, dataset, predicted(found), prefix=f"{split}_")
+        return EvaluationResult(
+            split, found.loss, 0, found.total, [], saved.class_names, task=saved.task, scores=found.scores
+        )
     if figures:
         plot_evaluation(saved.file.parent, dataset, probabilities, prefix=f"{split}_")
     matrix = confusion_matrix(dataset.labels, probabilities.argmax(1), dataset.classes)
@@ -150,8 +198,9 @@ def evaluate(
         averaged = with_mirror_images(saved.model, loader, probabilities)
         check_finite(saved, averaged, found.loss)
         tta_correct = int((averaged.argmax(1) == dataset.labels).sum())
+    scores = {} if list(found.scores) == ["accuracy"] else found.scores
     return EvaluationResult(
-        split, found.loss, found.correct, found.total, matrix.tolist(), saved.class_names, tta_correct
+        split, found.loss, found.correct, found.total, matrix.tolist(), saved.class_names, tta_correct, scores=scores
     )
 
 
@@ -164,6 +213,8 @@ def feature_map(path: PathLike, *, device: str | None = None, split: str = "test
         CheckpointError: no usable model, or it is not a hybrid. DataError: no usable data.
     """
     saved = load_model(path, device)
+    if saved.task != CLASSIFICATION:
+        raise CheckpointError(f"{path} was trained for {saved.task}: a feature map shows classes")
     if not isinstance(saved.model, Hybrid):
         raise CheckpointError(f"{path} contains a {type(saved.model).__name__}: a feature map needs a Hybrid")
     options = saved.data_config()
@@ -186,6 +237,14 @@ def predict(
     Raises:
         CheckpointError: no usable model, or its outputs are not finite. DataError: a file cannot be read as an image;
             nothing is predicted then.
+
+    >>> from gpunet.experiments.run import predict
+    >>> gn.save(gn.models.CNN((8, 8, 1), 2, (4,)).initialize(), "model.safetensors", class_names=["cat", "dog"],
+    ...     scaling=gn.data.scaling.scaling_of(np.zeros((1, 8, 8, 1), np.uint8), "none"))
+    >>> np.save("image.npy", np.eye(8))
+    >>> [one] = predict("model.safetensors", ["image.npy"])
+    >>> one.class_names, round(sum(one.probabilities), 5)
+    (('cat', 'dog'), 1.0)
     """
     saved = load_model(path, device)
     if saved.of_table:
@@ -193,8 +252,19 @@ def predict(
     if invert == "auto" and saved.class_names != FASHION_MNIST_CLASSES and saved.config.data.data != FASHION_MNIST:
         invert = "never"
     pixels = np.stack([read_image(image, saved.image_shape, invert=invert) for image in images])
-    probabilities = saved.predict_proba(saved.pictures(pixels))
+    pictures = saved.pictures(pixels)
+    if saved.task == REGRESSION:
+        probabilities = saved.predict(pictures).reshape(len(pictures), -1)
+    else:
+        probabilities = saved.predict_proba(pictures)
+    of_classes = saved.task == CLASSIFICATION
     return [
-        Prediction(Path(image), int(row.argmax()), [float(value) for value in row], saved.class_names)
+        Prediction(
+            Path(image),
+            int(row.argmax()) if of_classes else -1,
+            [float(value) for value in row],
+            saved.class_names,
+            saved.task,
+        )
         for image, row in zip(images, probabilities, strict=True)
     ]

@@ -25,7 +25,7 @@ class Published:
     interval: tuple[float, float]
     """95 % Wilson interval of `mean` for the number of test images."""
     tta_mean: float | None
-    """With test-time augmentation: probabilities averaged over each image and its mirror image."""
+    """With test-time augmentation, probabilities averaged over each image and its mirror image."""
     preset: str
     parameters: int
     commit: str | None
@@ -41,7 +41,8 @@ class Published:
 def load_published(path: Path | None = None) -> dict[str, Published]:
     """The published results by kind of model; none if there is no file.
 
-    path: by default the file shipped with the package.
+    Args:
+        path: by default the file shipped with the package.
 
     Raises:
         DataError: the file is damaged.

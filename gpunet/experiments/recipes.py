@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from gpunet.errors import ConfigError
 from gpunet.experiments.config import RunConfig, section_of
 from gpunet.experiments.prepare import AUGMENTATION, RunData, rescaled
 from gpunet.models import MODELS, CNNConfig
+from gpunet.tasks import CLASSIFICATION, REGRESSION
 
 logger = logging.getLogger("gpunet")
 
@@ -46,7 +47,8 @@ def recipe(config: RunConfig, train: Dataset, validation: int) -> dict[str, Any]
     updates (for an MLP, 20 to 200 epochs) or 1500 (with convolutions, 10 to 60); the learning rate is that of the
     default preset, scaled to the batch size. Nothing is augmented, as what leaves a class unchanged depends on the
     data, and inputs are standardised by channel, or by feature. For a table, half of the hidden units are dropped, and
-    labels are not smoothed: with many features and few rows the presets of images overfit.
+    labels are not smoothed: with many features and few rows the presets of images overfit. A regression of a table
+    drops a tenth and decays its weights, and the best epoch is kept however few validation rows there are.
     """
     rule = _CNN if isinstance(config.model, CNNConfig) else _MLP
     batch_size = 2 ** int(np.clip(math.log2(max(len(train), 20) / 20), 4, 8))
@@ -63,6 +65,12 @@ def recipe(config: RunConfig, train: Dataset, validation: int) -> dict[str, Any]
     }
     if train.is_table and rule is _MLP:
         found |= {"dropout": 0.5, "label_smoothing": 0.0}
+    if train.task != CLASSIFICATION:
+        found["label_smoothing"] = 0.0
+    if train.task == REGRESSION:  # R2 of few rows is no lottery as the number of hits among them is
+        if train.is_table and rule is _MLP and config.training.optimizer == "adamw":
+            found |= {"dropout": 0.1, "weight_decay": 0.1}
+        return found
     return {**found, "keep": "last"} if validation < FEW_TO_CHOOSE_BY else found
 
 
@@ -92,6 +100,7 @@ def _explain(config: RunConfig, train: Dataset, validation: int, chosen: dict[st
         "epochs": f"{training.epochs} epochs, {steps * training.epochs} updates",
         "lr": f"learning rate {training.lr:g} for this batch size",
         "dropout": f"dropout {getattr(config.model, 'dropout', 0):g}, label smoothing {training.label_smoothing:g}",
+        "weight_decay": f"weight decay {training.weight_decay:g}",
         "keep": f"the last epoch is kept, as {validation} validation examples are few to choose by",
     }
     shown = [reason for name, reason in reasons.items() if name in chosen]
@@ -109,6 +118,16 @@ def check_model(config: RunConfig, data: RunData) -> None:
             f"{kind.article} {kind.label} needs images, but {config.data.data} is a table with "
             f"{train.image_shape[2]} features: train an MLP, or, if they are the pixels of an image, give its height "
             "and width, such as --image-shape 28 28"
+        )
+
+
+def warn_of_mean(scores: Mapping[str, float]) -> None:
+    """Warn if the numbers that are predicted explain no more than the mean of the targets would."""
+    if scores.get("r2", 1.0) <= 0:
+        logger.warning(
+            "r2 is %.3g on the test examples: no better than always answering the mean of the targets; check the "
+            "targets, or try more --epochs or another --lr",
+            scores["r2"],
         )
 
 

@@ -10,8 +10,11 @@ from typing import Any
 
 from gpunet import files
 from gpunet.errors import CheckpointError
-from gpunet.experiments.run import RESULT
+from gpunet.tasks import MULTILABEL, REGRESSION
 from gpunet.training.history import Record
+
+RESULT = "result.json"
+"""In a run folder: the result, written last."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ _EPOCH = {
     "stage": TEXT.or_none,
     "lr": FINITE,
     "train_loss": NUMBER,
-    "train_accuracy": SHARE,
+    "train_accuracy": SHARE.or_none,
     "validation_loss": NUMBER,
-    "validation_accuracy": SHARE,
+    "validation_accuracy": SHARE.or_none,
     "seconds": FINITE,
     "images_per_second": FINITE,
 }
@@ -95,7 +98,8 @@ def read_json(path: Path) -> Any:
 def read_result(run_dir: Path, more: Mapping[str, Kind] | None = None) -> dict[str, Any] | None:
     """The result of a run; None while it is not finished.
 
-    more: entries that the caller needs as well.
+    Args:
+        more: entries that the caller needs as well.
 
     Raises:
         CheckpointError: the file is damaged or of another version.
@@ -103,7 +107,11 @@ def read_result(run_dir: Path, more: Mapping[str, Kind] | None = None) -> dict[s
     path = run_dir / RESULT
     if not path.is_file():
         return None
-    found = check_entries(read_json(path), {**_RESULT, **(more or {})}, str(path))
+    document = read_json(path)
+    if isinstance(document, dict) and document.get("task") in (REGRESSION, MULTILABEL) and more is None:
+        measured = {name: NUMBER for name in document if name.startswith(("test_", "validation_"))}
+        return check_entries(document, {**measured, "test_total": WHOLE, "test_loss": NUMBER}, str(path))
+    found = check_entries(document, {**_RESULT, **(more or {})}, str(path))
     if not found["test_correct"] <= found["test_total"] > 0:
         raise CheckpointError(
             f"{path}: test_correct must be at most test_total, got {found['test_correct']} of {found['test_total']}"
@@ -133,4 +141,13 @@ def read_history(path: Path) -> list[Record]:
         found = [files.parse_json(line) for line in lines if line.endswith("\n")]
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as one line of JSON per epoch: {error}") from error
-    return [check_entries(record, _EPOCH, f"{path}, line {number}") for number, record in enumerate(found, start=1)]
+    return [_checked_record(record, f"{path}, line {number}") for number, record in enumerate(found, start=1)]
+
+
+def _checked_record(record: Any, where: str) -> Record:
+    """A record, whose metrics are an accuracy or others."""
+    others = [name for name in record if name.startswith("validation_")] if isinstance(record, dict) else []
+    if isinstance(record, dict) and set(others) - {"validation_loss", "validation_accuracy"}:
+        return check_entries(record, {**dict.fromkeys(others, NUMBER), **_EPOCH}, where)
+    needed = {"train_accuracy": SHARE, "validation_accuracy": SHARE}
+    return check_entries(record, {**_EPOCH, **needed}, where)

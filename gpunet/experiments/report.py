@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpunet.data import DataConfig, find
@@ -14,13 +14,15 @@ from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, ConfigError, DataError
 from gpunet.experiments.config import merge, to_dict
 from gpunet.experiments.inference import SavedModel, check_data, evaluate_saved, load_model
-from gpunet.experiments.prepare import RunData, prepare
+from gpunet.experiments.prepare import AUGMENTATION, RunData, prepare
 from gpunet.experiments.records import SHARE, check_entries, read_environment, read_history, read_result
 from gpunet.files import PathLike, atomic_write
 from gpunet.nn import summary
 from gpunet.report.comparison import comparison
 from gpunet.report.run_record import RunRecord, SplitResult
 from gpunet.report.run_report import run_report
+from gpunet.report.target_report import target_report
+from gpunet.tasks import CLASSIFICATION
 from gpunet.training.trainer import BEST, METRICS
 
 logger = logging.getLogger("gpunet")
@@ -36,7 +38,9 @@ class Report:
     path: Path
     split: str
     runs: dict[str, tuple[int, int] | None]
-    """Run folder -> (correct predictions, images); None if the model could not be evaluated."""
+    """Run folder -> (correct predictions, images); None if the model could not be evaluated, or predicts no classes."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """The metrics of a run that predicts numbers or labels."""
 
 
 def report(
@@ -53,21 +57,32 @@ def report(
     The model is evaluated on `split` of its data set. The test accuracy that the run recorded at its end is shown
     unchanged; the test images are evaluated only for `split` ``test``.
 
-    data: the data set's current path, if it was moved after training. tsne: add a t-SNE map of the features.
+    Args:
+        data: the data set's current path, if it was moved after training.
+        tsne: add a t-SNE map of the features.
 
     Raises:
         CheckpointError: `run_dir` contains no usable run. DataError: its data set is missing, or a different one.
         OutputError: the page cannot be written.
+
+    >>> from gpunet.experiments.report import report
+    >>> report("runs/cnn").path  # doctest: +SKIP
+    PosixPath('runs/cnn/report.html')
     """
     run_dir = Path(run_dir)
     target = Path(out) if out is not None else run_dir / REPORT
     facts, saved = _read_run(run_dir, device, data)
     with atomic_write(target) as temporary:  # before the evaluation, so that an unwritable path fails early
         run_data = _data_of(run_dir, saved, facts, data, split)
-        result, loader = _evaluate(saved, run_data, split)
+        result, loader, scores = _evaluate(saved, run_data, split)
         layers = summary(saved.model, saved.input_shape)
-        page = run_report(facts, result, saved.model, saved.scaling, loader, layers=layers, tsne=tsne)
+        if saved.task == CLASSIFICATION:
+            page = run_report(facts, result, saved.model, saved.scaling, loader, layers=layers, tsne=tsne)
+        else:
+            page = target_report(facts, result, scores, layers=layers)
         temporary.write_text(page, encoding="utf-8")
+    if saved.task != CLASSIFICATION:
+        return Report(target, split, {str(run_dir): None}, scores)
     return Report(target, split, {str(run_dir): (result.correct, result.total)})
 
 
@@ -85,8 +100,13 @@ def compare(
     the page says so.
 
     Raises:
+        ConfigError: a run predicts no classes.
         CheckpointError: a folder contains no usable run, or is given twice.
         OutputError: the page cannot be written.
+
+    >>> from gpunet.experiments.report import compare
+    >>> compare(["runs/mlp", "runs/cnn"]).path  # doctest: +SKIP
+    PosixPath('comparison.html')
     """
     target = Path(out) if out is not None else Path(COMPARISON)
     folders = [Path(run_dir) for run_dir in run_dirs]
@@ -94,7 +114,8 @@ def compare(
         if run_dir.resolve() in [other.resolve() for other in folders[:place]]:
             raise CheckpointError(f"the run {run_dir} is given twice")
     for run_dir in folders:  # check all of them before the first is evaluated
-        _read_run(run_dir, device, data)
+        if (task := _read_run(run_dir, device, data)[1].task) != CLASSIFICATION:
+            raise ConfigError(f"{run_dir} was trained for {task}, but only classifiers can be compared: give one run")
     prepared: dict[DataConfig, RunData] = {}
     runs: list[tuple[RunRecord, SplitResult | None]] = []
     warnings = []
@@ -104,7 +125,7 @@ def compare(
             logger.info("evaluating %s", run_dir)
             result = None
             try:
-                result, _ = _evaluate(saved, _data_of(run_dir, saved, facts, data, split, prepared), split)
+                result, _, _ = _evaluate(saved, _data_of(run_dir, saved, facts, data, split, prepared), split)
             except DataError as error:
                 warnings.append(f"{facts.name} is compared by its recorded results, without McNemar's test: {error}")
                 logger.warning("%s", warnings[-1])
@@ -169,9 +190,9 @@ def _data_of(
     elif not Path(config.data).exists():
         raise DataError(f"the data set {config.data} of the run {run_dir} does not exist: give its path with --data")
     known = prepared if prepared is not None else {}
-    # only the options that determine the images, so that runs share them
-    options = ("validation_fraction", "split_seed", "train_images", "refit")
-    key = DataConfig(data=config.data, **{name: getattr(config, name) for name in options})
+    # only the options that determine the images and labels, so that runs share them
+    others = ("standardize", "value_range", *AUGMENTATION)
+    key = DataConfig(**{name: value for name, value in vars(config).items() if name not in others})
     if key not in known:
         try:
             known[key] = prepare(key)
@@ -188,7 +209,7 @@ def _data_of(
     return found
 
 
-def _evaluate(saved: SavedModel, data: RunData, split: str) -> tuple[SplitResult, Loader]:
+def _evaluate(saved: SavedModel, data: RunData, split: str) -> tuple[SplitResult, Loader, Mapping[str, float]]:
     dataset = data.part(split)
     found, probabilities, loader = evaluate_saved(saved, dataset)
-    return SplitResult(split, dataset, found.loss, probabilities), loader
+    return SplitResult(split, dataset, found.loss, probabilities), loader, found.scores

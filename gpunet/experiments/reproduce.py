@@ -17,8 +17,8 @@ from gpunet.devices import get_backend
 from gpunet.errors import CheckpointError, DataError
 from gpunet.experiments.config import RunConfig, merge, to_toml
 from gpunet.experiments.published import Published, load_published
-from gpunet.experiments.records import SHARE, WHOLE, read_result
-from gpunet.experiments.run import PREDICTIONS, RESULT, train
+from gpunet.experiments.records import RESULT, SHARE, WHOLE, read_result
+from gpunet.experiments.run import PREDICTIONS, train
 from gpunet.files import copy_folder
 from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
 from gpunet.training.hybrid import stage_folder
@@ -69,7 +69,7 @@ class Reproduction:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the mean, for the number of test images: more seeds do not add images."""
+        """95 % Wilson interval of the mean, for the number of test images, as more seeds do not add images."""
         total = self.runs[0].total
         return wilson_interval(round(self.mean * total), total)
 
@@ -110,6 +110,10 @@ def reproduce(
         refit: train on the validation images as well, and keep the last epoch.
 
     Raises: as :func:`gpunet.experiments.run.train`, and CheckpointError if a finished run cannot be read.
+
+    >>> from gpunet.experiments.reproduce import reproduce
+    >>> reproduce("mlp", seeds=1).runs[0].total  # trains for minutes  # doctest: +SKIP
+    10000
     """
     published = load_published().get(kind)
     preset = preset or (published.preset if published else "best")
@@ -197,7 +201,8 @@ def agreement(expected: Published, found: Reproduction) -> Agreement | None:
 def compare_with_cnn(hybrid: Reproduction, folder: Path, preset: str | None = None) -> dict[int, PairedComparison]:
     """McNemar's test of the CNN (first) against the hybrid (second) for each seed whose CNN is finished in `folder`.
 
-    preset: the CNN's; by default the published one, else ``best``.
+    Args:
+        preset: the CNN's; by default the published one, else ``best``.
 
     Raises:
         CheckpointError: the predictions of a finished run cannot be read.

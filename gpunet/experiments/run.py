@@ -8,8 +8,8 @@ import io
 import json
 import logging
 import platform
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,31 @@ from gpunet.experiments.inference import (
     EvaluationResult,
     Prediction,
     evaluate,
+    measured,
     predict,
+    predicted,
 )
 from gpunet.experiments.prepare import RunData, prepare
-from gpunet.experiments.recipes import check_model, fit_recipe, warn_of_majority
+from gpunet.experiments.recipes import check_model, fit_recipe, warn_of_majority, warn_of_mean
+from gpunet.experiments.records import RESULT
+from gpunet.experiments.result import RunResult
 from gpunet.experiments.saved import description
 from gpunet.files import PathLike, lock_folder, remove_temporaries, write_bytes_atomic, write_text_atomic
 from gpunet.machine import peak_memory
 from gpunet.models import Hybrid, HybridConfig, create
 from gpunet.nn import Sequential, summary
-from gpunet.report.run_figures import plot_run
+from gpunet.parallel.communicator import Communicator, Serial, first_then_others, from_first
+from gpunet.parallel.launch import device_of_a_rank
+from gpunet.parallel.shards import shard_count
+from gpunet.report.run_figures import plot_run, plot_targets
+from gpunet.tasks import CLASSIFICATION
 from gpunet.training import Callback, Progress, TensorBoard, Trainer, fit_hybrid
 from gpunet.training.checkpoint import architecture, prefixed, save_checkpoint
-from gpunet.training.description import scaling_tensors
+from gpunet.training.description import scaling_tensors, target_tensors
 from gpunet.training.evaluation import evaluate as evaluate_model
 from gpunet.training.evaluation import with_mirror_images
 from gpunet.training.history import Record
+from gpunet.training.objective import DEFAULT_LOSSES
 from gpunet.training.tensorboard import require_tensorboardx
 from gpunet.training.tracking import TRACKERS
 from gpunet.training.trainer import BEST, METRICS
@@ -49,39 +58,7 @@ logger = logging.getLogger("gpunet")
 
 __all__ = ["EvaluationResult", "Fit", "Prediction", "RunResult", "evaluate", "fit", "predict", "train"]
 
-RESULT, PREDICTIONS = "result.json", "test_predictions.npz"
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The result of a run. Accuracies are fractions; the test images were evaluated once, at the end."""
-
-    kind: str
-    run_dir: Path
-    test_correct: int
-    test_total: int
-    test_loss: float
-    validation_accuracy: float
-    epochs: int
-    """Number of epochs run, over all stages of a hybrid."""
-    seconds: float
-    """Time of all epochs, validation and epochs before a resume included."""
-    images_per_second: float
-    """Training throughput: median over the epochs (for a hybrid, those of its CNN)."""
-    device: str
-    seed: int
-    parameters: int
-    tta_correct: int | None = None
-    """With test-time augmentation: probabilities averaged over each image and its mirror image; None unless trained on
-    mirrored images."""
-
-    @property
-    def test_accuracy(self) -> float:
-        return self.test_correct / self.test_total
-
-    @property
-    def tta_accuracy(self) -> float | None:
-        return None if self.tta_correct is None else self.tta_correct / self.test_total
+PREDICTIONS = "test_predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -92,8 +69,10 @@ class Fit:
     model: Sequential
     records: list[Record]
     """Of all epochs, over all stages of a hybrid."""
-    validation_accuracy: float
-    """Of the model's current weights, those of the epoch `chosen`."""
+    validation_score: float
+    """The monitored metric of the model's current weights, those of the epoch `chosen`."""
+    metric: str
+    """Its name."""
     chosen: Record
     """The record of the epoch that these weights come from."""
     data: RunData
@@ -117,22 +96,38 @@ def train(
     checkpoint_minutes: float = 5.0,
     given: Collection[str] | None = None,
     on_result: Callable[[RunResult], None] = lambda result: None,
+    communicator: Communicator | None = None,
 ) -> RunResult:
     """Train the model that `config` describes in the folder `run_dir`, and evaluate it on the test images.
 
     The folder gets the files of :func:`fit`, ``result.json``, ``test_predictions.npz`` (uint16 (n,): labels,
-    predictions and, if available, tta_predictions) and the figures. With `resume`, an interrupted run is resumed; the
+    predictions and, if available, tta_predictions; of a regression float64 (n, K), of labels uint8 (n, K)) and the
+    figures. With `resume`, an interrupted run is resumed; the
     result is bit-identical to that of an uninterrupted run. With `tensorboard`, TensorBoard events are written as well
     (for a hybrid, in the folder of each stage). `trackers` are names in :data:`~gpunet.training.tracking.TRACKERS`,
     whose services get settings, records and result and, with `track_files`, figures and checkpoint. `on_result` is
     called with the result once it is saved, before the figures are drawn; a figure that cannot be drawn is a warning.
+    The ranks of a `communicator` train together: all call this with the same arguments, and rank 0 writes.
 
     Raises: as :func:`fit`.
+
+    >>> from gpunet.experiments.config import merge
+    >>> from gpunet.experiments.run import train
+    >>> images = np.zeros((40, 8, 8), np.uint8)
+    >>> images[:20, :4] = images[20:, 4:] = 255
+    >>> np.savez("halves.npz", X=images, y=["above"] * 20 + ["below"] * 20)
+    >>> config = merge("mlp", "baseline", overrides={"data": "halves.npz", "batch_size": 8, "epochs": 10})
+    >>> result = train(config, run_dir="run", progress=False)
+    >>> result.test_correct, result.test_total  # a fifth of the images was split off
+    (8, 8)
     """
     if tensorboard:
         require_tensorboardx()  # before the data are read
     tracking = [TRACKERS[name](folder=run_dir, files=track_files) for name in trackers]
-    if importlib.util.find_spec("matplotlib") is None:
+    ranks = communicator or Serial()
+    if ranks.rank:
+        progress, tensorboard, tracking = False, False, []
+    elif importlib.util.find_spec("matplotlib") is None:
         logger.warning("matplotlib is not installed, so no figures will be drawn: pip install matplotlib")
 
     def callbacks(stage: str) -> list[Callback]:
@@ -140,33 +135,25 @@ def train(
         return [*shown, *([TensorBoard()] if tensorboard else []), *tracking]
 
     run_dir = Path(run_dir)
-    with _locked(run_dir), contextlib.ExitStack() as services:
+    with _locked(run_dir, ranks), contextlib.ExitStack() as services:
         for tracker in tracking:
             services.enter_context(tracker)
-        result = _train(config, run_dir, device, resume, callbacks, checkpoint_minutes, given, on_result)
+        found = _fit(config, run_dir, device, resume, callbacks, None, checkpoint_minutes, given, ranks)
+        result = from_first(ranks, lambda: _finish(found, run_dir, on_result))
         for tracker in tracking:
-            tracker.log_result({**asdict(result), "test_accuracy": result.test_accuracy})
+            tracker.log_result(result.document())
         return result
 
 
-def _train(
-    config: RunConfig,
-    run_dir: Path,
-    device: str | None,
-    resume: bool,
-    callbacks: Callable[[str], Sequence[Callback]],
-    checkpoint_minutes: float,
-    given: Collection[str] | None,
-    on_result: Callable[[RunResult], None],
-) -> RunResult:
-    found = _fit(config, run_dir, device, resume, callbacks, None, checkpoint_minutes, given)
+def _finish(found: Fit, run_dir: Path, on_result: Callable[[RunResult], None]) -> RunResult:
+    """Evaluate the model on the test images, save the result and draw the figures."""
     config = found.config
     records, data = found.records, found.data
     loader = found.loader("test")
-    test = evaluate_model(found.model, loader, keep_probabilities=True)
-    assert test.probabilities is not None
-    predictions = {"labels": data.test.labels, "predictions": test.probabilities.argmax(1)}
-    if config.data.mirrors:
+    test = evaluate_model(found.model, loader, **measured(config), keep_probabilities=True)
+    predictions = {"labels": data.test.labels, "predictions": predicted(test)}
+    if config.data.mirrors and data.test.task == CLASSIFICATION:
+        assert test.probabilities is not None
         predictions["tta_predictions"] = with_mirror_images(found.model, loader, test.probabilities).argmax(1)
     _save_predictions(run_dir / PREDICTIONS, predictions)
     # for a hybrid, only the stage that trains the CNN; other models have no stages
@@ -177,7 +164,7 @@ def _train(
         test_correct=test.correct,
         test_total=test.total,
         test_loss=test.loss,
-        validation_accuracy=found.validation_accuracy,
+        validation_score=found.validation_score,
         epochs=len(records),
         seconds=seconds_of(records),
         images_per_second=float(np.median(speeds)),
@@ -189,17 +176,20 @@ def _train(
             if "tta_predictions" in predictions
             else None
         ),
+        task=data.test.task,
+        metric=found.metric,
+        test_scores={} if data.test.task == CLASSIFICATION and found.metric == "accuracy" else test.scores,
     )
-    document = {
-        **asdict(result),
-        "run_dir": str(run_dir),
-        "test_accuracy": result.test_accuracy,
-        "peak_memory_bytes": peak_memory(),
-    }
+    document = {**result.document(), "peak_memory_bytes": peak_memory()}
     write_text_atomic(run_dir / RESULT, json.dumps(document, indent=2) + "\n")
     on_result(result)
-    warn_of_majority(data.test, test.correct)
-    plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
+    if data.test.task == CLASSIFICATION:
+        assert test.probabilities is not None
+        warn_of_majority(data.test, test.correct)
+        plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
+    else:
+        warn_of_mean(test.scores)
+        plot_targets(run_dir, records, data.test, predictions["predictions"])
     return result
 
 
@@ -213,6 +203,7 @@ def fit(
     data: RunData | None = None,
     checkpoint_minutes: float = 5.0,
     given: Collection[str] | None = None,
+    communicator: Communicator | None = None,
 ) -> Fit:
     """Train the model that `config` describes in the folder `run_dir`; the test images are not used.
 
@@ -225,20 +216,37 @@ def fit(
         checkpoint_minutes: time after which the state is also saved within an epoch; 0: only after each epoch.
         given: unless None, the settings of a new run that are not among these options are those of
             :func:`~gpunet.experiments.recipes.recipe`, for data other than Fashion-MNIST.
+        communicator: the ranks that train together; all call this with the same arguments, and rank 0 writes.
 
     Raises:
         OutputError: another process is training in `run_dir`, or a file cannot be written.
         OtherTrainingError: the run to resume is one with other data or settings; nothing was changed.
         Interrupted: a signal arrived; the state is saved.
         GpunetError: see :mod:`gpunet.errors`.
+
+    >>> from gpunet.experiments.config import merge
+    >>> from gpunet.experiments.run import fit
+    >>> np.savez("pets.npz", X=np.zeros((40, 8, 8), np.uint8), y=["cat", "dog"] * 20)
+    >>> config = merge("mlp", "baseline", overrides={"data": "pets.npz", "hidden": [8], "epochs": 2})
+    >>> found = fit(config, run_dir="run")
+    >>> [record["epoch"] for record in found.records], gn.load("run").class_names
+    ([1, 2], ('cat', 'dog'))
     """
-    run_dir = Path(run_dir)
-    with _locked(run_dir):
-        return _fit(config, run_dir, device, resume, callbacks, data, checkpoint_minutes, given)
+    run_dir, ranks = Path(run_dir), communicator or Serial()
+    with _locked(run_dir, ranks):
+        return _fit(config, run_dir, device, resume, callbacks, data, checkpoint_minutes, given, ranks)
 
 
-def _locked(run_dir: Path) -> contextlib.AbstractContextManager[Any]:
-    return lock_folder(run_dir, f"another process is training in {run_dir}: wait for it, or train in another folder")
+@contextlib.contextmanager
+def _locked(run_dir: Path, ranks: Communicator) -> Iterator[None]:
+    message = f"another process is training in {run_dir}: wait for it, or train in another folder"
+    with contextlib.ExitStack() as stack:
+        from_first(ranks, lambda: _enter(stack, lock_folder(run_dir, message)))
+        yield
+
+
+def _enter(stack: contextlib.ExitStack, context: contextlib.AbstractContextManager[Any]) -> None:
+    stack.enter_context(context)  # whose value is of this process alone
 
 
 def _fit(
@@ -250,20 +258,24 @@ def _fit(
     data: RunData | None,
     checkpoint_minutes: float,
     given: Collection[str] | None,
+    ranks: Communicator,
 ) -> Fit:
     _check_refit(config)
-    backend = get_backend(device)
-    data = data or prepare(config.data)
+    backend = get_backend(device_of_a_rank(device, ranks))
+    wanted = config.data
+    data = data or first_then_others(ranks, lambda: prepare(wanted))
     config = replace(config, data=replace(config.data, value_range=data.config.value_range))
     check_model(config, data)
     if given is not None and not resume:
         config, data = fit_recipe(config, data, given)
     dataset = data.split.train
-    remove_temporaries(run_dir)
+    config = _with_shards(config, len(dataset), 1 if resume else ranks.size)
+    if ranks.rank == 0:
+        remove_temporaries(run_dir)
     toml = to_toml(config)
     model = create(config.model, dataset.image_shape, dataset.classes)
     dtype, seed = config.training.dtype, config.training.seed
-    begin = _Begin(run_dir, toml, backend, data, summary(model, dataset.image_shape))
+    begin = [_Begin(run_dir, toml, backend, data, summary(model, dataset.image_shape))] if ranks.rank == 0 else []
     loaders: dict[str, Any] = {
         "train": data.loader("train", backend, dtype, config.data),
         "validation": data.loader("validation", backend, dtype),
@@ -272,6 +284,9 @@ def _fit(
         "metadata": description(config, toml, dataset),
         "tensors": scaling_tensors(data.scaling),
         "checkpoint_minutes": checkpoint_minutes,
+        "communicator": ranks,
+        "loss": None if config.training.loss != "auto" else DEFAULT_LOSSES[config.data.task],
+        "progress": False,  # unless the callbacks show it
     }
 
     records: list[Record]
@@ -285,15 +300,16 @@ def _fit(
             **shared,
             classes=dataset.classes,
             run_dir=run_dir,
-            callbacks=lambda stage: [begin, *callbacks(stage)],
+            callbacks=lambda stage: [*begin, *callbacks(stage)],
             identity=lambda stage: _identity((config.cnn() if stage == "cnn" else None) or config, dataset),
             resume=resume,
         )
-        model, records, best = hybrid.hybrid, hybrid.records, hybrid.validation_accuracy
+        model, records, best, metric = hybrid.hybrid, hybrid.records, hybrid.validation_score, hybrid.metric
         chosen = next(row for row in records if (row["stage"], row["epoch"]) == (hybrid.stage, hybrid.epoch))
-        about = {**shared["metadata"], "validation_accuracy": best, "from_stage": hybrid.stage}
-        _save_hybrid(run_dir, model, about, shared["tensors"])
-        write_text_atomic(run_dir / METRICS, "".join(json.dumps(record) + "\n" for record in records))
+        about = {**shared["metadata"], f"validation_{metric}": best, "from_stage": hybrid.stage}
+        if ranks.rank == 0:
+            _save_hybrid(run_dir, model, about, {**shared["tensors"], **target_tensors(model)})
+            write_text_atomic(run_dir / METRICS, "".join(json.dumps(record) + "\n" for record in records))
     else:
         model.initialize(seed, device=backend, dtype=dtype)
         trainer = Trainer(
@@ -302,15 +318,23 @@ def _fit(
             **loaders,
             **shared,
             run_dir=run_dir,
-            callbacks=[begin, *callbacks("")],
+            callbacks=[*begin, *callbacks("")],
             identity=_identity(config, dataset),
         )
         if resume:
             trainer.resume()
         records = trainer.fit().records
         chosen = records[trainer.best_epoch - 1]
-        best = chosen[f"validation_{trainer.monitor.name}"]
-    return Fit(config, model, records, best, chosen, data, backend)
+        metric = trainer.monitor.name
+        best = chosen[f"validation_{metric}"]
+    return Fit(config, model, records, best, metric, chosen, data, backend)
+
+
+def _with_shards(config: RunConfig, images: int, ranks: int) -> RunConfig:
+    """`config` with the number of shards, so that the run has the same one when any number of ranks resumes it."""
+    training = config.training
+    count = shard_count(training.shards, min(training.batch_size, images), ranks)
+    return replace(config, training=replace(training, shards=count))
 
 
 def _identity(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
@@ -338,7 +362,12 @@ def _check_refit(config: RunConfig) -> None:
 
 def _save_predictions(path: Path, predictions: dict[str, np.ndarray]) -> None:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: labels.astype(np.uint16) for name, labels in predictions.items()})  # type: ignore[arg-type]
+    kept = {
+        name: found.astype(np.uint16 if found.ndim == 1 else labels.dtype)
+        for labels in [predictions["labels"]]
+        for name, found in predictions.items()
+    }
+    np.savez_compressed(buffer, **kept)  # type: ignore[arg-type]
     write_bytes_atomic(path, buffer.getvalue())
 
 

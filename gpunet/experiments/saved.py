@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from gpunet import ops
-from gpunet.backend import Backend
+from gpunet.backend import Array, Backend
 from gpunet.data import Dataset, read_image
 from gpunet.data.config import DataConfig
 from gpunet.data.dataset import EIGHT_BITS
 from gpunet.data.loader import Loader
 from gpunet.data.pixels import to_uint8
 from gpunet.data.scaling import Scaling
+from gpunet.data.targets import TargetScaling
 from gpunet.devices import get_backend
 from gpunet.dlpack import on_host
 from gpunet.errors import CheckpointError, ConfigError, DataError, DTypeError, ShapeError
@@ -27,9 +28,10 @@ from gpunet.experiments.config import RunConfig, from_toml, merge
 from gpunet.files import PathLike
 from gpunet.models import CNN, CNNConfig, create
 from gpunet.nn import Layer, Sequential
+from gpunet.tasks import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS
 from gpunet.training.checkpoint import architecture, load_checkpoint, prefixed, save_checkpoint, under
-from gpunet.training.description import FEATURES, describe, description_of, scaling_tensors, versions
-from gpunet.training.evaluation import predictions
+from gpunet.training.description import FEATURES, describe, description_of, scaling_tensors, target_tensors, versions
+from gpunet.training.evaluation import predictions, sigmoid
 from gpunet.training.trainer import BEST
 
 
@@ -37,7 +39,14 @@ from gpunet.training.trainer import BEST
 class SavedModel:
     """A trained model with everything needed to use it.
 
-    Called with images, it returns their classes and the probabilities of all classes; see :meth:`predict_proba`.
+    Called with images, a classifier returns their classes and the probabilities of all classes; see
+    :meth:`predict_proba`.
+
+    >>> gn.save(gn.models.CNN((8, 8, 1), 2, (4,)).initialize(seed=0), "model.safetensors")
+    >>> saved = gn.load("model.safetensors")
+    >>> classes, probabilities = saved(np.zeros((3, 8, 8, 1), np.float32))
+    >>> classes.shape, probabilities.shape, saved.input_shape
+    ((3,), (3, 2), (8, 8, 1))
     """
 
     model: Sequential
@@ -50,6 +59,11 @@ class SavedModel:
     metadata: dict[str, Any]
     file: Path
     """The checkpoint."""
+
+    @property
+    def task(self) -> str:
+        """What it was trained for, one of :data:`gpunet.tasks.TASKS`."""
+        return str(self.metadata.get("task", CLASSIFICATION))
 
     @property
     def backend(self) -> Backend:
@@ -84,7 +98,7 @@ class SavedModel:
 
     @property
     def knows_its_data(self) -> bool:
-        """Whether the file says which data the model was trained on: it is of a run of ``gpunet train``."""
+        """Whether the file says which data the model was trained on, as one of a run of ``gpunet train`` does."""
         return isinstance(self.metadata["config"], str)
 
     @property
@@ -115,16 +129,26 @@ class SavedModel:
         return DataConfig(data=data)
 
     def predict_proba(self, images: Any) -> np.ndarray:
-        """Probabilities of the classes, (n, classes), for `images`; on the CPU, to the last bit the same in any batch.
+        """Probabilities of the classes, or of each label, (n, classes), for `images`.
 
-        images: uint8 (n, H, W, C), or (n, H, W) for one channel; or paths of pictures of any size, one or several, see
-            :func:`gpunet.data.read_image`. For a model of pixels of another range, or of a table, numbers (n, H, W, C)
-            or (n, F) as in its data set. For a model without a scaling, numbers that are used unchanged.
+        On the CPU, those of an image are to the last bit the same in any batch.
+
+        Args:
+            images: uint8 (n, H, W, C), or (n, H, W) for one channel; or paths of pictures of any size, one or several,
+                see :func:`gpunet.data.read_image`. For a model of pixels of another range, or of a table, numbers
+                (n, H, W, C) or (n, F) as in its data set. For a model without a scaling, numbers that are used
+                unchanged.
 
         Raises:
             DataError: they are none of these, or do not fit the model.
-            CheckpointError: a probability is not finite; the model has no scaling for pictures.
+            CheckpointError: a probability is not finite; the model has no scaling for pictures; it predicts numbers.
         """
+        if self.task == REGRESSION:
+            raise CheckpointError(f"the model in {self.file} predicts numbers, not probabilities: use predict")
+        return self._outputs(images, ops.softmax if self.task == CLASSIFICATION else None)
+
+    def _outputs(self, images: Any, last: Callable[[Array], Array] | None) -> np.ndarray:
+        """What the model, followed by `last`, makes of `images`: probabilities, or numbers in the targets' units."""
         inputs = self._inputs(images)
         scaling: dict[str, Any] = {}
         if self.pixel_scaling is not None and inputs.dtype == np.uint8:
@@ -136,21 +160,33 @@ class SavedModel:
             labels = np.zeros(len(inputs), np.int32)
             return Loader(inputs, labels, backend=self.backend, dtype=self.config.training.dtype, **scaling)
 
-        found = predictions(lambda x: ops.softmax(self.model(x)), inputs, loader)
+        found = predictions(lambda x: self.model(x) if last is None else last(self.model(x)), inputs, loader)
         check_finite(self, found)
-        return found
+        if self.task == MULTILABEL:
+            return sigmoid(found)
+        return found if self.model.target_scaling is None else self.model.target_scaling.original(found)
 
     def pictures(self, pixels: np.ndarray) -> np.ndarray:
         """`pixels`, uint8 (n, H, W, C) from black to white, with the values that the model was trained on."""
         return Dataset(pixels, np.zeros(len(pixels), np.int32), self.class_names).in_range(self.value_range).images
 
     def predict(self, images: Any) -> np.ndarray:
-        """The most probable classes, int64 (n,): indices into `class_names`. Arguments as :meth:`predict_proba`."""
-        return np.asarray(self.predict_proba(images).argmax(1))
+        """The most probable classes, int64 (n,): indices into `class_names`. Arguments as :meth:`predict_proba`.
+
+        A regression: numbers in the units of its targets, float64 (n, K), or (n,) for a single target. Several labels:
+        whether each is more probable than not, int64 (n, K).
+        """
+        if self.task == REGRESSION:
+            numbers = self._outputs(images, None)
+            return numbers[:, 0] if numbers.shape[1] == 1 else numbers
+        found = self.predict_proba(images)
+        return found.argmax(1) if self.task == CLASSIFICATION else (found > 0.5).astype(np.int64)
 
     def __call__(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Classes (n,) and probabilities (n, classes). Arguments as :meth:`predict_proba`."""
+        """Classes (n,), or labels (n, K), and probabilities (n, classes). Arguments as :meth:`predict_proba`."""
         probabilities = self.predict_proba(images)
+        if self.task == MULTILABEL:
+            return (probabilities > 0.5).astype(np.int64), probabilities
         return probabilities.argmax(1), probabilities
 
     def _inputs(self, images: Any) -> np.ndarray:
@@ -187,8 +223,9 @@ def check_finite(saved: SavedModel, probabilities: np.ndarray, loss: float | Non
     wrong = np.count_nonzero(~np.isfinite(probabilities).all(axis=1))
     if wrong or not (loss is None or np.isfinite(loss)):
         shown = "" if loss is None else f" (loss {loss})"
+        what = "class probabilities" if saved.task == CLASSIFICATION else "outputs"
         raise CheckpointError(
-            f"the model in {saved.file} gives class probabilities that are NaN or infinite for {wrong} of "
+            f"the model in {saved.file} gives {what} that are NaN or infinite for {wrong} of "
             f"{len(probabilities)} images{shown}: its weights are too large; use another checkpoint, or train "
             "again"
         )
@@ -203,6 +240,7 @@ def description(config: RunConfig, toml: str, dataset: Dataset) -> dict[str, Any
         "class_names": list(dataset.class_names),
         "table": dataset.is_table,
         "versions": versions(),
+        **({} if dataset.task == CLASSIFICATION else {"task": dataset.task}),
     }
 
 
@@ -213,29 +251,34 @@ def save_model(
     scaling: Scaling | None = None,
     class_names: Sequence[str] | None = None,
     input_shape: Sequence[int] | None = None,
+    task: str | None = None,
 ) -> None:
-    """Write `model` to the file `path`, atomically, for :func:`load_model`: ``gn.save`` and ``gn.load``.
+    """Write `model` to the file `path`, atomically, for :func:`gpunet.load`.
 
     Args:
         model: one of :data:`gpunet.models.MODELS`, initialised; or a saved model, which has all else.
         scaling: of pixels to inputs; None if the model is given its inputs as they are.
-        class_names: by default 0, 1, 2 and so on.
+        class_names: by default 0, 1, 2 and so on; of the targets or labels for other tasks.
         input_shape: (H, W, C) of an image, for an MLP that does not know it.
-
-    >>> model = gn.models.CNN((8, 8, 1), 3, (4,)).initialize(seed=0)  # doctest: +SKIP
-    >>> gn.save(model, "model.safetensors", class_names=["a", "b", "c"])  # doctest: +SKIP
-    >>> gn.load("model.safetensors").predict(images)  # doctest: +SKIP
+        task: one of :data:`gpunet.tasks.TASKS`; by default ``regression`` for a model that was trained for one, else
+            ``classification``.
 
     Raises:
         ConfigError: the model has no arrays or does not say how it was built; the scaling or the names do not fit it.
         OutputError: the file cannot be written.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> gn.save(model, "model.safetensors", class_names=["cat", "dog"])
+    >>> x = np.ones((1, 4), np.float32)
+    >>> bool((gn.load("model.safetensors").model(x) == model(x)).all())
+    True
     """
     if isinstance(model, SavedModel):
-        if scaling is not None or class_names is not None or input_shape is not None:
-            raise ConfigError("a saved model has its own scaling, class_names and input_shape: leave these out")
+        if any(given is not None for given in (scaling, class_names, input_shape, task)):
+            raise ConfigError("a saved model has its own scaling, class_names, input_shape and task: leave these out")
         assert model.model.flat is not None
         state = {**prefixed("model", model.model.flat.state_dict()), **scaling_tensors(model.pixel_scaling)}
-        save_checkpoint(path, state, model.metadata)
+        save_checkpoint(path, {**state, **target_tensors(model.model)}, model.metadata)
         return
     found = description_of(model)
     if model.flat is None:
@@ -253,8 +296,15 @@ def save_model(
     names = [str(number) for number in range(found.classes)] if class_names is None else list(class_names)
     if len(names) != found.classes or len(set(names)) != len(names) or not all(isinstance(one, str) for one in names):
         raise ConfigError(f"class_names must be {found.classes} different strings, got {names!r:.200}")
+    of_numbers = model.target_scaling is not None
+    task = task or (REGRESSION if of_numbers else CLASSIFICATION)
+    if task not in TASKS or (of_numbers and task != REGRESSION):
+        fitting = REGRESSION if of_numbers else ", ".join(TASKS)
+        raise ConfigError(f"task must be {fitting} for this model, got {task!r:.80}")
     metadata = _metadata(model, scaling, names, shape)
-    tensors = {**prefixed("model", model.flat.state_dict()), **scaling_tensors(scaling)}
+    if task != CLASSIFICATION:
+        metadata["task"] = task
+    tensors = {**prefixed("model", model.flat.state_dict()), **scaling_tensors(scaling), **target_tensors(model)}
     save_checkpoint(path, tensors, metadata)
 
 
@@ -288,11 +338,16 @@ def as_saved(
 
 
 def load_model(path: PathLike, device: str | Backend | None = None) -> SavedModel:
-    """The model in a run folder (its best checkpoint), a checkpoint or a file of :func:`save_model`, on `device`.
+    """The model in a run folder (its best checkpoint), a checkpoint or a file of :func:`gpunet.save`, on `device`.
 
     Raises:
         CheckpointError: there is none, it is damaged, its weights do not fit its configuration, or one is not finite.
         DeviceError: the device is not available.
+
+    >>> gn.save(gn.models.MLP((4, 3, 2)).initialize(seed=0), "model.safetensors", class_names=["cat", "dog"])
+    >>> saved = gn.load("model.safetensors")
+    >>> saved.class_names, saved.predict_proba(np.ones((5, 4))).shape
+    (('cat', 'dog'), (5, 2))
     """
     backend = get_backend(device)
     file = Path(path) / BEST if Path(path).is_dir() else Path(path)
@@ -307,6 +362,7 @@ def load_model(path: PathLike, device: str | Backend | None = None) -> SavedMode
         config, input_shape, names = _described(metadata)
         plain = metadata.get("inputs") == FEATURES
         scaling = None if plain else Scaling.from_arrays(under("input", tensors))
+        targets = _target_scaling(metadata, tensors, len(names))
         stage = metadata.get("stage")
         if stage == "classifier":
             raise CheckpointError("it is the classifier of a hybrid and needs its CNN: give the hybrid's run folder")
@@ -328,7 +384,18 @@ def load_model(path: PathLike, device: str | Backend | None = None) -> SavedMode
         model.flat.load_state_dict(under("model", tensors))
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
+    model.target_scaling = targets
     return SavedModel(model, config, input_shape, names, scaling, metadata, file)
+
+
+def _target_scaling(metadata: dict[str, Any], tensors: dict[str, np.ndarray], outputs: int) -> TargetScaling | None:
+    task = metadata.get("task", CLASSIFICATION)
+    if task not in TASKS:
+        raise CheckpointError(f"its task must be one of {', '.join(TASKS)}, got {task!r:.80}")
+    found = TargetScaling.from_arrays(under("target", tensors))
+    if found is not None and (task != REGRESSION or len(found.mean) != outputs):
+        raise CheckpointError(f"a scaling of {len(found.mean)} targets does not fit {outputs} outputs for {task}")
+    return found
 
 
 def _described(metadata: dict[str, Any]) -> tuple[RunConfig, tuple[int, ...], tuple[str, ...]]:

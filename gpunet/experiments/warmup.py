@@ -37,5 +37,5 @@ def _train_once(backend: Backend) -> None:
         model = create(config.model, images.shape[1:], _CLASSES).initialize(device=backend)
         augmented = Loader(images, labels, backend=backend, flip=config.data.flip, shift=config.data.shift)
         plain = Loader(images, labels, backend=backend)
-        Trainer(model, replace(config.training, epochs=1), train=augmented, validation=plain).fit()
+        Trainer(model, replace(config.training, epochs=1), train=augmented, validation=plain, progress=False).fit()
         evaluate(model, plain, keep_probabilities=True)

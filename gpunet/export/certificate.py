@@ -33,7 +33,13 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Comparison:
-    """The logits of the file in onnxruntime against gpunet's, over some images."""
+    """The logits of the file in onnxruntime against gpunet's, over some images.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> found = gn.export_onnx(model, "model.onnx", images=np.eye(4), labels=[0, 0, 1, 1]).comparison
+    >>> found.images, found.argmax_differences, found.largest_share <= 1
+    (4, 0, True)
+    """
 
     images: int
     largest_difference: float
@@ -41,7 +47,7 @@ class Comparison:
     bound_there: float
     """What rounding explains for that logit; see :mod:`gpunet.export.rounding`."""
     largest_share: float
-    """The largest difference as a share of its bound: at most 1."""
+    """The largest difference as a share of its bound, at most 1."""
     argmax_differences: int
     """Images whose class differs; their two largest logits are as close as rounding."""
     accuracy_gpunet: float | None
@@ -53,7 +59,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known of an ONNX file; written beside it as JSON."""
+    """What is known of an ONNX file; written beside it as JSON.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> certificate = gn.export_onnx(model, "model.onnx", check=False)
+    >>> certificate.opset, certificate.comparison, certificate.note
+    (18, None, 'not compared with gpunet: the check was left out')
+    """
 
     sha256: str
     bytes: int
@@ -65,7 +77,7 @@ class Certificate:
     versions: dict[str, str]
     comparison: Comparison | None
     note: str
-    """One sentence: what was compared, or why nothing was."""
+    """A sentence on what was compared, or why nothing was."""
 
     def write(self, path: PathLike) -> None:
         """Write it, as JSON, atomically."""

@@ -41,7 +41,8 @@ def match(
 ) -> tuple[Sequential, dict[str, np.ndarray]]:
     """The model that `found` are the layers of, without arrays, and the values of its parameters and buffers.
 
-    stored: the options in the file's metadata, if there are any; otherwise they follow from the layers.
+    Args:
+        stored: the options in the file's metadata, if there are any; otherwise they follow from the layers.
 
     Raises:
         CheckpointError: they are not the layers of any of gpunet's models.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.errors import CheckpointError
+from gpunet.experiments.saved import SavedModel
 from gpunet.export.leaves import Leaf, chw_order, leaves
 from gpunet.export.packages import pytorch
 from gpunet.export.source import source_of
@@ -39,15 +40,23 @@ _COUNT = "num_batches_tracked"
 
 
 def to_torch_state_dict(
-    model: Layer, *, input_shape: Sequence[int] | None = None, tensors: bool = True
+    model: Layer | SavedModel, *, input_shape: Sequence[int] | None = None, tensors: bool = True
 ) -> dict[str, Any]:
     """The state dict of the equal PyTorch module, in copies; see :func:`to_torch`.
 
-    input_shape: (H, W, C) of an image, for an MLP that does not know it.
-    tensors: whether the values are PyTorch tensors, or NumPy arrays, for which PyTorch is not needed.
+    Args:
+        model: or what :func:`gpunet.load` returns, of which PyTorch gets the network alone, without the scaling of
+            pixels.
+        input_shape: (H, W, C) of an image, for an MLP that does not know it.
+        tensors: whether the values are PyTorch tensors, or NumPy arrays, for which PyTorch is not needed.
 
     Raises:
         ConfigError: the model has no arrays, or its input shape is not known; PyTorch is not installed.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> state = gn.to_torch_state_dict(model, tensors=False)
+    >>> {name: values.shape for name, values in state.items()}
+    {'linear1.weight': (3, 4), 'linear1.bias': (3,), 'linear2.weight': (2, 3), 'linear2.bias': (2,)}
     """
     state: dict[str, np.ndarray] = {}
     for leaf, part, name, order in _parts(_leaves(model, input_shape)):
@@ -65,11 +74,18 @@ def to_torch_state_dict(
 def from_torch_state_dict(model: Layer, state: Mapping[str, Any], *, input_shape: Sequence[int] | None = None) -> Layer:
     """Copy the values of a PyTorch state dict with the names of :func:`to_torch_state_dict` into `model`; returns it.
 
-    state: PyTorch tensors, or arrays. ``num_batches_tracked`` is not used.
+    Args:
+        state: PyTorch tensors, or arrays. ``num_batches_tracked`` is not used.
 
     Raises:
         CheckpointError: a name, a shape or a dtype is not the model's, or a value is not finite; nothing is changed.
         ConfigError: the model has no arrays, or its input shape is not known.
+
+    >>> model = gn.models.MLP((4, 3, 2)).initialize(seed=0)
+    >>> state = gn.to_torch_state_dict(model, tensors=False)
+    >>> state["linear2.bias"] = np.float32([5, 6])
+    >>> gn.from_torch_state_dict(model, state).layers["linear2"].bias.value
+    array([5., 6.], dtype=float32)
     """
     found = _leaves(model, input_shape)
     left = {name: values for name, values in state.items() if not name.endswith(f".{_COUNT}")}
@@ -91,11 +107,16 @@ def from_torch_state_dict(model: Layer, state: Mapping[str, Any], *, input_shape
     return model
 
 
-def to_torch(model: Layer, *, input_shape: Sequence[int] | None = None) -> Any:
+def to_torch(model: Layer | SavedModel, *, input_shape: Sequence[int] | None = None) -> Any:
     """The equal ``torch.nn.Sequential``, with the model's values, in evaluation mode. It takes images (n, C, H, W).
 
     Raises:
         ConfigError: a layer has no PyTorch form; as :func:`to_torch_state_dict`.
+
+    >>> import torch
+    >>> model = gn.models.CNN((8, 8, 1), 2, (4,)).initialize(seed=0)
+    >>> gn.to_torch(model)(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 2])
     """
     torch = pytorch()
     tree: dict[str, Any] = OrderedDict()
@@ -111,13 +132,14 @@ def to_torch(model: Layer, *, input_shape: Sequence[int] | None = None) -> Any:
             return branch
         return torch.nn.Sequential(OrderedDict((name, built(child)) for name, child in branch.items()))
 
-    assert model.flat is not None
-    module = built(tree).to(getattr(torch, str(model.flat.dtype)))
+    network = source_of(model, input_shape=input_shape).model
+    assert network.flat is not None
+    module = built(tree).to(getattr(torch, str(network.flat.dtype)))
     module.load_state_dict(to_torch_state_dict(model, input_shape=input_shape))
     return module.eval()
 
 
-def _leaves(model: Layer, input_shape: Sequence[int] | None) -> list[Leaf]:
+def _leaves(model: Layer | SavedModel, input_shape: Sequence[int] | None) -> list[Leaf]:
     source = source_of(model, input_shape=input_shape)
     return leaves(source.model, source.input_shape)
 

@@ -46,6 +46,12 @@ def import_onnx(
     Raises:
         CheckpointError: there is no such file, it is damaged, or a node is none that gpunet's models have: it is named.
         ConfigError: an option does not fit the file; onnx is not installed.
+
+    >>> model = gn.models.CNN((8, 8, 1), 2, (4,)).initialize(seed=0)
+    >>> certificate = gn.export_onnx(model, "model.onnx", class_names=["cat", "dog"], check=False)
+    >>> saved = gn.import_onnx("model.onnx")
+    >>> saved.class_names, saved.predict_proba(np.zeros((5, 8, 8, 1))).shape
+    (('cat', 'dog'), (5, 2))
     """
     parsed = parse(path)
     try:

@@ -57,7 +57,8 @@ class ErrorEstimate:
     def bounds(self, x: Array, input_errors: Array) -> Array:
         """The bounds of the differences of the logits of `x`, (n, classes), float32 on the host.
 
-        input_errors: of the shape of x, in units of UNIT: how far rounding may have moved the inputs.
+        Args:
+            input_errors: of the shape of x, in units of UNIT: how far rounding may have moved the inputs.
         """
         with self._backend.active():
             variance = input_errors * input_errors

@@ -20,10 +20,13 @@ from gpunet.models.registry import kind_of
 from gpunet.nn import Layer
 from gpunet.nn.layer import Shape
 from gpunet.options import option_fields
+from gpunet.tasks import CLASSIFICATION
 
 INPUTS = ("uint8", "float32", "scaled")
 """What an exported model takes: pixels 0..255; numbers as in the data set; or numbers that are scaled already."""
 LAYOUTS = ("NHWC", "NCHW")
+
+_NOT_EXPORTED = "ONNX files are written of classifiers only; gpunet.save keeps it, to_torch_state_dict its weights"
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,10 @@ def source_of(
     """
     if isinstance(model, (str, os.PathLike)):
         model = load_model(model, device)
+    if isinstance(model, SavedModel) and model.task != CLASSIFICATION:
+        raise ConfigError(f"the model in {model.file} was trained for {model.task}: {_NOT_EXPORTED}")
+    if isinstance(model, Layer) and model.target_scaling is not None:
+        raise ConfigError(f"the model was trained for a regression: {_NOT_EXPORTED}")
     if isinstance(model, SavedModel):
         given = {"scaling": scaling, "class_names": class_names, "input_shape": input_shape}
         if names := [name for name, value in given.items() if value is not None]:

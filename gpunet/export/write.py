@@ -66,6 +66,12 @@ def export_onnx(
         ConfigError: a layer has no ONNX form; an option does not fit the model; onnx is not installed.
         DataError: the images do not fit the model. GpunetError: onnxruntime computes something else.
         CheckpointError: there is no usable model. OutputError: the file cannot be written.
+
+    >>> from pathlib import Path
+    >>> model = gn.models.CNN((8, 8, 1), 2, (4,)).initialize(seed=0)
+    >>> certificate = gn.export_onnx(model, "model.onnx", images=np.ones((3, 8, 8, 1), np.float32))
+    >>> certificate.input, certificate.layout, certificate.bytes == Path("model.onnx").stat().st_size
+    ('scaled', 'NHWC', True)
     """
     onnx, ir = onnx_packages()
     source = source_of(model, scaling=scaling, class_names=class_names, input_shape=input_shape, device=device)

@@ -28,7 +28,12 @@ POOLINGS = ("max", "average", "global_average", "none")
 
 @dataclass(frozen=True)
 class CNNConfig(Options):
-    """The convolutional network: five blocks of convolution, batch norm, activation and pooling by default."""
+    """The convolutional network: five blocks of convolution, batch norm, activation and pooling by default.
+
+    >>> config = gn.models.CNNConfig(filters=(8, 16), pooling="average")
+    >>> gn.models.create(config, (28, 28, 1), 10).output_shape((28, 28, 1))
+    (10,)
+    """
 
     filters: tuple[int, ...] = option((32, 64, 128, 256, 512), "output channels of each block", low=1)
     kernel_sizes: tuple[int, ...] = option((3,), "kernel size of each block, or one for all", low=1)
@@ -51,7 +56,10 @@ class CNNConfig(Options):
 
 
 class CNN(Sequential):
-    """``block1 ... blockN``, ``features`` (Flatten or GlobalAvgPool2d), the hidden layers of `head`, ``linearK``.
+    """A convolutional network of blocks, and a classifier of one or more linear layers.
+
+    Its layers are ``block1`` to ``blockN``, ``features`` (Flatten or GlobalAvgPool2d), the hidden layers of `head` and
+    ``linearK``.
 
     Args:
         input_shape: (H, W, C) of an image.
@@ -69,6 +77,12 @@ class CNN(Sequential):
 
     Raises:
         ConfigError: the options are inconsistent.
+
+    >>> model = gn.models.CNN((28, 28, 1), 10, filters=(8, 16))
+    >>> [model.until(name).output_shape((28, 28, 1)) for name in ("block1", "block2", "features")]
+    [(14, 14, 8), (7, 7, 16), (784,)]
+    >>> model.output_shape((28, 28, 1))
+    (10,)
     """
 
     def __init__(

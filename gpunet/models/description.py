@@ -12,7 +12,12 @@ from gpunet.options import Options
 
 @dataclass(frozen=True)
 class Description:
-    """The options of a model, the shape of its inputs and its number of classes."""
+    """The options of a model, the shape of its inputs and its number of classes.
+
+    >>> description = gn.models.MLP((4, 3, 2)).description
+    >>> description.config.hidden, description.input_shape, description.classes
+    ((3,), (4,), 2)
+    """
 
     config: Options
     input_shape: tuple[int, ...]

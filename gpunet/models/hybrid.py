@@ -16,7 +16,12 @@ from gpunet.options import option, option_fields
 
 @dataclass(frozen=True)
 class HybridConfig(CNNConfig):
-    """The hybrid: an MLP classifier on the CNN's features."""
+    """The hybrid: an MLP classifier on the CNN's features.
+
+    >>> config = gn.models.HybridConfig(filters=(4,), classifier_hidden=(5,))
+    >>> gn.models.create(config, (8, 8, 1), 3).classifier.parameter_count  # 64 * 5 + 5 + 5 * 3 + 3
+    343
+    """
 
     feature_layer: str = option("features", "layer of the CNN whose output is the MLP's input (see summary)")
     classifier_hidden: tuple[int, ...] = option((128, 64), "sizes of the MLP's hidden layers", low=1)
@@ -36,6 +41,11 @@ class Hybrid(Sequential):
         classes: number of classes.
         feature_layer: name of the layer of `cnn` whose output is the MLP's input.
         hidden, activation, dropout, init: those of the MLP; see :class:`gpunet.models.MLP`.
+
+    >>> cnn = gn.models.CNN((8, 8, 1), 3, filters=(4,))
+    >>> model = gn.models.Hybrid(cnn, 3, hidden=(5,))
+    >>> model.extractor.output_shape((8, 8, 1)), model.classifier.parameter_count  # 64 * 5 + 5 + 5 * 3 + 3
+    ((64,), 343)
     """
 
     def __init__(

@@ -16,7 +16,15 @@ from gpunet.options import Options, option
 
 @dataclass(frozen=True)
 class MLPConfig(Options):
-    """The multilayer perceptron: 784-128-64-10 by default."""
+    """The multilayer perceptron: 784-128-64-10 by default.
+
+    >>> gn.models.MLPConfig(hidden=[32], dropout=0).hidden
+    (32,)
+    >>> gn.models.MLPConfig(activation="rel")
+    Traceback (most recent call last):
+    ...
+    gpunet.errors.ConfigError: activation must be one of relu, ...; got 'rel' (did you mean 'relu'?)
+    """
 
     hidden: tuple[int, ...] = option((128, 64), "sizes of the hidden layers", low=1)
     activation: str = option("relu", "activation after each hidden layer", choices=ACTIVATIONS)
@@ -32,6 +40,12 @@ class MLP(Sequential):
         activation: ``relu``, ``leaky_relu``, ``tanh``, ``gelu`` or ``gelu_tanh``, after each hidden layer.
         dropout: probability of dropping a hidden unit, in [0, 1).
         init: initialiser of the weights, or its name (``he``, ``xavier``, ``random`` and their ``_uniform`` forms).
+
+    >>> model = gn.models.MLP((784, 128, 64, 10)).initialize(seed=0)
+    >>> model(np.zeros((2, 28, 28, 1), np.float32)).shape
+    (2, 10)
+    >>> model.parameter_count  # 784 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10
+    109386
     """
 
     def __init__(

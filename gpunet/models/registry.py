@@ -17,14 +17,18 @@ from gpunet.options import Options
 
 @dataclass(frozen=True)
 class ModelKind:
-    """A kind of model, and all that the rest of gpunet needs to know about it."""
+    """A kind of model, and all that the rest of gpunet needs to know about it.
+
+    >>> gn.models.MODELS["mlp"].label, gn.models.MODELS["mlp"].with_article
+    ('MLP', 'an mlp')
+    """
 
     name: str
     """Its name in options and files."""
     label: str
     """Its name in text and tables."""
     article: str
-    """The article before the name: ``a`` or ``an``."""
+    """The article before the name, ``a`` or ``an``."""
     help: str
     """Description for the command line."""
     config: type[Options]
@@ -70,7 +74,12 @@ def kind_of(config: Options) -> ModelKind:
 
 
 def create(config: Options, input_shape: Sequence[int], classes: int) -> Sequential:
-    """The model described by `config`, for images (H, W, C) = `input_shape`; its arrays are not allocated yet."""
+    """The model described by `config`, for images (H, W, C) = `input_shape`; its arrays are not allocated yet.
+
+    >>> config = gn.models.MLPConfig(hidden=(32,))
+    >>> gn.models.create(config, (28, 28, 1), 10).parameter_count  # 784 * 32 + 32 + 32 * 10 + 10
+    25450
+    """
     model = kind_of(config).build(config, input_shape, classes)
     model.description = Description(config, tuple(input_shape), classes)
     return model

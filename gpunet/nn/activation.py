@@ -15,17 +15,28 @@ __all__ = ["ACTIVATIONS", "GELU", "Activation", "LeakyReLU", "ReLU", "Tanh", "ma
 
 
 class Activation(Layer):
-    """Base class of all activations: element-wise functions."""
+    """Base class of all activations: element-wise functions.
+
+    >>> class Square(gn.nn.Activation):
+    ...     def forward(self, x, ctx):
+    ...         return x * x, lambda dy: 2 * x * dy
+    >>> Square()(np.float32([3]))
+    array([9.], dtype=float32)
+    """
 
     elementwise = True
     non_decreasing: bool = False
     """Whether the function is monotonically non-decreasing. A subclass that overrides ``forward`` must restate it."""
     gain: float = 1.0
-    """1 / sqrt(E[f(z)^2]) for the function f and a standard normal z: preserves the second moment across layers."""
+    """1 / sqrt(E[f(z)^2]) for the function f and a standard normal z, to preserve the second moment across layers."""
 
 
 class ReLU(Activation):
-    """max(x, 0); gain: He et al. 2015, eq. 10."""
+    """max(x, 0); gain: He et al. 2015, eq. 10.
+
+    >>> gn.nn.ReLU()(np.float32([-1, 2]))
+    array([0., 2.], dtype=float32)
+    """
 
     non_decreasing = True
     gain = math.sqrt(2.0)
@@ -35,7 +46,11 @@ class ReLU(Activation):
 
 
 class LeakyReLU(Activation):
-    """x where positive, `slope` * x elsewhere (Maas et al., 2013); gain: He et al. 2015, eq. 15."""
+    """x where positive, `slope` * x elsewhere (Maas et al., 2013); gain: He et al. 2015, eq. 15.
+
+    >>> gn.nn.LeakyReLU(slope=0.5)(np.float32([-1, 2]))
+    array([-0.5,  2. ], dtype=float32)
+    """
 
     def __init__(self, slope: float = 0.01) -> None:
         self._slope = check_number("slope", slope)
@@ -57,7 +72,11 @@ class LeakyReLU(Activation):
 
 
 class Tanh(Activation):
-    """Hyperbolic tangent; gain as in PyTorch."""
+    """Hyperbolic tangent; gain as in PyTorch.
+
+    >>> gn.nn.Tanh()(np.float32([-100, 0, 100]))
+    array([-1.,  0.,  1.], dtype=float32)
+    """
 
     non_decreasing = True
     gain = 5.0 / 3.0
@@ -71,6 +90,9 @@ class GELU(Activation):
     """x * Phi(x) with Phi the standard normal CDF, or its tanh approximation (Hendrycks & Gimpel, 2016).
 
     E[gelu(z)^2] is 1/3 + 1 / (2 sqrt(3) pi); that of the approximation agrees to three digits.
+
+    >>> gn.nn.GELU()(np.float32([0, 100]))
+    array([  0., 100.], dtype=float32)
     """
 
     gain = 1.0 / math.sqrt(1.0 / 3.0 + 1.0 / (2.0 * math.sqrt(3.0) * math.pi))
@@ -100,6 +122,9 @@ def make_activation(name: str) -> Activation:
 
     Raises:
         ConfigError: unknown name; the message lists the valid ones.
+
+    >>> gn.nn.make_activation("relu")(np.float32([-1, 2]))
+    array([0., 2.], dtype=float32)
     """
     if name not in ACTIVATIONS:
         raise ConfigError(f"unknown activation {name!r}: expected one of {', '.join(ACTIVATIONS)}")

@@ -15,7 +15,14 @@ from gpunet.ops.geometry import Conv2dGeometry, Padding
 
 
 class Conv2d(Layer):
-    """2-D convolution: (N, H, W, in_channels) to (N, OH, OW, out_channels); options as :func:`gpunet.ops.conv2d`."""
+    """2-D convolution: (N, H, W, in_channels) to (N, OH, OW, out_channels); options as :func:`gpunet.ops.conv2d`.
+
+    >>> conv = gn.nn.Conv2d(1, 8, kernel_size=3, stride=2)
+    >>> conv.output_shape((28, 28, 1))
+    (14, 14, 8)
+    >>> conv.parameter_count  # 3 * 3 * 1 * 8 weights, 8 biases
+    80
+    """
 
     def __init__(
         self,

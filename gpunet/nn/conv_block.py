@@ -27,6 +27,12 @@ class ConvBlock(Sequential):
         activation: a name in :data:`gpunet.nn.ACTIVATIONS`, or None.
         pool: ``"max"``, ``"average"`` or None.
         init: initialiser of the convolution's weight; He by default.
+
+    >>> block = gn.nn.ConvBlock(1, 8)
+    >>> list(block.layers)
+    ['conv', 'norm', 'activation', 'pool']
+    >>> block.output_shape((28, 28, 1))
+    (14, 14, 8)
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -24,7 +24,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """How a forward pass runs. ``ForwardContext()`` is inference."""
+    """How a forward pass runs. ``ForwardContext()`` is inference.
+
+    >>> norm = gn.nn.BatchNorm(1).initialize()
+    >>> x = np.float32([[0], [2]])
+    >>> y, backward = norm.forward(x, gn.nn.ForwardContext(training=True))
+    >>> y.round(3).ravel()  # in inference, the same layer would use its running statistics
+    array([-1.,  1.], dtype=float32)
+    """
 
     training: bool = False
     """Batch norm uses batch statistics and updates the running ones; dropout is active."""
@@ -33,10 +40,12 @@ class ForwardContext:
     """Number of the training step, an int or a one-element array on the device; it keys the random numbers."""
     needs_input_grad: bool = True
     """Whether backward must return the gradient of the input; if not, it may return None."""
+    first_row: int = 0
+    """Number of the first row in the batch that these rows are a part of; dropout keys its masks by it."""
 
     def for_inner_layer(self) -> ForwardContext:
         """This context for a layer whose input depends on parameters and so needs its input gradient."""
-        return self if self.needs_input_grad else ForwardContext(self.training, self.seed, self.step)
+        return self if self.needs_input_grad else replace(self, needs_input_grad=True)
 
     def needs(self, *, bias: bool) -> tuple[str, ...]:
         """The gradients that a layer with a weight, and optionally a `bias`, must compute: `needs` of the ops."""
@@ -48,6 +57,12 @@ class Layer:
 
     A layer holds :class:`Parameter` and :class:`Buffer` attributes, or child layers. What a forward pass saves is held
     by the backward closure that it returns, never by the layer.
+
+    >>> layer = gn.nn.Linear(3, 2, init=gn.nn.Constant(1.0)).initialize(seed=0)
+    >>> layer(np.float32([[1, 2, 3]]))
+    array([[6., 6.]], dtype=float32)
+    >>> [(name, parameter.shape) for name, parameter in layer.named_parameters()]
+    [('weight', (3, 2)), ('bias', (2,))]
     """
 
     flat: FlatParameters | None = None

@@ -14,7 +14,15 @@ from gpunet.nn.parameter import Parameter
 
 
 class Linear(Layer):
-    """``y = x @ weight + bias`` with x (N, in_features) and y (N, out_features)."""
+    """``y = x @ weight + bias`` with x (N, in_features) and y (N, out_features).
+
+    >>> layer = gn.nn.Linear(2, 1, init=gn.nn.Constant(3.0)).initialize()
+    >>> y, backward = layer.forward(np.float32([[1, 2]]), gn.nn.ForwardContext(training=True))
+    >>> y
+    array([[9.]], dtype=float32)
+    >>> backward(np.float32([[1]])), layer.weight.grad.ravel()
+    (array([[3., 3.]], dtype=float32), array([1., 2.], dtype=float32))
+    """
 
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool = True, init: Initializer | None = None

@@ -13,7 +13,13 @@ from gpunet.tasks import CLASSIFICATION, MULTILABEL, REGRESSION
 
 
 class Loss(Protocol):
-    """What is minimised. A loss keeps no state, and asks the host for nothing."""
+    """What is minimised. A loss keeps no state, and asks the host for nothing.
+
+    >>> def absolute_error(outputs, targets, sample_weight=None):
+    ...     return abs(outputs - targets).mean(), np.sign(outputs - targets) / outputs.size
+    >>> absolute_error(np.float64([[1, 5]]), np.float64([[1, 3]]))
+    (np.float64(1.0), array([[0. , 0.5]]))
+    """
 
     task: ClassVar[str]
     """One of :data:`gpunet.tasks.TASKS`, which says what the targets are."""
@@ -21,9 +27,13 @@ class Loss(Protocol):
     def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
         """(loss, gradient) for outputs (N, K): a 0-d array on the device, and the gradient by `outputs`, (N, K).
 
-        targets: integers (N,) for a loss of classes, else numbers (N, K) of the dtype of `outputs`.
-        sample_weight: (N,), of that dtype: the mean is then sum(weight * loss) / sum(weight).
+        Args:
+            targets: integers (N,) for a loss of classes, else numbers (N, K) of the dtype of `outputs`.
+            sample_weight: (N,), of that dtype: the mean is then sum(weight * loss) / sum(weight).
         """
+
+    def total_weight(self, targets: Array) -> Array | None:
+        """What the mean divides by, 0-d, without sample weights; None if that is the number of rows."""
 
 
 class CrossEntropyLoss:
@@ -32,6 +42,12 @@ class CrossEntropyLoss:
     Args:
         label_smoothing: probability mass spread evenly over all classes, in [0, 1).
         weight: class weights, (classes,), on the device of the logits; or None.
+
+    >>> loss, gradient = gn.nn.CrossEntropyLoss()(np.zeros((1, 4), np.float32), np.array([2]))
+    >>> round(float(np.exp(loss)), 5)  # each of four classes has probability 1/4
+    4.0
+    >>> gradient
+    array([[ 0.25,  0.25, -0.75,  0.25]], dtype=float32)
     """
 
     task: ClassVar[str] = CLASSIFICATION
@@ -50,6 +66,10 @@ class CrossEntropyLoss:
             sample_weight=sample_weight,
         )
 
+    def total_weight(self, targets: Array) -> Array | None:
+        """The sum of the labels' weights, if there are any."""
+        return None if self.weight is None else self.weight[targets].sum(dtype="float64")
+
 
 class FocalLoss:
     """Cross-entropy that counts rows less the surer they are: (1 - p)**gamma times it, p the label's probability.
@@ -59,6 +79,10 @@ class FocalLoss:
     Args:
         gamma: at least 0; with 0 it is the cross-entropy.
         weight: class weights, (classes,), on the device of the logits; or None.
+
+    >>> loss, gradient = gn.nn.FocalLoss(gamma=1.0)(np.zeros((1, 2), np.float32), np.array([0]))
+    >>> round(float(loss / np.log(2)), 5)  # (1 - 1/2) * log(2)
+    0.5
     """
 
     task: ClassVar[str] = CLASSIFICATION
@@ -73,12 +97,22 @@ class FocalLoss:
             outputs, targets, weight=self.weight, sample_weight=sample_weight, gamma=self.gamma
         )
 
+    def total_weight(self, targets: Array) -> Array | None:
+        """The sum of the labels' weights, if there are any."""
+        return None if self.weight is None else self.weight[targets].sum(dtype="float64")
+
 
 class BCEWithLogitsLoss:
     """Mean binary cross-entropy of the sigmoid of each output: several labels, each of which may hold or not.
 
     Args:
         pos_weight: the weight of a target of 1 for each label, (labels,), on the device of the outputs; or None.
+
+    >>> loss, gradient = gn.nn.BCEWithLogitsLoss()(np.zeros((1, 2), np.float32), np.float32([[0, 1]]))
+    >>> round(float(np.exp(loss)), 5)  # both labels have probability 1/2
+    2.0
+    >>> gradient
+    array([[ 0.25, -0.25]], dtype=float32)
     """
 
     task: ClassVar[str] = MULTILABEL
@@ -92,9 +126,17 @@ class BCEWithLogitsLoss:
             outputs, targets, pos_weight=self.pos_weight, sample_weight=sample_weight
         )
 
+    def total_weight(self, targets: Array) -> Array | None:
+        """None: the mean divides by the number of rows."""
+        return None
+
 
 class MSELoss:
-    """Mean squared error."""
+    """Mean squared error.
+
+    >>> gn.nn.MSELoss()(np.float32([[1, 5]]), np.float32([[1, 3]]))  # (0 + 4) / 2
+    (array(2., dtype=float32), array([[0., 2.]], dtype=float32))
+    """
 
     task: ClassVar[str] = REGRESSION
 
@@ -102,9 +144,17 @@ class MSELoss:
         """(loss, gradient) for outputs and targets, both (N, K)."""
         return ops.mse_loss(outputs, targets, sample_weight=sample_weight)
 
+    def total_weight(self, targets: Array) -> Array | None:
+        """None: the mean divides by the number of rows."""
+        return None
+
 
 class HuberLoss:
-    """Mean of half the squared error up to `delta`, and linear in the error beyond: outliers count for less."""
+    """Mean of half the squared error up to `delta`, and linear in the error beyond: outliers count for less.
+
+    >>> gn.nn.HuberLoss()(np.float32([[1, 5]]), np.float32([[1, 3]]))  # (0 + 1.5) / 2
+    (array(0.75, dtype=float32), array([[0. , 0.5]], dtype=float32))
+    """
 
     task: ClassVar[str] = REGRESSION
 
@@ -114,6 +164,10 @@ class HuberLoss:
     def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
         """(loss, gradient) for outputs and targets, both (N, K)."""
         return ops.huber_loss(outputs, targets, delta=self.delta, sample_weight=sample_weight)
+
+    def total_weight(self, targets: Array) -> Array | None:
+        """None: the mean divides by the number of rows."""
+        return None
 
 
 LOSSES: dict[str, type] = {
@@ -134,6 +188,11 @@ def balanced_class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
 
     Args:
         labels: integers from 0 to `classes` - 1, (n,), on the host.
+
+    >>> gn.nn.balanced_class_weights(np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]), 3)
+    array([1., 1., 1.])
+    >>> gn.nn.balanced_class_weights(np.array([0, 1, 1, 1, 1]), 2)  # 5 / (2 * 1), 5 / (2 * 4)
+    array([2.5  , 0.625])
     """
     counts = np.bincount(labels, minlength=classes)
     present = counts > 0

@@ -20,6 +20,11 @@ class BatchNorm(Layer):
         features: size of the last axis.
         momentum: weight of the batch statistics in the running ones (PyTorch's convention).
         eps: added to the variance.
+
+    >>> norm = gn.nn.BatchNorm(1, momentum=0.5).initialize()
+    >>> y, backward = norm.forward(np.float32([[0], [2]]), gn.nn.ForwardContext(training=True))
+    >>> y.round(3).ravel(), norm.running_mean.value  # halfway from 0 to the batch's mean, 1
+    (array([-1.,  1.], dtype=float32), array([0.5], dtype=float32))
     """
 
     def __init__(self, features: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:

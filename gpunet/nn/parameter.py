@@ -66,12 +66,17 @@ class _Value:
 
 @dataclass(eq=False)
 class Parameter(_Value):
-    """A trainable array. Once the model is initialised, `value` and `grad` are views into its flat buffers."""
+    """A trainable array. Once the model is initialised, `value` and `grad` are views into its flat buffers.
+
+    >>> weight = gn.nn.Linear(3, 2).weight
+    >>> weight.shape, weight.size, weight.decay
+    ((3, 2), 6, True)
+    """
 
     shape: tuple[int, ...]
     init: Initializer
     decay: bool = True
-    """Whether weight decay applies: true for weights, false for biases and batch norm."""
+    """Whether weight decay applies; true for weights, false for biases and batch norm."""
     value: Array = field(default=_UNSET, repr=False)
     grad: Array = field(default=_UNSET, repr=False)
 
@@ -82,7 +87,11 @@ class Parameter(_Value):
 
 @dataclass(eq=False)
 class Buffer(_Value):
-    """A non-trainable array that training updates: the running statistics of batch norm."""
+    """A non-trainable array that training updates: the running statistics of batch norm.
+
+    >>> gn.nn.BatchNorm(2).initialize().running_var.value
+    array([1., 1.], dtype=float32)
+    """
 
     shape: tuple[int, ...]
     fill: float
@@ -98,6 +107,13 @@ class FlatParameters:
 
     Optimiser, weight decay, averaging, gradient norm and checkpoints are thus one pass over one array each. Parameters
     with weight decay come first: decay applies to ``values[:decay_size]``.
+
+    >>> model = gn.nn.Linear(3, 2, init=gn.nn.Constant(1.0)).initialize()
+    >>> model.flat.values, model.flat.decay_size  # six weights, then two biases
+    (array([1., 1., 1., 1., 1., 1., 0., 0.], dtype=float32), 6)
+    >>> model.flat.values[:] = 5
+    >>> model.bias.value
+    array([5., 5.], dtype=float32)
     """
 
     def __init__(

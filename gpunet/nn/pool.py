@@ -13,7 +13,13 @@ from gpunet.ops.geometry import Padding, Pool2dGeometry
 
 
 class MaxPool2d(Layer):
-    """Maximum over windows of (N, H, W, C); options as :func:`gpunet.ops.max_pool2d`."""
+    """Maximum over windows of (N, H, W, C); options as :func:`gpunet.ops.max_pool2d`.
+
+    >>> gn.nn.MaxPool2d(2)(np.float32([[1, 9], [3, 3]]).reshape(1, 2, 2, 1)).item()
+    9.0
+    >>> gn.nn.MaxPool2d(3, stride=2).output_shape((28, 28, 8))
+    (13, 13, 8)
+    """
 
     def __init__(
         self,
@@ -73,7 +79,11 @@ class MaxPool2d(Layer):
 
 
 class AvgPool2d(Layer):
-    """Mean over windows of (N, H, W, C); options as :func:`gpunet.ops.avg_pool2d`."""
+    """Mean over windows of (N, H, W, C); options as :func:`gpunet.ops.avg_pool2d`.
+
+    >>> gn.nn.AvgPool2d(2)(np.float32([[1, 9], [3, 3]]).reshape(1, 2, 2, 1)).item()
+    4.0
+    """
 
     def __init__(
         self,
@@ -119,7 +129,11 @@ class AvgPool2d(Layer):
 
 
 class GlobalAvgPool2d(Layer):
-    """Mean over the whole map: (N, H, W, C) to (N, C) (Lin et al., Network in Network, 2013)."""
+    """Mean over the whole map: (N, H, W, C) to (N, C) (Lin et al., Network in Network, 2013).
+
+    >>> gn.nn.GlobalAvgPool2d()(np.float32([[1, 9], [3, 3]]).reshape(1, 2, 2, 1))
+    array([[4.]], dtype=float32)
+    """
 
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         x_shape = x.shape
@@ -132,7 +146,11 @@ class GlobalAvgPool2d(Layer):
 
 
 class Flatten(Layer):
-    """(N, ...) to (N, features)."""
+    """(N, ...) to (N, features).
+
+    >>> gn.nn.Flatten()(np.zeros((5, 7, 7, 2), np.float32)).shape
+    (5, 98)
+    """
 
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         x_shape = x.shape

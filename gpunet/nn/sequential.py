@@ -19,6 +19,13 @@ class Sequential(Layer):
 
     Backward stops early and returns None if nothing further down needs a gradient: ``ForwardContext.needs_input_grad``
     is passed on up to the first layer with parameters; all later ones must return their input gradient.
+
+    >>> layers = [("hidden", gn.nn.Linear(2, 3)), ("relu", gn.nn.ReLU()), ("out", gn.nn.Linear(3, 1))]
+    >>> model = gn.nn.Sequential(layers).initialize(seed=0)
+    >>> model(np.zeros((5, 2), np.float32)).shape
+    (5, 1)
+    >>> [name for name, _ in model.named_parameters()]
+    ['hidden.weight', 'hidden.bias', 'out.weight', 'out.bias']
     """
 
     def __init__(self, layers: Sequence[Layer | tuple[str, Layer]]) -> None:

@@ -6,7 +6,17 @@ from gpunet.nn.layer import Layer, Shape
 
 
 def summary(model: Layer, input_shape: Shape) -> str:
-    """Name, type, output shape, parameters and FLOPs of each layer, for an input of `input_shape` (without N)."""
+    """Name, type, output shape, parameters and FLOPs of each layer, for an input of `input_shape` (without N).
+
+    >>> model = gn.nn.Sequential([("flatten", gn.nn.Flatten()), ("linear", gn.nn.Linear(784, 10))])
+    >>> print(gn.nn.summary(model, (28, 28, 1)))
+    layer    type     output  parameters   FLOPs
+    --------------------------------------------
+    flatten  Flatten  784              0       0
+    linear   Linear   10           7,850  15,680
+    --------------------------------------------
+    total                          7,850  15,680
+    """
     rows = [("layer", "type", "output", "parameters", "FLOPs")]
 
     def walk(name: str, layer: Layer, shape: Shape) -> Shape:

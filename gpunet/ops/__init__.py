@@ -28,6 +28,7 @@ from gpunet.ops.pool2d import (
     max_pool2d,
     max_pool2d_backward,
 )
+from gpunet.ops.shards import sum_shards
 from gpunet.ops.step_state import advance_step
 
 __all__ = [
@@ -61,5 +62,6 @@ __all__ = [
     "sgd_update",
     "softmax",
     "softmax_cross_entropy",
+    "sum_shards",
 ]
 __all__ += activation.__all__

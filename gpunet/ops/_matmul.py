@@ -1,104 +1,168 @@
-"""Matrix products of whole arrays (CPU): small ones by register tiling, large ones by BLAS.
+"""Matrix products of whole arrays (CPU), by register tiling.
 
-BLAS packs both matrices first. If the right-hand matrix fits in the L2 cache, that costs more than it gains, all the
-more so if the left-hand matrix has few rows.
+The right-hand matrix is packed into panels as wide as the register tile, up to _DEPTH rows of one at a time, which stay
+in the L1 cache while the rows of the left-hand matrix pass by. Those are read in place, six at a time.
+
+Each sum starts with the bias and takes its terms in order, whatever the shapes, so that the bits of a row do not depend
+on the rows beside it, nor on the number of threads.
+
+Source: Goto & van de Geijn, Anatomy of High-Performance Matrix Multiplication, ACM TOMS, 2008.
 """
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._blas import gemm, gemm_address
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._simd import PANEL_BYTES, gemm_micro_kernel, multiples
+from gpunet.ops._simd import PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, copy_rows, gemm_tile, scratch, transpose_square
 
-_TILE_ROWS = 6
-"""Rows of the micro-kernel's register tile."""
-_CACHED_BYTES = 2**19
-"""A right-hand matrix of up to this size is read in place, without packing."""
-_FEW_ROWS = 3
-_MAX_CHUNKS, _CHUNK_PRODUCTS = 8, 2**18
-"""Maximum number of row chunks of a register-tiled product, and minimum multiply-adds per chunk: a few microseconds,
-the cost of handing a chunk to a thread that is still awake, as in a training step."""
-_BLAS_CHUNK_ROWS, _BLAS_CHUNK_PRODUCTS = 64, 2**19
-"""Minimum rows and multiply-adds of a BLAS chunk: each chunk packs the whole right-hand matrix."""
-
-
-@jit
-def _axpy_rows(a, b, c):
-    """c = a @ b, accumulating scaled rows of b (axpy)."""
-    for i in range(a.shape[0]):
-        c[i] = 0
-        for k in range(a.shape[1]):
-            factor = a[i, k]
-            for j in range(b.shape[1]):
-                c[i, j] += factor * b[k, j]
+_MANY_REGISTERS = VECTOR_BYTES == 64
+"""AVX-512 has 32 vector registers, AVX 16."""
+_HEIGHT, _PACKED_HEIGHT, _NARROW_HEIGHT = (8, 12, 8) if _MANY_REGISTERS else (6, 6, 8)
+"""Rows of the register tile, with A read in place (a pointer to each), with A packed, and if it is one vector wide."""
+_in_place = gemm_tile(_HEIGHT, PANEL_VECTORS, packed=False)
+_packed = gemm_tile(_PACKED_HEIGHT, PANEL_VECTORS, packed=True)
+_narrow = gemm_tile(_NARROW_HEIGHT, 1, packed=False)
+_copy_term = copy_rows(_PACKED_HEIGHT)
+_copy_singles, _copy_doubles = copy_rows(PANEL_BYTES // 4), copy_rows(PANEL_BYTES // 8)
+_DEPTH = 256
+"""Terms that are added up at a time: a panel of so many rows fits in the L1 cache."""
+_BLOCK_ROWS = 240
+"""Maximum number of rows of a task: _DEPTH terms of each fit in the L2 cache."""
+_IN_PLACE_ROWS = 12
+"""Up to this many rows, whole panels are read in place, as packing them would take longer than it saves."""
+_MAX_TASKS, _TASK_PRODUCTS, _TASK_ROWS = 8, 2**18, 48
+"""Maximum number of tasks of a product of one block of rows; their minimum of multiply-adds, a few microseconds, the
+cost of handing a task to a thread that is still awake, as in a training step; and of rows, as each packs its panels."""
 
 
 @jit
-def _rectify(c):
-    for i in range(c.size):
-        c[i] = c.dtype.type(0) if c[i] <= c.dtype.type(0) else c[i]
+def _pack_rows(a, base, step, rows, depth, memory, to):
+    """Pack `rows` rows of a transposed matrix, whose terms are `step` apart: _PACKED_HEIGHT at a time, term by term.
+
+    The last row fills up the last tile, which stores it several times.
+    """
+    whole = rows // _PACKED_HEIGHT * _PACKED_HEIGHT
+    for first in range(0, whole, _PACKED_HEIGHT):
+        _copy_term(a, base + first, step, memory, to + first * depth, _PACKED_HEIGHT, depth)
+    for k in range(depth if whole < rows else 0):
+        for r in range(_PACKED_HEIGHT):
+            memory[to + whole * depth + k * _PACKED_HEIGHT + r] = a[base + k * step + min(whole + r, rows - 1)]
 
 
 @jit
-def _tiled_rows(a, row_step, offsets, b, bias, panel, relu, c, first, stop):
-    """Rows first ... stop - 1 of the product plus bias; `a` and `b` are flat, `panel` is PANEL_BYTES in elements."""
-    rows, columns = c.shape
-    flat = c.reshape(-1)
-    for j in range(0, columns, panel):
-        for start in range(first, stop, _TILE_ROWS):
-            i = min(start, rows - _TILE_ROWS)  # the last tiles overlap
-            at = i * row_step
-            tile = (
-                *(at, at + row_step, at + 2 * row_step),
-                *(at + 3 * row_step, at + 4 * row_step, at + 5 * row_step),
-            )
-            to = i * columns + j
-            gemm_micro_kernel(*(a, tile, offsets), *(b, j, columns), *(bias, j, 0), *(flat, to, columns))
-    if relu:
-        # Includes the rows before the first that an overlapping tile has recomputed: whoever writes a sum rectifies it.
-        _rectify(flat[min(first, rows - _TILE_ROWS) * columns : min(stop, rows) * columns])
+def _pack_panel(b, trans_b, stride, k, depth, column, columns, width, memory, to):
+    """Pack rows k ... k + depth - 1 of a panel of op(B) with `columns` columns, filled up to `width` by zeros."""
+    lanes, first, step, term = VECTOR_BYTES // b.itemsize, k * stride + column, 1, stride
+    whole, square = 0, 0
+    if trans_b:
+        first, step, term = column * stride + k, stride, 1
+        whole, square = depth // lanes * lanes, columns // lanes * lanes
+        for j in range(0, square, lanes):
+            for i in range(0, whole, lanes):
+                transpose_square(b, first + j * stride + i, stride, memory, to + i * width + j, width)
+    elif columns == PANEL_BYTES // b.itemsize:
+        if b.itemsize == 4:
+            _copy_singles(b, first, stride, memory, to, width, depth)
+        else:
+            _copy_doubles(b, first, stride, memory, to, width, depth)
+        return
+    for i in range(depth):
+        for j in range(square if i < whole else 0, columns):
+            memory[to + i * width + j] = b[first + i * term + j * step]
+        for j in range(columns, width):
+            memory[to + i * width + j] = 0
+
+
+@jit
+def _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left, right):
+    """Rows first ... end - 1 and columns left ... right - 1 of the product; see :func:`_blocks`."""
+    lanes, wide = VECTOR_BYTES // a.itemsize, PANEL_BYTES // a.itemsize
+    inner, rows = a.shape[0] if trans_a else a.shape[1], end - first
+    flat_a, flat_b, flat, stride = a.reshape(-1), b.reshape(-1), out.reshape(-1), out.shape[1]
+    parts = max(1, (inner + _DEPTH - 1) // _DEPTH)
+    panels, most = (right - left + wide - 1) // wide, (inner + parts - 1) // parts
+    # Scratch memory: what the sums start with, a panel of B, incomplete panels of the result (with `trans_out`, all),
+    # and rows of A.
+    panel = wide * panels
+    edge = panel + wide * most
+    packed = edge + rows * wide * (panels if trans_out else 1)
+    memory = scratch(packed + ((rows + _PACKED_HEIGHT) * most if trans_a else 0), a)
+    for j in range(wide * panels):
+        memory[j] = bias[left + j] if bias.size and left + j < right else 0
+    row_step, column_step = (1, stride) if trans_out else (stride, 1)
+    for part in range(parts):
+        k, depth = part * inner // parts, (part + 1) * inner // parts - part * inner // parts
+        if trans_a:
+            _pack_rows(flat_a, k * a.shape[1] + first, a.shape[1], rows, depth, memory, packed)
+        low = a.dtype.type(0) if relu and part == parts - 1 else a.dtype.type(-np.inf)
+        for j in range(left, right, wide):
+            count = min(wide, right - j)
+            width = lanes if count <= lanes and not trans_a else wide
+            source, at, step = memory, panel, width
+            if count == wide and not trans_b and rows <= _IN_PLACE_ROWS:
+                source, at, step = flat_b, k * b.shape[1] + j, b.shape[1]
+            else:
+                _pack_panel(flat_b, trans_b, b.shape[1], k, depth, j, count, width, memory, panel)
+            incomplete = trans_out or count != width
+            target, to, to_row = flat, first * stride + j, stride
+            if incomplete:
+                target, to, to_row = memory, edge + ((j - left) * rows if trans_out else 0), width
+            begin, begin_at, begin_row = target, to, to_row
+            if part == 0:
+                begin, begin_at, begin_row = memory, j - left, 0
+            height = _PACKED_HEIGHT if trans_a else _HEIGHT if width == wide else _NARROW_HEIGHT
+            for i in range(0, rows, height):
+                sums = begin, begin_at + i * begin_row, begin_row, target, to + i * to_row, to_row, low
+                if trans_a:
+                    left_at = packed + i * depth
+                    _packed(rows - i, depth, memory, left_at, _PACKED_HEIGHT, source, at, step, *sums)
+                elif width == wide:
+                    _in_place(rows - i, depth, flat_a, (first + i) * inner + k, inner, source, at, step, *sums)
+                else:
+                    _narrow(rows - i, depth, flat_a, (first + i) * inner + k, inner, source, at, step, *sums)
+            if incomplete and part == parts - 1:
+                for i in range(rows):
+                    for c in range(count):
+                        flat[(first + i) * row_step + (j + c) * column_step] = memory[to + i * width + c]
 
 
 @parallel_jit
-def _tiled_chunks(a, row_step, offsets, b, bias, panel, relu, c, chunks):
-    tiles = (c.shape[0] + _TILE_ROWS - 1) // _TILE_ROWS
-    for chunk in prange(chunks):
-        first, stop = chunk * tiles // chunks * _TILE_ROWS, (chunk + 1) * tiles // chunks * _TILE_ROWS
-        _tiled_rows(a, row_step, offsets, b, bias, panel, relu, c, first, stop)
+def _blocks(a, b, trans_a, trans_b, bias, relu, trans_out, out, row_tasks, column_tasks):
+    """out = op(A) op(B) plus `bias`, (columns,) or empty; its transpose with `trans_out`."""
+    rows, columns = (out.shape[1], out.shape[0]) if trans_out else out.shape
+    wide = PANEL_BYTES // a.itemsize
+    height = _PACKED_HEIGHT if trans_a else _HEIGHT
+    tiles, panels = (rows + height - 1) // height, (columns + wide - 1) // wide
+    for task in prange(row_tasks * column_tasks):
+        row, column = task // column_tasks, task % column_tasks
+        first, end = row * tiles // row_tasks * height, (row + 1) * tiles // row_tasks * height
+        left, right = column * panels // column_tasks * wide, (column + 1) * panels // column_tasks * wide
+        end, right = min(end, rows), min(right, columns)
+        _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left, right)
 
 
-@jit
-def _blas_rows(address, a, trans_a, b, trans_b, c, start, stop):
-    """Rows start ... stop - 1 of the product."""
-    n = c.shape[1]
-    k = a.shape[0] if trans_a else a.shape[1]
-    itemsize = c.itemsize
-    gemm(
-        address,
-        trans_a,
-        trans_b,
-        stop - start,
-        n,
-        k,
-        a.ctypes.data + (start if trans_a else start * a.shape[1]) * itemsize,
-        a.shape[1],
-        b.ctypes.data,
-        b.shape[1],
-        c.dtype.type(0),
-        c.ctypes.data + start * n * itemsize,
-        n,
-    )
+@functools.lru_cache(maxsize=1024)
+def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
+    """Numbers of tasks that the rows and the columns of a product are divided into."""
+    wanted = max(1, min(_MAX_TASKS, rows * inner * columns // _TASK_PRODUCTS))
+    panels, most = -(-columns // panel), max(1, rows // _TASK_ROWS)
+    if rows > columns:
+        by_row = min(wanted, most)
+        by_column = min(panels, wanted // by_row)
+    else:
+        by_column = min(panels, wanted)
+        by_row = min(wanted // by_column, most)
+    return max(by_row, -(-rows // _BLOCK_ROWS)), by_column
 
 
-@parallel_jit
-def _blas_chunks(address, a, trans_a, b, trans_b, c, chunks):
-    rows = c.shape[0]
-    for chunk in prange(chunks):
-        start, stop = chunk * rows // chunks, (chunk + 1) * rows // chunks
-        _blas_rows(address, a, trans_a, b, trans_b, c, start, stop)
+@functools.cache
+def _no_bias(dtype: np.dtype[Any]) -> np.ndarray:
+    return np.empty(0, dtype)
 
 
 def matmul(
@@ -111,43 +175,24 @@ def matmul(
     relu: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """op(A) @ op(B) of two C-contiguous matrices of the same dtype, plus `bias` in each row, in parallel over rows.
+    """op(A) @ op(B) of two C-contiguous matrices of the same dtype, plus `bias` in each row, in parallel.
 
     With `relu`, negative values become 0. The result is written to `out`, a C-contiguous matrix, if given.
     """
     rows, inner = (a.shape[1], a.shape[0]) if trans_a else a.shape
+    columns = b.shape[0] if trans_b else b.shape[1]
     if out is None:
-        out = aligned.empty((rows, b.shape[0] if trans_b else b.shape[1]), a.dtype)
-    if _suits_register_tiling(rows, b, trans_b):
-        row_step, step = (1, rows) if trans_a else (inner, 1)
-        start = np.zeros(out.shape[1], a.dtype) if bias is None else np.ascontiguousarray(bias)
-        panel = PANEL_BYTES // a.itemsize
-        operands = a.reshape(-1), row_step, multiples(inner, step), b.reshape(-1), start, panel, relu, out
-        chunks = min(_MAX_CHUNKS, out.size * inner // _CHUNK_PRODUCTS)
-        if chunks <= 1:
-            _tiled_rows(*operands, 0, rows)
-        else:
-            _tiled_chunks(*operands, chunks)
-        return out
-    if not (out.size and inner):
-        out[...] = 0
-    elif rows <= _FEW_ROWS and not trans_a and not trans_b:
-        _axpy_rows(a, b, out)
+        out = aligned.empty((rows, columns), a.dtype)
+    panel = PANEL_BYTES // a.itemsize
+    start = _no_bias(a.dtype) if bias is None else np.ascontiguousarray(bias)
+    trans_out = trans_a and not trans_b and columns < panel <= rows and bias is None and not relu
+    if trans_out:
+        # Few columns leave most of a panel empty; as rows, they do not, and the other matrix is not transposed.
+        a, b, rows, columns = b, a, columns, rows
+    row_tasks, column_tasks = _tasks(rows, inner, columns, panel)
+    operands = a, b, trans_a, trans_b, start, relu, trans_out, out
+    if row_tasks * column_tasks == 1:
+        _block(*operands, 0, rows, 0, columns)
     else:
-        by_blas = gemm_address(a.dtype), a, int(trans_a), b, int(trans_b), out
-        chunks = min(-(-rows // _BLAS_CHUNK_ROWS), out.size * inner // _BLAS_CHUNK_PRODUCTS)
-        if chunks <= 1:
-            _blas_rows(*by_blas, 0, rows)
-        else:
-            _blas_chunks(*by_blas, chunks)
-    if bias is not None:
-        out += bias
-    if relu:
-        _rectify(out.reshape(-1))
+        _blocks(*operands, row_tasks, column_tasks)
     return out
-
-
-def _suits_register_tiling(rows: int, b: np.ndarray, trans_b: bool) -> bool:
-    return (
-        not trans_b and rows >= _TILE_ROWS and b.nbytes <= _CACHED_BYTES and b.shape[1] * b.itemsize % PANEL_BYTES == 0
-    )

@@ -83,6 +83,38 @@ class _Code:
         return self.builder.fadd(product, c, flags=("contract",))
 
 
+def _accumulate(code: _Code, vectors: int, rows: Any, terms: Any, b: Any, c: Any, d: Any, low: Any) -> None:
+    """Emit D = max(A B + C, low) for one register tile of `vectors` vectors per row.
+
+    rows: addresses of the rows of A, whose number is that of the tile's rows.
+    terms: the number of terms, and a function from the number of a term to its offset in a row of A.
+    b: data, the position of the first row and the distance between rows; c, d: data and the positions of the rows.
+    low: a vector, or None for no bound. A NaN passes.
+    """
+    builder = code.builder
+    tile = [(r, v) for r in range(len(rows)) for v in range(vectors)]
+
+    def vector(row: Any, v: int) -> Any:
+        return builder.add(row, code.integer(v * code.lanes))
+
+    sums = {at: cgutils.alloca_once(builder, code.vector) for at in tile}  # LLVM promotes them to registers
+    for r, v in tile:
+        builder.store(code.load(c[0], vector(c[1][r], v)), sums[r, v])
+    count, offset = terms
+    with cgutils.for_range(builder, count) as loop:
+        row, at = builder.add(b[1], builder.mul(b[2], loop.index)), offset(loop.index)
+        loaded = [code.load(b[0], vector(row, v)) for v in range(vectors)]
+        for r, base in enumerate(rows):
+            value = code.broadcast(code.element(base, at))
+            for v in range(vectors):
+                builder.store(code.multiply_add(value, loaded[v], builder.load(sums[r, v])), sums[r, v])
+    for r, v in tile:
+        value = builder.load(sums[r, v])
+        if low is not None:
+            value = builder.select(builder.fcmp_ordered("<=", value, low), low, value)
+        code.store(value, d[0], vector(d[1][r], v))
+
+
 @intrinsic
 def gemm_micro_kernel(
     typing_context: Any,
@@ -116,27 +148,138 @@ def gemm_micro_kernel(
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         code = _Code(context, builder, signature, args, a.dtype)
-        tile = [(r, v) for r in range(count) for v in range(PANEL_VECTORS)]
 
-        def position(at: int, row: Any, v: int) -> Any:
-            """The first element of vector v in a row of the matrix given by the three arguments starting at `at`."""
-            element = builder.add(args[at + 1], builder.mul(args[at + 2], row))
-            return builder.add(element, code.integer(v * code.lanes))
+        def positions(start: Any, stride: Any) -> list[Any]:
+            return [builder.add(start, builder.mul(stride, code.integer(r))) for r in range(count)]
 
         data = {at: code.array(at).data for at in (0, 2, 3, 6, 9)}
         bases = [builder.gep(data[0], [builder.extract_value(args[1], r)]) for r in range(count)]
-        sums = {at: cgutils.alloca_once(builder, code.vector) for at in tile}  # LLVM promotes them to registers
-        for r, v in tile:
-            builder.store(code.load(data[6], position(6, code.integer(r), v)), sums[r, v])
-        with cgutils.for_range(builder, code.array(2).nitems) as loop:
-            offset = code.element(data[2], loop.index)
-            loaded = [code.load(data[3], position(3, loop.index, v)) for v in range(PANEL_VECTORS)]
-            for r in range(count):
-                value = code.broadcast(code.element(bases[r], offset))
-                for v in range(PANEL_VECTORS):
-                    builder.store(code.multiply_add(value, loaded[v], builder.load(sums[r, v])), sums[r, v])
-        for r, v in tile:
-            code.store(builder.load(sums[r, v]), data[9], position(9, code.integer(r), v))
+        terms = code.array(2).nitems, lambda k: code.element(data[2], k)
+        c, d = (data[6], positions(args[7], args[8])), (data[9], positions(args[10], args[11]))
+        _accumulate(code, PANEL_VECTORS, bases, terms, (data[3], args[4], args[5]), c, d, None)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def gemm_tile(height: int, vectors: int, packed: bool) -> Any:
+    """An intrinsic that computes D = max(A B + C, low) for a register tile of `height` rows of `vectors` vectors.
+
+    ``tile(rows, terms, a, a_start, a_step, b, b_start, b_row, c, c_start, c_row, d, d_start, d_row, low)``
+
+    Row r of B, C or D is at ``start + r * row``. Term k of row r of A is at ``a_start + k * a_step + r`` if it is
+    `packed`, else at ``a_start + r * a_step + k``. If the tile has fewer `rows` than `height`, the last one is computed
+    several times (packed, it must be there several times). C and D may alias: all of C is read first. `low` is a number
+    of the matrices' type; NaN passes.
+    """
+
+    @intrinsic
+    def tile(
+        typing_context: Any,
+        rows: Any,
+        terms: Any,
+        a: Any,
+        a_start: Any,
+        a_step: Any,
+        b: Any,
+        b_start: Any,
+        b_row: Any,
+        c: Any,
+        c_start: Any,
+        c_row: Any,
+        d: Any,
+        d_start: Any,
+        d_row: Any,
+        low: Any,
+    ) -> Any:
+        index = types.intp
+        signature = types.void(
+            *(index, index, a, index, index),
+            *(b, index, index, c, index, index, d, index, index, a.dtype),
+        )
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            code = _Code(context, builder, signature, args, a.dtype)
+            last = builder.sub(args[0], code.integer(1))
+            plain = [code.integer(r) for r in range(height)]
+            clipped = [builder.select(builder.icmp_signed("<", here, last), here, last) for here in plain]
+
+            def positions(at: int) -> list[Any]:
+                return [builder.add(args[at], builder.mul(args[at + 1], number)) for number in clipped]
+
+            left, right, start, result = (code.array(at).data for at in (2, 5, 8, 11))
+            own = [builder.add(args[3], number) for number in plain] if packed else positions(3)
+            bases = [builder.gep(left, [position]) for position in own]
+            steps = args[1], (lambda k: builder.mul(args[4], k)) if packed else (lambda k: k)
+            b, c, d = (right, args[6], args[7]), (start, positions(9)), (result, positions(12))
+            _accumulate(code, vectors, bases, steps, b, c, d, code.broadcast(args[14]))
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return tile
+
+
+def copy_rows(count: int) -> Any:
+    """An intrinsic ``copy(x, x_start, x_row, y, y_start, y_row, rows)``: `count` elements of each of `rows` rows, from
+    ``x_start + r * x_row`` in `x` to ``y_start + r * y_row`` in `y`.
+    """
+
+    @intrinsic
+    def copy(typing_context: Any, x: Any, x_start: Any, x_row: Any, y: Any, y_start: Any, y_row: Any, rows: Any) -> Any:
+        index = types.intp
+        signature = types.void(x, index, index, y, index, index, index)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            code = _Code(context, builder, signature, args, x.dtype)
+            code.vector = ir.VectorType(context.get_data_type(x.dtype), count)
+            source, target = code.array(0).data, code.array(3).data
+            with cgutils.for_range(builder, args[6]) as loop:
+                at, to = (builder.add(args[k], builder.mul(args[k + 1], loop.index)) for k in (1, 4))
+                code.store(code.load(source, at), target, to)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return copy
+
+
+@intrinsic
+def transpose_square(
+    typing_context: Any, x: Any, x_start: Any, x_stride: Any, y: Any, y_start: Any, y_stride: Any
+) -> Any:
+    """Write the transpose of a square of VECTOR_BYTES per row: ``y[y_start + j * y_stride + i]`` becomes
+    ``x[x_start + i * x_stride + j]``.
+
+    Blocks of 1, 2, 4, ... lanes are exchanged between pairs of rows, all in registers.
+    """
+    index = types.intp
+    signature = types.void(x, index, index, y, index, index)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = _Code(context, builder, signature, args, x.dtype)
+        source, target, lanes = code.array(0).data, code.array(3).data, code.lanes
+
+        def position(at: int, row: int) -> Any:
+            return builder.add(args[at], builder.mul(args[at + 1], code.integer(row)))
+
+        def shuffled(first: Any, second: Any, lanes_of: Sequence[int]) -> Any:
+            return builder.shuffle_vector(
+                first, second, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(lanes_of))
+            )
+
+        rows = [code.load(source, position(1, r)) for r in range(lanes)]
+        block = lanes // 2
+        while block:
+            for r in range(lanes):
+                if r & block == 0:
+                    upper, lower = rows[r], rows[r + block]
+                    left = [k if k & block == 0 else lanes + k - block for k in range(lanes)]
+                    right = [k + block if k & block == 0 else lanes + k for k in range(lanes)]
+                    rows[r], rows[r + block] = shuffled(upper, lower, left), shuffled(upper, lower, right)
+            block //= 2
+        for r in range(lanes):
+            code.store(rows[r], target, position(4, r))
         return context.get_dummy_value()
 
     return signature, codegen

@@ -24,6 +24,16 @@ class WeightAverage:
 
     Raises:
         ConfigError: `decay` is not in [0, 1).
+
+    >>> model = gn.nn.Linear(1, 1, init=gn.nn.Constant(3.0)).initialize()
+    >>> average = gn.optim.WeightAverage(model.flat, decay=0.999)
+    >>> model.weight.value[:] = 14
+    >>> average.update(step=1)
+    >>> with average.applied():
+    ...     model.weight.value.round(4)  # 2/11 * 3 + 9/11 * 14
+    array([[12.]], dtype=float32)
+    >>> model.weight.value
+    array([[14.]], dtype=float32)
     """
 
     def __init__(self, flat: FlatParameters, decay: float) -> None:

@@ -20,6 +20,11 @@ class Optimizer:
     """An update rule with its hyperparameters; :meth:`bind` attaches the parameters and allocates its state.
 
     Weight decay applies only to parameters with ``decay=True``: to weights, not to biases or batch norm.
+
+    >>> optimizer = gn.optim.Adam()
+    >>> optimizer.bind(gn.nn.Linear(3, 2).initialize().flat)
+    >>> {name: array.shape for name, array in optimizer.slots().items()}
+    {'moment1': (8,), 'moment2': (8,)}
     """
 
     options: ClassVar[tuple[str, ...]] = ()
@@ -55,7 +60,7 @@ class Optimizer:
         Args:
             lr: learning rate.
             step: number of this step, 1 for the first.
-            scale: factor on the gradients, as returned by :func:`gpunet.ops.optimizer.gradient_scale`; if it is not
+            scale: factor on the gradients, as returned by :func:`gpunet.ops.gradient_scale`; if it is not
                 finite, nothing changes. None: 1.
 
         Each is a number or a one-element array on the parameters' device.
@@ -86,6 +91,14 @@ class SGD(Optimizer):
 
     Raises:
         ConfigError: `momentum` is not in [0, 1) or `weight_decay` is negative.
+
+    >>> model = gn.nn.Linear(1, 1, bias=False, init=gn.nn.Constant(3.0)).initialize()
+    >>> optimizer = gn.optim.SGD()
+    >>> optimizer.bind(model.flat)
+    >>> model.weight.grad[:] = 2
+    >>> optimizer.update(lr=0.5, step=1)
+    >>> model.weight.value  # 3 - 0.5 * 2
+    array([[2.]], dtype=float32)
     """
 
     options = ("momentum", "nesterov", "weight_decay")
@@ -115,6 +128,14 @@ class Adam(Optimizer):
 
     Raises:
         ConfigError: `beta1` or `beta2` is not in [0, 1), or `eps` or `weight_decay` is negative.
+
+    >>> model = gn.nn.Linear(1, 1, bias=False, init=gn.nn.Constant(3.0)).initialize()
+    >>> optimizer = gn.optim.Adam()
+    >>> optimizer.bind(model.flat)
+    >>> model.weight.grad[:] = 2
+    >>> optimizer.update(lr=0.5, step=1)
+    >>> model.weight.value.round(5)  # in the first step, 3 - 0.5 * the sign of the gradient
+    array([[2.5]], dtype=float32)
     """
 
     options = ("beta1", "beta2", "weight_decay")
@@ -147,7 +168,16 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019) as torch.optim.AdamW; arguments as :class:`Adam`."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019) as torch.optim.AdamW; arguments as :class:`Adam`.
+
+    >>> model = gn.nn.Linear(1, 1, bias=False, init=gn.nn.Constant(3.0)).initialize()
+    >>> optimizer = gn.optim.AdamW(weight_decay=0.5)
+    >>> optimizer.bind(model.flat)
+    >>> model.weight.grad[:] = 2
+    >>> optimizer.update(lr=0.5, step=1)
+    >>> model.weight.value.round(5)  # 3 * (1 - 0.5 * 0.5) - 0.5
+    array([[1.75]], dtype=float32)
+    """
 
     decoupled = True
 
@@ -166,6 +196,9 @@ def create(name: str, **options: Any) -> Optimizer:
 
     Raises:
         ConfigError: there is no such optimiser, one of its options is missing, or one is out of range.
+
+    >>> gn.optim.create("adam", beta1=0.8, beta2=0.999, weight_decay=0.0, momentum=0.9).beta1
+    0.8
     """
     owner = look_up("optimizer", name, OPTIMIZERS)
     return owner(**select("optimizer", name, {option: option for option in owner.options}, options))

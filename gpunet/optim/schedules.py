@@ -25,6 +25,13 @@ class Schedule:
 
     Raises:
         ConfigError: an argument is out of range.
+
+    >>> class Halved(gn.optim.schedules.Schedule):
+    ...     def lr(self, step):
+    ...         return self.peak if step < self.total_steps // 2 else self.peak / 2
+    >>> schedule = Halved(0.5, total_steps=4, steps_per_epoch=1)
+    >>> [schedule.lr(step) for step in range(4)]
+    [0.5, 0.5, 0.25, 0.25]
     """
 
     options: ClassVar[Mapping[str, str]] = {}
@@ -63,14 +70,23 @@ class Schedule:
 
 
 class Constant(Schedule):
-    """Constant learning rate."""
+    """Constant learning rate.
+
+    >>> gn.optim.schedules.Constant(0.5, total_steps=4, steps_per_epoch=1).lr(3)
+    0.5
+    """
 
     def lr(self, step: int) -> float:
         return self.peak
 
 
 class Step(Schedule):
-    """Multiplies the learning rate by `factor` every `epochs` epochs (torch.optim.lr_scheduler.StepLR)."""
+    """Multiplies the learning rate by `factor` every `epochs` epochs (torch.optim.lr_scheduler.StepLR).
+
+    >>> schedule = gn.optim.schedules.Step(1, total_steps=6, steps_per_epoch=1, epochs=2, factor=0.5)
+    >>> [schedule.lr(step) for step in range(6)]
+    [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    """
 
     options: ClassVar[Mapping[str, str]] = {"lr_step": "epochs", "lr_factor": "factor"}
 
@@ -86,7 +102,12 @@ class Step(Schedule):
 
 
 class Exponential(Schedule):
-    """Multiplies the learning rate by `factor` every epoch (torch.optim.lr_scheduler.ExponentialLR)."""
+    """Multiplies the learning rate by `factor` every epoch (torch.optim.lr_scheduler.ExponentialLR).
+
+    >>> schedule = gn.optim.schedules.Exponential(1, total_steps=3, steps_per_epoch=1, factor=0.5)
+    >>> [schedule.lr(step) for step in range(3)]
+    [1.0, 0.5, 0.25]
+    """
 
     options: ClassVar[Mapping[str, str]] = {"lr_factor": "factor"}
 
@@ -104,6 +125,12 @@ class ReduceOnPlateau(Schedule):
     As torch.optim.lr_scheduler.ReduceLROnPlateau with its defaults: only a loss below ``1 - 1e-4`` times the best
     counts as an improvement, NaN never does, the count restarts after a reduction, and reductions of less than 1e-8 are
     skipped.
+
+    >>> schedule = gn.optim.schedules.ReduceOnPlateau(1, total_steps=9, steps_per_epoch=3, patience=0)
+    >>> schedule.observe(0.7)
+    >>> schedule.observe(0.7)  # no better
+    >>> schedule.lr(6)
+    0.5
     """
 
     options: ClassVar[Mapping[str, str]] = {"lr_patience": "patience", "lr_factor": "factor"}
@@ -150,6 +177,10 @@ class Cosine(Schedule):
     torch.optim.lr_scheduler.CosineAnnealingLR. The warm-up (Goyal et al. 2017, arXiv:1706.02677, section 2.2) takes
     w = round(warmup * total_steps) steps at rates of 1/(w+1), 2/(w+1) ... w/(w+1) of the peak, so that the first update
     is not wasted and the one after the warm-up uses the peak.
+
+    >>> schedule = gn.optim.schedules.Cosine(1, total_steps=8, steps_per_epoch=1, warmup=0.25)
+    >>> [round(schedule.lr(step), 3) for step in (0, 1, 2, 5, 8)]
+    [0.333, 0.667, 1.0, 0.5, 0.0]
     """
 
     options: ClassVar[Mapping[str, str]] = {"warmup": "warmup"}
@@ -169,6 +200,10 @@ class OneCycle(Schedule):
 
     Both are half a cosine where the paper has straight lines, as is the default of torch.optim.lr_scheduler.OneCycleLR:
     from peak/25 to the peak over the first `warmup` fraction of the steps, then down to peak/1e4 at the last one.
+
+    >>> schedule = gn.optim.schedules.OneCycle(1, total_steps=10, steps_per_epoch=1, warmup=0.3)
+    >>> [round(schedule.lr(step), 4) for step in (0, 2, 9)]
+    [0.04, 1.0, 0.0001]
     """
 
     options: ClassVar[Mapping[str, str]] = {"warmup": "warmup"}
@@ -215,6 +250,9 @@ def create(name: str, *, lr: float, total_steps: int, steps_per_epoch: int, **op
 
     Raises:
         ConfigError: there is no such schedule, one of its options is missing, or one is out of range.
+
+    >>> gn.optim.schedules.create("exponential", lr=1, total_steps=9, steps_per_epoch=3, lr_factor=0.5).lr(3)
+    0.5
     """
     owner = look_up("schedule", name, SCHEDULES)
     chosen = select("schedule", name, owner.options, options)

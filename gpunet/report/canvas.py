@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import html
 import io
 import os
@@ -18,6 +19,7 @@ from gpunet.errors import ConfigError
 from gpunet.files import atomic_write
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
@@ -89,28 +91,57 @@ def load_matplotlib() -> None:
 
 
 @contextlib.contextmanager
-def page(path: PathLike, width: float, height: float) -> Iterator[Figure]:
-    """A figure of `width` x `height` inches to draw on; it is saved as a PNG file at `path`.
+def page(path: PathLike | None, width: float, height: float) -> Iterator[Figure]:
+    """A figure of `width` x `height` inches to draw on; it is saved as a PNG file at `path`, unless that is None.
+
+    A notebook shows it.
 
     Raises:
         ConfigError: matplotlib cannot be imported. OutputError: `path` cannot be written.
     """
+    with contextlib.ExitStack() as stack:
+        temporary = None if path is None else stack.enter_context(atomic_write(path))
+        figure = _shown_figure(width, height)
+        stack.enter_context(_look({}))
+        yield figure
+        if temporary is not None:
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def _shown_figure(width: float, height: float) -> Figure:
+    return _figure_type()(figsize=(width, height), layout="constrained")
+
+
+@functools.cache
+def _figure_type() -> type[Figure]:
+    """Figures that a notebook shows without pyplot, which would keep each of them until it is closed."""
     load_matplotlib()
     from matplotlib.figure import Figure
 
-    with atomic_write(path) as temporary, _look({}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            with _look({}):
+                self.savefig(buffer, format="png", dpi=DPI)
+            return buffer.getvalue()
+
+    return ShownFigure
 
 
-def drawing(draw: Callable[[Figure], None], width: float, height: float, *, name: str, description: str) -> str:
+def axes_or_new(ax: Axes | None) -> Axes:
+    """`ax`, or the axes of a new figure: the argument that every function ``draw_*`` has, and what it returns."""
+    return _shown_figure(6.4, 4.4).subplots() if ax is None else ax
+
+
+def drawing(draw: Callable[[Figure], object], width: float, height: float, *, name: str, description: str) -> str:
     """What `draw` draws on a figure of `width` x `height` inches, as an ``<svg>`` element to embed in HTML.
 
     It has a transparent background, text is kept as text, colours are CSS variables of the page, and it fills the
     available width.
 
-    name: unique on the page, the prefix of all ids in the drawing. description: the alternative text.
+    Args:
+        name: unique on the page, the prefix of all ids in the drawing.
+        description: the alternative text.
 
     Raises:
         ConfigError: matplotlib cannot be imported.

@@ -1,4 +1,7 @@
-"""Charts drawn on given axes, for both the PNG figures of a run and the drawings inside a report."""
+"""Charts on axes, `ax`, for the PNG figures of a run and the drawings inside a report; without `ax`, on new ones.
+
+All return the axes.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpunet.report.canvas import BLUE, GREEN, GREY, ORANGE, TEN, VERMILLION, WHITE
+from gpunet.report.canvas import BLUE, GREEN, GREY, ORANGE, TEN, VERMILLION, WHITE, axes_or_new
 from gpunet.report.metrics import Calibration
+from gpunet.training.metrics import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,45 +29,61 @@ _MOST_NAMED = 60  # classes whose names fit into a map
 _RASTER = 500  # number of points above which a bitmap is smaller than vector graphics
 
 
-def draw_curves(axes: Axes, history: History, quantity: str) -> None:
-    """The training and validation ``loss`` or ``accuracy`` (in percent), with the best validation epoch marked."""
+def draw_curves(history: History, quantity: str, ax: Axes | None = None) -> Axes:
+    """The training and validation ``loss`` or a metric (shares in percent), with the best validation epoch marked."""
+    axes = axes_or_new(ax)
     numbers = _epochs(history)
-    factor = 100 if quantity == "accuracy" else 1
+    metric = monitored(history)
+    kind = METRICS.get(metric)
+    factor = 100 if quantity != "loss" and kind is not None and kind.percent else 1
     for part, colour, line, marker in (("train", BLUE, "--", "s"), ("validation", VERMILLION, "-", "o")):
         values = factor * _column(history, f"{part}_{quantity}")
+        if part == "train" and metric != "accuracy" and not np.isfinite(values).any():
+            continue
         axes.plot(numbers, values, line, color=colour, label=part, **_markers(numbers, marker))
-    accuracy = _column(history, "validation_accuracy")
-    if np.isfinite(accuracy).any():
-        best = int(np.nanargmax(accuracy))
-        label = f"best: {100 * accuracy[best]:.2f} % (epoch {numbers[best]:g})" if quantity == "accuracy" else None
+    scores = _column(history, f"validation_{metric}")
+    if np.isfinite(scores).any():
+        best = int(np.nanargmax(scores if kind is None or kind.maximize else -scores))
+        shown = f"{100 * scores[best]:.2f} %" if kind is not None and kind.percent else f"{scores[best]:.4g}"
+        label = f"best: {shown} (epoch {numbers[best]:g})" if quantity == metric else None
         axes.axvline(numbers[best], color=GREY, linestyle=":", label=label)
-    if quantity == "accuracy":
-        axes.set_title("Accuracy (%)")
-    else:
-        axes.set_title(quantity.capitalize())
+    name = quantity.replace("_", " ").capitalize()
+    axes.set_title(f"{name} (%)" if factor == 100 else name)
     _finish_epochs(axes, history)
     axes.legend()  # last, so that its position avoids all lines, including those of the stages
+    return axes
 
 
-def draw_rate(axes: Axes, history: History) -> None:
+def monitored(history: History) -> str:
+    """The name of the metric by which the best epoch is chosen: the first that is recorded."""
+    names = [name.removeprefix("validation_") for name in (history[0] if history else {}) if "validation_" in name]
+    return next((name for name in names if name != "loss"), "accuracy")
+
+
+def draw_rate(history: History, ax: Axes | None = None) -> Axes:
     """The learning rate at the end of each epoch."""
+    axes = axes_or_new(ax)
     numbers = _epochs(history)
     axes.plot(numbers, _column(history, "lr"), color=GREEN, **_markers(numbers, "D"))
     axes.set_title("Learning rate")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=False)
     _finish_epochs(axes, history)
+    return axes
 
 
-def draw_durations(axes: Axes, history: History) -> None:
+def draw_durations(history: History, ax: Axes | None = None) -> Axes:
     """The seconds of each epoch, validation included."""
+    axes = axes_or_new(ax)
     axes.bar(_epochs(history), _column(history, "seconds"), color=BLUE, width=0.8)
     axes.set_title("Seconds per epoch")
     _finish_epochs(axes, history)
     axes.grid(axis="x", visible=False)
+    return axes
 
 
-def draw_compared(axes: Axes, runs: Sequence[tuple[str, History]], quantity: str) -> None:
+def draw_compared(runs: Sequence[tuple[str, History]], quantity: str, ax: Axes | None = None) -> Axes:
     """``train_loss``, ``validation_loss`` or ``validation_accuracy`` of several runs, (name, history)."""
+    axes = axes_or_new(ax)
     factor = 100 if quantity.endswith("accuracy") else 1
     for place, (name, history) in enumerate(runs):
         numbers = _epochs(history)
@@ -73,10 +93,12 @@ def draw_compared(axes: Axes, runs: Sequence[tuple[str, History]], quantity: str
     part, _, what = quantity.partition("_")
     axes.set_title(f"{part.capitalize()} {what}{' (%)' if factor == 100 else ''}")
     _finish_epochs(axes, ())
+    return axes
 
 
-def draw_reliability(axes: Axes, found: Calibration) -> None:
+def draw_reliability(found: Calibration, ax: Axes | None = None) -> Axes:
     """Reliability diagram: accuracy over confidence per bin, in percent; overconfident below the diagonal."""
+    axes = axes_or_new(ax)
     bins = len(found.counts)
     width = 100 / bins
     centres = width * (np.arange(bins) + 0.5)
@@ -100,10 +122,12 @@ def draw_reliability(axes: Axes, found: Calibration) -> None:
     axes.set_title("Accuracy (%) over confidence")
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
+    return axes
 
 
-def draw_confidences(axes: Axes, found: Calibration) -> None:
+def draw_confidences(found: Calibration, ax: Axes | None = None) -> Axes:
     """The percentage of images in each confidence bin."""
+    axes = axes_or_new(ax)
     bins = len(found.counts)
     width = 100 / bins
     axes.bar(width * (np.arange(bins) + 0.5), 100 * found.counts / found.counts.sum(), width * 0.94, color=ORANGE)
@@ -112,13 +136,15 @@ def draw_confidences(axes: Axes, found: Calibration) -> None:
     axes.set_title("Images (%) by confidence")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
+    return axes
 
 
-def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+def draw_map(plane: np.ndarray, labels: np.ndarray, class_names: Sequence[str], ax: Axes | None = None) -> Axes:
     """Images as points (n, 2), a colour and a marker per class, with class names near the median of their points.
 
     More than 60 classes are not named.
     """
+    axes = axes_or_new(ax)
     # By marker and in the order of the data set, not class by class: later classes would hide earlier ones.
     for number, marker in enumerate(_MARKERS):
         chosen = labels % len(_MARKERS) == number
@@ -129,7 +155,7 @@ def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Seq
     axes.grid(alpha=0.3)
     present = np.unique(labels)
     if len(present) > _MOST_NAMED:
-        return
+        return axes
     centres = np.array([np.median(plane[labels == label], axis=0) for label in present])
     size = axes.figure.get_size_inches() * axes.get_position().size  # type: ignore[union-attr]
     room = np.ptp(plane, axis=0) * (0.81, 0.19) / size  # the approximate size of a name in inches
@@ -137,6 +163,7 @@ def draw_map(axes: Axes, plane: np.ndarray, labels: np.ndarray, class_names: Seq
         colour = TEN[label % len(TEN)]
         box = {"boxstyle": "round,pad=0.2", "facecolor": WHITE, "edgecolor": colour, "linewidth": 2}
         axes.text(centre[0], centre[1], class_names[label], ha="center", va="center", fontsize=9, bbox=box)
+    return axes
 
 
 def _apart(centres: np.ndarray, room: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ def comparison(
     curves = [
         Markup(
             drawing(
-                lambda figure, quantity=quantity: draw_compared(figure.subplots(), drawn, quantity),  # type: ignore[misc]
+                lambda figure, quantity=quantity: draw_compared(drawn, quantity, figure.subplots()),  # type: ignore[misc]
                 3.7,
                 2.6,
                 name=quantity.replace("_", "-"),

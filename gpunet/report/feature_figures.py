@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpunet.report.canvas import TEN, PathLike, page
 from gpunet.report.charts import draw_map
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MARKERS = "osD^vP"
 
@@ -26,7 +30,9 @@ class LayerMap:
     """(n, 2)."""
 
 
-def plot_layer_maps(maps: Sequence[LayerMap], labels: np.ndarray, class_names: Sequence[str], path: PathLike) -> None:
+def plot_layer_maps(
+    maps: Sequence[LayerMap], labels: np.ndarray, class_names: Sequence[str], path: PathLike | None = None
+) -> Figure:
     """One row per layer: PCA and t-SNE maps of its features.
 
     Raises:
@@ -35,17 +41,20 @@ def plot_layer_maps(maps: Sequence[LayerMap], labels: np.ndarray, class_names: S
     with page(path, 13, 5.6 * len(maps)) as figure:
         grid = figure.subplots(len(maps), 2, squeeze=False)
         for (left, right), found in zip(grid, maps, strict=True):
-            draw_map(left, found.pca, labels, class_names)
-            draw_map(right, found.tsne, labels, class_names)
+            draw_map(found.pca, labels, class_names, left)
+            draw_map(found.tsne, labels, class_names, right)
             left.set_title(f"{found.layer}: principal components")
             left.set_xlabel(f"first ({100 * found.shares[0]:.1f} % of the variance)")
             left.set_ylabel(f"second ({100 * found.shares[1]:.1f} %)")
             right.set_title(f"{found.layer}: t-SNE")
             right.set_xticks([])
             right.set_yticks([])
+    return figure
 
 
-def plot_probes(layers: Sequence[str], probes: Sequence[tuple[str, Sequence[float]]], path: PathLike) -> None:
+def plot_probes(
+    layers: Sequence[str], probes: Sequence[tuple[str, Sequence[float]]], path: PathLike | None = None
+) -> Figure:
     """Validation accuracy of each probe, (name, fraction for each layer), over the layers.
 
     Raises:
@@ -64,3 +73,4 @@ def plot_probes(layers: Sequence[str], probes: Sequence[tuple[str, Sequence[floa
         axes.legend()
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
+    return figure

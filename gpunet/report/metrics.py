@@ -30,6 +30,12 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
 
     Raises:
         ConfigError: not ``0 <= correct <= total``, `total` is 0, or `confidence` is not between 0 and 1.
+
+    >>> from gpunet.report.metrics import wilson_interval
+    >>> [round(bound, 3) for bound in wilson_interval(50, 100)]
+    [0.404, 0.596]
+    >>> wilson_interval(100, 100)[1]
+    1.0
     """
     if total < 1 or not 0 <= correct <= total:
         raise ConfigError(f"expected 0 <= correct <= total and total >= 1, got correct {correct} and total {total}")
@@ -61,6 +67,11 @@ def confusion_matrix(labels: Array, predictions: Array, classes: int) -> Array:
         ShapeError: the arrays are not one-dimensional and of the same length.
         ConfigError: they are not integers from 0 to `classes` - 1.
         DeviceError: they are on different devices.
+
+    >>> from gpunet.report.metrics import confusion_matrix
+    >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2)
+    array([[1, 1],
+           [0, 1]])
     """
     if labels.ndim != 1 or labels.shape != predictions.shape:
         raise ShapeError(
@@ -104,6 +115,12 @@ def per_class_table(matrix: np.ndarray) -> list[ClassRow]:
 
     Raises:
         ShapeError: `matrix` is not square.
+
+    >>> from gpunet.report.metrics import per_class_table
+    >>> for row in per_class_table(np.array([[3, 1], [0, 4]])):
+    ...     print(row.label, row.precision, row.recall, row.support)
+    0 1.0 0.75 4
+    1 0.8 1.0 4
     """
     counts = square_confusion(matrix)
     return class_rows(counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0))
@@ -141,7 +158,7 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the sum over the bins of n_m / n * abs(accuracy_m - confidence_m)."""
+        """The expected calibration error, the sum over the bins of n_m / n * abs(accuracy_m - confidence_m)."""
         filled = self.counts > 0
         gaps = np.abs(self.accuracy[filled] - self.confidence[filled])
         return float((self.counts[filled] * gaps).sum() / self.counts.sum())
@@ -162,6 +179,13 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -
     Raises:
         ShapeError: the arrays have inconsistent shapes, or there are no images.
         ConfigError: `bins` is less than 1, or a probability is not between 0 and 1.
+
+    >>> from gpunet.report.metrics import calibration
+    >>> found = calibration(np.array([0, 1]), np.array([[0.75, 0.25], [0.75, 0.25]]), bins=2)
+    >>> found.counts, found.accuracy, found.confidence
+    (array([0, 2]), array([nan, 0.5]), array([ nan, 0.75]))
+    >>> found.error
+    0.25
     """
     if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or len(labels) == 0:
         raise ShapeError(
@@ -209,6 +233,11 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> PairedComparis
 
     Raises:
         ShapeError: the arrays are not one-dimensional and of the same length.
+
+    >>> from gpunet.report.metrics import mcnemar
+    >>> first, second = np.array([True] * 5 + [True, False]), np.array([False] * 5 + [True, False])
+    >>> mcnemar(first, second)  # 2 * 2**-5
+    PairedComparison(only_first=5, only_second=0, p_value=0.0625)
     """
     if first_right.ndim != 1 or first_right.shape != second_right.shape:
         raise ShapeError(
@@ -224,7 +253,13 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> PairedComparis
 
 
 def principal_plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`points` (n, d) projected onto two principal components, (n, 2), and the fractions of variance of these, (2,)."""
+    """`points` (n, d) projected onto two principal components, (n, 2), and the fractions of variance of these, (2,).
+
+    >>> from gpunet.report.metrics import principal_plane
+    >>> plane, shares = principal_plane(np.float64([[0, 0, 1], [1, 0, 1], [2, 0, 1]]))  # on a line
+    >>> plane[:, 0], shares.round(5)
+    (array([-1.,  0.,  1.]), array([1., 0.]))
+    """
     plane, shares = np.zeros((len(points), 2)), np.zeros(2)
     n, d = points.shape
     if not np.ptp(points, axis=0).any():

@@ -36,8 +36,9 @@ class Filters:
 def strongest_filters(weight: np.ndarray, image_shape: tuple[int, int, int] | None = None) -> Filters:
     """The filters with the largest norm in a first layer's weight.
 
-    weight: (KH, KW, C, filters) of a convolution, or (H * W * C, units) of a linear layer on images.
-    image_shape: (H, W, C) for a linear layer; without it, a square grey image.
+    Args:
+        weight: (KH, KW, C, filters) of a convolution, or (H * W * C, units) of a linear layer on images.
+        image_shape: (H, W, C) for a linear layer; without it, a square grey image.
 
     Raises:
         ShapeError: the weight has the wrong rank or does not match the image shape.

@@ -13,13 +13,13 @@ from gpunet.data.dataset import Dataset
 from gpunet.data.scaling import Scaling
 from gpunet.errors import ConfigError, GpunetError
 from gpunet.nn import Conv2d, ConvBlock, ForwardContext, Layer, Linear, Sequential
-from gpunet.report import figures
+from gpunet.report import figures, target_figures
 from gpunet.report.canvas import load_matplotlib
 from gpunet.report.metrics import MOST_CLASSES, confusion_matrix
 
 logger = logging.getLogger("gpunet")
 
-Drawings = Mapping[str, Callable[[Path], None]]
+Drawings = Mapping[str, Callable[[Path], object]]
 """Name of a file -> the function that draws it."""
 
 
@@ -70,7 +70,7 @@ def plot_run(
         if maps:
             figures.plot_feature_maps(maps, visible(test, slice(1))[0], path)
 
-    drawings: dict[str, Callable[[Path], None]] = {
+    drawings: dict[str, Callable[[Path], object]] = {
         "learning_curves.png": lambda path: figures.plot_learning_curves(records, path),
         **_of_evaluation(folder, test, probabilities, ""),
     }
@@ -80,6 +80,17 @@ def plot_run(
         )
         drawings["feature_maps.png"] = feature_maps
     draw_all(folder, drawings)
+
+
+def plot_targets(folder: Path, records: Sequence[dict[str, Any]], test: Dataset, predictions: np.ndarray) -> None:
+    """All figures of a run that predicts numbers or labels; what cannot be drawn is left out, with a warning."""
+    curves: Drawings = {"learning_curves.png": lambda path: figures.plot_learning_curves(records, path)}
+    draw_all(folder, {**curves, **target_figures.drawings(test, predictions, "")})
+
+
+def plot_predictions(folder: Path, dataset: Dataset, predictions: np.ndarray, *, prefix: str = "") -> None:
+    """As :func:`plot_evaluation` for numbers or labels that are predicted, (n, K)."""
+    draw_all(folder, target_figures.drawings(dataset, predictions, prefix))
 
 
 def visible(dataset: Dataset, rows: slice) -> np.ndarray:
@@ -94,7 +105,7 @@ def _of_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, pr
         f"{prefix}confusion_matrix.png": figures.plot_confusion_matrix,
         f"{prefix}per_class_metrics.png": figures.plot_per_class_metrics,
     }
-    drawings: dict[str, Callable[[Path], None]] = {}
+    drawings: dict[str, Callable[[Path], object]] = {}
     if dataset.classes > MOST_CLASSES:
         skipped = " and ".join(str(folder / name) for name in by_class)
         logger.warning("%s are not drawn: %d classes are more than %d", skipped, dataset.classes, MOST_CLASSES)

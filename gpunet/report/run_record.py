@@ -33,7 +33,7 @@ class RunRecord:
     """``environment.json``; None where there is none."""
     parameters: int
     best_validation: float | None
-    """The validation accuracy, a fraction, recorded with the saved weights."""
+    """The validation accuracy, a fraction, recorded with the saved weights; None for other tasks."""
     chosen: str
     """Which weights are saved, such as ``weights of epoch 18``."""
 
@@ -61,7 +61,7 @@ class SplitResult:
     dataset: Dataset
     loss: float
     probabilities: np.ndarray
-    """(n, classes)."""
+    """(n, classes); for a regression, the numbers that are predicted (n, K)."""
 
     @cached_property
     def predictions(self) -> np.ndarray:
@@ -79,7 +79,7 @@ class SplitResult:
 
     @property
     def total(self) -> int:
-        return len(self.right)
+        return len(self.dataset)
 
     @property
     def accuracy(self) -> float:

@@ -71,7 +71,7 @@ def run_report(
         name: str, description: str, draw: Any, *arguments: Any, width: float = 3.7, height: float = 2.6
     ) -> Markup:
         def on(figure: Figure) -> None:
-            draw(figure.subplots(), *arguments)
+            draw(*arguments, figure.subplots())
 
         return Markup(drawing(on, width, height, name=name, description=description))
 
@@ -97,12 +97,11 @@ def run_report(
         for name, plane, labels, names, caption in _feature_planes(features, chosen, result, tsne)
     ]
     rows = result.classes
-    environment = facts.environment or {}
     return render(
         "run.html",
         facts=facts,
         result=result,
-        **_headline(facts),
+        **headline(facts),
         curves=curves,
         class_names=result.dataset.class_names,
         **_confusion(result),
@@ -119,17 +118,27 @@ def run_report(
         filters=_filters(model, result.dataset.image_shape),
         maps=_maps(model, result.dataset.images[:1], scaling),
         example=_image(result, 0),
-        duration_chart=chart("seconds", "Seconds per epoch", draw_durations, history) if history else "",
-        median_seconds=median(row["seconds"] for row in history) if history else 0.0,
-        staged=any(row.get("stage") for row in history),
-        peak_memory=(facts.result or {}).get("peak_memory_bytes"),
-        configuration=_configuration(facts),
-        layers=layers,
-        environment=[(name, _shown(value)) for name, value in environment.items()],
+        **about(facts, chart("seconds", "Seconds per epoch", draw_durations, history) if history else "", layers),
+        measured=[],
     )
 
 
-def _headline(facts: RunRecord) -> dict[str, Any]:
+def about(facts: RunRecord, duration_chart: str, layers: str) -> dict[str, Any]:
+    """The content of ``about.html``, but for the metrics that are ``measured``."""
+    history = facts.history
+    return {
+        "duration_chart": duration_chart,
+        "median_seconds": median(row["seconds"] for row in history) if history else 0.0,
+        "staged": any(row.get("stage") for row in history),
+        "peak_memory": (facts.result or {}).get("peak_memory_bytes"),
+        "configuration": _configuration(facts),
+        "layers": layers,
+        "environment": [(name, _shown(value)) for name, value in (facts.environment or {}).items()],
+    }
+
+
+def headline(facts: RunRecord) -> dict[str, Any]:
+    """What is shown first, but for the results."""
     from gpunet import __version__
 
     options = facts.options
@@ -305,7 +314,7 @@ def _configuration(facts: RunRecord) -> list[tuple[str, list[dict[str, Any]]]]:
     for section, options in facts.config.items():
         defaults = facts.defaults[section]
         rows = [
-            {"name": name, "value": value, "default": defaults[name], "changed": value != defaults[name]}
+            {"name": name, "value": value, "default": defaults.get(name), "changed": value != defaults.get(name)}
             for name, value in options.items()
         ]
         sections.append((section, rows))

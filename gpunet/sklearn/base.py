@@ -32,6 +32,12 @@ class Network(BaseEstimator):
     """A network trained on labelled rows or images; the base of all estimators.
 
     A subclass has the parameters as attributes, and builds its model in :meth:`_build`.
+
+    >>> from gpunet.sklearn import MLPClassifier
+    >>> X, y = np.float32([[0], [1]] * 20), np.array(["low", "high"] * 20)
+    >>> classifier = MLPClassifier(max_iter=50, tol=0.1, random_state=0).fit(X, y)
+    >>> classifier.classes_, classifier.model_.output_shape((1,))
+    (array(['high', 'low'], dtype='<U4'), (2,))
     """
 
     image_shape: Sequence[int] | None = None
@@ -207,7 +213,16 @@ class Network(BaseEstimator):
 
 
 class NetworkClassifier(ClassifierMixin, Network):
-    """Predictions of classes. Those of a row do not depend on the rows beside it, on the CPU to the last bit."""
+    """Predictions of classes. Those of a row do not depend on the rows beside it, on the CPU to the last bit.
+
+    >>> from gpunet.sklearn import MLPClassifier
+    >>> X, y = np.float32([[0], [1]] * 20), np.array(["low", "high"] * 20)
+    >>> classifier = MLPClassifier(random_state=0)
+    >>> for passes in range(20):
+    ...     classifier = classifier.partial_fit(X, y)
+    >>> classifier.predict([[1]]), classifier.n_iter_
+    (array(['high'], dtype='<U4'), 20)
+    """
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
         """One pass over X and y, after those before; the first call names all `classes`, unless all are in y.

@@ -113,7 +113,12 @@ class CNNClassifier(NetworkClassifier, _Convolutional):
         max_iter: passes at most; they end before if the loss gets no better.
         others: as for :class:`gpunet.sklearn.MLPClassifier`.
 
-    >>> CNNClassifier((16, 32), image_shape=(8, 8), max_iter=10).fit(X, y).score(X, y)  # doctest: +SKIP
+    >>> from gpunet.sklearn import CNNClassifier
+    >>> X = np.zeros((20, 8, 8), np.uint8)
+    >>> X[:10, :4] = X[10:, 4:] = 255
+    >>> y = ["above"] * 10 + ["below"] * 10
+    >>> CNNClassifier((4,), max_iter=10, random_state=0).fit(X, y).predict(X[[0, 19]])
+    array(['above', 'below'], dtype='<U5')
     """
 
 
@@ -128,6 +133,13 @@ class HybridClassifier(NetworkClassifier, _Convolutional):
         classifier_max_iter: passes of the MLP over the features at most.
         feature_layer: layer of the CNN whose output is the MLP's input.
         others: as for :class:`CNNClassifier`, of the CNN and of both trainings.
+
+    >>> from gpunet.sklearn import HybridClassifier
+    >>> X = np.zeros((20, 8, 8), np.uint8)
+    >>> X[:10, :4] = X[10:, 4:] = 255
+    >>> hybrid = HybridClassifier((4,), hidden_layer_sizes=(8,), random_state=0).fit(X, [0] * 10 + [1] * 10)
+    >>> hybrid.score(X, [0] * 10 + [1] * 10)
+    1.0
     """
 
     def __init__(
@@ -250,7 +262,16 @@ class CNNFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Convolutio
 
     ``transform`` returns the inputs of the last linear layers, float32 (n, features).
 
-    >>> make_pipeline(CNNFeatures(image_shape=(8, 8)), LinearSVC()).fit(X, y)  # doctest: +SKIP
+    >>> from gpunet.sklearn import CNNFeatures
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.svm import LinearSVC
+    >>> X = np.zeros((20, 8, 8), np.uint8)
+    >>> X[:10, :4] = X[10:, 4:] = 255
+    >>> features = CNNFeatures((4,), max_iter=5, random_state=0)
+    >>> features.fit_transform(X, [0] * 10 + [1] * 10).shape  # (8 / 2) * (8 / 2) * 4
+    (20, 64)
+    >>> make_pipeline(features, LinearSVC()).fit(X, [0] * 10 + [1] * 10).score(X, [0] * 10 + [1] * 10)
+    1.0
     """
 
     def transform(self, X: Any) -> np.ndarray:

@@ -30,7 +30,13 @@ class MLPClassifier(NetworkClassifier):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None: :func:`gpunet.get_backend`'s choice.
         precision: on a GPU, ``float32`` or ``tf32``.
 
-    >>> MLPClassifier((64,), max_iter=20, random_state=0).fit(X, y).predict(X[:1])  # doctest: +SKIP
+    >>> from gpunet.sklearn import MLPClassifier
+    >>> X, y = np.float32([[0, 0], [0, 1], [1, 0], [1, 1]] * 5), np.array(["no", "yes", "yes", "no"] * 5)
+    >>> classifier = MLPClassifier((32,), max_iter=500, tol=0.01, random_state=0).fit(X, y)
+    >>> classifier.predict([[1, 1], [0, 1]])
+    array(['no', 'yes'], dtype='<U3')
+    >>> classifier.predict_proba([[1, 1]]).shape
+    (1, 2)
     """
 
     _of_images = False

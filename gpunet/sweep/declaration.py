@@ -61,7 +61,12 @@ class SweepOptions(Options):
 
 @dataclass(frozen=True)
 class Choice:
-    """One value of an axis: its label in tables, and its settings."""
+    """One value of an axis: its label in tables, and its settings.
+
+    >>> from gpunet.sweep import Choice
+    >>> Choice("wide and regular", {"hidden": [512], "dropout": 0.5}).label
+    'wide and regular'
+    """
 
     label: str
     settings: Mapping[str, Any]
@@ -69,7 +74,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included; uniform on a logarithmic scale if `log`."""
+    """Numbers from `low` to `high`, both included; uniform on a logarithmic scale if `log`.
+
+    >>> from gpunet.sweep import Range
+    >>> Range(1e-4, 1e-1, log=True)
+    Range(low=0.0001, high=0.1, log=True, whole=False)
+    """
 
     low: float
     high: float
@@ -79,7 +89,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that varies: either `choices`, or the values of the option `name` in `range`."""
+    """One thing that varies: either `choices`, or the values of the option `name` in `range`.
+
+    >>> from gpunet.sweep import Axis
+    >>> axis = Axis("dropout")
+    >>> axis.choice(0.2)
+    Choice(label='0.2', settings={'dropout': 0.2})
+    """
 
     name: str
     choices: tuple[Choice, ...] = ()
@@ -136,13 +152,20 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A declared sweep."""
+    """A declared sweep.
+
+    >>> from gpunet.sweep import Axis, Sweep
+    >>> dropout = Axis("dropout", tuple(map(Axis("dropout").choice, (0.0, 0.2))))
+    >>> sweep = Sweep("dropout", "mlp", "default", {"epochs": 3}, (dropout,))
+    >>> sweep.base().training.epochs
+    3
+    """
 
     name: str
     kind: str
     preset: str
     settings: Mapping[str, Any]
-    """Of the base: option -> value, on top of the preset."""
+    """Of the base, option -> value, on top of the preset."""
     axes: tuple[Axis, ...]
     options: SweepOptions = field(default_factory=SweepOptions)
     text: str = ""
@@ -171,6 +194,14 @@ def load_sweep(path: Path) -> Sweep:
 
     Raises:
         ConfigError: not readable, not TOML, or an entry is unknown, misplaced, of the wrong type or out of bounds.
+
+    >>> from pathlib import Path
+    >>> from gpunet.sweep import load_sweep
+    >>> lines = ["[base]", 'kind = "mlp"', "[axes]", 'activation = ["relu", "gelu"]', "dropout = [0.0, 0.2]"]
+    >>> size = Path("activations.toml").write_text("\\n".join(lines))
+    >>> sweep = load_sweep(Path("activations.toml"))
+    >>> {axis.name: [choice.label for choice in axis.choices] for axis in sweep.axes}
+    {'activation': ['relu', 'gelu'], 'dropout': ['0', '0.2']}
     """
     path = Path(path)
     text = read_toml(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpunet.report.sweep_figures import Panel, Scatter
 from gpunet.sweep.declaration import Axis, Sweep
-from gpunet.sweep.summary import effects
+from gpunet.sweep.summary import effects, metric_of
 from gpunet.sweep.table import Row
 
 
@@ -35,17 +35,18 @@ def _crossed(title: str, axes: Sequence[Axis], rows: Sequence[Row]) -> Panel:
         for choice in main.choices:
             wanted = {main.name: choice.label} | ({others[0].name: colour.label} if colour else {})
             own = [row for row in rows if wanted.items() <= row.values.items()]
-            groups.append([row.outcome.validation_accuracy or 0.0 for row in own if row.outcome.ok])
+            groups.append([row.outcome.value or 0.0 for row in own if row.outcome.ok])
         series.append((f"{others[0].name}: {colour.label}" if colour else "", groups))
-    return Panel(title, [f"{main.name}: {choice.label}" for choice in main.choices], series)
+    return Panel(title, [f"{main.name}: {choice.label}" for choice in main.choices], series, metric_of(rows))
 
 
 def _effect(title: str, axis: Axis, rows: Sequence[Row]) -> Panel:
     found = effects(rows, axis.name)
-    return Panel(title, [effect.value for effect in found], [("", [list(effect.by_seed.values()) for effect in found])])
+    series = [("", [list(effect.by_seed.values()) for effect in found])]
+    return Panel(title, [effect.value for effect in found], series, metric_of(rows))
 
 
 def _scatter(title: str, axis: Axis, rows: Sequence[Row]) -> Scatter:
     assert axis.range is not None
-    points = [(float(row.values[axis.name]), row.outcome.validation_accuracy or 0.0) for row in rows if row.outcome.ok]
-    return Scatter(title, axis.name, points, axis.range.log)
+    points = [(float(row.values[axis.name]), row.outcome.value or 0.0) for row in rows if row.outcome.ok]
+    return Scatter(title, axis.name, points, axis.range.log, metric_of(rows))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpunet.sweep.table import Row
 from gpunet.text import printable
+from gpunet.training.metrics import METRICS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +31,7 @@ class SweepProgress(contextlib.AbstractContextManager["SweepProgress"]):
         self._epochs = self._epochs_over = self._epochs_run = 0
         self._running: dict[int, int] = {}  # epochs of each running trial
         self._best: float | None = None
+        self._best_text = ""
 
     def __enter__(self) -> SweepProgress:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -63,9 +65,12 @@ class SweepProgress(contextlib.AbstractContextManager["SweepProgress"]):
         self._finished += 1
         outcome = row.outcome
         self._failed += not outcome.ok
-        if outcome.ok and outcome.validation_accuracy is not None:
-            self._best = max(self._best or 0.0, outcome.validation_accuracy)
-            text = f"validation accuracy {outcome.validation_accuracy:.2%}  {outcome.seconds or 0:.0f} s"
+        if outcome.ok and outcome.value is not None:
+            metric = METRICS[outcome.metric or "accuracy"]()
+            if metric.is_better(outcome.value, self._best):
+                self._best = outcome.value
+                self._best_text = metric.text(outcome.value)
+            text = f"validation {metric.name} {metric.text(outcome.value)}  {outcome.seconds or 0:.0f} s"
         else:
             text = f"failed: {outcome.error}"
         if not before or not outcome.ok:
@@ -86,7 +91,7 @@ class SweepProgress(contextlib.AbstractContextManager["SweepProgress"]):
     def show(self) -> None:
         """Update the bar."""
         parts = [f"{self._failed} failed"] if self._failed else []
-        parts += [f"best {self._best:.2%}"] if self._best is not None else []
+        parts += [f"best {self._best_text}"] if self._best is not None else []
         parts.append(f"{time_text(self.seconds_left())} left")
         self._bar.update(
             self._task,

@@ -18,7 +18,7 @@ from typing import Any
 from gpunet.errors import CheckpointError, ConfigError, DataError, GpunetError, OutputError
 from gpunet.experiments.config import to_toml
 from gpunet.experiments.inference import evaluate
-from gpunet.experiments.records import SHARE, Kind, check_entries, read_json
+from gpunet.experiments.records import NUMBER, SHARE, TEXT, Kind, check_entries, read_json
 from gpunet.files import lock_folder, remove_temporaries, write_text_atomic
 from gpunet.report.metrics import wilson_interval
 from gpunet.sweep.declaration import Point, Sweep, Trial
@@ -26,7 +26,7 @@ from gpunet.sweep.engines import Engine, cluster, processes
 from gpunet.sweep.pool import WorkerLost
 from gpunet.sweep.progress import SweepProgress
 from gpunet.sweep.search import search_of
-from gpunet.sweep.summary import best_point, point_accuracy
+from gpunet.sweep.summary import best_point, metric_of, point_objective
 from gpunet.sweep.table import FAILED, Outcome, Row, write_table
 from gpunet.sweep.trial import OUTCOME, drop_checkpoints, read_outcome, write_outcome
 from gpunet.sweep.work import TOKEN, Order, Report, run_order, store
@@ -42,6 +42,7 @@ ATTEMPTS = 3
 _LIST = Kind("a list", lambda value: isinstance(value, list))
 _INTERVAL = Kind("two numbers from 0 to 1", lambda value: _LIST.fits(value) and [*map(SHARE.fits, value)] == [True] * 2)
 _TEST = {"trials": _LIST, "mean": SHARE, "interval": _INTERVAL}
+_TEST_OF_OTHERS = {"trials": _LIST, "mean": NUMBER, "metric": TEXT}
 
 _LOCK_PATIENCE = 10.0
 """Seconds to wait for the workers of a killed sweep to end."""
@@ -55,7 +56,7 @@ class SweepResult:
     folder: Path
     rows: list[Row]
     best: list[Row]
-    """Of the point with the highest mean validation accuracy, one per seed; empty if no point has all its seeds."""
+    """Of the point with the best mean of the monitored metric, one per seed; empty if no point has all its seeds."""
     test: dict[str, Any] | None
     """The test results of the best point, if the declaration requests them."""
 
@@ -106,6 +107,15 @@ def run_sweep(
             cluster needs a package that is not installed, or the scheduler does not answer.
         OutputError: another sweep is running in `folder`, or it cannot be written to.
         DataError, DeviceError: as for a single run; finished trials are kept.
+
+    >>> from pathlib import Path
+    >>> from gpunet.sweep import Axis, Sweep, run_sweep
+    >>> np.savez("pets.npz", X=np.zeros((40, 8, 8), np.uint8), y=["cat", "dog"] * 20)
+    >>> hidden = Axis("hidden", tuple(map(Axis("hidden").choice, ((4,), (8,)))))
+    >>> sweep = Sweep("hidden", "mlp", "baseline", {"data": "pets.npz", "epochs": 1}, (hidden,))
+    >>> result = run_sweep(sweep, Path("sweeps/hidden"), progress=False)  # doctest: +SKIP
+    >>> [(row.values["hidden"], row.seed, row.outcome.status) for row in result.rows][:2]  # doctest: +SKIP
+    [('4', 0, 'ok'), ('4', 1, 'ok')]
     """
     if where not in (None, "local") and threads is not None:
         raise ConfigError(f"threads={threads} is of this machine: set NUMBA_NUM_THREADS where the workers start")
@@ -354,7 +364,7 @@ def _epochs(folder: Path) -> int:
 
 def _objective(rows: list[Row]) -> float | None:
     """The objective of a point, for the search: the mean over its seeds, None if one failed."""
-    return point_accuracy(rows) if all(row.outcome.ok for row in rows) else None
+    return point_objective(rows) if all(row.outcome.ok for row in rows) else None
 
 
 def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
@@ -368,7 +378,8 @@ def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
     names = [folder.name for folder in folders]
     if path.exists():
         try:
-            known = check_entries(read_json(path), _TEST, str(path))
+            other = metric_of(best).name != "accuracy"
+            known = check_entries(read_json(path), _TEST_OF_OTHERS if other else _TEST, str(path))
         except CheckpointError as error:
             raise DataError(f"{error}; remove it to evaluate the best point again") from error
         if known["trials"] == names:
@@ -379,6 +390,20 @@ def _test(run: _Run, best: list[Row]) -> dict[str, Any]:
             f"the weights of the best point were not kept: remove {', '.join(missing)} and run the sweep again"
         )
     found = [evaluate(folder, device=run.device) for folder in folders]
+    metric = metric_of(best)
+    if metric.name != "accuracy":
+        scores = [result.scores[metric.name] for result in found]
+        document = {
+            "values": best[0].values,
+            "trials": names,
+            "seeds": [row.seed for row in best],
+            "metric": metric.name,
+            "scores": scores,
+            "mean": statistics.fmean(scores),
+            "std": statistics.stdev(scores) if len(scores) > 1 else None,
+        }
+        write_text_atomic(path, json.dumps(document, indent=2) + "\n")
+        return document
     mean = statistics.fmean(result.correct / result.total for result in found)
     total = found[0].total
     document = {

@@ -23,7 +23,8 @@ class Search(Protocol):
     def more(self, values: Sequence[float | None]) -> list[Point]:
         """The next points; none when the search is over.
 
-        values: the objective of every point proposed so far, in order; None if it could not be trained.
+        Args:
+            values: the objective of every point proposed so far, in order; None if it could not be trained.
         """
         ...
 

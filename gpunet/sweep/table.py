@@ -13,6 +13,7 @@ from typing import Any
 from gpunet.errors import ConfigError, DataError
 from gpunet.experiments.records import FINITE, NUMBER, SHARE, TEXT, WHOLE
 from gpunet.files import write_text_atomic
+from gpunet.training.metrics import METRICS
 
 OK, FAILED = "ok", "failed"
 TIMING = ("seconds", "images_per_second")
@@ -38,6 +39,10 @@ class Outcome:
     error: str = ""
     seconds: float | None = None
     images_per_second: float | None = None
+    metric: str = ""
+    """The monitored metric, if that is not the accuracy."""
+    score: float | None = None
+    """Its value at the chosen epoch."""
 
     def __post_init__(self) -> None:
         if self.status not in (OK, FAILED):
@@ -46,17 +51,34 @@ class Outcome:
             value = getattr(self, name)
             if not kind.fits(value) and not (value is None and kind.optional):
                 raise ConfigError(f"{name} must be {kind.words}, got {value!r:.80}")
-        if self.ok and self.validation_accuracy is None:
-            raise ConfigError("a finished trial must have a validation_accuracy")
+        if self.metric and self.metric not in METRICS:
+            raise ConfigError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r:.80}")
+        if self.ok and self.value is None:
+            raise ConfigError(f"a finished trial must have a {'score' if self.metric else 'validation_accuracy'}")
 
     @property
     def ok(self) -> bool:
         return self.status == OK
 
+    @property
+    def value(self) -> float | None:
+        """The monitored metric: the validation accuracy, or another score."""
+        return self.score if self.metric else self.validation_accuracy
+
+    def document(self) -> dict[str, Any]:
+        """The fields by name, those of another metric only if there is one."""
+        return {name: getattr(self, name) for name in (_ALL if self.metric else _OUTCOME)}
+
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table."""
+    """A row of the table.
+
+    >>> from gpunet.sweep import Row
+    >>> from gpunet.sweep.table import Outcome
+    >>> Row(1, {"dropout": "0.2"}, seed=0, outcome=Outcome("ok", validation_accuracy=0.9)).outcome.ok
+    True
+    """
 
     trial: int
     """From 1, in the order of the declaration."""
@@ -76,23 +98,38 @@ _KINDS = {
     "error": TEXT,
     "seconds": FINITE.or_none,
     "images_per_second": FINITE.or_none,
+    "metric": TEXT,
+    "score": NUMBER.or_none,
 }
-_OUTCOME = [field.name for field in fields(Outcome)]
+_ALL = [field.name for field in fields(Outcome)]
+_SCORED = ("metric", "score")
+_OUTCOME = [name for name in _ALL if name not in _SCORED]
 _WHOLE = ("chosen_epoch", "epochs", "parameters")
-_TEXT = ("status", "stage", "error")
+_TEXT = ("status", "stage", "error", "metric")
 
 
 def write_table(path: Path, axes: Sequence[str], rows: Sequence[Row]) -> None:
     """Write `rows` as a CSV file: trial, the axes, seed, and the fields of :class:`Outcome`.
 
+    The columns metric and score are there only if a trial has them.
+
     Raises:
         OutputError: it cannot be written.
+
+    >>> from pathlib import Path
+    >>> from gpunet.sweep import Row, read_table, write_table
+    >>> from gpunet.sweep.table import Outcome
+    >>> rows = [Row(1, {"dropout": "0.2"}, seed=0, outcome=Outcome("ok", validation_accuracy=0.9))]
+    >>> write_table(Path("table.csv"), ["dropout"], rows)
+    >>> read_table(Path("table.csv")) == (["dropout"], rows)
+    True
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["trial", *axes, "seed", *_OUTCOME])
+    names = _ALL if any(row.outcome.metric for row in rows) else _OUTCOME
+    writer.writerow(["trial", *axes, "seed", *names])
     for row in rows:
-        outcome = [getattr(row.outcome, name) for name in _OUTCOME]
+        outcome = [getattr(row.outcome, name) for name in names]
         writer.writerow([row.trial, *(row.values[axis] for axis in axes), row.seed, *map(_cell, outcome)])
     write_text_atomic(path, buffer.getvalue())
 
@@ -102,12 +139,21 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
 
     Raises:
         DataError: it cannot be read or is not such a table.
+
+    >>> from pathlib import Path
+    >>> from gpunet.sweep import Row, read_table, write_table
+    >>> from gpunet.sweep.table import Outcome
+    >>> write_table(Path("table.csv"), ["dropout"], [Row(1, {"dropout": "0.2"}, 0, Outcome("failed"))])
+    >>> axes, rows = read_table(Path("table.csv"))
+    >>> axes, rows[0].values, rows[0].outcome.status
+    (['dropout'], {'dropout': '0.2'}, 'failed')
     """
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
             header, *lines = list(csv.reader(file)) or [[]]
-        axes = header[1 : len(header) - len(_OUTCOME) - 1]
-        if header != ["trial", *axes, "seed", *_OUTCOME]:
+        names = _ALL if header[-2:] == list(_SCORED) else _OUTCOME
+        axes = header[1 : len(header) - len(names) - 1]
+        if header != ["trial", *axes, "seed", *names]:
             raise DataError(f"{path} is not the table of a sweep: its first line is {', '.join(header) or 'missing'}")
         return axes, [_row(dict(zip(header, line, strict=True)), axes) for line in lines]
     except OSError as error:
@@ -118,8 +164,8 @@ def read_table(path: Path) -> tuple[list[str], list[Row]]:
 
 def _row(cells: dict[str, str], axes: Sequence[str]) -> Row:
     outcome: dict[str, Any] = {}
-    for name in _OUTCOME:
-        text = cells[name]
+    for name in _ALL:
+        text = cells.get(name, "")
         if name in _TEXT:
             outcome[name] = text
         elif text:

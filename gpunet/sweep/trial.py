@@ -6,7 +6,6 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +56,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
         OutputError: it cannot be written.
     """
     make_folder(folder)
-    write_text_atomic(folder / OUTCOME, json.dumps(asdict(outcome), indent=2) + "\n")
+    write_text_atomic(folder / OUTCOME, json.dumps(outcome.document(), indent=2) + "\n")
 
 
 def drop_checkpoints(folder: Path, *, keep_best: bool = False) -> None:
@@ -122,9 +121,13 @@ def run_trial(
 def outcome_of(found: Fit) -> Outcome:
     """The outcome of a trained model."""
     speeds = [record["images_per_second"] for record in found.records if record.get("stage", "cnn") == "cnn"]
+    other = found.metric != "accuracy"
+    accuracy = found.chosen.get("validation_accuracy") if other else found.validation_score
     return Outcome(
         OK,
-        validation_accuracy=found.validation_accuracy,
+        validation_accuracy=accuracy,
+        metric=found.metric if other else "",
+        score=found.validation_score if other else None,
         validation_loss=found.chosen["validation_loss"],
         chosen_epoch=found.chosen["epoch"],
         stage=found.chosen.get("stage", ""),

@@ -14,6 +14,16 @@ class Callback:
 
     Set ``trainer.stop = True`` to end training after the current epoch. Whatever a callback must keep when a run is
     stopped and resumed goes into :meth:`state`.
+
+    >>> class Announce(gn.training.Callback):
+    ...     def on_epoch_end(self, trainer, record):
+    ...         print("epoch", record["epoch"], "of", trainer.config.epochs)
+    >>> loader = gn.data.Loader(np.uint8([0, 255] * 50).reshape(100, 1, 1, 1), [0, 1] * 50)
+    >>> model, config = gn.models.MLP((1, 2)).initialize(seed=0), gn.training.TrainingConfig(epochs=2)
+    >>> trainer = gn.training.Trainer(model, config, train=loader, validation=loader, callbacks=[Announce()])
+    >>> history = trainer.fit()
+    epoch 1 of 2
+    epoch 2 of 2
     """
 
     def on_train_start(self, trainer: Trainer) -> None:
@@ -43,7 +53,16 @@ class Callback:
 
 
 class EarlyStopping(Callback):
-    """Stop when the metric that the trainer monitors has not improved for `patience` epochs."""
+    """Stop when the metric that the trainer monitors has not improved for `patience` epochs.
+
+    >>> loader = gn.data.Loader(np.uint8([0, 255] * 50).reshape(100, 1, 1, 1), [0, 1] * 50)
+    >>> model = gn.models.MLP((1, 2)).initialize(seed=0)
+    >>> config = gn.training.TrainingConfig(epochs=10, lr=1e-9)  # nothing gets any better
+    >>> callbacks = [gn.training.EarlyStopping(patience=3)]
+    >>> trainer = gn.training.Trainer(model, config, train=loader, validation=loader, callbacks=callbacks)
+    >>> len(trainer.fit().records)  # the first epoch is the best, and three others are no better
+    4
+    """
 
     def __init__(self, patience: int) -> None:
         self.patience = patience

@@ -34,6 +34,10 @@ def save_checkpoint(
 
     Raises:
         OutputError: the file cannot be written; an older one at `path` is left intact.
+
+    >>> gn.training.save_checkpoint("weights.safetensors", {"weight": np.ones(3)}, {"epoch": 2})
+    >>> gn.training.load_checkpoint("weights.safetensors")
+    ({'weight': array([1., 1., 1.])}, {'epoch': 2})
     """
     from safetensors.numpy import save
 
@@ -49,6 +53,11 @@ def load_checkpoint(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, An
 
     Raises:
         CheckpointError: there is no such file, or it is not a complete and undamaged gpunet checkpoint.
+
+    >>> gn.training.save_checkpoint("weights.safetensors", {"weight": np.ones(3)}, {"epoch": 2})
+    >>> tensors, metadata = gn.training.load_checkpoint("weights.safetensors")
+    >>> tensors["weight"], metadata["epoch"]
+    (array([1., 1., 1.]), 2)
     """
     from safetensors import SafetensorError, safe_open
 

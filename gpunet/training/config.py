@@ -13,7 +13,16 @@ from gpunet.training.metrics import METRICS
 
 @dataclass(frozen=True)
 class TrainingConfig(Options):
-    """How a model is trained."""
+    """How a model is trained.
+
+    >>> config = gn.training.TrainingConfig(optimizer="sgd", lr=0.1)
+    >>> config.momentum, config.epochs
+    (0.9, 15)
+    >>> gn.training.TrainingConfig(lr=0)
+    Traceback (most recent call last):
+    ...
+    gpunet.errors.ConfigError: lr must be greater than 0, got 0.0
+    """
 
     epochs: int = option(15, "passes over the training images", low=1)
     batch_size: int = option(128, "images per step", low=1)
@@ -61,6 +70,12 @@ class TrainingConfig(Options):
         "weights to keep: those of the epoch with the best validation metric, or those of the last epoch",
         choices=("best", "last"),
     )
+    shards: int = option(
+        0,
+        "equal parts of each batch whose gradients are computed one by one and added in order, so that any number of "
+        "MPI ranks that divides it gets the same weights; 0: 1, or under mpiexec 8",
+        low=0,
+    )
     seed: int = option(0, "seed of initialisation, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
     dtype: str = option("float32", "precision of all arrays", choices=("float32", "float64"))
     precision: str = option(
@@ -75,6 +90,10 @@ class HybridTrainingConfig(Options):
     """How the hybrid is trained after its CNN: the MLP on the features, then, optionally, both jointly.
 
     Everything else (batch size, optimiser, schedule, seed ...) is taken from :class:`TrainingConfig`.
+
+    >>> stages = gn.training.HybridTrainingConfig(classifier_epochs=10)
+    >>> stages.joint_epochs  # the features stay frozen
+    0
     """
 
     classifier_epochs: int = option(20, "epochs of training the MLP on the features", low=1)

@@ -18,6 +18,7 @@ from gpunet.models.description import Description
 from gpunet.models.registry import kind_of
 from gpunet.nn import Layer
 from gpunet.options import option_values
+from gpunet.tasks import CLASSIFICATION
 from gpunet.training.checkpoint import prefixed
 from gpunet.training.config import TrainingConfig
 
@@ -62,7 +63,8 @@ def describe(
 ) -> dict[str, Any]:
     """The metadata of a checkpoint of a model; `more` are entries that replace these.
 
-    training: how it was trained; None: of that, only the dtype is in `more`.
+    Args:
+        training: how it was trained; None: of that, only the dtype is in `more`.
     """
     config = {"model": {"kind": kind_of(found.config).name, **option_values(found.config)}}
     if training is not None:
@@ -78,7 +80,7 @@ def describe(
 
 
 def describe_training(
-    model: Layer, config: TrainingConfig, train: Loader, class_names: Sequence[str] | None
+    model: Layer, config: TrainingConfig, train: Loader, class_names: Sequence[str] | None, task: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Metadata and tensors for the checkpoints of a training that is given none; both empty if nothing describes them.
 
@@ -93,7 +95,9 @@ def describe_training(
     except ConfigError as error:
         logger.warning("the checkpoints will not say how to use the model: %s", error)
         return {}, {}
-    shown = {"input_shape": list(train.input_shape)}
+    shown: dict[str, Any] = {"input_shape": list(train.input_shape)}
+    if task != CLASSIFICATION:
+        shown["task"] = task
     if class_names is not None and len(class_names) != found.classes:
         raise ConfigError(
             f"the metadata have {len(class_names)} class_names for the {found.classes} classes of the model"

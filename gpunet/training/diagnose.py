@@ -20,11 +20,13 @@ NOT_FINITE_INPUT = "the input of the model is not finite"
 def diverged(trainer: Trainer, index: int) -> DivergedError:
     """The error for a non-finite loss or gradient in step `index`, from 0, of the epoch; runs that step again."""
     number, seed = trainer.epoch * trainer.steps_per_epoch + index, trainer.config.seed
-    start, size = index * trainer.batch_size, trainer.batch_size
-    x, targets = trainer.train.training_batch(start, size, seed=seed, step=number)
-    weights = trainer.train.training_weights(start, size)
-    ctx = ForwardContext(training=True, seed=seed, step=number)
-    where = first_not_finite(trainer.model, x, targets, weights, trainer.loss, ctx)
+    where, size = None, trainer.batch_size // trainer.config.shards
+    start = index * trainer.batch_size
+    weights = trainer.train.training_weights(start, size)  # of the whole batch: rows have weights in one shard only
+    for first in range(0, trainer.batch_size, size):
+        batch = trainer.train.training_batch(start, size, seed=seed, step=number, first_row=first)
+        ctx = ForwardContext(training=True, seed=seed, step=number, first_row=first)
+        where = where or first_not_finite(trainer.model, *batch, weights, trainer.loss, ctx)
     where = where or "the norm of the gradients is not finite, although all gradients are"
     return DivergedError(
         f"training diverged in step {number + 1} (epoch {trainer.epoch + 1}, learning rate {trainer.lr:.3g}): {where}. "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from gpunet.data.targets import TargetScaling
 from gpunet.errors import ConfigError
 from gpunet.nn import ForwardContext, Layer
 from gpunet.nn.loss import Loss
+from gpunet.parallel.communicator import Communicator, Serial
 from gpunet.tasks import CLASSIFICATION, MULTILABEL, REGRESSION
 from gpunet.training.metrics import Metric, metrics_of
 from gpunet.training.objective import check_targets, loss_of, plain_loss
@@ -29,7 +30,11 @@ have the same bits whatever rows are beside it: products of few rows are summed 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss and metrics over a data set, and what was predicted."""
+    """Mean loss and metrics over a data set, and what was predicted.
+
+    >>> gn.training.Evaluation(loss=0.3, correct=45, total=50).accuracy
+    0.9
+    """
 
     loss: float
     correct: int
@@ -77,8 +82,12 @@ class Captured:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         """What the function returns for each batch, on the host."""
+        return self.share(0, 1)
+
+    def share(self, rank: int, ranks: int) -> Iterator[tuple[np.ndarray, ...]]:
+        """The same for batch number `rank` and every `ranks`-th after it."""
         backend, size = self._loader.backend, self._loader.size
-        for start in range(0, size, self._batch):
+        for start in range(rank * self._batch, size, ranks * self._batch):
             step = self._step(min(self._batch, size - start))
             with backend.active():
                 backend.assign(self._start, start)
@@ -95,12 +104,16 @@ class Captured:
 
 
 class Evaluator:
-    """:func:`evaluate` for a `model` and data that are evaluated again and again, as after each epoch."""
+    """:func:`evaluate` for a `model` and data that are evaluated again and again, as after each epoch.
+
+    The ranks of a `communicator` share the batches, and all get the evaluation.
+    """
 
     def __init__(
         self,
         model: Layer,
         loader: Loader,
+        communicator: Communicator | None = None,
         *,
         loss: Loss | str | None = None,
         metrics: Sequence[str | Metric] | str | Metric | None = None,
@@ -131,6 +144,7 @@ class Evaluator:
             return found
 
         self._loader = loader
+        self._communicator: Communicator = communicator or Serial()
         self._batches = Captured(lambda x, y: batch(x, y, None), loader)
         if loader.sample_weight is not None:
             self._batches = Captured(batch, loader, weighted=True)
@@ -140,7 +154,7 @@ class Evaluator:
         weights = self._loader.sample_weight
         outputs: list[np.ndarray] = []
         probabilities: list[np.ndarray] = []
-        for batch_loss, *found in self._batches:
+        for batch_loss, *found in self._results():
             images = min(EVALUATION_BATCH, size - done)
             share: Any = images if weights is None else float(weights[done : done + images].sum())
             loss += float(batch_loss) * share if share else 0.0  # the mean of rows without any weight is NaN
@@ -154,6 +168,13 @@ class Evaluator:
                 on_batch(done)
         mean = loss / (size if weights is None else float(weights.sum()))
         return self._found(mean, correct, outputs, np.concatenate(probabilities) if probabilities else None)
+
+    def _results(self) -> Iterable[tuple[np.ndarray, ...]]:
+        ranks = self._communicator.size
+        if ranks == 1:
+            return self._batches
+        shares = self._communicator.exchange(list(self._batches.share(self._communicator.rank, ranks)))
+        return [shares[index % ranks][index // ranks] for index in range(sum(map(len, shares)))]
 
     def _found(self, loss: float, correct: int, kept: list[np.ndarray], probabilities: np.ndarray | None) -> Evaluation:
         size = self._loader.size
@@ -204,6 +225,15 @@ def evaluate(
 
     Raises:
         ConfigError: loss, metrics and targets do not fit each other.
+
+    >>> model = gn.models.MLP((1, 2), init=gn.nn.Constant(0.0)).initialize()
+    >>> loader = gn.data.Loader(np.uint8([0, 255]).reshape(2, 1, 1, 1), [0, 1])
+    >>> found = gn.training.evaluate(model, loader, keep_probabilities=True)
+    >>> found.correct, found.total, round(float(np.exp(found.loss)), 5)  # both classes have probability 1/2
+    (1, 2, 2.0)
+    >>> found.probabilities
+    array([[0.5, 0.5],
+           [0.5, 0.5]], dtype=float32)
     """
     evaluator = Evaluator(model, loader, loss=loss, metrics=metrics, keep_probabilities=keep_probabilities)
     return evaluator(on_batch)
@@ -233,7 +263,8 @@ def predictions(
 ) -> np.ndarray:
     """The outputs of `model` for `rows`, at least one, each independent of the rows beside it; see BLOCK.
 
-    loader: makes the loader of such rows.
+    Args:
+        loader: makes the loader of such rows.
     """
     filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % BLOCK, axis=0)])
     return extract(model, loader(filled), PREDICTION_BATCH)[: len(rows)]

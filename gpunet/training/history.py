@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from gpunet.errors import OutputError
 from gpunet.files import write_text_atomic
@@ -22,15 +22,37 @@ def entries(metrics: Sequence[str] = ("accuracy",)) -> tuple[str, ...]:
     return "epoch", "step", "lr", "train_loss", *accuracy, "validation_loss", *measured, "seconds", "images_per_second"
 
 
-class History:
+class History(Sequence[Record]):
     """The records of all epochs, in memory and, with a path, as a file with a line of JSON per epoch.
 
+    A sequence of the records: ``pandas.DataFrame(history)`` has a row for each epoch.
+
     The file is derived: a training resumes from the records in its last checkpoint, and writes the file anew.
+
+    >>> history = gn.training.History()
+    >>> history.append({"epoch": 1, "train_loss": 0.7})
+    >>> history.append({"epoch": 2, "train_loss": 0.4})
+    >>> history.column("train_loss")
+    [0.7, 0.4]
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.records: list[Record] = []
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        return self.records[index]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        last = f", the last one {self.records[-1]}" if self.records else ""
+        return f"History of {len(self)} epochs{last}"
 
     def append(self, record: Record) -> None:
         """Add the record of an epoch, in memory."""

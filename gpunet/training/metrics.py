@@ -161,6 +161,11 @@ DEFAULTS = {
 """The metrics of a task, of which the first is monitored."""
 
 
+def monitoring(name: str, task: str) -> tuple[str, ...] | None:
+    """The metrics of a `task` with the option ``metric``, which is monitored, first; None if that is ``auto``."""
+    return None if name == "auto" else (name, *(other for other in DEFAULTS[task] if other != name))
+
+
 def metrics_of(given: Sequence[str | Metric] | str | Metric | None, task: str) -> tuple[Metric, ...]:
     """The metrics that are recorded for a `task`, those `given` first; None: :data:`DEFAULTS`.
 

@@ -19,7 +19,7 @@ from gpunet.nn.loss import Loss
 from gpunet.options import did_you_mean
 from gpunet.tasks import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS
 from gpunet.training.config import TrainingConfig
-from gpunet.training.metrics import Metric, metrics_of
+from gpunet.training.metrics import Metric, metrics_of, monitoring
 
 DEFAULT_LOSSES = {CLASSIFICATION: "cross_entropy", REGRESSION: "mse", MULTILABEL: "bce_with_logits"}
 """By task."""
@@ -71,9 +71,7 @@ def objective_of(
         raise ConfigError(f"class_weights {config.class_weights} needs class indices, but the targets are numbers")
     settings = {"label_smoothing": config.label_smoothing, "weight": class_weights}
     made = loss_of(asked if asked is not None else "cross_entropy", settings)
-    if metrics is None and config.metric != "auto":
-        metrics = config.metric
-    found = metrics_of(metrics, made.task)
+    found = metrics_of(metrics if metrics is not None else monitoring(config.metric, made.task), made.task)
     check_targets(made, train)
     names = [metric.name for metric in found]
     as_ever = isinstance(made, CrossEntropyLoss) and _text(made) == _text(loss_of("cross_entropy", settings))
@@ -133,6 +131,17 @@ def check_targets(loss: Loss, loader: Loader) -> None:
     if loss.task == MULTILABEL and not ((loader.targets >= 0) & (loader.targets <= 1)).all():
         low, high = loader.targets.min(), loader.targets.max()
         raise ConfigError(f"{name} takes targets from 0 to 1, one for each label, but they lie in [{low:g}, {high:g}]")
+
+
+def check_shardable(loss: Loss, train: Loader, shards: int) -> None:
+    """Raise ConfigError unless the mean of a batch follows from the means of its `shards` parts."""
+    if shards > 1 and train.sample_weight is not None:
+        raise ConfigError(f"rows with a sample_weight are trained in one shard, not in {shards}: train on one rank")
+    if shards > 1 and not hasattr(loss, "total_weight"):
+        raise ConfigError(
+            f"{type(loss).__name__} does not say by total_weight(targets) what its mean divides by, which training in "
+            f"{shards} shards needs: add it (it returns None for the number of rows), or train on one rank"
+        )
 
 
 def prepare_targets(model: Layer, loss: Loss, train: Loader, *others: Loader) -> tuple[Loader, ...]:

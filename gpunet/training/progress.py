@@ -1,8 +1,9 @@
-"""Training progress on stderr: a live bar on a terminal, otherwise a plain line per epoch."""
+"""Training progress on stderr: a live bar on a terminal, otherwise, as in a notebook, a plain line per epoch."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,28 @@ if TYPE_CHECKING:
     from gpunet.training.trainer import Trainer
 
 
+def is_watched() -> bool:
+    """Whether somebody sees the standard error as it is written: it is a terminal, or that of a notebook."""
+    if "IPython" not in sys.modules and not (sys.stderr is not None and sys.stderr.isatty()):
+        return False
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console.is_terminal or console.is_jupyter
+
+
 class Progress(Callback):
     """Shows epoch, images/s, time left, loss and learning rate, with one line kept per epoch, and kernel compilation.
 
     Args:
         console: a rich console; by default one on stderr.
         title: shown before the epoch, e.g. the stage of a pipeline.
+
+    >>> loader = gn.data.Loader(np.uint8([0, 255] * 50).reshape(100, 1, 1, 1), [0, 1] * 50)
+    >>> model, config = gn.models.MLP((1, 2)).initialize(seed=0), gn.training.TrainingConfig(epochs=1)
+    >>> callbacks = [gn.training.Progress(title="a test,")]
+    >>> trainer = gn.training.Trainer(model, config, train=loader, validation=loader, callbacks=callbacks)
+    >>> history = trainer.fit()  # on stderr: a test, epoch 1/1  train loss ...
     """
 
     def __init__(self, console: Console | None = None, *, title: str = "") -> None:

@@ -82,7 +82,8 @@ class Snapshot:
     def explain_epochs(self, config: TrainingConfig, step: int, rates: Sequence[float]) -> None:
         """Say what a resume with the epochs of `config` cannot do, or changes.
 
-        rates: the learning rate after `step` steps, by the schedule of the epochs before and by that of `config`.
+        Args:
+            rates: the learning rate after `step` steps, by the schedule of the epochs before and by that of `config`.
         """
         if self.epoch == config.epochs:
             return

@@ -40,6 +40,14 @@ class TensorBoard(Callback):
         ConfigError: tensorboardX is not installed; or, when the training starts, there is neither a `folder` nor a
             run folder.
         OutputError: the file cannot be written.
+
+    >>> from pathlib import Path
+    >>> loader = gn.data.Loader(np.uint8([0, 255] * 50).reshape(100, 1, 1, 1), [0, 1] * 50)
+    >>> model, config = gn.models.MLP((1, 2)).initialize(seed=0), gn.training.TrainingConfig(epochs=1)
+    >>> callbacks = [gn.training.TensorBoard(Path("events"))]
+    >>> history = gn.training.Trainer(model, config, train=loader, validation=loader, callbacks=callbacks).fit()
+    >>> [file.name for file in Path("events").iterdir()]
+    ['events.out.tfevents...']
     """
 
     def __init__(self, folder: Path | None = None) -> None:

@@ -48,6 +48,11 @@ class Tracker(Callback):
         name: the name of the run; by default that of the folder.
         folder: the run folder; by default the trainer's, if it has one.
         files: at the end, also send the figures, the checkpoint and the configuration in the folder.
+
+    >>> with gn.training.Wandb(name="two trainings") as tracker:  # doctest: +SKIP
+    ...     for trainer in (first, second):
+    ...         trainer.callbacks.append(tracker)
+    ...         trainer.fit()
     """
 
     service = ""
@@ -186,6 +191,10 @@ class MLflow(Tracker):
 
     Raises:
         ConfigError: mlflow is not installed; or, when the training starts, the server cannot be used.
+
+    >>> callbacks = [gn.training.MLflow(uri="sqlite:///mlflow.db", name="first")]  # doctest: +SKIP
+    >>> trainer = gn.training.Trainer(model, config, train=train, validation=validation, callbacks=callbacks)
+    ... # doctest: +SKIP
     """
 
     service = "MLflow"
@@ -243,6 +252,12 @@ class Wandb(Tracker):
 
     Raises:
         ConfigError: the package is not installed; or, when the training starts, the service cannot be used.
+
+    >>> callbacks = [gn.training.Wandb(name="first", files=True)]  # doctest: +SKIP
+    >>> gn.training.Wandb("no_such_service")
+    Traceback (most recent call last):
+    ...
+    gpunet.errors.ConfigError: no_such_service needs the package no_such_service, which cannot be imported ...
     """
 
     def __init__(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from gpunet.nn import ForwardContext, Layer
 from gpunet.nn.loss import Loss
 from gpunet.nn.parameter import FlatParameters
 from gpunet.optim import _slots, schedules
+from gpunet.parallel.communicator import Communicator, Serial, from_first
+from gpunet.parallel.shards import Result, ShardedStep, shard_count
 from gpunet.training.callbacks import Callback, EarlyStopping
 from gpunet.training.checkpoint import architecture, digest, prefixed, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
@@ -35,9 +37,12 @@ from gpunet.training.evaluation import Evaluation, Evaluator
 from gpunet.training.history import History, Record
 from gpunet.training.interrupt import Interrupts
 from gpunet.training.metrics import Metric
-from gpunet.training.objective import balanced_weights, objective_of, prepare_targets
+from gpunet.training.objective import balanced_weights, check_shardable, objective_of, prepare_targets
+from gpunet.training.progress import Progress, is_watched
+from gpunet.training.ranks import agreed, check_start, check_weights
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
 from gpunet.training.state import EpochTotals, StepState
+from gpunet.training.weak import weakly
 
 BEST, METRICS = "checkpoint.safetensors", "metrics.jsonl"
 """In a run folder, beside the snapshots: the model with the best validation metric (of the last epoch, with
@@ -57,12 +62,16 @@ class Trainer:
             first one decides which epoch is best. By default that of ``config``, or those of the loss's task.
         run_dir: an existing folder for ``metrics.jsonl``, the best and the last checkpoint; None writes nothing.
         callbacks: called in this order.
+        progress: whether to show the progress on the standard error, as :class:`Progress` does; by default, if that is
+            a terminal or a notebook, unless the callbacks do so.
         class_weights: weight of each class in the loss, (classes,) on the device; by default those of
             ``config.class_weights``.
         metadata, tensors: JSON-serialisable values and host arrays to store in every checkpoint, such as
             ``class_names``. Without a ``config``, what describes the model and its inputs is added, for ``gn.load``.
         identity: JSON-serialisable values by name that must be the same when the training is resumed, in addition to
             the data and to `config` without its number of epochs.
+        communicator: the ranks that train this model together, see :mod:`gpunet.parallel`; by default, this process
+            alone. Each rank makes a Trainer with the same arguments; only rank 0 writes to `run_dir`.
         checkpoint_minutes: time after which the state is also saved within an epoch; 0: only after each epoch.
 
     Attributes:
@@ -77,6 +86,13 @@ class Trainer:
     Raises:
         ConfigError: the model is not initialised, or with another dtype than ``config.dtype``, or a number is out of
             range; or loss, metrics, targets and model do not fit each other.
+
+    >>> loader = gn.data.Loader(np.uint8([0, 255] * 50).reshape(100, 1, 1, 1), [0, 1] * 50)  # black and white
+    >>> model = gn.models.MLP((1, 8, 2)).initialize(seed=0)
+    >>> config = gn.training.TrainingConfig(epochs=10, batch_size=20, lr=0.1)
+    >>> history = gn.training.Trainer(model, config, train=loader, validation=loader).fit()
+    >>> history.records[-1]["validation_accuracy"]
+    1.0
     """
 
     def __init__(
@@ -90,11 +106,13 @@ class Trainer:
         metrics: Sequence[str | Metric] | str | Metric | None = None,
         run_dir: PathLike | None = None,
         callbacks: Sequence[Callback] = (),
+        progress: bool | None = None,
         class_weights: Array | None = None,
         metadata: Mapping[str, Any] | None = None,
         tensors: Mapping[str, Any] | None = None,
         identity: Mapping[str, Any] | None = None,
         checkpoint_minutes: float = 5.0,
+        communicator: Communicator | None = None,
     ) -> None:
         if model.flat is None:
             raise ConfigError("the model has no arrays yet: call model.initialize(seed) before training it")
@@ -117,21 +135,30 @@ class Trainer:
         # All batches have the same size, so each epoch drops the images that do not fill its last batch.
         self.batch_size = min(config.batch_size, train.size)
         self.steps_per_epoch = train.size // self.batch_size
+        self.communicator: Communicator = communicator or Serial()
+        shards = shard_count(config.shards, self.batch_size, self.communicator.size)
+        self.config = config = replace(config, shards=shards)
+        check_shardable(self.loss, train, shards)
         self.optimizer = optim.create(config.optimizer, **vars(config))
         self.optimizer.bind(self.flat)
         self.schedule = self._schedule(config.epochs)
         self.average = optim.WeightAverage(self.flat, config.ema_decay) if config.ema_decay else None
-        self.callbacks = list(callbacks)
+        shown = any(isinstance(callback, Progress) for callback in callbacks)
+        if progress is None:
+            progress = not shown and is_watched() and self.communicator.rank == 0
+        self.callbacks = [*callbacks, *([Progress()] if progress and not shown else [])]
         if config.early_stopping:
             self.callbacks.append(EarlyStopping(config.early_stopping))
         self.metadata, self.tensors = dict(metadata or {}), dict(tensors or {})
         if self.run_dir is not None and "config" not in self.metadata:
-            facts, arrays = describe_training(model, config, train, self.metadata.get("class_names"))
+            names = self.metadata.get("class_names")
+            facts, arrays = describe_training(model, config, train, names, self._objective.task)
             self.metadata, self.tensors = {**facts, **self.metadata}, {**arrays, **self.tensors}
         self.tensors |= target_tensors(model)
         self._identity_given = dict(identity or {})
         self._save_every = 60 * check_number("checkpoint_minutes", checkpoint_minutes, low=0)
-        self.history = History(self.run_dir / METRICS if self.run_dir else None)
+        self._output = self.run_dir if self.communicator.rank == 0 else None
+        self.history = History(self._output / METRICS if self._output else None)
         self.epoch = self.step = 0
         self.stop = False
         self.lr = self.schedule.lr(0)
@@ -141,10 +168,13 @@ class Trainer:
         self._epoch_steps, self._epoch_seconds = 0, 0.0  # of the running epoch: finished steps, and time spent on them
         self._state = StepState(self.backend, steps_per_epoch=self.steps_per_epoch, batch_size=self.batch_size)
         self._none_correct = None if train.outputs is None else self.backend.zeros((), "int64")
-        self._evaluator = Evaluator(model, validation, loss=self.loss, metrics=self.metrics)
+        self._evaluator = Evaluator(model, validation, self.communicator, loss=self.loss, metrics=self.metrics)
         # Weakly: a graph that refers to its trainer would keep it, and device memory, until the next collection.
-        step = weakref.WeakMethod(self._training_step)
-        self._step_once = self.backend.capture(lambda: _alive(step)())
+        if shards == 1:
+            self._step_once = self.backend.capture(weakly(self._training_step))
+        else:
+            sharded = ShardedStep(self.flat, self.communicator, count=shards, batch_size=self.batch_size)
+            self._step_once = sharded.captured(weakly(self._gradients), weakly(self._update))
 
     def _schedule(self, epochs: int) -> schedules.Schedule:
         steps = self.steps_per_epoch
@@ -156,18 +186,28 @@ class Trainer:
 
     def _training_step(self) -> None:
         # Only ops on arrays that stay in place: on a GPU this is recorded once and replayed (Backend.capture).
+        found = self._gradients(0, self.batch_size)
+        self._update(found.loss, found.correct)
+
+    def _gradients(self, first_row: int, rows: int) -> Result:
+        """The gradients of some rows of the batch, in the parameters."""
         seed, state = self.config.seed, self._state
-        x, targets = self.train.training_batch(state.start, self.batch_size, seed=seed, step=state.step)
-        weights = self.train.training_weights(state.start, self.batch_size)
-        ctx = ForwardContext(training=True, seed=seed, step=state.step, needs_input_grad=False)
+        x, targets = self.train.training_batch(state.start, rows, seed=seed, step=state.step, first_row=first_row)
+        weights = self.train.training_weights(state.start, rows)  # with them, there is one shard
+        ctx = ForwardContext(training=True, seed=seed, step=state.step, needs_input_grad=False, first_row=first_row)
         outputs, backward = self.model.forward(x, ctx)
         loss, gradient = self.loss(outputs, targets, weights)
         backward(gradient)
         loss = self.backend.asarray(loss)  # a loss of one's own may return NumPy's scalar
+        correct = ops.count_correct(outputs, targets) if self._none_correct is None else self._none_correct
+        return Result(loss, correct, self.loss.total_weight(targets) if self.config.shards > 1 else None)
+
+    def _update(self, loss: Array, correct: Array) -> None:
+        """Update the parameters by the gradients of the batch."""
+        state = self._state
         scale, _ = ops.gradient_scale(self.flat.gradients, loss, max_norm=self.config.clip_norm)
         # From the first non-finite loss or gradient to the end of the epoch, the scale is NaN: updates are skipped, so
         # that the weights can be examined when the host reads the totals.
-        correct = ops.count_correct(outputs, targets) if self._none_correct is None else self._none_correct
         state.advance(loss, correct, scale)
         self.optimizer.update(state.lr, state.step, scale)
         if self.average is not None:
@@ -186,6 +226,7 @@ class Trainer:
             self._state.start_epoch(first, rates)
         every = self.backend.steps_between_reads
         resumed, started = self._epoch_seconds, time.perf_counter()
+        alone = self.communicator.size == 1
         saved = started
         for index in range(done, self.steps_per_epoch):
             self.lr = rates[index]
@@ -193,8 +234,9 @@ class Trainer:
             self.step += 1
             last = index + 1 == self.steps_per_epoch
             save = not last and 0 < self._save_every <= time.perf_counter() - saved
-            if (index + 1) % every and not (last or save or interrupts.number is not None):
+            if (index + 1) % every and not (last or (alone and (save or interrupts.number is not None))):
                 continue
+            save = agreed(self.communicator, interrupts, save)
             totals = self._state.totals()
             if not totals.finite:
                 raise diverged(self, index if totals.failed is None else totals.failed - first)
@@ -235,6 +277,7 @@ class Trainer:
         try:
             for callback in self.callbacks:
                 callback.on_train_start(self)
+            check_start(self)
             self.history.write()
             self._save_best()  # a kill may have left that of an earlier epoch
             with self.backend.active(), self.backend.use_precision(self.config.precision), Interrupts() as interrupts:
@@ -289,6 +332,7 @@ class Trainer:
             self.best_epoch, self.best_score, self._best = self.epoch, score, weights
         for callback in self.callbacks:
             callback.on_epoch_end(self, record)
+        check_weights(self)
         # First what a resume needs: the other files are derived from it.
         self._save_last()
         if weights is not None:
@@ -329,17 +373,17 @@ class Trainer:
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
     def _save_best(self) -> None:
-        if self.run_dir is not None and self._best:
+        if self._output is not None and self._best:
             metadata = {
                 **self.metadata,
                 "epoch": self.best_epoch,
                 f"validation_{self.monitor.name}": self.best_score,
                 "architecture": architecture(self.flat),
             }
-            save_checkpoint(self.run_dir / BEST, {**prefixed("model", self._best), **self.tensors}, metadata)
+            save_checkpoint(self._output / BEST, {**prefixed("model", self._best), **self.tensors}, metadata)
 
     def _save_last(self) -> None:
-        if self.run_dir is None:
+        if self._output is None:
             return
         host = self.backend.to_numpy
         state = {name: host(array) for name, array in self._arrays().items() if not name.startswith("flat/")}
@@ -355,9 +399,9 @@ class Trainer:
             schedule=self.schedule.state(),
             callbacks=[[type(callback).__name__, callback.state()] for callback in self._stateful()],
             records=self.history.records,
-            identity=self._identity,
+            identity=self.identity,
             about={**self.metadata, "architecture": architecture(self.flat)},
-        ).write(self.run_dir)
+        ).write(self._output)
 
     def resume(self) -> bool:
         """Restore the state of the last checkpoint in the run folder; returns False if there is none yet.
@@ -368,14 +412,15 @@ class Trainer:
         """
         if self.run_dir is None:
             return False
-        snapshot = read_snapshot(self.run_dir)
+        folder = self.run_dir
+        snapshot, trained = from_first(self.communicator, lambda: (read_snapshot(folder), (folder / BEST).exists()))
         if snapshot is None:
-            if (self.run_dir / BEST).exists():
+            if trained:
                 raise CheckpointError(
                     f"{self.run_dir} cannot be resumed: it has a trained model, but no {LAST}; start a new run"
                 )
             return False
-        snapshot.check_identity(self._identity, self.run_dir)
+        snapshot.check_identity(self.identity, self.run_dir)
         try:
             with self._unchanged_on_failure():
                 self._restore(snapshot)
@@ -386,10 +431,10 @@ class Trainer:
         return True
 
     @cached_property
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """What must be the same when the training is resumed."""
         data = {"training data": self.train.digest(), "validation data": self.validation.digest()}
-        left_out = "epochs", "loss", "metric"
+        left_out = {"epochs", "loss", "metric"} | ({"shards", "sync_batch_norm"} if self.config.shards == 1 else set())
         settings = {name: value for name, value in vars(self.config).items() if name not in left_out}
         scaling = digest(target_tensors(self.model))
         found = {"target scaling": scaling} if self.model.target_scaling is not None else {}
@@ -404,12 +449,15 @@ class Trainer:
             self.average.load_slots(under("average", snapshot.tensors))
         _slots.load("the counters", self._state.arrays, under("epoch", snapshot.tensors), self.backend)
         self.schedule.load_state(snapshot.schedule)
-        found, here = [name for name, _ in snapshot.callbacks], [type(item).__name__ for item in self._stateful()]
+        here = [type(item).__name__ for item in self._stateful()]
+        # Those of rank 0 are saved; the other ranks may have fewer, as of such that write.
+        saved = [entry for entry in snapshot.callbacks if self._output is not None or entry[0] in here]
+        found = [name for name, _ in saved]
         if found != here:
             raise CheckpointError(
                 f"the training in {self.run_dir} was begun with the callbacks {found}, but this one has {here}"
             )
-        for callback, (_, state) in zip(self._stateful(), snapshot.callbacks, strict=True):
+        for callback, (_, state) in zip(self._stateful(), saved, strict=True):
             callback.load_state(state)
         self._best = under("best", snapshot.tensors)
         self.best_epoch, self.best_score = snapshot.best_epoch, snapshot.best_score
@@ -426,9 +474,3 @@ class Trainer:
         """Load the weights with the best validation metric (with ``keep = "last"``, the last) into the model."""
         if self._best:
             self.flat.load_state_dict(self._best)
-
-
-def _alive(step: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
-    method = step()
-    assert method is not None, "only its trainer calls it"
-    return method

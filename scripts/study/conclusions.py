@@ -11,7 +11,7 @@ from gpunet.options import option_fields
 from gpunet.sweep import Effect, Row, Sweep, effects
 from gpunet.sweep.declaration import Axis, Trial, label_of
 from gpunet.sweep.search import FixedSearch, search_of
-from gpunet.sweep.summary import best_point, point_accuracy
+from gpunet.sweep.summary import best_point, point_score
 
 RULE = (
     "All accuracies are validation accuracies, not test accuracies. The spread is the standard deviation "
@@ -130,7 +130,7 @@ def answers(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
     best = best_point(rows)
     if best and (len(sweep.axes) > 1 or sweep.options.search != "grid"):
         values = ", ".join(f"{axis} {value}" for axis, value in best[0].values.items())
-        said.append(f"The best combination was {values}: {_percent(point_accuracy(best))} over {_seeds(len(best))}.")
+        said.append(f"The best combination was {values}: {_percent(point_score(best))} over {_seeds(len(best))}.")
     return said
 
 

@@ -20,13 +20,16 @@ class RunResult:
     test_correct: int = 9123
     test_total: int = 10_000
     test_loss: float = 0.25
-    validation_accuracy: float = 0.925
+    validation_score: float = 0.925
     epochs: int = 4
     seconds: float = 12.5
     images_per_second: float = 1536.0
     device: str = "cpu"
     seed: int = 7
     parameters: int = 1234
+    task: str = "classification"
+    metric: str = "accuracy"
+    test_scores: dict[str, float] = field(default_factory=dict)
 
     @property
     def test_accuracy(self) -> float:
@@ -42,6 +45,8 @@ class Evaluation:
     confusion: list[list[int]] = field(default_factory=lambda: [[1, 0, 0], [1, 1, 0], [0, 0, 1]])
     class_names: tuple[str, ...] = CLASS_NAMES
     tta_correct: int | None = None
+    task: str = "classification"
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Prediction:
     class_names: tuple[str, ...]
     probabilities: list[float]
     label: int
+    task: str = "classification"
 
 
 class FakeRun(ModuleType):

@@ -141,7 +141,7 @@ def test_json_result(gpunet_command: Command, fake_run: FakeRun) -> None:
 
 
 def test_json_is_strict(gpunet_command: Command, fake_run: FakeRun) -> None:
-    fake_run.result = {"validation_accuracy": float("nan"), "images_per_second": float("inf")}
+    fake_run.result = {"validation_score": float("nan"), "images_per_second": float("inf")}
     result = json.loads(gpunet_command("train", "cnn", "--json").out, parse_constant=pytest.fail)
     assert result["val_accuracy"] is None and result["images_per_second"] is None
 
@@ -226,6 +226,14 @@ def test_resume_with_a_damaged_configuration(gpunet_command: Command) -> None:
     run_dir, _ = started_run()
     (run_dir / "config.toml").write_text("[model", encoding="utf-8")
     assert_refused(gpunet_command("train", "--resume", run_dir), 2, "config.toml is not valid TOML")
+
+
+def test_resume_of_a_trainers_folder(gpunet_command: Command) -> None:
+    Path("of_python").mkdir()
+    (Path("of_python") / "last.safetensors").touch()
+    outcome = gpunet_command("train", "--resume", "of_python")
+    assert_refused(outcome, 2, "of_python is of a Trainer in Python")
+    assert "call trainer.resume() before trainer.fit()" in outcome.err
 
 
 def test_resume_does_not_remove_an_empty_looking_run(gpunet_command: Command, fake_run: FakeRun) -> None:

@@ -45,6 +45,12 @@ def test_several_blocks(device: Device, size: int, dtype: Any) -> None:
     check(device, x, 0.3, KEY | {"step": np.array(9)})
 
 
+@pytest.mark.parametrize("first", [1, 2, 3, 4, 2**40 + 7])
+def test_a_part_of_an_array(device: Device, first: int) -> None:
+    x = np.random.default_rng(first).standard_normal(1027).astype(np.float32)
+    check(device, x, 0.3, KEY | {"step": np.array(9), "first_element": first})
+
+
 @DTYPES
 @pytest.mark.parametrize("offset", [0, 1, 2, 3])
 def test_arrays_that_start_anywhere(device: Device, offset: int, dtype: Any) -> None:

@@ -53,6 +53,7 @@ def test_rows_of_several_blocks(device: Device, dtype: Any) -> None:
     order, labels = np.array([4, 0, 2, 2, 1, 3]), np.arange(10, 15, dtype=np.int32)
     check(device, images, labels, order, {"start": np.array([1]), "size": 3, **options})
     check(device, images, labels, order, {"start": 0, "size": 3, "scale": scale, "offset": offset, **options})
+    check(device, images, labels, order, {"start": 1, "size": 2, "first_row": 3, **options})
     for kind in (np.float32, np.float64):
         features = rng.standard_normal((5, 2100)).astype(kind)
         check(device, features, labels, order, {"start": 2, "size": 4, "dtype": dtype})

@@ -51,8 +51,9 @@ SIGNATURES = {
         "(outputs, targets, *, pos_weight=None, sample_weight=None, reduction='mean')"
     ),
     "count_correct": "(logits, labels)",
-    "dropout": "(x, p, *, seed, step, stream)",
+    "dropout": "(x, p, *, seed, step, stream, first_element=0)",
     "dropout_backward": "(dy, mask, p)",
+    "sum_shards": "(rows, weights, *, out=None)",
 }
 PACKAGES = sorted(path.parent.name for path in Path(ops.__path__[0]).glob("*/cuda.py"))
 

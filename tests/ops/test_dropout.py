@@ -32,6 +32,8 @@ def configurations(draw):
     if draw(st.booleans()):
         step = np.array([step], draw(st.sampled_from([np.int64, np.uint32])))
     key = {"seed": draw(st.integers(0, 2**64 - 1)), "step": step, "stream": draw(st.integers(0, 2**32 - 1))}
+    if draw(st.booleans()):
+        key["first_element"] = draw(st.one_of(st.integers(0, 9), st.integers(0, 2**40)))
     return np.asarray(x), p, key
 
 
@@ -219,3 +221,13 @@ def test_two_devices_are_refused(monkeypatch):
         dropout(X, 0.5, seed=0, step=np.ones(1, np.int64).view(Elsewhere), stream=16)
     with pytest.raises(DeviceError, match="cpu and elsewhere"):
         dropout_backward(X, np.ones((2, 3), np.uint8).view(Elsewhere), 0.5)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 8193])
+def test_parts_have_the_mask_of_the_whole(cut):
+    x = np.random.default_rng(cut).standard_normal(40_000).astype(np.float32)
+    key = {"seed": 7, "step": 3, "stream": 20}
+    whole, mask = dropout(x, 0.4, **key)
+    parts = [dropout(x[:cut], 0.4, **key), dropout(x[cut:], 0.4, first_element=cut, **key)]
+    np.testing.assert_array_equal(np.concatenate([part[0] for part in parts]), whole)
+    np.testing.assert_array_equal(np.concatenate([part[1] for part in parts]), mask)

@@ -43,9 +43,11 @@ def data_sets(draw, features=True):
     order = rng.integers(0, N, 2 * m).astype(draw(st.sampled_from([np.int64, np.int32])))[::2]
     size = draw(st.integers(1, m))
     start, step = draw(st.integers(0, m - size)), draw(st.integers(0, 2**32 - 1))
+    first_row = draw(st.integers(0, m - size - start))
     if draw(st.booleans()):
         start, step = np.array([start]), np.array([step])
     arguments = {"start": start, "size": size, "seed": draw(st.integers(0, 2**64 - 1)), "step": step, "dtype": dtype}
+    arguments["first_row"] = first_row
     if kind == "uint8":
         arguments |= {
             "flip": draw(st.booleans()),
@@ -89,13 +91,13 @@ def test_reference_is_pytorch(data_set):
     images, labels, order, arguments = data_set
     x, y = reference.gather_batch(images, labels, order, **arguments)
     start, step = int(np.max(arguments["start"])), int(np.max(arguments["step"]))
-    size, shift, cutout = arguments["size"], arguments["shift"], arguments["cutout"]
-    rows = torch.tensor(order[start : start + size].astype(np.int64))
+    size, shift, cutout, first = (arguments[name] for name in ("size", "shift", "cutout", "first_row"))
+    rows = torch.tensor(order[start + first : start + first + size].astype(np.int64))
     batch = torch.tensor(images.copy())[rows].permute(0, 3, 1, 2).to(torch.float64)
     _, _, height, width = batch.shape
     for r in range(size):
-        w0, w1, w2, _ = random_reference.counter_words(arguments["seed"], 3, step, 2 * r)
-        v0, v1, _, _ = random_reference.counter_words(arguments["seed"], 3, step, 2 * r + 1)
+        w0, w1, w2, _ = random_reference.counter_words(arguments["seed"], 3, step, 2 * (first + r))
+        v0, v1, _, _ = random_reference.counter_words(arguments["seed"], 3, step, 2 * (first + r) + 1)
         # moving down by d is a crop that starts d rows higher in the padded image
         top, left = shift - (w1 * (2 * shift + 1) // 2**32 - shift), shift - (w2 * (2 * shift + 1) // 2**32 - shift)
         padded = torch.nn.functional.pad(batch[r], (shift,) * 4)

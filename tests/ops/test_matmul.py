@@ -1,4 +1,4 @@
-"""Matrix products of whole arrays, by each of the three ways, against NumPy in float64."""
+"""Matrix products of whole arrays against NumPy in float64."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ from tests.support import assert_close, sum_scale
 
 @settings(max_examples=200)
 @given(
-    sizes=st.tuples(st.integers(1, 40), st.integers(1, 50), st.sampled_from([1, 3, 10, 16, 32, 48, 64])),
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 50) | st.just(600), st.sampled_from([1, 3, 10, 16, 33, 48, 64])),
     trans_a=st.booleans(),
     trans_b=st.booleans(),
     into=st.booleans(),
     with_bias=st.booleans(),
+    relu=st.booleans(),
     split=st.booleans(),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
 def test_matches_numpy(
-    sizes: tuple[int, int, int], trans_a: bool, trans_b: bool, into: bool, with_bias: bool, split: bool, dtype: type
+    sizes: tuple[int, int, int],
+    trans_a: bool,
+    trans_b: bool,
+    into: bool,
+    with_bias: bool,
+    relu: bool,
+    split: bool,
+    dtype: type,
 ) -> None:
     rows, inner, columns = sizes
     rng = np.random.default_rng(rows * inner + columns)
@@ -35,27 +43,29 @@ def test_matches_numpy(
     bias = rng.standard_normal(columns).astype(dtype) if with_bias else None
     with pytest.MonkeyPatch.context() as patch:
         if split:  # even the smallest products
-            patch.setattr(_matmul, "_CHUNK_PRODUCTS", 1)
-            patch.setattr(_matmul, "_BLAS_CHUNK_PRODUCTS", 1)
-            patch.setattr(_matmul, "_BLAS_CHUNK_ROWS", 8)
-        c = matmul(left, right, trans_a=trans_a, trans_b=trans_b, bias=bias, out=out)
+            patch.setattr(_matmul, "_tasks", lambda rows, inner, columns, panel: (-(-rows // 8), -(-columns // panel)))
+        c = matmul(left, right, trans_a=trans_a, trans_b=trans_b, bias=bias, relu=relu, out=out)
     assert c.dtype == dtype and (out is None or c is out)
     wanted = a.astype(np.float64) @ b.astype(np.float64) + (0 if bias is None else bias.astype(np.float64))
+    wanted = np.maximum(wanted, 0) if relu else wanted
     assert_close(c, wanted, terms=inner + 1, scale=sum_scale(wanted, inner))
 
 
-@pytest.mark.parametrize("shape", [(128, 784, 128), (784, 128, 64), (1, 256, 512), (200, 300, 1024)])
-def test_bits_do_not_depend_on_threads(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("shape", [(128, 784, 128), (784, 128, 64), (1, 256, 512), (200, 300, 1024), (128, 512, 10)])
+def test_bits_of_a_row_do_not_depend_on_threads_or_on_the_rows_beside_it(shape: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal(shape[:2], np.float32), rng.standard_normal(shape[1:], np.float32)
     threads, found = numba.get_num_threads(), []
     for count in (1, threads):
         numba.set_num_threads(count)
         try:
-            found.append(matmul(a, b).tobytes())
+            found.append(matmul(a, b))
         finally:
             numba.set_num_threads(threads)
-    assert found[0] == found[1]
+    assert found[0].tobytes() == found[1].tobytes()
+    part = np.ascontiguousarray(a[-1:])
+    assert matmul(part, b).tobytes() == found[0][-1:].tobytes()
+    assert matmul(np.ascontiguousarray(a.T), b, trans_a=True).tobytes() == found[0].tobytes()
 
 
 @pytest.mark.parametrize("rows", [1, 20])

@@ -238,6 +238,20 @@ def test_cpu_against_reference(rule: str, data: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fading_moments_end_at_zero_and_nan_does_not(dtype: type) -> None:
+    """Arithmetic with subnormal numbers would be slow for the rest of the training."""
+    tiny = np.finfo(dtype).tiny
+    start, nan = np.array([tiny, -tiny, 4 * tiny, np.nan], dtype), [False, False, False, True]
+    params, grads = np.ones(4, dtype), np.zeros(4, dtype)
+    velocity, first, second = start.copy(), start.copy(), np.abs(start)
+    optimizer.sgd_update(params.copy(), grads, velocity, lr=0.1, momentum=0.5)
+    optimizer.adam_update(params.copy(), grads, first, second, lr=0.1, step=5, beta1=0.5, beta2=0.5)
+    for moment in (velocity, first, second):
+        np.testing.assert_array_equal(np.isnan(moment), nan)
+        np.testing.assert_array_equal(moment[:3], np.array([0, 0, 2 * tiny], dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rule", ["sgd", "momentum", "adam", "ema", "norm"])
 def test_many_chunks_and_any_number_of_threads(rule: str, dtype: Any) -> None:
     size, decay_size = 2 * 16384 + 777, 16384 + 333

@@ -70,7 +70,7 @@ def test_winograd_transform(dtype: type) -> None:
 
 @pytest.mark.parametrize("width", [16, 64])
 def test_other_processors(width: int, tmp_path: Path) -> None:
-    """Convolutions compiled for vectors of 128 and of 512 bits agree with the reference.
+    """Convolutions and products compiled for vectors of 128 and of 512 bits agree with the reference.
 
     Code for 512 bits does not run everywhere, so there LLVM is told of the width alone and makes two vectors of each.
     """
@@ -81,7 +81,12 @@ def test_other_processors(width: int, tmp_path: Path) -> None:
         "from gpunet.ops import conv2d, conv2d_backward\n"
         "x, w, dy = np.load(sys.argv[1]).values()\n"
         "dx, dw, _ = conv2d_backward(dy, x, w, padding=1, needs=('x', 'weight'))\n"
-        "np.savez(sys.argv[2], conv2d(x, w, padding=1), dx, dw, conv2d(x[:1], w, padding=1))\n"
+        "a, b = np.ascontiguousarray(x[:, 0, 0]), np.ascontiguousarray(w[0, :2].reshape(64, -1)[:, :37])\n"
+        "a = np.concatenate([a, a], axis=1)\n"
+        "from gpunet.ops._matmul import matmul\n"
+        "at, bt = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)\n"
+        "products = matmul(a, b), matmul(at, b, trans_a=True), matmul(a, bt, trans_b=True)\n"
+        "np.savez(sys.argv[2], conv2d(x, w, padding=1), dx, dw, conv2d(x[:1], w, padding=1), *products)\n"
     )
     rng = np.random.default_rng(0)
     x, w, dy = (
@@ -98,7 +103,8 @@ def test_other_processors(width: int, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, *files], env=environment, check=True)
     x, w, dy = (array.astype(np.float64) for array in single)
     dx, dw, _ = reference.conv2d_backward(dy, x, w, padding=1)
-    wanted = [reference.conv2d(x, w, padding=1), dx, dw, reference.conv2d(x[:1], w, padding=1)]
+    product = np.concatenate([x[:, 0, 0]] * 2, axis=1) @ w[0, :2].reshape(64, -1)[:, :37]
+    wanted = [reference.conv2d(x, w, padding=1), dx, dw, reference.conv2d(x[:1], w, padding=1), *[product] * 3]
     with np.load(files[1]) as found:
         for name, exact in zip(found.files, wanted, strict=True):
             assert exact is not None and np.isfinite(found[name]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from gpunet.errors import DataError, OutputError, ShapeError
-from gpunet.report import figures
+from gpunet.report import charts, figures
+from gpunet.report.metrics import calibration
 from tests.filesystem import largest_file, read_only_folder
 from tests.support import assert_close, saved_figures
 
@@ -401,3 +403,46 @@ class TestFile:
         )
         root = Path(__file__).parents[2]
         subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], check=True, cwd=root, timeout=120)
+
+
+class TestInANotebook:
+    """Without a path, figures are shown; without axes, charts make their own."""
+
+    def test_figures_are_returned_and_show_themselves(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        probabilities = rng.random((6, 3)).astype(np.float32)
+        images, labels = rng.integers(0, 256, (6, 4, 4, 1), np.uint8), np.arange(6) % 3
+        drawn = [
+            figures.plot_learning_curves(history(3)),
+            figures.plot_confusion_matrix(MATRIX, NAMES),
+            figures.plot_per_class_metrics(MATRIX, NAMES),
+            figures.plot_first_layer_filters(rng.normal(size=(3, 3, 1, 4)).astype(np.float32)),
+            figures.plot_feature_maps([("a", rng.normal(size=(4, 4, 2)))], images[0]),
+            figures.plot_confident_mistakes(images, labels, probabilities.argmax(1), probabilities, NAMES),
+            figures.plot_feature_scatter(rng.normal(size=(6, 5)), labels, NAMES),
+        ]
+        assert all(isinstance(figure, Figure) and len(figure.axes) >= 1 for figure in drawn)
+        data = drawn[0]._repr_png_()  # type: ignore[attr-defined]
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.format == "PNG" and np.ptp(np.asarray(image.convert("L"))) > 100
+        assert figures.plot_confusion_matrix(MATRIX, NAMES, tmp_path / "a.png").axes
+        check_png(tmp_path / "a.png")
+
+    def test_charts_draw_on_given_axes_or_on_new_ones(self) -> None:
+        rng = np.random.default_rng(0)
+        found = calibration(np.arange(6) % 3, np.eye(3, dtype=np.float32)[rng.integers(0, 3, 6)])
+        for draw, arguments in (
+            (charts.draw_curves, (history(3), "loss")),
+            (charts.draw_rate, (history(3),)),
+            (charts.draw_durations, (history(3),)),
+            (charts.draw_compared, ([("a", history(3)), ("b", history(2))], "validation_loss")),
+            (charts.draw_reliability, (found,)),
+            (charts.draw_confidences, (found,)),
+            (charts.draw_map, (rng.normal(size=(6, 2)), np.arange(6) % 3, NAMES)),
+            (figures.draw_confusion, (MATRIX, NAMES)),
+            (figures.draw_class_metrics, (MATRIX, NAMES)),
+        ):
+            own = draw(*arguments)  # type: ignore[operator]
+            assert own.get_title() or draw is charts.draw_map
+            given = Figure().subplots()
+            assert draw(*arguments, ax=given) is given and given.has_data()  # type: ignore[operator]

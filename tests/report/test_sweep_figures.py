@@ -26,7 +26,7 @@ def check(path: Path) -> None:
 
 def test_means_spreads_and_seeds() -> None:
     axes = Figure().subplots()
-    draw_panel(axes, PANEL)
+    draw_panel(PANEL, axes)
     first, second = axes.containers
     assert_close(np.array(first.lines[0].get_xdata(), float), np.array([85.0, 70.0]))
     assert_close(np.array(second.lines[0].get_xdata(), float), np.array([70.0, 50.0]))
@@ -45,7 +45,7 @@ def test_means_spreads_and_seeds() -> None:
 
 def test_scatter() -> None:
     axes = Figure().subplots()
-    draw_panel(axes, SCATTER)
+    draw_panel(SCATTER, axes)
     assert_close(np.array(axes.lines[0].get_ydata(), float), np.array([80.0, 60.0]))
     assert axes.get_xscale() == "log" and axes.get_xlabel() == "lr"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gpunet.errors import DataError
+from gpunet.errors import ConfigError, DataError
 from gpunet.sweep.progress import SweepProgress
-from gpunet.sweep.summary import best_point, effects, point_accuracy
+from gpunet.sweep.summary import best_point, effects, point_score
 from gpunet.sweep.table import FAILED, OK, TIMING, Outcome, Row, read_table, write_table
 from gpunet.sweep.trial import read_outcome
 
@@ -101,7 +101,7 @@ def test_one_seed_has_no_spread() -> None:
 
 def test_best_point_has_all_its_seeds() -> None:
     best = best_point(ROWS)
-    assert [r.trial for r in best] == [3, 4] and point_accuracy(best) == pytest.approx(0.87)
+    assert [r.trial for r in best] == [3, 4] and point_score(best) == pytest.approx(0.87)
     assert best_point(ROWS[5:6]) == [] and best_point([]) == []
 
 
@@ -165,3 +165,20 @@ def test_a_line_of_progress_cannot_command_the_terminal() -> None:
         progress.add(3)
         progress.over(Row(1, {"name": "a\x1b[2J"}, 0, Outcome(FAILED, error="no \x9b\nfile")), 3)
     assert text.getvalue() == "1/1 trials  name: a\\x1b[2J  seed 0  failed: no \\x9b\\nfile\n"
+
+
+@pytest.mark.parametrize(("metric", "best"), [("rmse", "y"), ("r2", "x")])
+def test_points_are_ranked_in_the_direction_of_their_metric(tmp_path: Path, metric: str, best: str) -> None:
+    scores = {"x": (-0.5, 4.5), "y": (1.0, 2.0)}  # means 2 and 1.5
+    rows = [
+        Row(number, {"a": name}, seed, Outcome("ok", validation_loss=0.1, metric=metric, score=scores[name][seed]))
+        for number, (name, seed) in enumerate([("x", 0), ("x", 1), ("y", 0), ("y", 1)], start=1)
+    ]
+    write_table(tmp_path / "table.csv", ["a"], rows)
+    assert read_table(tmp_path / "table.csv") == (["a"], rows)
+    assert {row.values["a"] for row in best_point(rows)} == {best}
+    assert [effect.mean for effect in effects(rows, "a")] == [2.0, 1.5]
+    other = Row(5, {"a": "z"}, 0, Outcome("ok", validation_accuracy=0.5))
+    assert best_point([*rows, other]) == [], "an accuracy and an error cannot be ranked"
+    with pytest.raises(ConfigError, match="a finished trial must have a score"):
+        Outcome("ok", metric="r2")

@@ -41,7 +41,7 @@ def make_trainer(
     """A trainer of a small CNN with dropout and batch norm on the problem."""
     if model is None:
         model = CNN((8, 8, 1), 4, (4, 8), dropout=0.1).initialize(seed=options.get("seed", 0))
-    extra = {name: options.pop(name) for name in ("checkpoint_minutes",) if name in options}
+    extra = {name: options.pop(name) for name in ("checkpoint_minutes", "progress") if name in options}
     config = TrainingConfig(**{"epochs": 4, "batch_size": 32, "lr": 5e-3, **options})
     return Trainer(model, config, **loaders(shift=1), run_dir=run_dir, callbacks=callbacks, **extra)
 

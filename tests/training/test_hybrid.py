@@ -39,9 +39,9 @@ def test_stages_in_one_call(tmp_path: Path) -> None:
     found = fit(tmp_path)
     stages = [record["stage"] for record in found.records]
     assert stages == ["cnn"] * 3 + ["classifier"] * 2 + ["joint"] * 2
-    assert evaluate(found.hybrid, loaders()["validation"]).accuracy == found.validation_accuracy
+    assert evaluate(found.hybrid, loaders()["validation"]).accuracy == found.validation_score
     best = {s: max(r["validation_accuracy"] for r in found.records if r["stage"] == s) for s in set(stages)}
-    assert found.validation_accuracy == max(best["classifier"], best["joint"])
+    assert found.validation_score == max(best["classifier"], best["joint"])
     assert found.stage == ("joint" if best["joint"] > best["classifier"] else "classifier")
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["1-cnn", "2-classifier", "3-joint"]
 
@@ -70,7 +70,7 @@ def test_a_kill_in_any_stage_resumes_to_the_same_bits(tmp_path: Path, stage: str
     resumed = fit(tmp_path, resume=True, callbacks=lambda running: [Callback()])
     assert whole.hybrid.flat.values.tobytes() == resumed.hybrid.flat.values.tobytes()
     assert whole.hybrid.flat.state.tobytes() == resumed.hybrid.flat.state.tobytes()
-    assert whole.validation_accuracy == resumed.validation_accuracy
+    assert whole.validation_score == resumed.validation_score
     for line in (tmp_path / "stages" / "1-cnn" / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
 
@@ -95,11 +95,11 @@ def test_the_last_weights_where_those_are_wanted() -> None:
     stages = HybridTrainingConfig(classifier_epochs=8, classifier_lr=0.03, joint_epochs=2, joint_lr=1e3)
     found = fit_hybrid(CONFIG, how, stages, **loaders(), classes=4)
     last = found.records[-1]
-    assert (found.stage, found.epoch) == ("joint", 2) and found.validation_accuracy == last["validation_accuracy"]
+    assert (found.stage, found.epoch) == ("joint", 2) and found.validation_score == last["validation_accuracy"]
     assert last["validation_accuracy"] < found.records[-3]["validation_accuracy"], "that rate can only do harm"
 
 
 def test_the_epoch_of_the_weights() -> None:
     found = fit()
     row = next(row for row in found.records if (row["stage"], row["epoch"]) == (found.stage, found.epoch))
-    assert row["validation_accuracy"] == found.validation_accuracy
+    assert row["validation_accuracy"] == found.validation_score

@@ -40,6 +40,9 @@ def relu(x: Array) -> Array:
 
     Raises:
         DTypeError: `x` is neither float32 nor float64.
+
+    >>> gn.ops.relu(np.float32([-1, 2]))
+    array([0., 2.], dtype=float32)
     """
     check_float(x=x)
     return implementation(__name__, x).relu(x)
@@ -50,6 +53,9 @@ def relu_backward(dy: Array, x: Array) -> Array:
 
     Raises:
         ShapeError, DTypeError, DeviceError: `dy` and `x` do not fit each other.
+
+    >>> gn.ops.relu_backward(np.float32([5, 7]), np.float32([-1, 2]))
+    array([0., 7.], dtype=float32)
     """
     _check_pair(dy, "x", x)
     return implementation(__name__, dy, x).relu_backward(dy, x)
@@ -61,6 +67,9 @@ def leaky_relu(x: Array, slope: float = 0.01) -> Array:
     Raises:
         DTypeError: `x` is neither float32 nor float64.
         ConfigError: `slope` is not a finite number.
+
+    >>> gn.ops.leaky_relu(np.float32([-1, 2]), slope=0.5)
+    array([-0.5,  2. ], dtype=float32)
     """
     check_float(x=x)
     return implementation(__name__, x).leaky_relu(x, check_number("slope", slope))
@@ -74,6 +83,9 @@ def leaky_relu_backward(dy: Array, x: Array, slope: float = 0.01) -> Array:
     Raises:
         ShapeError, DTypeError, DeviceError: `dy` and `x` do not fit each other.
         ConfigError: `slope` is not a finite number.
+
+    >>> gn.ops.leaky_relu_backward(np.float32([5, 7]), np.float32([-1, 2]), slope=0.5)
+    array([2.5, 7. ], dtype=float32)
     """
     _check_pair(dy, "x", x)
     return implementation(__name__, dy, x).leaky_relu_backward(dy, x, check_number("slope", slope))
@@ -84,6 +96,9 @@ def tanh(x: Array) -> Array:
 
     Raises:
         DTypeError: `x` is neither float32 nor float64.
+
+    >>> gn.ops.tanh(np.float32([-100, 0, 100]))
+    array([-1.,  0.,  1.], dtype=float32)
     """
     check_float(x=x)
     return implementation(__name__, x).tanh(x)
@@ -94,6 +109,9 @@ def tanh_backward(dy: Array, y: Array) -> Array:
 
     Raises:
         ShapeError, DTypeError, DeviceError: `dy` and `y` do not fit each other.
+
+    >>> gn.ops.tanh_backward(np.float32([8, 8]), np.float32([0, 0.5]))
+    array([8., 6.], dtype=float32)
     """
     _check_pair(dy, "y", y)
     return implementation(__name__, dy, y).tanh_backward(dy, y)
@@ -110,6 +128,9 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     Raises:
         DTypeError: `x` is neither float32 nor float64.
         ConfigError: `approximate` is neither ``"none"`` nor ``"tanh"``.
+
+    >>> gn.ops.gelu(np.float32([-100, 0, 100]))
+    array([ -0.,   0., 100.], dtype=float32)
     """
     check_float(x=x)
     return implementation(__name__, x).gelu(x, _check_approximate(approximate))
@@ -121,6 +142,9 @@ def gelu_backward(dy: Array, x: Array, approximate: str = "none") -> Array:
     Raises:
         ShapeError, DTypeError, DeviceError: `dy` and `x` do not fit each other.
         ConfigError: `approximate` is neither ``"none"`` nor ``"tanh"``.
+
+    >>> gn.ops.gelu_backward(np.float32([8, 8]), np.float32([0, 100]))  # Phi(0) = 1/2
+    array([4., 8.], dtype=float32)
     """
     _check_pair(dy, "x", x)
     return implementation(__name__, dy, x).gelu_backward(dy, x, _check_approximate(approximate))

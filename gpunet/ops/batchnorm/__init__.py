@@ -15,9 +15,9 @@ class BatchNormSaved(NamedTuple):
     """What the forward pass saves for the backward pass, besides `x`."""
 
     mean: Array
-    """(C,), float64: the mean that was subtracted, the batch's in training, else the running one."""
+    """The mean, float64 (C,), that was subtracted, the batch's in training, else the running one."""
     inv_std: Array
-    """(C,), float64: 1 / sqrt(variance + eps)."""
+    """1 / sqrt(variance + eps), float64 (C,)."""
     training: bool
     """Whether mean and variance are those of `x`, so that gradients flow through them."""
 
@@ -53,14 +53,21 @@ def batch_norm(
         eps: added to the variance, positive.
 
     Returns:
-        y: shape and dtype of `x`.
-        saved: for :func:`batch_norm_backward`.
+        (y, saved): y has the shape and dtype of `x`; saved is for :func:`batch_norm_backward`.
 
     Raises:
         ShapeError: shapes do not match, or training with a single value per channel, whose variance is undefined.
         DTypeError: not float32 or float64, or mixed dtypes.
         ConfigError: `momentum` or `eps` is out of range.
         DeviceError: the arrays are on different devices.
+
+    >>> x = np.float32([[1], [3]])
+    >>> gamma, beta, mean, var = np.ones((4, 1), np.float32)
+    >>> y, saved = gn.ops.batch_norm(x, gamma, beta, mean, var, training=True, momentum=0.5, eps=1e-10)
+    >>> y.ravel()  # -1 and 1, plus beta
+    array([0., 2.], dtype=float32)
+    >>> mean, var  # halfway between 1 and those of the batch, 2 and 2
+    (array([1.5], dtype=float32), array([1.5], dtype=float32))
     """
     impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
     _check_axes(x)
@@ -93,6 +100,13 @@ def batch_norm_backward(
 
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not match.
+
+    >>> x = np.float32([[1], [3]])
+    >>> gamma, beta, mean, var = np.ones((4, 1), np.float32)
+    >>> y, saved = gn.ops.batch_norm(x, gamma, beta, mean, var, training=True, eps=1e-10)
+    >>> dx, dgamma, dbeta = gn.ops.batch_norm_backward(np.float32([[2], [5]]), x, gamma, saved)
+    >>> dgamma, dbeta  # 2 * -1 + 5 * 1, 2 + 5
+    (array([3.], dtype=float32), array([7.], dtype=float32))
     """
     impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, *out)
     _check_axes(x)

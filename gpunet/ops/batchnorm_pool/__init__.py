@@ -19,11 +19,11 @@ class BatchNormMaxPoolSaved(NamedTuple):
     """What the forward pass saves for the backward pass, besides `x`."""
 
     mean: Array
-    """(C,), float64: the mean that was subtracted, the batch's in training, else the running one."""
+    """The mean, float64 (C,), that was subtracted, the batch's in training, else the running one."""
     inv_std: Array
-    """(C,), float64: 1 / sqrt(variance + eps)."""
+    """1 / sqrt(variance + eps), float64 (C,)."""
     argmax: Array
-    """(N, H // 2, W // 2, C), uint8: position of the largest normalised value in its window, ``2 * row + column``."""
+    """Position of the largest normalised value in its window, ``2 * row + column``; uint8 (N, H // 2, W // 2, C)."""
     training: bool
     """Whether mean and variance are those of `x`, so that gradients flow through them."""
 
@@ -50,14 +50,19 @@ def batch_norm_max_pool(
         eps: added to the variance, positive.
 
     Returns:
-        y: (N, H // 2, W // 2, C), dtype of `x`.
-        saved: for :func:`batch_norm_max_pool_backward`.
+        (y, saved): y is (N, H // 2, W // 2, C), dtype of `x`; saved is for :func:`batch_norm_max_pool_backward`.
 
     Raises:
         ShapeError: shapes do not match, the map is smaller than a window, or training with no images.
         DTypeError: not float32 or float64, or mixed dtypes.
         ConfigError: `momentum` or `eps` is out of range.
         DeviceError: the arrays are on different devices.
+
+    >>> x = np.float32([[1, 3], [1, 3]]).reshape(1, 2, 2, 1)
+    >>> gamma, beta, mean, var = np.ones((4, 1), np.float32)
+    >>> y, saved = gn.ops.batch_norm_max_pool(x, gamma, beta, mean, var, training=True, eps=1e-10)
+    >>> y.item(), saved.argmax.item()  # the largest of -1 and 1, plus beta
+    (2.0, 1)
     """
     impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
     geometry = Pool2dGeometry.of(x.shape, 2)
@@ -92,6 +97,13 @@ def batch_norm_max_pool_backward(
 
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not match.
+
+    >>> x = np.float32([[1, 3], [1, 3]]).reshape(1, 2, 2, 1)
+    >>> gamma, beta, mean, var = np.ones((4, 1), np.float32)
+    >>> y, saved = gn.ops.batch_norm_max_pool(x, gamma, beta, mean, var, training=True, eps=1e-10)
+    >>> dx, dgamma, dbeta = gn.ops.batch_norm_max_pool_backward(np.full_like(y, 5), x, gamma, saved)
+    >>> dx.shape, dgamma.item(), dbeta.item()
+    ((1, 2, 2, 1), 5.0, 5.0)
     """
     impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, saved.argmax, *out)
     geometry = Pool2dGeometry.of(x.shape, 2)

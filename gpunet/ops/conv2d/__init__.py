@@ -38,13 +38,21 @@ def conv2d(
         groups: number of independent groups that input and output channels are split into.
 
     Returns:
-        y: (N, OH, OW, C_out), OH = (H + top + bottom - d * (KH - 1) - 1) // s + 1, dtype of `x`.
+        y, (N, OH, OW, C_out), OH = (H + top + bottom - d * (KH - 1) - 1) // s + 1, dtype of `x`.
 
     Raises:
         ShapeError: ranks or channels do not match, or the kernel is larger than the padded map.
         DTypeError: not float32 or float64, or mixed dtypes.
         ConfigError: an option is out of range.
         DeviceError: the arrays are on different devices.
+
+    >>> x = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
+    >>> y = gn.ops.conv2d(x, np.ones((2, 2, 1, 1), np.float32))
+    >>> y.shape
+    (1, 2, 2, 1)
+    >>> y[0, :, :, 0]  # 0 + 1 + 3 + 4, ...
+    array([[ 8., 12.],
+           [20., 24.]], dtype=float32)
     """
     impl = implementation(__name__, x, weight, bias)
     geometry = Conv2dGeometry.of(
@@ -80,6 +88,16 @@ def conv2d_backward(
         (dx, dweight, dbias), with the shapes of x, weight and (C_out,); None for those not in `needs`.
 
     Raises: as :func:`conv2d`.
+
+    >>> x = np.arange(9, dtype=np.float32).reshape(1, 3, 3, 1)
+    >>> dy, weight = np.ones((1, 2, 2, 1), np.float32), np.ones((2, 2, 1, 1), np.float32)
+    >>> dx, dweight, dbias = gn.ops.conv2d_backward(dy, x, weight)
+    >>> dx[0, :, :, 0]  # in how many windows each pixel is
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]], dtype=float32)
+    >>> dbias
+    array([4.], dtype=float32)
     """
     impl = implementation(__name__, dy, x, weight, *out)
     geometry = Conv2dGeometry.of(

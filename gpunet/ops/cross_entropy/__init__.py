@@ -28,13 +28,21 @@ def softmax(x: Array) -> Array:
     Raises:
         ShapeError: `x` is 0-d, or its last axis is empty.
         DTypeError: `x` is neither float32 nor float64.
+
+    >>> gn.ops.softmax(np.float32([[0, 0], [1000, 0]]))
+    array([[0.5, 0.5],
+           [1. , 0. ]], dtype=float32)
     """
     _check_softmax(x)
     return implementation(__name__, x).softmax(x)
 
 
 def log_softmax(x: Array) -> Array:
-    """Logarithm of :func:`softmax`, accurate even where the softmax underflows; same arguments and errors."""
+    """Logarithm of :func:`softmax`, accurate even where the softmax underflows; same arguments and errors.
+
+    >>> gn.ops.log_softmax(np.float32([[1000, 0]]))
+    array([[    0., -1000.]], dtype=float32)
+    """
     _check_softmax(x)
     return implementation(__name__, x).log_softmax(x)
 
@@ -82,6 +90,13 @@ def softmax_cross_entropy(
         ShapeError, DTypeError, DeviceError: the arrays do not match, there are no classes, or a mean of no rows.
         ConfigError: `label_smoothing`, `gamma` or `reduction` is not one of the above.
         DataError: a label is not in [0, C). Checked on the CPU only: on a GPU it would need a synchronisation.
+
+    >>> logits, labels = np.zeros((1, 4), np.float32), np.array([2])
+    >>> loss, dlogits = gn.ops.softmax_cross_entropy(logits, labels)
+    >>> round(float(np.exp(loss)), 5)  # each of four classes has probability 1/4
+    4.0
+    >>> dlogits
+    array([[ 0.25,  0.25, -0.75,  0.25]], dtype=float32)
     """
     _check_logits(logits, labels)
     if weight is not None:
@@ -120,6 +135,9 @@ def count_correct(logits: Array, labels: Array) -> Array:
     Returns: a 0-d int64 array.
 
     Raises: as :func:`softmax_cross_entropy`.
+
+    >>> gn.ops.count_correct(np.float32([[1, 2], [2, 1]]), np.array([1, 1]))
+    array(1)
     """
     _check_logits(logits, labels)
     impl = implementation(__name__, logits, labels)

@@ -40,11 +40,15 @@ def _scale(x: Any, mask: Any, y: Any, scales: Any) -> None:
 
 
 @parallel_jit
-def _dropout(x: Any, y: Any, packed: Any, mask: Any, key: Any, threshold: Any, scales: Any) -> None:
+def _dropout(
+    x: Any, y: Any, packed: Any, mask: Any, lead: int, first: int, key: Any, threshold: Any, scales: Any
+) -> None:
+    """`first` is the counter of packed[0], whose first `lead` bytes are not x's."""
     for piece in prange((packed.size + _COUNTERS - 1) // _COUNTERS):
         begin, end = piece * _COUNTERS, (piece + 1) * _COUNTERS
-        _draw(packed[begin:end], begin, key, threshold)
-        _scale(x[4 * begin : 4 * end], mask[4 * begin : 4 * end], y[4 * begin : 4 * end], scales)
+        _draw(packed[begin:end], first + begin, key, threshold)
+        low, high = max(0, 4 * begin - lead), 4 * end - lead
+        _scale(x[low:high], mask[low:high], y[low:high], scales)
 
 
 @parallel_jit
@@ -59,15 +63,18 @@ def _scales(p: float, dtype: Any) -> tuple[Any, Any]:
     return dtype.type(0), dtype.type(1 / (1 - p))
 
 
-def dropout(x: np.ndarray, p: float, *, seed: int, step: Any, stream: int) -> tuple[np.ndarray, np.ndarray]:
+def dropout(
+    x: np.ndarray, p: float, *, seed: int, step: Any, stream: int, first_element: int
+) -> tuple[np.ndarray, np.ndarray]:
     x = np.asarray(x, order="C")  # ascontiguousarray would make a 0-d array 1-d
     y = aligned.empty(x.shape, x.dtype)
-    packed = np.empty(-(-x.size // 4), np.uint32)  # the last counter may reach beyond the last element
-    mask = packed.view(np.uint8)[: x.size]
+    first, lead = divmod(first_element, 4)
+    packed = np.empty(-(-(lead + x.size) // 4), np.uint32)  # the last counter may reach beyond the last element
+    mask = packed.view(np.uint8)[lead : lead + x.size]
     step = step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF
     key = np.uint64(seed), np.uint32(stream), np.uint32(step)
     threshold = np.uint32(math.floor(p * 2**32))
-    _dropout(x.reshape(-1), y.reshape(-1), packed, mask, key, threshold, _scales(p, x.dtype))
+    _dropout(x.reshape(-1), y.reshape(-1), packed, mask, lead, first, key, threshold, _scales(p, x.dtype))
     return y, mask.reshape(x.shape)
 
 

@@ -14,10 +14,10 @@ _THREADS = 256
 _ELEMENTS = 4  # of one thread: the words of one counter
 
 
-def dropout(x: Array, p: float, *, seed: int, step: Any, stream: int) -> tuple[Array, Array]:
+def dropout(x: Array, p: float, *, seed: int, step: Any, stream: int, first_element: int) -> tuple[Array, Array]:
     x = cuda.contiguous(x)
     y, mask = cuda.empty_like(x), cuda.empty(x.shape, np.uint8, x)
-    key = seed, stream, *cuda.scalar(step, np.int64)
+    key = seed, stream, *cuda.scalar(step, np.int64), *divmod(first_element, 4)
     arguments = x, y, mask, x.size, math.floor(p * 2**32), 1 / (1 - p), *key
     cuda.launch("dropout", "dropout", _grid(x), _THREADS, *arguments, real=x.dtype)
     return y, mask

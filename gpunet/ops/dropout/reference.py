@@ -10,9 +10,14 @@ import numpy as np
 from gpunet.ops.random import reference as random
 
 
-def dropout(x: np.ndarray, p: float, *, seed: int, step: Any, stream: int) -> tuple[np.ndarray, np.ndarray]:
+def dropout(
+    x: np.ndarray, p: float, *, seed: int, step: Any, stream: int, first_element: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     step = int(np.asarray(step).reshape(-1)[0]) & random.WORD
-    words = random.bits(seed, stream, step, x.size)
+    words = [
+        random.counter_words(seed, stream, step, number // 4)[number % 4]
+        for number in range(first_element, first_element + x.size)
+    ]
     threshold = math.floor(p * 2**32)
     mask = np.array([word >= threshold for word in words], np.uint8).reshape(x.shape)
     return dropout_backward(x, mask, p), mask

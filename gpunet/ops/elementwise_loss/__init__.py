@@ -31,6 +31,10 @@ def mse_loss(
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not match, or a mean of no elements.
         ConfigError: `reduction` is not one of the above.
+
+    >>> loss, gradient = gn.ops.mse_loss(np.float32([[1, 5]]), np.float32([[1, 3]]))
+    >>> loss, gradient  # (0 + 4) / 2
+    (array(2., dtype=float32), array([[0., 2.]], dtype=float32))
     """
     return _loss(SQUARED, outputs, targets, 1.0, None, sample_weight, reduction)
 
@@ -41,6 +45,10 @@ def huber_loss(
     """Huber's loss of the errors e: ``e**2 / 2`` up to `delta` and ``delta * (abs(e) - delta / 2)`` beyond.
 
     As PyTorch's ``huber_loss``. Arguments, results and errors as :func:`mse_loss`; delta is greater than 0.
+
+    >>> loss, gradient = gn.ops.huber_loss(np.float32([[1, 5]]), np.float32([[1, 3]]))
+    >>> loss, gradient  # (0 + 1.5) / 2
+    (array(0.75, dtype=float32), array([[0. , 0.5]], dtype=float32))
     """
     delta = check_number("delta", delta, low=0, low_open=True)
     return _loss(HUBER, outputs, targets, delta, None, sample_weight, reduction)
@@ -61,6 +69,12 @@ def binary_cross_entropy_with_logits(
 
     Arguments, results and errors as :func:`mse_loss`. targets: from 0 to 1. pos_weight: (K,), the weight of a 1 in each
     column; None: all 1.
+
+    >>> loss, gradient = gn.ops.binary_cross_entropy_with_logits(np.float32([[0, 999]]), np.float32([[1, 1]]))
+    >>> round(float(np.exp(2 * loss)), 5)  # the probabilities are 1/2 and 1
+    2.0
+    >>> gradient
+    array([[-0.25,  0.  ]], dtype=float32)
     """
     return _loss(BINARY, outputs, targets, 1.0, pos_weight, sample_weight, reduction)
 

@@ -28,6 +28,7 @@ def gather_batch(
     cutout: int = 0,
     seed: int = 0,
     step: int | Array = 0,
+    first_row: int = 0,
     dtype: Any = np.float32,
 ) -> tuple[Array, Array]:
     """The rows ``order[start:start + size]`` of a data set as one batch.
@@ -57,11 +58,12 @@ def gather_batch(
         flip, shift, cutout: the augmentation; shift < min(H, W), cutout <= max(H, W).
         seed: in [0, 2**64).
         step: in [0, 2**32), or a one-element integer array, read modulo 2**32 at run time.
+        first_row: the result is rows `first_row` to ``first_row + size - 1`` of the batch that begins at `start`, with
+            the augmentation that they have in it.
         dtype: float32 or float64.
 
     Returns:
-        x: (size, H, W, C) or (size, F), `dtype`.
-        y: (size,), int32: the labels of the rows.
+        (x, y): x is (size, H, W, C) or (size, F), `dtype`; y is (size,), int32: the labels of the rows.
 
     Raises:
         ShapeError: an array does not have the shape above.
@@ -69,6 +71,11 @@ def gather_batch(
         ConfigError: a number is out of range (entries of `order` and one-element arrays are checked on the CPU only),
             or augmentation or scaling was requested for features.
         DeviceError: the arrays are on different devices.
+
+    >>> images = np.uint8([7, 0, 255]).reshape(3, 1, 1, 1)
+    >>> x, y = gn.ops.gather_batch(images, np.array([7, 8, 9]), np.array([2, 1, 0]), start=0, size=2)
+    >>> x.ravel(), y
+    (array([1., 0.], dtype=float32), array([9, 8], dtype=int32))
     """
     implementation(__name__, images, labels, order)  # raises unless all are arrays
     dtype = np.dtype(dtype)
@@ -86,7 +93,7 @@ def gather_batch(
             "leave out scale, offset, flip, shift and cutout"
         )
     check_labels(labels, images.shape[0])
-    size, start = _check_rows(order, start, size)
+    size, start = _check_rows(order, start, size, first_row)
     if images.dtype == np.uint8:
         _check_augmentation(images.shape[1:], dtype, scale, offset, shift, cutout)
     seed, step = random.check_seed(seed), random.check_scalar("step", step)
@@ -107,6 +114,7 @@ def gather_batch(
         cutout=cutout,
         seed=seed,
         step=step,
+        first_row=first_row,
         dtype=dtype,
     )
     return x, y
@@ -137,12 +145,13 @@ def gather_targets(targets: Array, order: Array, *, start: int | Array, size: in
     return found
 
 
-def _check_rows(order: Array, start: int | Array, size: int) -> tuple[int, int | Array]:
+def _check_rows(order: Array, start: int | Array, size: int, first_row: int = 0) -> tuple[int, int | Array]:
     check_rank("order", order, 1, "(m,)")
     if order.dtype.kind not in "iu":
         raise DTypeError(f"order must be integers, got {order.dtype}")
     size = check_int("size", size, high=order.shape[0])
-    return size, random.check_scalar("start", start, high=order.shape[0] - size)
+    first_row = check_int("first_row", first_row, high=order.shape[0] - size)
+    return size, random.check_scalar("start", start, high=order.shape[0] - size - first_row)
 
 
 def _check_augmentation(

@@ -74,16 +74,18 @@ def _gather_plain(images: Any, rows: Any, x: Any, scale: Any, offset: Any) -> No
 
 @parallel_jit
 def _gather(
-    images: Any, rows: Any, x: Any, scale: Any, offset: Any, channels: int, augmentation: Any, seed: Any, step: Any
+    images: Any, rows: Any, x: Any, scale: Any, offset: Any, channels: int, augmentation: Any, key: Any, first_row: Any
 ) -> None:
-    """`images` and `x` are (n, H, W * C), `scale` and `offset` (H * W * C,)."""
+    """`images` and `x` are (n, H, W * C), `scale` and `offset` (H * W * C,); key is (seed, step)."""
     flip, shift, cutout = augmentation
+    seed, step = key
     height, width = images.shape[1], images.shape[2] // channels
     for r in prange(rows.size):
         image = images[rows[r]]
         if flip or shift or cutout:
-            w0, w1, w2, _ = counter_words(seed, _STREAM, step, np.uint64(2 * r))
-            v0, v1, _, _ = counter_words(seed, _STREAM, step, np.uint64(2 * r + 1))
+            number = np.uint64(2 * (first_row + r))
+            w0, w1, w2, _ = counter_words(seed, _STREAM, step, number)
+            v0, v1, _, _ = counter_words(seed, _STREAM, step, number + np.uint64(1))
             mirror = flip and w0 >= np.uint32(0x80000000)
             move = _choose(w1, 2 * shift + 1) - shift, _choose(w2, 2 * shift + 1) - shift
             top, left = _choose(v0, height) - cutout // 2, _choose(v1, width) - cutout // 2
@@ -109,9 +111,10 @@ def gather_batch(
     cutout: int,
     seed: int,
     step: Any,
+    first_row: int,
     dtype: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-    rows = _rows(order, start, size, len(images))
+    rows = _rows(order, start, first_row, size, len(images))
     y = labels.take(rows).astype(np.int32, copy=False)
     if images.dtype != np.uint8:
         return images[rows].astype(dtype, copy=False), y
@@ -125,8 +128,8 @@ def gather_batch(
     if not (flip or shift or cutout) and x.size <= _SMALL_BATCH:
         _gather_plain(pixels, rows, batch, scale, offset)
         return x, y
-    number = np.uint32(step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF)
-    _gather(pixels, rows, batch, scale, offset, shape[2], (flip, shift, cutout), np.uint64(seed), number)
+    key = np.uint64(seed), np.uint32(step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF)
+    _gather(pixels, rows, batch, scale, offset, shape[2], (flip, shift, cutout), key, first_row)
     return x, y
 
 
@@ -139,7 +142,7 @@ def _gather_targets(targets: Any, rows: Any, y: Any) -> None:
 
 def gather_targets(targets: np.ndarray, order: np.ndarray, *, start: Any, size: int) -> np.ndarray:
     y = np.empty((size, targets.shape[1]), targets.dtype)
-    _gather_targets(np.ascontiguousarray(targets), _rows(order, start, size, len(targets)), y)
+    _gather_targets(np.ascontiguousarray(targets), _rows(order, start, 0, size, len(targets)), y)
     return y
 
 
@@ -151,12 +154,13 @@ def _all_within(rows: Any, n: int) -> Any:
     return within
 
 
-def _rows(order: np.ndarray, start: Any, size: int, n: int) -> np.ndarray:
+def _rows(order: np.ndarray, start: Any, first_row: int, size: int, n: int) -> np.ndarray:
     if not isinstance(start, int):
-        start = int(start.item())
-        if not 0 <= start <= len(order) - size:
-            raise ConfigError(f"start must be between 0 and {len(order) - size}, got {start}")
-    rows = np.ascontiguousarray(order[start : start + size], np.int64)
+        start, last = int(start.item()), len(order) - size - first_row
+        if not 0 <= start <= last:
+            raise ConfigError(f"start must be between 0 and {last}, got {start}")
+    first = start + first_row
+    rows = np.ascontiguousarray(order[first : first + size], np.int64)
     if not _all_within(rows, n):
         low, high = rows.min(), rows.max()
         raise ConfigError(f"order must hold numbers in [0, {n}), got {low if low < 0 else high}")

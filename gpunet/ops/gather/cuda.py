@@ -30,6 +30,7 @@ def gather_batch(
     cutout: int,
     seed: int,
     step: Any,
+    first_row: int,
     dtype: Any,
 ) -> tuple[Array, Array]:
     """As on the CPU, but for what only a look at the device's numbers could tell: rows with an entry of `order` that is
@@ -42,7 +43,7 @@ def gather_batch(
     images, labels, order = cuda.contiguous(images), cuda.converted(labels, np.int32), cuda.converted(order, np.int64)
     shape = images.shape[1:]
     x, y = cuda.empty((size, *shape), dtype, images), cuda.empty(size, np.int32, images)
-    data = images, labels, order, len(images), order.size, *cuda.scalar(start, np.int64)
+    data = images, labels, order, len(images), order.size, *cuda.scalar(start, np.int64), first_row
     length = math.prod(shape)
     grid = size, min(max(1, cuda.ceil_div(length, _ELEMENTS)), _MAX_BLOCKS)
     if images.dtype != np.uint8:

@@ -43,20 +43,22 @@ def gather_batch(
     cutout: int = 0,
     seed: int = 0,
     step: Any = 0,
+    first_row: int = 0,
     dtype: Any = np.float32,
 ) -> tuple[np.ndarray, np.ndarray]:
     start, step = int(np.asarray(start).reshape(-1)[0]), int(np.asarray(step).reshape(-1)[0]) & random.WORD
     x = np.empty((size, *images.shape[1:]), dtype)
     y = np.empty(size, np.int32)
     for row in range(size):
-        image = images[order[start + row]]
+        number = first_row + row
+        image = images[order[start + number]]
         if images.dtype == np.uint8:
-            pixels = _augmented(image, row, flip, shift, cutout, seed, step).astype(dtype)
+            pixels = _augmented(image, number, flip, shift, cutout, seed, step).astype(dtype)
             image = pixels / 255 if scale is None else pixels * scale
             if offset is not None:
                 image = image + offset
         x[row] = image
-        y[row] = labels[order[start + row]]
+        y[row] = labels[order[start + number]]
     return x, y
 
 

@@ -34,10 +34,16 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
         relu: apply :func:`gpunet.ops.relu`, fused into the product.
 
     Returns:
-        y: (..., out), dtype of `x`.
+        y, (..., out), dtype of `x`.
 
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not match.
+
+    >>> x, weight = np.float32([[1, 2]]), np.float32([[1, -1], [0, 1]])
+    >>> gn.ops.linear(x, weight, np.float32([10, -3]))
+    array([[11., -2.]], dtype=float32)
+    >>> gn.ops.linear(x, weight, np.float32([10, -3]), relu=True)
+    array([[11.,  0.]], dtype=float32)
     """
     impl = implementation(__name__, x, weight, bias)
     _check(x, weight)
@@ -71,6 +77,14 @@ def linear_backward(
         (dx, dweight, dbias), with the shapes of x, weight and (out,); None for those not in `needs`.
 
     Raises: as :func:`linear`.
+
+    >>> x, weight = np.float32([[1, 2]]), np.float32([[1, -1], [0, 1]])
+    >>> dx, dweight, dbias = gn.ops.linear_backward(np.float32([[1, 1]]), x, weight)
+    >>> dx
+    array([[0., 1.]], dtype=float32)
+    >>> dweight
+    array([[1., 1.],
+           [2., 2.]], dtype=float32)
     """
     impl = implementation(__name__, dy, x, weight, y, *out)
     _check(x, weight)

@@ -21,8 +21,8 @@ def gradient_scale(grads: Array, loss: Array, *, max_norm: float = 0.0) -> tuple
     """The clipping factor for the gradients, and their L2 norm.
 
     The scale is 1 or, if `max_norm` is above 0, ``min(1, max_norm / (norm + 1e-6))`` (Pascanu, Mikolov & Bengio 2013,
-    section 3.2; the 1e-6 is that of PyTorch's clip_grad_norm_). If `loss` or the norm is not finite, it is NaN, which
-    turns the updates below into no-ops.
+    section 3.2; the 1e-6 is that of PyTorch's ``clip_grad_norm_``). If `loss` or the norm is not finite, it is NaN,
+    which turns the updates below into no-ops.
 
     Args:
         grads: flat, float32 or float64.
@@ -35,6 +35,10 @@ def gradient_scale(grads: Array, loss: Array, *, max_norm: float = 0.0) -> tuple
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays do not match.
         ConfigError: `max_norm` is negative.
+
+    >>> scale, norm = gn.ops.gradient_scale(np.float32([3, 4]), np.float32([0.1]), max_norm=2.5)
+    >>> scale.round(5), norm
+    (np.float32(0.5), array(5., dtype=float32))
     """
     check_buffers(grads=grads)
     check_float(loss=loss)
@@ -66,6 +70,11 @@ def sgd_update(
     Raises:
         ShapeError, DTypeError, DeviceError: the buffers do not match, or are not writeable.
         ConfigError: an option is out of range, or momentum is given without a velocity.
+
+    >>> params, velocity = np.float32([1, 1]), np.zeros(2, np.float32)
+    >>> gn.ops.sgd_update(params, np.float32([2, 4]), velocity, lr=0.25, momentum=0.5)
+    >>> params, velocity
+    (array([0.5, 0. ], dtype=float32), array([2., 4.], dtype=float32))
     """
     check_buffers("params", "velocity", params=params, grads=grads, velocity=velocity)
     momentum = check_number("momentum", momentum, low=0, high=1)
@@ -103,6 +112,11 @@ def adam_update(
     Raises:
         ShapeError, DTypeError, DeviceError: the buffers do not match, or are not writeable.
         ConfigError: an option is out of range.
+
+    >>> params, moment1, moment2 = np.zeros((3, 2), np.float32)
+    >>> gn.ops.adam_update(params, np.float32([2, -400]), moment1, moment2, lr=0.5, step=1)
+    >>> params.round(5)  # of the first step, only the sign of the gradient counts
+    array([-0.5,  0.5], dtype=float32)
     """
     check_buffers("params", "moment1", "moment2", params=params, grads=grads, moment1=moment1, moment2=moment2)
     beta1 = check_number("beta1", beta1, low=0, high=1, high_open=True)
@@ -128,6 +142,11 @@ def ema_update(average: Array, values: Array, *, decay: float, step: Scalar | No
     Raises:
         ShapeError, DTypeError, DeviceError: the buffers do not match, or are not writeable.
         ConfigError: `decay` is not in [0, 1].
+
+    >>> average = np.float32([0, 4])
+    >>> gn.ops.ema_update(average, np.float32([4, 0]), decay=0.75)
+    >>> average
+    array([1., 3.], dtype=float32)
     """
     check_buffers("average", average=average, values=values)
     decay = check_number("decay", decay, low=0, high=1)

@@ -60,11 +60,18 @@ def _sgd(params, grads, decay_size, scale, decay, lr):
         _sgd_chunk(params, grads, decay_size, chunk * _CHUNK, scale, decay, lr)
 
 
+# Where gradients are 0, as those of a unit that is never active, moments fade until they are subnormal, and would stay so
+# for ever. Arithmetic with them is a hundred times slower, and they are far too small to move a weight: they become 0.
+_TINY, _TINY_DOUBLE = np.finfo(np.float32).tiny, np.finfo(np.float64).tiny
+
+
 @_piece
 def _momentum_piece(p, g, velocity, scale, decay, lr, momentum, nesterov):
+    tiny, zero = p.dtype.type(_TINY if p.itemsize == 4 else _TINY_DOUBLE), p.dtype.type(0)
     for i in range(p.size):
         gradient = scale * g[i] + decay * p[i]
         v = momentum * velocity[i] + gradient
+        v = zero if abs(v) < tiny else v
         velocity[i] = v
         p[i] -= lr * (gradient + momentum * v if nesterov else v)
 
@@ -89,10 +96,12 @@ def _momentum(params, grads, velocity, decay_size, scale, decay, lr, momentum, n
 @_piece
 def _adam_piece(p, g, moment1, moment2, decay, keep, constants):
     scale, beta1, rest1, beta2, rest2, root, eps, rate = constants
+    tiny, zero = p.dtype.type(_TINY if p.itemsize == 4 else _TINY_DOUBLE), p.dtype.type(0)
     for i in range(p.size):
         gradient = scale * g[i] + decay * p[i]
         m = beta1 * moment1[i] + rest1 * gradient
         v = beta2 * moment2[i] + rest2 * (gradient * gradient)
+        m, v = zero if abs(m) < tiny else m, zero if v < tiny else v
         moment1[i] = m
         moment2[i] = v
         p[i] = keep * p[i] - rate * (m / (np.sqrt(v) * root + eps))

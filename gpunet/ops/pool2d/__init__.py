@@ -46,9 +46,13 @@ def max_pool2d(
     last. A dilated window that covers no element of the map gives -inf.
 
     Returns:
-        y: (N, OH, OW, C), dtype of `x`.
-        argmax: (N, OH, OW, C), the tap at which the maximum is, ``row * kernel width + column`` with (row, column)
-            counted in taps; uint8 for up to 256 taps, else int32.
+        (y, argmax): y is (N, OH, OW, C), dtype of `x`. argmax, of the same shape, is the tap at which the maximum is,
+        ``row * kernel width + column`` with (row, column) counted in taps; uint8 for up to 256 taps, else int32.
+
+    >>> x = np.float32([[1, 9], [3, 4]]).reshape(1, 2, 2, 1)
+    >>> y, argmax = gn.ops.max_pool2d(x, 2)
+    >>> y.item(), argmax.item()
+    (9.0, 1)
     """
     impl = implementation(__name__, x)
     geometry = Pool2dGeometry.of(
@@ -80,6 +84,12 @@ def max_pool2d_backward(
         x_shape: shape of the input of the forward pass, whose options must be passed, too.
 
     Returns: dx of `x_shape`, dtype of `dy`.
+
+    >>> x = np.float32([[1, 9], [3, 4]]).reshape(1, 2, 2, 1)
+    >>> y, argmax = gn.ops.max_pool2d(x, 2)
+    >>> gn.ops.max_pool2d_backward(np.full_like(y, 5), argmax, x.shape, 2)[0, :, :, 0]
+    array([[0., 5.],
+           [0., 0.]], dtype=float32)
     """
     impl = implementation(__name__, dy, argmax)
     geometry = Pool2dGeometry.of(
@@ -108,6 +118,9 @@ def avg_pool2d(
     of a window that extends beyond the padding because of `ceil_mode`.
 
     Returns: y, (N, OH, OW, C), dtype of `x`.
+
+    >>> gn.ops.avg_pool2d(np.float32([[1, 9], [3, 3]]).reshape(1, 2, 2, 1), 2).item()
+    4.0
     """
     impl = implementation(__name__, x)
     geometry = Pool2dGeometry.of(x.shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
@@ -125,7 +138,12 @@ def avg_pool2d_backward(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Array:
-    """Gradient of :func:`avg_pool2d` (same options): from `dy` (N, OH, OW, C), dx of `x_shape`, dtype of `dy`."""
+    """Gradient of :func:`avg_pool2d` (same options): from `dy` (N, OH, OW, C), dx of `x_shape`, dtype of `dy`.
+
+    >>> gn.ops.avg_pool2d_backward(np.full((1, 1, 1, 1), 4, np.float32), (1, 2, 2, 1), 2)[0, :, :, 0]
+    array([[1., 1.],
+           [1., 1.]], dtype=float32)
+    """
     impl = implementation(__name__, dy)
     geometry = Pool2dGeometry.of(x_shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
     check_float(dy=dy)
@@ -136,12 +154,21 @@ def avg_pool2d_backward(
 
 
 def global_avg_pool2d(x: Array) -> Array:
-    """Mean of each map of `x` (N, H, W, C), as (N, C) (Lin, Chen & Yan, Network in Network, 2013, section 3.2)."""
+    """Mean of each map of `x` (N, H, W, C), as (N, C) (Lin, Chen & Yan, Network in Network, 2013, section 3.2).
+
+    >>> gn.ops.global_avg_pool2d(np.float32([[1, 9], [3, 3]]).reshape(1, 2, 2, 1))
+    array([[4.]], dtype=float32)
+    """
     check_rank("x", x, 4, "(N, H, W, C)")
     return avg_pool2d(x, x.shape[1:3])[:, 0, 0]
 
 
 def global_avg_pool2d_backward(dy: Array, x_shape: Sequence[int]) -> Array:
-    """Gradient of :func:`global_avg_pool2d`: from `dy` (N, C), dx of `x_shape` (N, H, W, C), dtype of `dy`."""
+    """Gradient of :func:`global_avg_pool2d`: from `dy` (N, C), dx of `x_shape` (N, H, W, C), dtype of `dy`.
+
+    >>> gn.ops.global_avg_pool2d_backward(np.float32([[4]]), (1, 2, 2, 1))[0, :, :, 0]
+    array([[1., 1.],
+           [1., 1.]], dtype=float32)
+    """
     check_rank("dy", dy, 2, "(N, C)")
     return avg_pool2d_backward(dy[:, None, None], x_shape, tuple(x_shape)[1:3])

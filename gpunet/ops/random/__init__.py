@@ -72,6 +72,12 @@ class PhiloxStream:
 
     Raises:
         ConfigError: `seed` is not in [0, 2**64), or `stream` or `step` is not in [0, 2**32).
+
+    >>> stream = gn.ops.random.PhiloxStream(seed=0, stream=gn.ops.random.SHUFFLE, step=1)
+    >>> sorted(stream.permutation(4).tolist())
+    [0, 1, 2, 3]
+    >>> bool((stream.bits(8)[:3] == stream.bits(3)).all())
+    True
     """
 
     seed: int

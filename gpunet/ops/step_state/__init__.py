@@ -36,6 +36,12 @@ def advance_step(
 
     Raises:
         ShapeError, DTypeError, DeviceError, ConfigError: the arrays are not as above.
+
+    >>> counters, numbers = np.array([0, 0, 0, 0, -1]), np.zeros(2)
+    >>> one, rates = np.ones(1, np.float32), np.array([0.5, 0.25])
+    >>> gn.ops.advance_step(counters, numbers, rates, one, np.array([3]), one, batch_size=4)
+    >>> counters, numbers  # one step, the next batch starts at image 4, 3 were right; rate and sum of losses
+    (array([ 1,  1,  4,  3, -1]), array([0.5, 1. ]))
     """
     impl = implementation(__name__, counters, numbers, rates, loss, correct, scale)
     check_float(loss=loss, scale=scale)
