@@ -47,7 +47,7 @@ def plot_learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike | 
     >>> for epoch, loss in enumerate((0.9, 0.5, 0.4), start=1):
     ...     record = {"epoch": epoch, "lr": 0.1, "train_loss": loss, "train_accuracy": 1 - loss}
     ...     history.append({**record, "validation_loss": loss, "validation_accuracy": 1 - loss})
-    >>> plot_learning_curves(history.records, "learning_curves.png")
+    >>> figure = plot_learning_curves(history.records, "learning_curves.png")
     """
     if not history:
         raise DataError("no epoch has been recorded, so there are no learning curves")
@@ -67,7 +67,7 @@ def plot_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: 
         OutputError: `path` cannot be written.
 
     >>> from gpunet.report.figures import plot_confusion_matrix
-    >>> plot_confusion_matrix(np.array([[3, 1], [0, 4]]), ["cat", "dog"], "confusion.png")
+    >>> figure = plot_confusion_matrix(np.array([[3, 1], [0, 4]]), ["cat", "dog"], "confusion.png")
     """
     side = min(3.2 + 0.56 * len(square_confusion(matrix, class_names)), 18.0)
     with page(path, side + 0.8, side) as figure:
@@ -117,7 +117,7 @@ def plot_per_class_metrics(matrix: np.ndarray, class_names: Sequence[str], path:
     Raises: as :func:`plot_confusion_matrix`.
 
     >>> from gpunet.report.figures import plot_per_class_metrics
-    >>> plot_per_class_metrics(np.array([[3, 1], [0, 4]]), ["cat", "dog"], "per_class.png")
+    >>> figure = plot_per_class_metrics(np.array([[3, 1], [0, 4]]), ["cat", "dog"], "per_class.png")
     """
     square_confusion(matrix, class_names)
     with page(path, 8.5, 1.2 + 0.62 * min(len(class_names), _MOST_BARS)) as figure:
@@ -183,7 +183,7 @@ def plot_first_layer_filters(
 
     >>> from gpunet.report.figures import plot_first_layer_filters
     >>> conv = gn.nn.Conv2d(1, 8).initialize(seed=0)
-    >>> plot_first_layer_filters(conv.weight.value, "filters.png")
+    >>> figure = plot_first_layer_filters(conv.weight.value, "filters.png")
     """
     filters = strongest_filters(weight, image_shape)
     limit, order = filters.limit, filters.order
@@ -222,7 +222,7 @@ def plot_feature_maps(
 
     >>> from gpunet.report.figures import plot_feature_maps
     >>> image = np.eye(8, dtype=np.float32)[:, :, None]
-    >>> plot_feature_maps([("block1", image[::2, ::2])], image, "maps.png")
+    >>> figure = plot_feature_maps([("block1", image[::2, ::2])], image, "maps.png")
     """
     _check_image(image)
     if not maps:
@@ -269,7 +269,7 @@ def plot_confident_mistakes(
     >>> from gpunet.report.figures import plot_confident_mistakes
     >>> images, labels, predictions = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1]), np.array([0, 0])
     >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2]])
-    >>> plot_confident_mistakes(images, labels, predictions, probabilities, ["cat", "dog"], "mistakes.png")
+    >>> figure = plot_confident_mistakes(images, labels, predictions, probabilities, ["cat", "dog"], "mistakes.png")
     """
     n = len(labels)
     if not len(images) == len(predictions) == len(probabilities) == n or np.ndim(probabilities) not in (1, 2):
@@ -319,7 +319,7 @@ def plot_feature_scatter(
         OutputError: `path` cannot be written.
 
     >>> from gpunet.report.figures import plot_feature_scatter
-    >>> plot_feature_scatter(np.eye(4), np.array([0, 0, 1, 1]), ["cat", "dog"], "features.png")
+    >>> figure = plot_feature_scatter(np.eye(4), np.array([0, 0, 1, 1]), ["cat", "dog"], "features.png")
     """
     labels = np.asarray(labels)
     if not len(features) == len(labels) > 0:

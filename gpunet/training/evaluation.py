@@ -32,7 +32,7 @@ have the same bits whatever rows are beside it: products of few rows are summed 
 class Evaluation:
     """Mean loss and metrics over a data set, and what was predicted.
 
-    >>> gn.training.Evaluation(loss=0.3, correct=45, total=50).accuracy
+    >>> gn.training.Evaluation(loss=0.3, correct=45, total=50, scores={"accuracy": 0.9}).accuracy
     0.9
     """
 

@@ -104,7 +104,7 @@ def fit_hybrid(
     ...     gn.training.HybridTrainingConfig(classifier_epochs=10, classifier_lr=0.01),
     ...     train=loader, validation=loader, classes=2,
     ... )
-    >>> found.stage, found.validation_accuracy, [record["stage"] for record in found.records].count("classifier")
+    >>> found.stage, found.validation_score, [record["stage"] for record in found.records].count("classifier")
     ('classifier', 1.0, 10)
     """
     run_dir = None if run_dir is None else Path(run_dir)

@@ -248,7 +248,7 @@ class Trainer:
             self._epoch_steps, self._epoch_seconds = index + 1, resumed + time.perf_counter() - started
             for callback in self.callbacks:
                 callback.on_step(self, index + 1, totals.loss / totals.steps)
-            if number is not None:
+            if number is not None or (alone and interrupts.number is not None):  # which may come during a callback
                 return None
             if save:
                 self._save_last()
