@@ -45,7 +45,7 @@ def steps(backend: Backend, config: RunConfig, batch: int, epochs: int = 3, imag
     augmentation = {"flip": config.data.flip, "shift": config.data.shift, "cutout": config.data.cutout}
     model = create(config.model, (28, 28, 1), 10).initialize(device=backend)
     loader, few = random_loader(backend, images, **augmentation), random_loader(backend, min(images, 1000))
-    history = Trainer(model, TrainingConfig(**options), train=loader, validation=few).fit()
+    history = Trainer(model, TrainingConfig(**options), train=loader, validation=few, progress=False).fit()
     rate = max(record["images_per_second"] for record in history.records)
     return f"{rate:,.0f} images/s, {1e6 * batch / rate:.0f} us per step"
 
@@ -81,6 +81,7 @@ def sanitize(backend: Backend) -> dict[str, Any]:
             TrainingConfig(**options),
             train=loader,
             validation=loader,
+            progress=False,
         ).fit()
     return {"steps": 20}
 
@@ -108,7 +109,7 @@ def train(backend: Backend, epochs: int, *, rehearse: bool = False) -> dict[str,
 
     model = create(config.model, data.split.train.image_shape, data.split.train.classes).initialize(device=backend)
     started = time.perf_counter()
-    trainer = Trainer(model, config.training, **loaders, callbacks=[Show()])
+    trainer = Trainer(model, config.training, **loaders, callbacks=[Show()], progress=False)
     trainer.fit()
     seconds = time.perf_counter() - started
     test = evaluate(model, data.loader("test", backend, "float32"))

@@ -72,7 +72,7 @@ def gpunet(case: str, batch: int, count: int | None = None) -> Turn:
     pixels, labels = images(count or images_of_a_turn(case, batch))
     loader = Loader(pixels, labels, backend=CPU)
     config = TrainingConfig(optimizer="adam", lr=1e-3, schedule="constant", batch_size=batch, epochs=1)
-    trainer = Trainer(model, config, train=loader, validation=loader)
+    trainer = Trainer(model, config, train=loader, validation=loader, progress=False)
 
     def epoch() -> int:
         trainer._epoch_steps = 0  # the first epoch again, without the validation that Trainer.fit adds

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.campaigns.runs import MODELS, data_set, differences, next_words, run_folder, words
+from tests.campaigns.runs import BLANK, MODELS, data_set, differences, next_words, run_folder, words
 
 OFTEN = ("--checkpoint-minutes", "0.0002")
 """Options that let a training save its state every few steps."""
@@ -74,7 +74,7 @@ def _one(
 
 def command_line(command: list[str]) -> list[str]:
     """`command` of gpunet as one of this Python."""
-    return [sys.executable, "-c", "from gpunet.cli.main import entry_point; entry_point()", *command]
+    return [sys.executable, "-c", f"{BLANK}; from gpunet.cli.main import entry_point; entry_point()", *command]
 
 
 def run(command: list[str]) -> None:
