@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpunet.errors import ConfigError, OutputError
+from gpunet.files import PathLike
 from gpunet.training.callbacks import Callback
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ class TensorBoard(Callback):
         OutputError: the file cannot be written.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: PathLike | None = None) -> None:
         require_tensorboardx()
-        self.folder = folder
+        self.folder = None if folder is None else Path(folder)
         self._writer: Any = None
 
     def on_train_start(self, trainer: Trainer) -> None:
