@@ -30,7 +30,7 @@ _LARGEST_JSON = 2**26
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], *, keep: Path | None = None) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, keep: PathLike | None = None) -> Iterator[Path]:
     """Write a file atomically: at any moment, `path` holds either the old content or the new, never a partial file.
 
     Yields the path of an empty temporary file in the same folder (and so on the same file system) with the same

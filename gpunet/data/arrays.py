@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.data.classes import checked_names
-from gpunet.data.config import DataConfig
+from gpunet.data.config import DataConfig, reading
 from gpunet.data.dataset import Dataset
 from gpunet.data.npy import npz_names, read_npz
 from gpunet.data.parts import Found, Loaded, Part, assemble
@@ -60,7 +60,7 @@ def from_arrays(
     train = Part(_array(x, "x"), _array(y, "y"), "x", "y")
     test = None if x_test is None else Part(_array(x_test, "x_test"), _array(y_test, "y_test"), "x_test", "y_test")
     names = None if class_names is None else checked_names(list(class_names), "class_names")
-    loaded = assemble(Found(train, test, class_names=names), DataConfig(**options))
+    loaded = assemble(Found(train, test, class_names=names), reading(options))
     return loaded.train, loaded.test
 
 

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gpunet.errors import ConfigError
 from gpunet.options import Options, option
 from gpunet.tasks import CLASSIFICATION, TASKS
 
 FASHION_MNIST = "fashion-mnist"
+
+READING = (
+    "task",
+    "image_size",
+    "channels",
+    "skip_damaged",
+    "image_shape",
+    "label_column",
+    "value_range",
+    "test_fraction",
+)
+"""The options of reading."""
 
 
 @dataclass(frozen=True)
@@ -127,3 +141,18 @@ def _absolute(path: str) -> str:
             f"data: {path} is relative to the current folder, which cannot be found ({error.strerror}): "
             "give an absolute path"
         ) from error
+
+
+def reading(options: Mapping[str, Any]) -> DataConfig:
+    """The `options` of reading a data set as a configuration.
+
+    Raises:
+        ConfigError: one is invalid, or none of reading: it would have no effect.
+    """
+    others = [name for name in options if name not in READING]
+    if others:
+        raise ConfigError(
+            f"{', '.join(others)} does not concern the reading of data, expected {', '.join(READING)}: the split is "
+            "made by gpunet.data.split, scaling and augmentation by gpunet.data.Loader"
+        )
+    return DataConfig(**options)

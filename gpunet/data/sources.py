@@ -10,7 +10,7 @@ from typing import Any
 
 from gpunet.data.arrays import load_npz
 from gpunet.data.cifar import is_cifar_folder, load_cifar
-from gpunet.data.config import FASHION_MNIST, DataConfig
+from gpunet.data.config import FASHION_MNIST, DataConfig, reading
 from gpunet.data.dataset import Dataset
 from gpunet.data.folders import load_folder
 from gpunet.data.mnist import is_idx_folder, load_fashion_mnist, load_idx_folder
@@ -60,7 +60,7 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[
     for name in ("image_size", "image_shape"):
         if isinstance(options.get(name), int):
             options[name] = (options[name],)
-    loaded = read(path, DataConfig(**options))
+    loaded = read(path, reading(options))
     return loaded.train, loaded.test
 
 

@@ -23,13 +23,12 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from gpunet.data.config import DataConfig
 from gpunet.errors import ConfigError
 from gpunet.experiments.presets import PRESETS
-from gpunet.files import read_regular
+from gpunet.files import PathLike, read_regular
 from gpunet.models import MODELS, CNNConfig, HybridConfig
 from gpunet.models.registry import kind_of
 from gpunet.options import Options, check_option, did_you_mean, option_fields, option_values
@@ -136,7 +135,7 @@ def merge(
     return RunConfig(**built)
 
 
-def load_toml(path: Path) -> dict[str, Any]:
+def load_toml(path: PathLike) -> dict[str, Any]:
     """The content of a TOML file, which may begin with a UTF-8 byte-order mark.
 
     Raises:
@@ -145,7 +144,7 @@ def load_toml(path: Path) -> dict[str, Any]:
     return parse_toml(read_toml(path), str(path))
 
 
-def read_toml(path: Path) -> str:
+def read_toml(path: PathLike) -> str:
     """The text of a TOML file, a regular file of at most 1 MiB.
 
     Raises:
@@ -174,7 +173,7 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source} is not valid TOML: {error}") from error
 
 
-def load(path: Path) -> RunConfig:
+def load(path: PathLike) -> RunConfig:
     """The configuration in a TOML file that names its model, such as a run folder's ``config.toml``.
 
     Raises: as :func:`load_toml` and :func:`merge`.

@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from gpunet.errors import DataError
-from gpunet.files import parse_json
+from gpunet.files import PathLike, parse_json
 
 PUBLISHED: Traversable = importlib.resources.files("gpunet.experiments") / "published.json"
 
@@ -38,7 +38,7 @@ class Published:
     refit_tta_mean: float | None = None
 
 
-def load_published(path: Path | None = None) -> dict[str, Published]:
+def load_published(path: PathLike | None = None) -> dict[str, Published]:
     """The published results by kind of model; none if there is no file.
 
     Args:
@@ -47,7 +47,7 @@ def load_published(path: Path | None = None) -> dict[str, Published]:
     Raises:
         DataError: the file is damaged.
     """
-    file = PUBLISHED if path is None else path
+    file = PUBLISHED if path is None else Path(path)
     try:
         document = parse_json(file.read_bytes())
         known = [field.name for field in fields(Published)]

@@ -48,7 +48,8 @@ def recipe(config: RunConfig, train: Dataset, validation: int) -> dict[str, Any]
     default preset, scaled to the batch size. Nothing is augmented, as what leaves a class unchanged depends on the
     data, and inputs are standardised by channel, or by feature. For a table, half of the hidden units are dropped, and
     labels are not smoothed: with many features and few rows the presets of images overfit. A regression of a table
-    drops a tenth and decays its weights, and the best epoch is kept however few validation rows there are.
+    drops a tenth and decays its weights, which begin smaller so that its outputs begin near the mean, and the best
+    epoch is kept however few validation rows there are.
     """
     rule = _CNN if isinstance(config.model, CNNConfig) else _MLP
     batch_size = 2 ** int(np.clip(math.log2(max(len(train), 20) / 20), 4, 8))
@@ -69,7 +70,7 @@ def recipe(config: RunConfig, train: Dataset, validation: int) -> dict[str, Any]
         found["label_smoothing"] = 0.0
     if train.task == REGRESSION:  # R2 of few rows is no lottery as the number of hits among them is
         if train.is_table and rule is _MLP and config.training.optimizer == "adamw":
-            found |= {"dropout": 0.1, "weight_decay": 0.1}
+            found |= {"dropout": 0.1, "weight_decay": 0.1, "init": "xavier_uniform"}
         return found
     return {**found, "keep": "last"} if validation < FEW_TO_CHOOSE_BY else found
 
@@ -101,6 +102,7 @@ def _explain(config: RunConfig, train: Dataset, validation: int, chosen: dict[st
         "lr": f"learning rate {training.lr:g} for this batch size",
         "dropout": f"dropout {getattr(config.model, 'dropout', 0):g}, label smoothing {training.label_smoothing:g}",
         "weight_decay": f"weight decay {training.weight_decay:g}",
+        "init": f"initialisation {getattr(config.model, 'init', '')}",
         "keep": f"the last epoch is kept, as {validation} validation examples are few to choose by",
     }
     shown = [reason for name, reason in reasons.items() if name in chosen]

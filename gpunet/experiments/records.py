@@ -10,6 +10,7 @@ from typing import Any
 
 from gpunet import files
 from gpunet.errors import CheckpointError
+from gpunet.files import PathLike
 from gpunet.tasks import MULTILABEL, REGRESSION
 from gpunet.training.history import Record
 
@@ -81,7 +82,7 @@ def check_entries(document: Any, kinds: Mapping[str, Kind], where: str) -> dict[
     return document
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: PathLike) -> Any:
     """The content of a JSON file.
 
     Raises:
@@ -95,7 +96,7 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
 
 
-def read_result(run_dir: Path, more: Mapping[str, Kind] | None = None) -> dict[str, Any] | None:
+def read_result(run_dir: PathLike, more: Mapping[str, Kind] | None = None) -> dict[str, Any] | None:
     """The result of a run; None while it is not finished.
 
     Args:
@@ -104,7 +105,7 @@ def read_result(run_dir: Path, more: Mapping[str, Kind] | None = None) -> dict[s
     Raises:
         CheckpointError: the file is damaged or of another version.
     """
-    path = run_dir / RESULT
+    path = Path(run_dir) / RESULT
     if not path.is_file():
         return None
     document = read_json(path)
@@ -119,21 +120,22 @@ def read_result(run_dir: Path, more: Mapping[str, Kind] | None = None) -> dict[s
     return found
 
 
-def read_environment(run_dir: Path) -> dict[str, Any] | None:
+def read_environment(run_dir: PathLike) -> dict[str, Any] | None:
     """The environment of a run; None if it has not been recorded.
 
     Raises: as :func:`read_result`.
     """
-    path = run_dir / "environment.json"
+    path = Path(run_dir) / "environment.json"
     return check_entries(read_json(path), _ENVIRONMENT, str(path)) if path.is_file() else None
 
 
-def read_history(path: Path) -> list[Record]:
+def read_history(path: PathLike) -> list[Record]:
     """The records of the finished epochs; an incomplete last line, from an unfinished epoch, is ignored.
 
     Raises:
         CheckpointError: the file is damaged or of another version.
     """
+    path = Path(path)
     if not path.is_file():
         return []
     try:

@@ -19,7 +19,7 @@ from gpunet.experiments.config import RunConfig, merge, to_toml
 from gpunet.experiments.published import Published, load_published
 from gpunet.experiments.records import RESULT, SHARE, WHOLE, read_result
 from gpunet.experiments.run import PREDICTIONS, train
-from gpunet.files import copy_folder
+from gpunet.files import PathLike, copy_folder
 from gpunet.report.metrics import PairedComparison, mcnemar, wilson_interval
 from gpunet.training.hybrid import stage_folder
 from gpunet.training.snapshot import LAST
@@ -95,7 +95,7 @@ def reproduce(
     preset: str | None = None,
     seeds: int | None = None,
     refit: bool = False,
-    folder: Path = Path("runs") / "reproduce",
+    folder: PathLike = Path("runs") / "reproduce",
     device: str | None = None,
     progress: bool = True,
 ) -> Reproduction:
@@ -149,14 +149,14 @@ def config_of(kind: str, preset: str, seed: int, *, refit: bool = False) -> RunC
     return merge(kind, preset, overrides={"seed": seed, **more})
 
 
-def run_dir_of(config: RunConfig, preset: str, folder: Path) -> Path:
+def run_dir_of(config: RunConfig, preset: str, folder: PathLike) -> Path:
     """The folder of the run of `config`, named after its settings, so that a changed preset is trained again."""
     digest = hashlib.sha256(to_toml(config).encode()).hexdigest()[:8]
     refit = "-refit" if config.data.refit else ""
-    return folder / f"{config.kind}-{preset}{refit}-seed{config.training.seed}-{digest}"
+    return Path(folder) / f"{config.kind}-{preset}{refit}-seed{config.training.seed}-{digest}"
 
 
-def read_run(run_dir: Path) -> SeedResult:
+def read_run(run_dir: PathLike) -> SeedResult:
     """The result of the finished run in `run_dir`.
 
     Raises:
@@ -165,12 +165,12 @@ def read_run(run_dir: Path) -> SeedResult:
     try:
         result = read_result(run_dir, _RESULT)
         if result is None:
-            raise CheckpointError(f"there is no {run_dir / RESULT}")
+            raise CheckpointError(f"there is no {Path(run_dir) / RESULT}")
     except CheckpointError as error:
         raise CheckpointError(f"cannot read the result of a run: {error}; remove the folder to train again") from error
     return SeedResult(
         result["seed"],
-        run_dir,
+        Path(run_dir),
         result["test_correct"],
         result.get("tta_correct"),
         result["test_total"],
@@ -198,7 +198,7 @@ def agreement(expected: Published, found: Reproduction) -> Agreement | None:
     return Agreement(low, high, low - rounding <= found.mean <= high + rounding)
 
 
-def compare_with_cnn(hybrid: Reproduction, folder: Path, preset: str | None = None) -> dict[int, PairedComparison]:
+def compare_with_cnn(hybrid: Reproduction, folder: PathLike, preset: str | None = None) -> dict[int, PairedComparison]:
     """McNemar's test of the CNN (first) against the hybrid (second) for each seed whose CNN is finished in `folder`.
 
     Args:

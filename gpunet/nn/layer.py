@@ -52,6 +52,17 @@ class ForwardContext:
         return (*(("x",) if self.needs_input_grad else ()), "weight", *(("bias",) if bias else ()))
 
 
+def _layers_in(name: str, value: Any) -> Iterator[tuple[str, Layer]]:
+    if isinstance(value, Layer):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _layers_in(f"{name}.{index}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _layers_in(f"{name}.{key}", item)
+
+
 class Layer:
     """Base class of all layers. Arrays are ``(N, ...)``, images ``(N, H, W, C)``; shapes below omit N.
 
@@ -94,8 +105,13 @@ class Layer:
         return self.forward(x, ForwardContext())[0]
 
     def children(self) -> Iterator[tuple[str, Layer]]:
-        """The direct child layers, by name."""
-        return iter(())
+        """The direct child layers, by name: attributes that are layers, or lists, tuples or dictionaries of layers.
+
+        They are in the order in which they were assigned. The layers of a list are called ``name.0``, ``name.1`` and so
+        on, those of a dictionary by its keys. A layer may have a method of its own instead.
+        """
+        for name, value in vars(self).items():
+            yield from _layers_in(name, value)
 
     def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         """This layer (named `prefix`) and all its descendants, depth first, with dotted names."""

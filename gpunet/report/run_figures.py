@@ -12,6 +12,7 @@ import numpy as np
 from gpunet.data.dataset import Dataset
 from gpunet.data.scaling import Scaling
 from gpunet.errors import ConfigError, GpunetError
+from gpunet.files import PathLike
 from gpunet.nn import Conv2d, ConvBlock, ForwardContext, Layer, Linear, Sequential
 from gpunet.report import figures, target_figures
 from gpunet.report.canvas import load_matplotlib
@@ -23,11 +24,12 @@ Drawings = Mapping[str, Callable[[Path], object]]
 """Name of a file -> the function that draws it."""
 
 
-def draw_all(folder: Path, drawings: Drawings) -> None:
+def draw_all(folder: PathLike, drawings: Drawings) -> None:
     """Draw each figure in `folder`; one that cannot be drawn is left out, with a warning that names it and the reason.
 
     The reason may be anything: a full disk, an error of the plotting package, or that there is no such package.
     """
+    folder = Path(folder)
     try:
         load_matplotlib()
     except ConfigError as error:
@@ -41,17 +43,17 @@ def draw_all(folder: Path, drawings: Drawings) -> None:
             logger.warning("%s is not drawn: %s", folder / name, " ".join(reason.split()))
 
 
-def plot_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, *, prefix: str = "") -> None:
+def plot_evaluation(folder: PathLike, dataset: Dataset, probabilities: np.ndarray, *, prefix: str = "") -> None:
     """Confusion matrix, per-class metrics and, of images, most confident mistakes, as PNG files in `folder`.
 
     The first two are left out if there are more than 1000 classes; what else cannot be drawn is left out as well, each
     with a warning.
     """
-    draw_all(folder, _of_evaluation(folder, dataset, probabilities, prefix))
+    draw_all(folder, _of_evaluation(Path(folder), dataset, probabilities, prefix))
 
 
 def plot_run(
-    folder: Path,
+    folder: PathLike,
     model: Sequential,
     records: Sequence[dict[str, Any]],
     test: Dataset,
@@ -72,7 +74,7 @@ def plot_run(
 
     drawings: dict[str, Callable[[Path], object]] = {
         "learning_curves.png": lambda path: figures.plot_learning_curves(records, path),
-        **_of_evaluation(folder, test, probabilities, ""),
+        **_of_evaluation(Path(folder), test, probabilities, ""),
     }
     if not test.is_table:
         drawings["first_layer_filters.png"] = lambda path: figures.plot_first_layer_filters(
@@ -82,13 +84,13 @@ def plot_run(
     draw_all(folder, drawings)
 
 
-def plot_targets(folder: Path, records: Sequence[dict[str, Any]], test: Dataset, predictions: np.ndarray) -> None:
+def plot_targets(folder: PathLike, records: Sequence[dict[str, Any]], test: Dataset, predictions: np.ndarray) -> None:
     """All figures of a run that predicts numbers or labels; what cannot be drawn is left out, with a warning."""
     curves: Drawings = {"learning_curves.png": lambda path: figures.plot_learning_curves(records, path)}
     draw_all(folder, {**curves, **target_figures.drawings(test, predictions, "")})
 
 
-def plot_predictions(folder: Path, dataset: Dataset, predictions: np.ndarray, *, prefix: str = "") -> None:
+def plot_predictions(folder: PathLike, dataset: Dataset, predictions: np.ndarray, *, prefix: str = "") -> None:
     """As :func:`plot_evaluation` for numbers or labels that are predicted, (n, K)."""
     draw_all(folder, target_figures.drawings(dataset, predictions, prefix))
 

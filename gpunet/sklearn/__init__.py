@@ -1,4 +1,4 @@
-"""scikit-learn estimators: classifiers by gpunet's models, and the features of a CNN as a transformer.
+"""scikit-learn estimators: classifiers and a regressor by gpunet's models, and the features of a CNN as a transformer.
 
 They take scikit-learn's names of parameters and attributes where these exist, and work in pipelines, searches and
 pickles.
@@ -11,6 +11,6 @@ True
 """
 
 from gpunet.sklearn.cnn import CNNClassifier, CNNFeatures, HybridClassifier
-from gpunet.sklearn.mlp import MLPClassifier
+from gpunet.sklearn.mlp import MLPClassifier, MLPRegressor
 
-__all__ = ["CNNClassifier", "CNNFeatures", "HybridClassifier", "MLPClassifier"]
+__all__ = ["CNNClassifier", "CNNFeatures", "HybridClassifier", "MLPClassifier", "MLPRegressor"]

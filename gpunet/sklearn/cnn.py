@@ -13,11 +13,11 @@ from gpunet.checks import check_int
 from gpunet.data.loader import Loader
 from gpunet.models import CNN, Hybrid
 from gpunet.nn import Sequential
-from gpunet.sklearn.base import Network, NetworkClassifier, sizes
+from gpunet.sklearn.base import ClassNetwork, NetworkClassifier, sizes
 from gpunet.sklearn.fitting import Progress, Recipe, Stopping, passes
 
 
-class _Convolutional(Network):
+class _Convolutional(ClassNetwork):
     """The parameters of a CNN."""
 
     _warns = False  # max_iter is a budget here, as in all of gpunet's trainings
@@ -236,23 +236,23 @@ class HybridClassifier(NetworkClassifier, _Convolutional):
 
     def _train(self, loader: Loader, recipe: Recipe, stopping: Stopping, score: Any) -> bool:
         backend, seed = loader.backend, self._progress.seed
-        labels = backend.to_numpy(loader.labels)
-        weights = self._weights(labels)
+        loss = self._loss(loader.targets)
         classes = len(self.classes_)
         cnn = self._cnn(self._preparation.shape, classes).initialize(seed, device=backend)
         first = Progress(seed)
-        passes(cnn, loader, recipe, first, stopping, weights=weights, say=self._say)
+        passes(cnn, loader, recipe, first, stopping, loss, say=self._say)
         self.cnn_loss_curve_ = first.losses
         hybrid = self.model_ = self._on(cnn, classes)
         features = [backend.to_numpy(hybrid.extract_features(x)) for x, _ in loader.batches(1024)]
         head = hybrid.classifier.initialize(seed, device=backend)
         hybrid.initialize(seed, device=backend)
         head.initialize(device=backend)  # its arrays are those that are trained now
-        on_features = Loader(np.concatenate(features), labels, backend=backend)
+        weight = loader.sample_weight
+        on_features = Loader(np.concatenate(features), loader.targets, sample_weight=weight, backend=backend)
         second = Stopping(
             check_int("classifier_max_iter", self.classifier_max_iter, low=1), stopping.tol, stopping.patience
         )
-        stopped = passes(head, on_features, recipe, self._progress, second, weights=weights, score=score, say=self._say)
+        stopped = passes(head, on_features, recipe, self._progress, second, loss, score=score, say=self._say)
         hybrid.initialize(seed, device=backend)
         return stopped
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from gpunet import ops, optim
-from gpunet.backend import Array
 from gpunet.data.loader import Loader
 from gpunet.errors import DivergedError
-from gpunet.nn import CrossEntropyLoss, ForwardContext, Layer
+from gpunet.nn import ForwardContext, Layer
+from gpunet.nn.loss import Loss
 from gpunet.training.diagnose import is_finite
 
 
@@ -56,8 +56,8 @@ def passes(
     recipe: Recipe,
     progress: Progress,
     stopping: Stopping,
+    loss: Loss,
     *,
-    weights: Array | None = None,
     score: Callable[[], float] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> bool:
@@ -75,7 +75,6 @@ def passes(
     optimizer.bind(flat)
     if progress.slots is not None:
         optimizer.load_slots(progress.slots)
-    loss = CrossEntropyLoss(weight=weights)
     best, waited, kept, stopped = -np.inf, 0, None, False
     with backend.active(), backend.use_precision(recipe.precision):
         for _ in range(stopping.max_iter):
@@ -115,7 +114,7 @@ def one_pass(
     recipe: Recipe,
     progress: Progress,
     optimizer: optim.Optimizer,
-    loss: CrossEntropyLoss,
+    loss: Loss,
 ) -> float:
     """One pass over all of `train`, in shuffled batches whose sizes differ by one at most; its mean loss."""
     flat = model.flat
@@ -126,11 +125,12 @@ def one_pass(
     total: Any = 0.0
     for start, end in pairwise(bounds):
         step = progress.steps
-        x, labels = train.training_batch(start, end - start, seed=progress.seed, step=step)
+        x, targets = train.training_batch(start, end - start, seed=progress.seed, step=step)
+        weights = train.training_weights(start, end - start)
         ctx = ForwardContext(training=True, seed=progress.seed, step=step, needs_input_grad=False)
-        logits, backward = model.forward(x, ctx)
-        value, dlogits = loss(logits, labels)
-        backward(dlogits)
+        outputs, backward = model.forward(x, ctx)
+        value, gradient = loss(outputs, targets, weights)
+        backward(gradient)
         scale, _ = ops.gradient_scale(flat.gradients, value)
         progress.steps += 1
         optimizer.update(recipe.lr, progress.steps, scale)

@@ -92,14 +92,14 @@ class Preparation:
         assert self.mean is not None and self.deviation is not None
         return ((shaped.astype(np.float64) - self.mean) / self.deviation).astype(np.float32)
 
-    def loader(self, rows: np.ndarray, labels: np.ndarray, backend: Backend, **augmentation: Any) -> Loader:
-        """`rows` with `labels` on the device.
+    def loader(self, rows: np.ndarray, targets: np.ndarray, backend: Backend, **options: Any) -> Loader:
+        """`rows` with `targets` on the device; `options` are those of the loader.
 
         Raises:
-            ConfigError: `augmentation` of anything but uint8 images.
+            ConfigError: augmentation of anything but uint8 images.
         """
         scaling: dict[str, Any] = {} if self.scaling is None else {**self.scaling.to_arrays()}
-        return Loader(self.inputs(rows), labels, backend=backend, **scaling, **augmentation)
+        return Loader(self.inputs(rows), targets, backend=backend, **scaling, **options)
 
     def outputs(self, model: Layer, rows: np.ndarray, backend: Backend, last: Any = None) -> np.ndarray:
         """What `model`, followed by the function `last` on the device, makes of each of the `rows`, on the host."""

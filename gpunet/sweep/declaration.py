@@ -37,6 +37,7 @@ from typing import Any
 
 from gpunet.errors import ConfigError
 from gpunet.experiments.config import RunConfig, merge, parse_toml, read_toml, section_of, sections, to_toml
+from gpunet.files import PathLike
 from gpunet.options import Options, check_option, did_you_mean, option, option_fields, option_type
 
 SEARCHES = ("grid", "random", "optuna")
@@ -189,7 +190,7 @@ class Sweep:
         return made
 
 
-def load_sweep(path: Path) -> Sweep:
+def load_sweep(path: PathLike) -> Sweep:
     """The sweep in the TOML file at `path`, named after the file.
 
     Raises:

@@ -19,7 +19,7 @@ from gpunet.errors import CheckpointError, ConfigError, DataError, GpunetError, 
 from gpunet.experiments.config import to_toml
 from gpunet.experiments.inference import evaluate
 from gpunet.experiments.records import NUMBER, SHARE, TEXT, Kind, check_entries, read_json
-from gpunet.files import lock_folder, remove_temporaries, write_text_atomic
+from gpunet.files import PathLike, lock_folder, remove_temporaries, write_text_atomic
 from gpunet.report.metrics import wilson_interval
 from gpunet.sweep.declaration import Point, Sweep, Trial
 from gpunet.sweep.engines import Engine, cluster, processes
@@ -67,7 +67,7 @@ class SweepResult:
 
 def run_sweep(
     sweep: Sweep,
-    folder: Path,
+    folder: PathLike,
     *,
     workers: int = 1,
     threads: int | None = None,
@@ -117,6 +117,7 @@ def run_sweep(
     >>> [(row.values["hidden"], row.seed, row.outcome.status) for row in result.rows][:2]  # doctest: +SKIP
     [('4', 0, 'ok'), ('4', 1, 'ok')]
     """
+    folder = Path(folder)
     if where not in (None, "local") and threads is not None:
         raise ConfigError(f"threads={threads} is of this machine: set NUMBA_NUM_THREADS where the workers start")
     if where not in (None, "local", "slurm") and workers != 1:

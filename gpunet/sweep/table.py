@@ -12,7 +12,7 @@ from typing import Any
 
 from gpunet.errors import ConfigError, DataError
 from gpunet.experiments.records import FINITE, NUMBER, SHARE, TEXT, WHOLE
-from gpunet.files import write_text_atomic
+from gpunet.files import PathLike, write_text_atomic
 from gpunet.training.metrics import METRICS
 
 OK, FAILED = "ok", "failed"
@@ -108,7 +108,7 @@ _WHOLE = ("chosen_epoch", "epochs", "parameters")
 _TEXT = ("status", "stage", "error", "metric")
 
 
-def write_table(path: Path, axes: Sequence[str], rows: Sequence[Row]) -> None:
+def write_table(path: PathLike, axes: Sequence[str], rows: Sequence[Row]) -> None:
     """Write `rows` as a CSV file: trial, the axes, seed, and the fields of :class:`Outcome`.
 
     The columns metric and score are there only if a trial has them.
@@ -134,7 +134,7 @@ def write_table(path: Path, axes: Sequence[str], rows: Sequence[Row]) -> None:
     write_text_atomic(path, buffer.getvalue())
 
 
-def read_table(path: Path) -> tuple[list[str], list[Row]]:
+def read_table(path: PathLike) -> tuple[list[str], list[Row]]:
     """(names of the axes, rows) of a table that :func:`write_table` wrote.
 
     Raises:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ FORMAT = "gpunet-checkpoint-1"
 
 
 def save_checkpoint(
-    path: PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], *, keep: Path | None = None
+    path: PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any], *, keep: PathLike | None = None
 ) -> None:
     """Write `tensors` and the JSON-serialisable `metadata` to `path`, atomically.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from gpunet.errors import OutputError
-from gpunet.files import write_text_atomic
+from gpunet.files import PathLike, write_text_atomic
 
 Record = dict[str, Any]
 """epoch (from 1), step, lr, train_loss, validation_loss, validation_<name> of each metric, seconds, images_per_second;
@@ -36,8 +36,8 @@ class History(Sequence[Record]):
     [0.7, 0.4]
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path
+    def __init__(self, path: PathLike | None = None) -> None:
+        self.path = None if path is None else Path(path)
         self.records: list[Record] = []
 
     @overload

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.errors import CheckpointError, OtherTrainingError
+from gpunet.files import PathLike
 from gpunet.training.checkpoint import load_checkpoint, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
 from gpunet.training.history import Record, entries
@@ -52,12 +53,13 @@ class Snapshot:
     about: Mapping[str, Any]
     """What describes the model, as in every checkpoint."""
 
-    def write(self, run_dir: Path) -> None:
+    def write(self, run_dir: PathLike) -> None:
         """Write the snapshot as the last one in `run_dir`; the last one becomes the previous one.
 
         Raises:
             OutputError: it cannot be written; one of the older ones is left.
         """
+        run_dir = Path(run_dir)
         facts = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("tensors", "about")}
         save_checkpoint(run_dir / LAST, self.tensors, {**self.about, _KEY: facts}, keep=run_dir / PREVIOUS)
 
@@ -112,12 +114,13 @@ class Snapshot:
 _ABSENT = "none"
 
 
-def read_snapshot(run_dir: Path) -> Snapshot | None:
+def read_snapshot(run_dir: PathLike) -> Snapshot | None:
     """The last snapshot in `run_dir`, or the previous one with a warning if that is damaged; None if there is none.
 
     Raises:
         CheckpointError: all are damaged or of another version of gpunet.
     """
+    run_dir = Path(run_dir)
     problem: CheckpointError | None = None
     for name in (LAST, PREVIOUS):
         if not (run_dir / name).exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpunet.errors import ConfigError, OutputError
+from gpunet.files import PathLike
 from gpunet.packages import pip_install
 from gpunet.training.callbacks import Callback
 
@@ -50,9 +51,9 @@ class TensorBoard(Callback):
     ['events.out.tfevents...']
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: PathLike | None = None) -> None:
         require_tensorboardx()
-        self.folder = folder
+        self.folder = None if folder is None else Path(folder)
         self._writer: Any = None
 
     def on_train_start(self, trainer: Trainer) -> None:

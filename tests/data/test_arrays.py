@@ -205,3 +205,9 @@ def test_dark_training_images_make_no_range_of_their_own(tmp_path: Path) -> None
     train, test = load(tmp_path / "a.npz")
     assert train.value_range == test.value_range == (0, 255)
     assert train.images.max() == 9 and test.images.max() == 119
+
+
+def test_options_that_would_do_nothing_are_refused() -> None:
+    """Augmentation, scaling and the validation part are no matter of reading."""
+    with pytest.raises(ConfigError, match="flip, validation_fraction does not concern the reading"):
+        from_arrays(np.zeros((4, 2)), [0, 1, 0, 1], flip=True, validation_fraction=0.5)

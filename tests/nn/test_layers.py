@@ -254,3 +254,48 @@ def test_bad_input() -> None:
         nn.BatchNorm(3).output_shape((2, 2, 1))
     with pytest.raises(ShapeError, match="larger than the padded map"):
         nn.MaxPool2d(3).output_shape((2, 2, 1))
+
+
+class _Branches(nn.Layer):
+    """A layer of one's own, without a method that names its children."""
+
+    def __init__(self) -> None:
+        self.first = nn.Linear(4, 3)
+        self.sizes = (4, 3)
+        self.rest = [nn.Linear(3, 3), (nn.BatchNorm(3),)]
+        self.by_name = {"last": nn.Linear(3, 2)}
+
+    def forward(self, x: Any, ctx: nn.ForwardContext) -> Any:
+        layers = [layer for _, layer in self.children()]
+        backwards = []
+        for layer in layers:
+            x, backward = layer.forward(x, ctx.for_inner_layer())
+            backwards.append(backward)
+
+        def backward_of_all(dy: Any) -> Any:
+            for backward in reversed(backwards):
+                dy = backward(dy)
+            return dy
+
+        return x, backward_of_all
+
+
+def test_attributes_that_are_layers_are_children() -> None:
+    """In order of assignment, as in PyTorch's Module; a method of one's own wins."""
+    layer = _Branches().initialize(seed=3)
+    assert [name for name, _ in layer.children()] == ["first", "rest.0", "rest.1.0", "by_name.last"]
+    assert [name for name, _ in layer.named_parameters()] == [
+        "first.weight", "first.bias", "rest.0.weight", "rest.0.bias", "rest.1.0.gamma", "rest.1.0.beta",
+        "by_name.last.weight", "by_name.last.bias",
+    ]  # fmt: skip
+    assert layer.flat is not None and layer.flat.values.size == 15 + 12 + 6 + 8
+    assert [name for name, _ in layer.named_buffers()] == ["rest.1.0.running_mean", "rest.1.0.running_var"]
+    same = nn.Sequential([nn.Linear(4, 3), nn.Linear(3, 3), nn.BatchNorm(3), nn.Linear(3, 2)]).initialize(seed=3)
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    np.testing.assert_array_equal(layer(x), same(x))
+
+    class Chosen(_Branches):
+        def children(self) -> Any:
+            yield "only", self.first
+
+    assert [name for name, _ in Chosen().named_parameters()] == ["only.weight", "only.bias"]

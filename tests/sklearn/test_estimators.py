@@ -234,11 +234,9 @@ def test_wrong_parameters(options: dict[str, Any], message: str) -> None:
         mlp(**options).fit(WINE, NAMES)
 
 
-def test_training_that_diverges_and_weights_of_rows() -> None:
+def test_training_that_diverges() -> None:
     with pytest.raises(DivergedError, match=r"in iteration \d+: .* use a lower learning_rate_init"):
         mlp(solver="sgd", learning_rate_init=1e30).fit(WINE, NAMES)
-    with pytest.raises(TypeError, match="sample_weight"):
-        mlp().fit(WINE, NAMES, sample_weight=np.ones(178))
 
 
 def test_the_model_is_gpunets_and_scikit_learn_is_imported_last(fitted: MLPClassifier) -> None:

@@ -11,10 +11,13 @@ from sklearn import metrics as oracle
 
 from gpunet import nn
 from gpunet.backend import CPU, Backend
-from gpunet.data import Loader
+from gpunet.data import Dataset, Loader
 from gpunet.errors import ConfigError, DataError, DivergedError, OtherTrainingError, ShapeError
+from gpunet.experiments.records import read_history
 from gpunet.models import MLP
-from gpunet.training import METRICS, Callback, Metric, Trainer, TrainingConfig, evaluate
+from gpunet.report.run_figures import plot_targets
+from gpunet.sweep.table import read_table, write_table
+from gpunet.training import METRICS, Callback, History, Metric, TensorBoard, Trainer, TrainingConfig, evaluate
 from gpunet.training.snapshot import LAST, read_snapshot
 from gpunet.training.trainer import METRICS as METRICS_FILE
 from tests.support import assert_close, torch_or_skip
@@ -351,3 +354,24 @@ def test_the_loss_of_a_config() -> None:
     assert isinstance(trainer.loss, nn.HuberLoss) and trainer.monitor.name == "mae"
     with pytest.raises(DataError, match="targets are NaN"):
         Loader(x, np.where(y > 1e4, np.nan, y), backend=CPU)
+
+
+def test_paths_may_be_strings(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    make(folder, epochs=1).fit()  # type: ignore[arg-type]
+    found = read_snapshot(folder)
+    assert found is not None and found.epoch == 1
+    assert read_history(f"{folder}/{METRICS_FILE}") == found.records
+    history = History(f"{folder}/again.jsonl")
+    history.records = found.records
+    history.write()
+    assert read_history(tmp_path / "again.jsonl") == found.records
+    x, y = rows(20, 0)
+    data = Dataset(x.reshape(20, 1, 1, 5), y, ("a", "b"), task="regression")
+    plot_targets(folder, found.records, data, y + 1)
+    write_table(f"{folder}/table.csv", ["a"], [])
+    assert read_table(f"{folder}/table.csv") == (["a"], [])
+    assert {"residuals.png", "predicted_and_true.png", "learning_curves.png"} <= {
+        one.name for one in tmp_path.iterdir()
+    }
+    assert TensorBoard(folder).folder == tmp_path
