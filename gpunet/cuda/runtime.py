@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from gpunet.backend import Result
+from gpunet.backend import Collectives, Result
 from gpunet.cuda.sources import Defines, Kernel
 
 Dim3 = tuple[int, int, int]
@@ -37,6 +37,9 @@ class Runtime(Protocol):
 
     def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         """`step`, which may only launch kernels and allocate, as one graph: see :meth:`gpunet.Backend.capture`."""
+
+    def collectives(self, rank: int, size: int, broadcast: Callable[[Any], Any]) -> Collectives | None:
+        """See :meth:`gpunet.Backend.collectives`."""
 
     def synchronize(self) -> None:
         """Wait for all work on the device."""

@@ -173,8 +173,7 @@ class Trainer:
         logits, backward = self.model.forward(x, ctx)
         loss, dlogits = self.loss(logits, labels)
         backward(dlogits)
-        weight = self.loss.total_weight(labels) if self.config.shards > 1 else None
-        return Result(loss, ops.count_correct(logits, labels), weight)
+        return Result(loss, ops.count_correct(logits, labels), labels, self.loss.weight)
 
     def _update(self, loss: Array, correct: Array) -> None:
         """Update the parameters by the gradients of the batch."""
