@@ -173,7 +173,7 @@ class Trainer:
         logits, backward = self.model.forward(x, ctx)
         loss, dlogits = self.loss(logits, labels)
         backward(dlogits)
-        return Result(loss, ops.count_correct(logits, labels), labels, self.loss.weight)
+        return Result(loss, ops.count_correct(logits, labels), labels, getattr(self.loss, "weight", None))
 
     def _update(self, loss: Array, correct: Array) -> None:
         """Update the parameters by the gradients of the batch."""
@@ -406,7 +406,7 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """What must be the same when the training is resumed."""
         data = {"training data": self.train.digest(), "validation data": self.validation.digest()}
-        left_out = {"epochs"} | ({"shards", "sync_batch_norm"} if self.config.shards == 1 else set())
+        left_out = {"epochs"} | ({"shards"} if self.config.shards == 1 else set())
         settings = {name: value for name, value in vars(self.config).items() if name not in left_out}
         return {**data, **settings, **self._identity_given}
 
