@@ -8,7 +8,8 @@
     gn.load("model.safetensors").predict(test.images)
 
 The subpackages: :mod:`gpunet.ops` (maths on raw arrays), :mod:`gpunet.nn` (layers), :mod:`gpunet.models`,
-:mod:`gpunet.optim`, :mod:`gpunet.data`, :mod:`gpunet.training`, :mod:`gpunet.experiments` (whole runs).
+:mod:`gpunet.optim`, :mod:`gpunet.data`, :mod:`gpunet.training`, :mod:`gpunet.parallel` (training with several
+processes), :mod:`gpunet.experiments` (whole runs).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gpunet import data, experiments, models, nn, ops, optim, report, training
+    from gpunet import data, experiments, models, nn, ops, optim, parallel, report, training
     from gpunet.devices import backend_of, get_backend, use_device
     from gpunet.dlpack import from_dlpack
     from gpunet.experiments.quick import train
@@ -44,7 +45,7 @@ _ELSEWHERE = {
     "train": ("experiments.quick", "train"),
     "use_device": ("devices", "use_device"),
 }
-_PARTS = ("data", "experiments", "models", "nn", "ops", "optim", "report", "training")
+_PARTS = ("data", "experiments", "models", "nn", "ops", "optim", "parallel", "report", "training")
 
 __all__ = [
     "__version__",
@@ -61,6 +62,7 @@ __all__ = [
     "nn",
     "ops",
     "optim",
+    "parallel",
     "report",
     "save",
     "to_torch",

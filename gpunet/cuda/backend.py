@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backend import Array, Backend, Result, backend_of, register_array_type
+from gpunet.backend import Array, Backend, Collectives, Result, backend_of, register_array_type
 from gpunet.cuda import sources
 from gpunet.cuda.runtime import Runtime
 from gpunet.cuda.sources import Defines
@@ -56,6 +56,9 @@ class CudaBackend(Backend):
 
     def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         return self.runtime.capture(step) if self.captures else step
+
+    def collectives(self, rank: int, size: int, broadcast: Callable[[Any], Any]) -> Collectives | None:
+        return self.runtime.collectives(rank, size, broadcast)
 
     def synchronize(self) -> None:
         self.runtime.synchronize()

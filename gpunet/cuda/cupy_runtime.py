@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import cupy
 import numpy as np
 
-from gpunet.backend import Result
+from gpunet.backend import Collectives, Result
 from gpunet.cuda.cupy_graph import Graph
 from gpunet.cuda.explain import compile_problem
+from gpunet.cuda.nccl import NcclCollectives
 from gpunet.cuda.runtime import Dim3
 from gpunet.cuda.sources import Defines, Kernel, source_text
 from gpunet.errors import DeviceError, DeviceMemoryError
+
+logger = logging.getLogger("gpunet")
 
 _NULL = np.uintp(0)
 _STATIC_SHARED_LIMIT = 48 * 1024
@@ -66,8 +70,31 @@ class CupyRuntime:
     def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         return Graph(self.device, self.active, step)
 
+    def collectives(self, rank: int, size: int, broadcast: Callable[[Any], Any]) -> Collectives | None:
+        from cupy.cuda import nccl
+
+        if not nccl.available:
+            logger.warning(
+                "CuPy has no NCCL: gradients go through the memory of the host, pip install nvidia-nccl-cu12"
+            )
+            return None
+        with self.active():
+            return NcclCollectives(
+                nccl,
+                rank,
+                size,
+                broadcast,
+                pointer=_address,
+                stream=lambda: cupy.cuda.get_current_stream().ptr,
+            )
+
     def synchronize(self) -> None:
         self.device.synchronize()
+
+
+def _address(array: Any) -> int:
+    found: int = array.data.ptr
+    return found
 
 
 def _argument(arg: Any) -> Any:

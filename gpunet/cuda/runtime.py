@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from gpunet.backend import Result
+from gpunet.backend import Collectives, Result
 from gpunet.cuda.sources import Defines, Kernel
 
 Dim3 = tuple[int, int, int]
@@ -40,6 +40,9 @@ class Runtime(Protocol):
 
     def memory_left(self) -> int | None:
         """Bytes that are free on the device; None if unknown."""
+
+    def collectives(self, rank: int, size: int, broadcast: Callable[[Any], Any]) -> Collectives | None:
+        """See :meth:`gpunet.Backend.collectives`."""
 
     def synchronize(self) -> None:
         """Wait for all work on the device."""

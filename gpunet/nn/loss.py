@@ -32,9 +32,6 @@ class Loss(Protocol):
             sample_weight: (N,), of that dtype: the mean is then sum(weight * loss) / sum(weight).
         """
 
-    def total_weight(self, targets: Array) -> Array | None:
-        """What the mean divides by, 0-d, without sample weights; None if that is the number of rows."""
-
 
 class CrossEntropyLoss:
     """Mean cross-entropy of the softmax of logits, with label smoothing (Szegedy et al., 2016) and class weights.
@@ -66,10 +63,6 @@ class CrossEntropyLoss:
             sample_weight=sample_weight,
         )
 
-    def total_weight(self, targets: Array) -> Array | None:
-        """The sum of the labels' weights, if there are any."""
-        return None if self.weight is None else self.weight[targets].sum(dtype="float64")
-
 
 class FocalLoss:
     """Cross-entropy that counts rows less the surer they are: (1 - p)**gamma times it, p the label's probability.
@@ -97,10 +90,6 @@ class FocalLoss:
             outputs, targets, weight=self.weight, sample_weight=sample_weight, gamma=self.gamma
         )
 
-    def total_weight(self, targets: Array) -> Array | None:
-        """The sum of the labels' weights, if there are any."""
-        return None if self.weight is None else self.weight[targets].sum(dtype="float64")
-
 
 class BCEWithLogitsLoss:
     """Mean binary cross-entropy of the sigmoid of each output: several labels, each of which may hold or not.
@@ -126,10 +115,6 @@ class BCEWithLogitsLoss:
             outputs, targets, pos_weight=self.pos_weight, sample_weight=sample_weight
         )
 
-    def total_weight(self, targets: Array) -> Array | None:
-        """None: the mean divides by the number of rows."""
-        return None
-
 
 class MSELoss:
     """Mean squared error.
@@ -143,10 +128,6 @@ class MSELoss:
     def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
         """(loss, gradient) for outputs and targets, both (N, K)."""
         return ops.mse_loss(outputs, targets, sample_weight=sample_weight)
-
-    def total_weight(self, targets: Array) -> Array | None:
-        """None: the mean divides by the number of rows."""
-        return None
 
 
 class HuberLoss:
@@ -164,10 +145,6 @@ class HuberLoss:
     def __call__(self, outputs: Array, targets: Array, sample_weight: Array | None = None) -> tuple[Any, Array]:
         """(loss, gradient) for outputs and targets, both (N, K)."""
         return ops.huber_loss(outputs, targets, delta=self.delta, sample_weight=sample_weight)
-
-    def total_weight(self, targets: Array) -> Array | None:
-        """None: the mean divides by the number of rows."""
-        return None
 
 
 LOSSES: dict[str, type] = {

@@ -28,7 +28,7 @@ from gpunet.ops.pool2d import (
     max_pool2d,
     max_pool2d_backward,
 )
-from gpunet.ops.shards import sum_shards
+from gpunet.ops.shards import record_shard, sum_shards, weigh_shards
 from gpunet.ops.step_state import advance_step
 
 __all__ = [
@@ -59,9 +59,11 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_backward",
     "mse_loss",
+    "record_shard",
     "sgd_update",
     "softmax",
     "softmax_cross_entropy",
     "sum_shards",
+    "weigh_shards",
 ]
 __all__ += activation.__all__

@@ -11,12 +11,13 @@ times as it has further ones.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpunet import ops
 from gpunet.backend import Array
 from gpunet.errors import ConfigError
 from gpunet.nn.parameter import FlatParameters
+from gpunet.ops.shards import FACTS
 from gpunet.parallel.communicator import Communicator
 
 DEFAULT_SHARDS = 8
@@ -30,8 +31,10 @@ class Result(NamedTuple):
     """0-d: its mean loss."""
     correct: Array
     """0-d, int64: its number of correct predictions."""
+    labels: Array
+    """(n,): of its rows."""
     weight: Array | None
-    """0-d: the sum of the weights that its mean loss is divided by; None: the number of its rows."""
+    """(classes,): the weights by which its mean loss is made; None: all rows count the same."""
 
 
 Compute = Callable[[int, int], Result]
@@ -83,17 +86,12 @@ class ShardedStep:
         self._received = self._rows if ranks == 1 else backend.zeros((count, columns), dtype)
         padded = ranks * columns != length
         self._sums = backend.zeros(ranks * columns, dtype) if padded else flat.gradients
-        # A row for each shard: loss, correct, weight, and the running statistics. float64 holds them all exactly.
-        self._facts = backend.zeros((count, 3 + flat.state.size), "float64")
-        self._equal = backend.zeros(count, "float64")
+        self._facts = backend.zeros((count, FACTS + flat.state.size), dtype)  # the running statistics, too
+        self._weights, self._equal, self._ones = (backend.zeros(count, "float64") for _ in range(3))
         backend.assign(self._equal, 1 / count)
-        self._ones = backend.zeros(count, "float64")
         backend.assign(self._ones, 1)
-        self._weights = backend.zeros(count, "float64")
-        backend.assign(self._weights, 1 / count)
-        self._weighted = False
         self._before = backend.zeros(flat.state.size, dtype)
-        self._loss, self._correct = backend.zeros(1, dtype), backend.zeros(1, "int64")
+        self._correct = backend.zeros(1, "int64")
         self._views = [self._gradients_in(row[:length]) for row in self._rows]
 
     def _gradients_in(self, row: Array) -> list[Array]:
@@ -126,25 +124,26 @@ class ShardedStep:
         return step
 
     def _compute(self, compute: Compute) -> None:
-        flat, backend = self._flat, self._flat.backend
+        flat = self._flat
         before = [parameter.grad for parameter in flat.parameters.values()]
-        backend.assign(self._before, flat.state)
+        self._copy(flat.state, self._before)
         try:
             for index in range(self._local):
                 self._point_at(self._views[index])  # so that the layers write there
                 shard = self._first + index
                 found = compute(shard * self._size, self._size)
                 facts = self._facts[shard]
-                backend.assign(facts[0:1], found.loss)
-                backend.assign(facts[1:2], found.correct)
-                if found.weight is not None:
-                    self._weighted = True
-                    backend.assign(facts[2:3], found.weight)
-                if flat.state.size:
-                    backend.assign(facts[3:], flat.state)
-                    backend.assign(flat.state, self._before)
+                about: Any = {"rows": self._size, "labels": found.labels, "weight": found.weight}
+                ops.record_shard(facts, found.loss, found.correct, **about)
+                self._copy(flat.state, facts[FACTS:])
+                self._copy(self._before, flat.state)
         finally:
             self._point_at(before)
+
+    def _copy(self, source: Array, target: Array) -> None:
+        """By an op, as all that is captured."""
+        if source.size:
+            ops.sum_shards(source.reshape(1, -1), self._ones[:1], out=target)
 
     def _point_at(self, gradients: list[Array]) -> None:
         for parameter, gradient in zip(self._flat.parameters.values(), gradients, strict=True):
@@ -159,25 +158,16 @@ class ShardedStep:
             self._communicator.all_to_all(row, self._received, [rank * self._local + index for rank in range(ranks)])
 
     def _add(self) -> None:
-        if self._weighted:
-            weights = self._facts[:, 2]
-            self._flat.backend.assign(self._weights, weights / weights.sum())
+        ops.weigh_shards(self._facts, self._weights, self._correct)
         ops.sum_shards(self._received, self._weights, out=self._sums[self._mine])
 
     def _share(self) -> None:
         self._communicator.all_gather(self._sums)
 
     def _totals(self) -> tuple[Array, Array]:
-        flat, backend = self._flat, self._flat.backend
+        flat = self._flat
         if self._sums is not flat.gradients:
-            backend.assign(flat.gradients, self._sums[: flat.gradients.size])
-        loss, correct, state = (backend.copy(self._facts[:, part]) for part in _PARTS)
-        backend.assign(self._loss, ops.sum_shards(loss, self._weights))
-        backend.assign(self._correct, ops.sum_shards(correct, self._ones))
-        if flat.state.size:
-            backend.assign(flat.state, ops.sum_shards(state, self._equal))
-        return self._loss, self._correct
-
-
-_PARTS = slice(0, 1), slice(1, 2), slice(3, None)
-"""Of the facts of a shard: loss, correct, running statistics."""
+            self._copy(self._sums[: flat.gradients.size], flat.gradients)
+        loss = ops.sum_shards(self._facts, self._weights)[:1]
+        self._copy(ops.sum_shards(self._facts, self._equal)[FACTS:], flat.state)
+        return loss, self._correct

@@ -133,15 +133,10 @@ def check_targets(loss: Loss, loader: Loader) -> None:
         raise ConfigError(f"{name} takes targets from 0 to 1, one for each label, but they lie in [{low:g}, {high:g}]")
 
 
-def check_shardable(loss: Loss, train: Loader, shards: int) -> None:
+def check_shardable(train: Loader, shards: int) -> None:
     """Raise ConfigError unless the mean of a batch follows from the means of its `shards` parts."""
     if shards > 1 and train.sample_weight is not None:
         raise ConfigError(f"rows with a sample_weight are trained in one shard, not in {shards}: train on one rank")
-    if shards > 1 and not hasattr(loss, "total_weight"):
-        raise ConfigError(
-            f"{type(loss).__name__} does not say by total_weight(targets) what its mean divides by, which training in "
-            f"{shards} shards needs: add it (it returns None for the number of rows), or train on one rank"
-        )
 
 
 def prepare_targets(model: Layer, loss: Loss, train: Loader, *others: Loader) -> tuple[Loader, ...]:

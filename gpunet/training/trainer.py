@@ -138,7 +138,7 @@ class Trainer:
         self.communicator: Communicator = communicator or Serial()
         shards = shard_count(config.shards, self.batch_size, self.communicator.size)
         self.config = config = replace(config, shards=shards)
-        check_shardable(self.loss, train, shards)
+        check_shardable(train, shards)
         ranks, rank = self.communicator.size, self.communicator.rank
         if ranks > 1:
             rows = self.batch_size // ranks
@@ -204,7 +204,7 @@ class Trainer:
         backward(gradient)
         loss = self.backend.asarray(loss)  # a loss of one's own may return NumPy's scalar
         correct = ops.count_correct(outputs, targets) if self._none_correct is None else self._none_correct
-        return Result(loss, correct, self.loss.total_weight(targets) if self.config.shards > 1 else None)
+        return Result(loss, correct, targets, getattr(self.loss, "weight", None))
 
     def _update(self, loss: Array, correct: Array) -> None:
         """Update the parameters by the gradients of the batch."""
@@ -440,7 +440,7 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """What must be the same when the training is resumed."""
         data = {"training data": self.train.digest(), "validation data": self.validation.digest()}
-        left_out = {"epochs", "loss", "metric"} | ({"shards", "sync_batch_norm"} if self.config.shards == 1 else set())
+        left_out = {"epochs", "loss", "metric"} | ({"shards"} if self.config.shards == 1 else set())
         settings = {name: value for name, value in vars(self.config).items() if name not in left_out}
         scaling = digest(target_tensors(self.model))
         found = {"target scaling": scaling} if self.model.target_scaling is not None else {}

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from gpunet.experiments.config import to_toml
+from gpunet.parallel import Communicator
 
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover")
 
@@ -84,7 +85,9 @@ class FakeRun(ModuleType):
         checkpoint_minutes: float,
         given: set[str] | None,
         on_result: Callable[[RunResult], None],
+        communicator: Communicator,
     ) -> RunResult:
+        assert communicator.size == 1
         existed = run_dir.is_dir()
         if self.writes_files:
             (run_dir / "config.toml").write_text(to_toml(config), encoding="utf-8")

@@ -140,6 +140,9 @@ class EmulatedRuntime:
     def memory_left(self) -> int | None:
         return None
 
+    def collectives(self, rank: int, size: int, broadcast: Callable[[Any], Any]) -> None:
+        return None
+
     def synchronize(self) -> None:
         forbid("synchronize()")
 

@@ -54,6 +54,8 @@ SIGNATURES = {
     "dropout": "(x, p, *, seed, step, stream, first_element=0)",
     "dropout_backward": "(dy, mask, p)",
     "sum_shards": "(rows, weights, *, out=None)",
+    "record_shard": "(facts, loss, correct, *, rows, labels=None, weight=None)",
+    "weigh_shards": "(facts, weights, correct)",
 }
 PACKAGES = sorted(path.parent.name for path in Path(ops.__path__[0]).glob("*/cuda.py"))
 

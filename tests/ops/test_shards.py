@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpunet.errors import DTypeError, ShapeError
-from gpunet.ops import sum_shards
+from gpunet.errors import ConfigError, DTypeError, ShapeError
+from gpunet.ops import record_shard, sum_shards, weigh_shards
 from gpunet.ops.shards import reference
 
 IMPLEMENTATIONS = pytest.mark.parametrize("summed", [sum_shards, reference.sum_shards])
@@ -78,3 +78,35 @@ def test_refused():
         sum_shards(rows, weights, out=np.ones(2, np.float32))
     with pytest.raises(ShapeError, match="at least one"):
         sum_shards(np.ones((0, 3), np.float32), np.ones(0))
+
+
+@pytest.mark.parametrize("room", [(record_shard, weigh_shards), (reference.record_shard, reference.weigh_shards)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_facts_by_hand(room, dtype):
+    record, weigh = room
+    facts = np.full((2, 4), 9, dtype)
+    record(facts[0], np.array(0.5, dtype), np.array(3), rows=4)
+    record(facts[1], np.array(2.0, dtype), np.array([1]), rows=4)
+    np.testing.assert_array_equal(facts, [[0.5, 3, 4, 9], [2, 1, 4, 9]])
+    weights, correct = np.empty(2), np.empty(1, np.int64)
+    weigh(facts, weights, correct)
+    assert weights.tolist() == [0.5, 0.5] and correct.item() == 4
+    weight = np.array([0.25, 2.0, 7.0], dtype)
+    record(facts[1], np.array(2.0, dtype), np.array(1), rows=4, labels=np.array([0, 1, 1, 0]), weight=weight)
+    assert facts[1].tolist() == [2, 1, 4.5, 9]
+    weigh(facts, weights, correct)
+    assert weights.tolist() == [4 / 8.5, 4.5 / 8.5]
+
+
+def test_facts_refused():
+    loss, correct = np.zeros((), np.float32), np.zeros((), np.int64)
+    with pytest.raises(ShapeError, match="at least 3 entries"):
+        record_shard(np.zeros(2, np.float32), loss, correct, rows=1)
+    with pytest.raises(DTypeError, match="correct must be int64"):
+        record_shard(np.zeros(3, np.float32), loss, loss, rows=1)
+    with pytest.raises(ShapeError, match="labels"):
+        record_shard(np.zeros(3, np.float32), loss, correct, rows=2, labels=np.zeros(3, int), weight=np.ones(2, "f"))
+    with pytest.raises(ConfigError, match="rows must be at least 1"):
+        record_shard(np.zeros(3, np.float32), loss, correct, rows=0)
+    with pytest.raises(ShapeError, match="facts must be"):
+        weigh_shards(np.zeros((2, 2)), np.zeros(2), np.zeros(1, np.int64))

@@ -270,5 +270,5 @@ def test_what_is_sent() -> None:
     for ranks in (2, 8):
         sent, parameters, statistics = run_ranks(ranks, work)[0]
         columns, local = -(-parameters // ranks), 8 // ranks
-        facts = local * (3 + statistics) * 8
+        facts = local * (3 + statistics) * 4
         assert sent == (ranks - 1) * ((local + 1) * columns * 4 + facts)

@@ -1,11 +1,18 @@
-"""Sums over the shards of a batch, for training that is shared out over several processes."""
+"""Sums over the shards of a batch, for training that is shared out over several processes.
+
+The facts of a shard are a row of numbers: its mean loss, its number of correct predictions, the weight of its loss
+among the shards, and anything else that is to be summed.
+"""
 
 from __future__ import annotations
 
 from gpunet.backend import Array
-from gpunet.checks import check_float, check_out, check_rank, check_shape
+from gpunet.checks import check_float, check_int, check_labels, check_out, check_rank, check_shape
 from gpunet.errors import DTypeError, ShapeError
 from gpunet.ops._dispatch import implementation
+
+FACTS = 3
+"""Facts that each shard has: loss, correct, weight."""
 
 
 def sum_shards(rows: Array, weights: Array, *, out: Array | None = None) -> Array:
@@ -35,3 +42,64 @@ def sum_shards(rows: Array, weights: Array, *, out: Array | None = None) -> Arra
     check_out((out,), ("out", rows.shape[1:], rows.dtype))
     result: Array = impl.sum_shards(rows, weights, out)
     return result
+
+
+def record_shard(
+    facts: Array,
+    loss: Array,
+    correct: Array,
+    *,
+    rows: int,
+    labels: Array | None = None,
+    weight: Array | None = None,
+) -> None:
+    """Write the first three facts of a shard to `facts`, **in place**.
+
+    Args:
+        facts: (m,), m at least 3, float32 or float64, C-contiguous.
+        loss: one element of the dtype of `facts`, the mean loss.
+        correct: one element, int64.
+        rows: number of rows, which is the weight of the shard unless its rows have weights.
+        labels, weight: (rows,), integers in [0, C), and (C,), dtype of `facts`: the weight of the shard is the sum of
+            those of its labels.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError, ConfigError: the arguments are not as above.
+    """
+    weighted = labels if weight is not None else None
+    impl = implementation(__name__, facts, loss, correct, weighted, weight)
+    check_float(facts=facts, loss=loss, weight=weight)
+    check_rank("facts", facts, 1, "(m,)")
+    if facts.shape[0] < FACTS or not facts.flags.c_contiguous:
+        raise ShapeError(f"facts must be C-contiguous with at least {FACTS} entries, got shape {tuple(facts.shape)}")
+    check_shape("loss", loss.reshape(-1), (1,))
+    check_shape("correct", correct.reshape(-1), (1,))
+    if correct.dtype != "int64":
+        raise DTypeError(f"correct must be int64, got {correct.dtype}")
+    rows = check_int("rows", rows, low=1)
+    if weight is not None:
+        if weighted is None:
+            raise ShapeError("the weights of classes need the labels of the rows")
+        check_labels(weighted, rows)
+        check_rank("weight", weight, 1, "(C,)")
+    impl.record_shard(facts, loss, correct, rows, weighted, weight)
+
+
+def weigh_shards(facts: Array, weights: Array, correct: Array) -> None:
+    """The share of each shard in the weight of all, and the number of correct predictions, both **in place**.
+
+    Args:
+        facts: (S, m), m at least 3, C-contiguous: those of each shard, see :func:`record_shard`.
+        weights: (S,), float64.
+        correct: (1,), int64.
+
+    Raises:
+        ShapeError, DTypeError, DeviceError: the arrays are not as above.
+    """
+    impl = implementation(__name__, facts, weights, correct)
+    check_float(facts=facts)
+    check_rank("facts", facts, 2, "(S, m)")
+    if not facts.shape[0] or facts.shape[1] < FACTS or not facts.flags.c_contiguous:
+        raise ShapeError(f"facts must be C-contiguous (S, at least {FACTS}), got shape {tuple(facts.shape)}")
+    check_out((weights, correct), ("weights", facts.shape[:1], "float64"), ("correct", (1,), "int64"))
+    impl.weigh_shards(facts, weights, correct)

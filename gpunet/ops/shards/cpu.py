@@ -43,3 +43,21 @@ def sum_shards(rows: np.ndarray, weights: np.ndarray, out: np.ndarray | None) ->
     else:
         _sum_pieces(rows, weights, found)
     return found
+
+
+def record_shard(
+    facts: np.ndarray,
+    loss: np.ndarray,
+    correct: np.ndarray,
+    rows: int,
+    labels: np.ndarray | None,
+    weight: np.ndarray | None,
+) -> None:
+    facts[0], facts[1] = loss.reshape(()), correct.reshape(())
+    facts[2] = rows if weight is None or labels is None else weight[labels].sum(dtype=np.float64)
+
+
+def weigh_shards(facts: np.ndarray, weights: np.ndarray, correct: np.ndarray) -> None:
+    found = facts[:, 2].astype(np.float64)
+    weights[...] = found / np.add.accumulate(found)[-1]
+    correct[0] = facts[:, 1].astype(np.int64).sum()
