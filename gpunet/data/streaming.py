@@ -117,7 +117,7 @@ def _stand_back() -> None:
     """Leave the cores to the threads that compute, which wait for each other; where they are idle, reading goes on."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
 
 
 def _read(images: PackedImages, numbers: np.ndarray, buffer: np.ndarray) -> int:
@@ -154,7 +154,7 @@ class StreamingLoader(Loader):
         self._packed: PackedImages = images
         self._labels = self.backend.asarray(self.targets)
         self._rows: tuple[int, int, int] = (0, 1, 1)
-        self._sequences = {False: np.arange(self.size), True: np.arange(self.size)}
+        self._sequences = dict.fromkeys((False, True), np.arange(self.size))
         self._windows: dict[bool, list[tuple[_Window, Array]]] = {False: [], True: []}
 
     def _store_mirrored(self, other: Loader) -> None:

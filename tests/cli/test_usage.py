@@ -95,8 +95,8 @@ pytestmark = pytest.mark.usefixtures("fake_run")
         ("report . --output x", "unknown option --output of gpunet report (did you mean '--out'?)"),
         ("doctor --threads 2", "unknown option --threads of gpunet doctor"),
         ("doctor now", "unrecognized arguments: now"),
-        ("data", "no action given: expected gpunet data fetch, verify or path"),
-        ("data ftech", "unknown action 'ftech': expected fetch, verify, path (did you mean 'fetch'?)"),
+        ("data", "no action given: expected gpunet data fetch, verify, path or pack"),
+        ("data ftech", "unknown action 'ftech': expected fetch, verify, path, pack (did you mean 'fetch'?)"),
         ("data fetch --path x", "unknown option --path of gpunet data fetch"),
     ],
 )  # fmt: skip
