@@ -14,7 +14,7 @@ from gpunet import aligned
 from gpunet.errors import DataError
 from gpunet.ops._exp import exp_nonpositive
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._simd import LANES, vector_maximum, vector_sum
+from gpunet.ops._reduce import LANES, vector_maximum, vector_sum
 
 _ELEMENTS = 4096  # approximate number of logits per piece: some tens of microseconds of work
 
