@@ -15,20 +15,25 @@ import numpy as np
 LINE = 64
 """Size of a cache line, and of the widest vector register, in bytes."""
 
+SMALL = 2**15
+"""Arrays of fewer bytes are left where malloc puts them: passing over one takes less time than to align it."""
+
 _byte_at: Any = ctypes.c_char.from_buffer
 _address = ctypes.addressof  # three times as fast as `array.ctypes.data`
 
 
 def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
-    """``np.empty(shape, dtype)``, aligned to :data:`LINE`."""
+    """``np.empty(shape, dtype)``, aligned to :data:`LINE` unless it is :data:`SMALL`."""
     dtype = np.dtype(dtype)
-    elements = math.prod(shape) if isinstance(shape, (tuple, list)) else shape
-    memory = np.empty(elements * dtype.itemsize + LINE, np.uint8)
+    size = (math.prod(shape) if isinstance(shape, (tuple, list)) else shape) * dtype.itemsize
+    if size < SMALL:
+        return np.empty(shape, dtype)
+    memory = np.empty(size + LINE, np.uint8)
     return np.ndarray(shape, dtype, memory, -_address(_byte_at(memory)) % LINE)
 
 
 def zeros(shape: Any, dtype: Any = np.float64) -> np.ndarray:
-    """``np.zeros(shape, dtype)``, aligned to :data:`LINE`."""
+    """``np.zeros(shape, dtype)``, aligned as :func:`empty`."""
     array = empty(shape, dtype)
     array.fill(0)
     return array

@@ -23,6 +23,8 @@ def check_rank(name: str, array: Array, rank: int, layout: str) -> None:
 
 def check_shape(name: str, array: Array, shape: Sequence[int]) -> None:
     """Raise ShapeError unless `array` has exactly `shape`."""
+    if getattr(array, "shape", None) == shape:
+        return
     if _shape(name, array) != tuple(shape):
         raise ShapeError(f"{name} must have shape {tuple(shape)}, got {tuple(array.shape)}")
 
@@ -40,10 +42,17 @@ def _no_array(name: str, array: Any) -> DTypeError:
 
 def check_float(**arrays: Array | None) -> None:
     """Raise DTypeError unless all arrays that are not None share one dtype, float32 or float64."""
-    first: tuple[str, Any] | None = None
-    dtypes = {getattr(array, "dtype", None) for array in arrays.values() if array is not None}
-    if len(dtypes) == 1 and dtypes <= _FLOATS:
+    common = None
+    for array in arrays.values():
+        if array is not None:
+            dtype = getattr(array, "dtype", None)
+            if dtype is not common:  # NumPy has one object per dtype
+                if common is not None or dtype not in _FLOATS:
+                    break
+                common = dtype
+    else:
         return
+    first: tuple[str, Any] | None = None
     for name, array in arrays.items():
         if array is None:
             continue

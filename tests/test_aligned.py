@@ -1,4 +1,4 @@
-"""Arrays that begin at a cache line."""
+"""Arrays that begin at a cache line, unless they are small."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_as_numpys(shape: Any, dtype: Any) -> None:
         found, expected = ours(shape, dtype), numpys(shape, dtype)
         assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
         assert found.flags.c_contiguous and found.flags.writeable
-        assert found.ctypes.data % aligned.LINE == 0
+        assert found.nbytes < aligned.SMALL or found.ctypes.data % aligned.LINE == 0
     assert not found.any()
 
 
@@ -37,7 +37,7 @@ def test_memory_lives_as_long_as_the_array() -> None:
 
 
 def test_results_of_ops_are_aligned() -> None:
-    x, weight = CPU.zeros((5, 33)), CPU.empty((33, 17))
+    x, weight = CPU.zeros((500, 33)), CPU.empty((33, 257))
     y = ops.linear(x, weight)
-    for array in (x, weight, y, ops.relu(y), ops.softmax_cross_entropy(y, np.zeros(5, np.int32))[1]):
+    for array in (x, weight, y, ops.relu(y), ops.softmax_cross_entropy(y, np.zeros(500, np.int32))[1]):
         assert array.ctypes.data % aligned.LINE == 0

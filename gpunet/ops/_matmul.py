@@ -35,6 +35,8 @@ _BLOCK_ROWS = 240
 """Maximum number of rows of a task: _DEPTH terms of each fit in the L2 cache."""
 _IN_PLACE_ROWS = 12
 """Up to this many rows, whole panels are read in place, as packing them would take longer than it saves."""
+_SERIAL_PRODUCTS = 2**21
+"""Up to this many multiply-adds, some 40 microseconds, waking other threads takes longer than it saves."""
 _MAX_TASKS, _TASK_PRODUCTS, _TASK_ROWS = 8, 2**18, 48
 """Maximum number of tasks of a product of one block of rows; their minimum of multiply-adds, a few microseconds, the
 cost of handing a task to a thread that is still awake, as in a training step; and of rows, as each packs its panels."""
@@ -149,7 +151,8 @@ def _blocks(a, b, trans_a, trans_b, bias, relu, trans_out, out, row_tasks, colum
 @functools.lru_cache(maxsize=1024)
 def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
     """Numbers of tasks that the rows and the columns of a product are divided into."""
-    wanted = max(1, min(_MAX_TASKS, rows * inner * columns // _TASK_PRODUCTS))
+    products = rows * inner * columns
+    wanted = max(1, min(_MAX_TASKS, products // _TASK_PRODUCTS)) if products > _SERIAL_PRODUCTS else 1
     panels, most = -(-columns // panel), max(1, rows // _TASK_ROWS)
     if rows > columns:
         by_row = min(wanted, most)

@@ -1,10 +1,16 @@
-"""Column sums, bit-identical for any number of threads (CPU)."""
+"""Sums of columns, and maxima and sums of rows, bit-identical for any number of threads (CPU)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._simd import Code
 
 _CHUNK_ROWS = 512
 """Rows per chunk. Chunks of float32 are summed in float32, and their partial sums in float64."""
@@ -34,3 +40,53 @@ def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         _partial_sums(x, partial)
         total[...] = partial.sum(0, dtype=np.float64)
     return total
+
+
+def _reduction(name: str, lanes: int, wide: Any, combine: Any) -> Any:
+    """An intrinsic ``name(x, start, count)`` that reduces `count` elements, a multiple of `lanes` and not 0, of `x`.
+
+    Each lane takes every `lanes`-th element in order, then the lanes are combined in order, so that the bits of the
+    result do not depend on the width of the vectors.
+    """
+
+    def reduce(typing_context: Any, x: Any, start: Any, count: Any) -> Any:
+        result = wide or x.dtype
+        signature = result(x, types.intp, types.intp)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            code = Code(context, builder, signature, args, x.dtype)
+            code.vector = ir.VectorType(context.get_data_type(x.dtype), lanes)
+            target = ir.VectorType(context.get_data_type(result), lanes)
+            data = code.array(0).data
+
+            def load(at: Any) -> Any:
+                value = code.load(data, at)
+                return value if target == code.vector else builder.fpext(value, target)
+
+            total = cgutils.alloca_once_value(builder, load(args[1]))
+            steps = builder.sdiv(args[2], code.integer(lanes))
+            with cgutils.for_range(builder, steps, start=code.integer(1)) as loop:
+                at = builder.add(args[1], builder.mul(loop.index, code.integer(lanes)))
+                builder.store(combine(builder, builder.load(total), load(at)), total)
+            values = [builder.extract_element(builder.load(total), ir.IntType(32)(lane)) for lane in range(lanes)]
+            found = values[0]
+            for value in values[1:]:
+                found = combine(builder, found, value)
+            return found
+
+        return signature, codegen
+
+    reduce.__name__ = name
+    return intrinsic(reduce)
+
+
+def _greater(builder: Any, old: Any, new: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", new, old), new, old)
+
+
+LANES = 16
+"""Elements that :data:`vector_maximum` and :data:`vector_sum` take at a time."""
+vector_maximum = _reduction("vector_maximum", LANES, None, _greater)
+"""The maximum, NaN only if one is among the first LANES elements."""
+vector_sum = _reduction("vector_sum", LANES, types.float64, lambda builder, old, new: builder.fadd(old, new))
+"""The sum in float64."""

@@ -40,7 +40,7 @@ PANEL_BYTES = PANEL_VECTORS * VECTOR_BYTES
 16 registers, and are enough accumulators to hide the latency of two FMA units."""
 
 
-class _Code:
+class Code:
     """Shorthand for emitting the instructions of an intrinsic."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, args: Any, dtype: Any) -> None:
@@ -83,7 +83,7 @@ class _Code:
         return self.builder.fadd(product, c, flags=("contract",))
 
 
-def _accumulate(code: _Code, vectors: int, rows: Any, terms: Any, b: Any, c: Any, d: Any, low: Any) -> None:
+def _accumulate(code: Code, vectors: int, rows: Any, terms: Any, b: Any, c: Any, d: Any, low: Any) -> None:
     """Emit D = max(A B + C, low) for one register tile of `vectors` vectors per row.
 
     rows: addresses of the rows of A, whose number is that of the tile's rows.
@@ -147,7 +147,7 @@ def gemm_micro_kernel(
     )
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature, args, a.dtype)
+        code = Code(context, builder, signature, args, a.dtype)
 
         def positions(start: Any, stride: Any) -> list[Any]:
             return [builder.add(start, builder.mul(stride, code.integer(r))) for r in range(count)]
@@ -199,7 +199,7 @@ def gemm_tile(height: int, vectors: int, packed: bool) -> Any:
         )
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            code = _Code(context, builder, signature, args, a.dtype)
+            code = Code(context, builder, signature, args, a.dtype)
             last = builder.sub(args[0], code.integer(1))
             plain = [code.integer(r) for r in range(height)]
             clipped = [builder.select(builder.icmp_signed("<", here, last), here, last) for here in plain]
@@ -231,7 +231,7 @@ def copy_rows(count: int) -> Any:
         signature = types.void(x, index, index, y, index, index, index)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            code = _Code(context, builder, signature, args, x.dtype)
+            code = Code(context, builder, signature, args, x.dtype)
             code.vector = ir.VectorType(context.get_data_type(x.dtype), count)
             source, target = code.array(0).data, code.array(3).data
             with cgutils.for_range(builder, args[6]) as loop:
@@ -257,7 +257,7 @@ def transpose_square(
     signature = types.void(x, index, index, y, index, index)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = _Code(context, builder, signature, args, x.dtype)
+        code = Code(context, builder, signature, args, x.dtype)
         source, target, lanes = code.array(0).data, code.array(3).data, code.lanes
 
         def position(at: int, row: int) -> Any:
@@ -302,7 +302,7 @@ def winograd_transform(matrix: Sequence[Sequence[float]]) -> Any:
         signature = types.void(x, index, x_offsets, y, index, y_offsets, index)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            code = _Code(context, builder, signature, args, x.dtype)
+            code = Code(context, builder, signature, args, x.dtype)
             outer, inner = len(matrix), len(matrix[0])
             data = {k: code.array(k).data for k in (0, 2, 3, 5)}
             steps = builder.sdiv(args[6], code.integer(code.lanes))

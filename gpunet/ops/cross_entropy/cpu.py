@@ -14,6 +14,7 @@ from gpunet import aligned
 from gpunet.errors import DataError
 from gpunet.ops._exp import exp_nonpositive
 from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._reduce import LANES, vector_maximum, vector_sum
 
 _ELEMENTS = 4096  # approximate number of logits per piece: some tens of microseconds of work
 
@@ -31,8 +32,9 @@ def _piece(classes: int) -> int:
 
 @jit
 def _maximum(row):
-    largest = row[0]
-    for c in range(1, row.size):
+    whole = row.size // LANES * LANES
+    largest = vector_maximum(row, 0, whole) if whole else row[0]
+    for c in range(whole, row.size):
         if row[c] > largest:
             largest = row[c]
     return largest
@@ -44,8 +46,9 @@ def _exponentials(row, out):
     largest = _maximum(row)
     for c in range(row.size):
         out[c] = exp_nonpositive(row[c] - largest)
-    total = 0.0
-    for c in range(row.size):
+    whole = row.size // LANES * LANES
+    total = vector_sum(out, 0, whole) if whole else 0.0
+    for c in range(whole, row.size):
         total += out[c]
     return np.float64(largest), total
 

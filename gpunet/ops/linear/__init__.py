@@ -14,6 +14,8 @@ NEEDS = ("x", "weight", "bias")
 
 
 def _check(x: Array, weight: Array) -> None:
+    if weight.ndim == 2 and weight.size and x.ndim and x.shape[-1] == weight.shape[0]:
+        return
     check_rank("weight", weight, 2, "(in, out)")
     if 0 in weight.shape:
         raise ShapeError(f"weight must have inputs and outputs, got shape {tuple(weight.shape)}")
