@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from gpunet import aligned
 from gpunet.errors import ConfigError, DeviceError, DTypeError
-from gpunet.machine import cpu_name
+from gpunet.machine import available_memory, cpu_name
 
 Array: TypeAlias = npt.NDArray[Any]
 """A ``numpy.ndarray`` or ``cupy.ndarray``; there is no tensor class. (CuPy ships no type annotations.)"""
@@ -130,6 +130,10 @@ class Backend(abc.ABC):
         None: the device has no way of its own, they go through the host. `broadcast` hands on a value of rank 0's.
         """
         return None
+
+    def memory_left(self) -> int | None:
+        """The memory that arrays on this device can still take, in bytes; None if unknown."""
+        return available_memory()
 
     @property
     @abc.abstractmethod

@@ -60,6 +60,11 @@ class Parser(argparse.ArgumentParser):
         """Print the help; unlike argparse, do not ignore an OSError."""
         print(self.format_help(), end="", file=file)
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if arg_strings == ["--"] and action.option_strings and action.nargs is None:
+            return self._get_value(action, "--")  # of --name=--, from which argparse (before Python 3.13) takes it away
+        return super()._get_values(action, arg_strings)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
 

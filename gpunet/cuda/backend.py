@@ -60,6 +60,9 @@ class CudaBackend(Backend):
     def synchronize(self) -> None:
         self.runtime.synchronize()
 
+    def memory_left(self) -> int | None:
+        return self.runtime.memory_left()
+
     @property
     def hardware(self) -> str:
         return self.runtime.hardware

@@ -37,6 +37,10 @@ class CupyRuntime:
         name: bytes = cupy.cuda.runtime.getDeviceProperties(self.device.id)["name"]
         return name.decode()
 
+    def memory_left(self) -> int | None:
+        with self.active():
+            return int(cupy.cuda.runtime.memGetInfo()[0])
+
     def compile(self, source: str, defines: Defines) -> _Module:
         options = ("--std=c++17", *(f"-D{name}={value}" for name, value in defines.items()))
         with self.active():

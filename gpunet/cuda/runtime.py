@@ -38,5 +38,8 @@ class Runtime(Protocol):
     def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         """`step`, which may only launch kernels and allocate, as one graph: see :meth:`gpunet.Backend.capture`."""
 
+    def memory_left(self) -> int | None:
+        """Bytes that are free on the device; None if unknown."""
+
     def synchronize(self) -> None:
         """Wait for all work on the device."""

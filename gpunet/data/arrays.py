@@ -25,7 +25,7 @@ _KEYS = (
     ("images", "labels"),
     ("data", "target"),
 )
-_EXPECTED = "x_train, y_train, x_test, y_test, or X, y (a test part is then split off), and optionally class_names"
+EXPECTED = "x_train, y_train, x_test, y_test, or X, y (a test part is then split off), and optionally class_names"
 
 
 def from_arrays(
@@ -70,24 +70,28 @@ def load_npz(path: Path, config: DataConfig) -> Loaded:
     Raises:
         DataError: it is not a readable NPZ file, or its arrays are not as :func:`from_arrays` takes them.
     """
-    names = npz_names(path, _EXPECTED)
-    keys = next((keys for keys in _KEYS if keys[0] in names), None)
-    if keys is None:
-        raise DataError(f"{path} has no images: it holds {', '.join(names) or 'nothing'}, expected {_EXPECTED}")
-    wanted = [
-        key for pair in zip(keys[::2], keys[1::2], strict=True) if pair[0] in names or pair[1] in names for key in pair
-    ]
-    arrays = read_npz(path, wanted, ("class_names",))
-    parts: list[Part | None] = []
-    for images, labels in zip(keys[::2], keys[1::2], strict=True):
-        there = images in arrays
-        part = Part(arrays[images], arrays[labels], f"{path}, {images}", f"{path}, {labels}") if there else None
-        parts.append(part)
-    train, test, validation = (*parts, None, None)[:3]
-    assert train is not None
+    keys = array_keys(npz_names(path, EXPECTED), str(path))
+    arrays = read_npz(path, [key for pair in keys.values() for key in pair], ("class_names",))
+    parts = {
+        part: Part(arrays[images], arrays[labels], f"{path}, {images}", f"{path}, {labels}")
+        for part, (images, labels) in keys.items()
+    }
     class_names = arrays.get("class_names")
     named = None if class_names is None else checked_names(class_names, f"{path}, class_names")
-    return assemble(Found(train, test, validation, named), config)
+    return assemble(Found(parts["train"], parts.get("test"), parts.get("validation"), named), config)
+
+
+def array_keys(names: Sequence[str], source: str) -> dict[str, tuple[str, str]]:
+    """The parts among arrays called `names`: ``train``, ``test``, ``validation`` -> the names of images and labels.
+
+    Raises:
+        DataError: there are no training images; `source` says where.
+    """
+    keys = next((keys for keys in _KEYS if keys[0] in names), None)
+    if keys is None:
+        raise DataError(f"{source} has no images: it holds {', '.join(names) or 'nothing'}, expected {EXPECTED}")
+    pairs = zip(("train", "test", "validation"), keys[::2], keys[1::2], strict=False)
+    return {part: (images, labels) for part, images, labels in pairs if images in names or labels in names}
 
 
 def _array(values: Any, name: str) -> np.ndarray:

@@ -4,8 +4,8 @@ Images", 2009; www.cs.toronto.edu/~kriz/cifar.html, "Binary version").
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,31 @@ def load_cifar(folder: Path, config: DataConfig) -> Loaded:
     Raises:
         DataError: it is Python's version, a file is missing or has another size, or a label is beyond the classes.
     """
+    found = layout(folder)
+    parts = {}
+    for part, paths in found.parts.items():
+        records = [read_records(path, found) for path in paths]
+        images, labels = (np.concatenate(arrays) for arrays in zip(*records, strict=True))
+        parts[part] = Part(images, labels, str(folder), f"{folder}, the labels")
+    return assemble(
+        Found(parts["train"], parts["test"], class_names=found.class_names, eight_bits=True),
+        config,
+    )
+
+
+class Layout(NamedTuple):
+    """CIFAR's files in a folder."""
+
+    parts: dict[str, tuple[Path, ...]]
+    """Of ``train`` and ``test``."""
+    labels: int
+    """Bytes of labels before each image, of which the last is used."""
+    classes: int
+    class_names: tuple[str, ...] | None
+
+
+def layout(folder: Path) -> Layout:
+    """The files of a folder for which :func:`is_cifar_folder` is true; DataError as :func:`load_cifar`."""
     hundred = (folder / "train.bin").is_file()
     names = ["train", "test"] if hundred else [*_TRAIN, "test_batch"]
     missing = [f"{name}.bin" for name in names if not (folder / f"{name}.bin").is_file()]
@@ -44,29 +69,27 @@ def load_cifar(folder: Path, config: DataConfig) -> Loaded:
         )
     if missing:
         raise DataError(f"{folder} is not complete: {', '.join(missing)} are missing")
-    classes, labels_per_image = (100, 2) if hundred else (10, 1)
-    train = _part([folder / f"{name}.bin" for name in names[:-1]], labels_per_image, classes, folder)
-    test = _part([folder / f"{names[-1]}.bin"], labels_per_image, classes, folder)
+    files = tuple(folder / f"{name}.bin" for name in names)
+    classes, labels = (100, 2) if hundred else (10, 1)
     names_file = folder / ("fine_label_names.txt" if hundred else "batches.meta.txt")
-    return assemble(Found(train, test, class_names=_names(names_file, classes), eight_bits=True), config)
+    return Layout({"train": files[:-1], "test": files[-1:]}, labels, classes, _names(names_file, classes))
 
 
-def _part(paths: Sequence[Path], labels: int, classes: int, folder: Path) -> Part:
-    records = []
-    for path in paths:
-        try:
-            check_memory(2 * path.stat().st_size, str(path))
-            data = np.frombuffer(read_regular(path, limit=_LARGEST), np.uint8)
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-        if data.size == 0 or data.size % (labels + _PIXELS):
-            raise DataError(f"{path} is damaged: {data.size} bytes are no multiple of {labels + _PIXELS}, an image's")
-        records.append(data.reshape(-1, labels + _PIXELS))
-        if records[-1][:, labels - 1].max() >= classes:
-            raise DataError(f"{path} is damaged: it has labels beyond {classes - 1}")
-    rows = np.concatenate(records)
+def read_records(path: Path, found: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """The images (n, 32, 32, 3) and labels (n,) of one file; DataError as :func:`load_cifar`."""
+    labels = found.labels
+    try:
+        check_memory(2 * path.stat().st_size, str(path))
+        data = np.frombuffer(read_regular(path, limit=_LARGEST), np.uint8)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    if data.size == 0 or data.size % (labels + _PIXELS):
+        raise DataError(f"{path} is damaged: {data.size} bytes are no multiple of {labels + _PIXELS}, an image's")
+    rows = data.reshape(-1, labels + _PIXELS)
+    if rows[:, labels - 1].max() >= found.classes:
+        raise DataError(f"{path} is damaged: it has labels beyond {found.classes - 1}")
     images = np.ascontiguousarray(rows[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    return Part(images, rows[:, labels - 1], str(folder), f"{folder}, the labels")
+    return images, rows[:, labels - 1].copy()
 
 
 def _names(path: Path, classes: int) -> tuple[str, ...] | None:

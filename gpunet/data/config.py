@@ -82,6 +82,18 @@ class DataConfig(Options):
         "over the training images; pixel: the same per pixel",
         choices=("none", "channel", "pixel"),
     )
+    stream: str = option(
+        "auto",
+        "packed data: always: read the images from the disk while training; never: hold them in memory; auto: stream "
+        "a part that takes more than a quarter of the memory that is left. The results are the same",
+        choices=("auto", "always", "never"),
+    )
+    shuffle: str = option(
+        "full",
+        "order of the training images in an epoch: full, or, for packed data, blocks: shards in random order, and the "
+        "images of every four of them among each other, so that they are read from the disk together",
+        choices=("full", "blocks"),
+    )
     flip: bool = option(False, "augmentation: flip each training image horizontally with probability 1/2")
     alternate_flip: bool = option(
         False, "augmentation: flip each training image horizontally every other epoch, half of them in the first"

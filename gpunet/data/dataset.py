@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gpunet.data.bounded import check_memory
+from gpunet.data.shards import Images, PackedImages
 from gpunet.dlpack import own_array
 from gpunet.errors import DataError
 from gpunet.tasks import CLASSIFICATION, MULTILABEL, REGRESSION
@@ -40,10 +42,11 @@ class Dataset:
 
     Args:
         images: uint8 (n, H, W, C), n, H, W, C >= 1; or float32, where uint8 cannot hold the values. A table of F
-            features is float32 (n, 1, 1, F): an image of one pixel with a channel for each feature.
+            features is float32 (n, 1, 1, F): an image of one pixel with a channel for each feature. Images of packed
+            data stay on the disk until they are indexed.
         labels: int32 (n,), each an index into class_names. For the task ``regression``, the targets, float64 (n, K);
             for ``multilabel``, uint8 (n, K), 1 where a label holds. class_names are then the names of the targets or
-                labels.
+            labels.
         value_range: the values of `images` that are black and white: what :func:`~gpunet.data.scaling.scaling_of` maps
             to 0 and 1. Of no meaning for a table.
 
@@ -57,7 +60,7 @@ class Dataset:
     array([1, 0], dtype=int32)
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     class_names: tuple[str, ...]
     value_range: tuple[float, float] = EIGHT_BITS
@@ -67,7 +70,7 @@ class Dataset:
         for name in ("images", "labels"):  # another library's array, such as a PyTorch tensor, is taken as it is
             object.__setattr__(self, name, own_array(getattr(self, name)))
         images, labels = self.images, self.labels
-        if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
+        if not isinstance(images, (np.ndarray, PackedImages)) or not isinstance(labels, np.ndarray):
             raise DataError(
                 f"a Dataset takes arrays, got images of type {type(images).__name__} and labels of type "
                 f"{type(labels).__name__}: convert them with numpy.asarray(images, numpy.uint8) and "
@@ -124,16 +127,37 @@ class Dataset:
         return len(self.class_names)
 
     def take(self, indices: np.ndarray) -> Dataset:
-        """The images and labels at `indices`, copied."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
+        """The images and labels at `indices`, copied; images on the disk stay there."""
+        on_disk = isinstance(self.images, PackedImages)
+        images = self.images.take(indices) if on_disk else self.images[indices]
+        return replace(self, images=images, labels=self.labels[indices])
 
     def in_range(self, value_range: tuple[float, float]) -> Dataset:
         """The same data set with `value_range`: values as a model sees them that was trained with that range."""
         if self.is_table or value_range == self.value_range:
             return self
-        unit = images_in_unit(self.images, self.value_range)
+        unit = images_in_unit(self.in_memory(), self.value_range)
         images = unit * np.float32(value_range[1] - value_range[0]) + np.float32(value_range[0])
         return replace(self, images=images.astype(np.float32), value_range=value_range)
+
+    def in_memory(self) -> np.ndarray:
+        """All images, read if they are on the disk.
+
+        Raises:
+            DataError: they do not fit into memory, or cannot be read.
+        """
+        if isinstance(self.images, PackedImages):
+            check_memory(self.images.size, f"a data set of {len(self)} images")
+            return self.images[:]
+        return self.images
+
+    def shows_the_same(self, other: Dataset) -> bool:
+        """Whether two data sets have the same labels and images in the same order."""
+        if self is other or not np.array_equal(self.labels, other.labels):
+            return self is other
+        if isinstance(self.images, PackedImages) and isinstance(other.images, PackedImages):
+            return self.images.digest() == other.images.digest()
+        return np.array_equal(self.in_memory(), other.in_memory())
 
     def shown(self, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
         """The images at `rows` for looking at: uint8 from 0 to 255 as they are, others as float32, 0 black and 1 white.

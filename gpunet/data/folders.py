@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -20,11 +20,13 @@ from gpunet.errors import DataError
 logger = logging.getLogger("gpunet")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp")
-_PARTS = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
+PART_NAMES = {"train": ("train", "training"), "validation": ("val", "valid", "validation"), "test": ("test", "testing")}
 _Result = TypeVar("_Result")
 
 
-class _Picture(NamedTuple):
+class Picture(NamedTuple):
+    """A file of a picture, and the name of its class."""
+
     path: Path
     label: str
 
@@ -41,15 +43,15 @@ def load_folder(root: Path, config: DataConfig) -> Loaded:
         DataError: there are no classes, a class has no pictures, they differ in size, or files are damaged: each is
             named, unless ``skip_damaged``.
     """
-    folders = _part_folders(root)
-    pictures = {part: _pictures(folder) for part, folder in folders.items()}
+    folders = part_folders(root)
+    pictures = {part: pictures_in(folder) for part, folder in folders.items()}
     damaged: list[str] = []
     headers = {part: _each(part_pictures, picture_header, damaged) for part, part_pictures in pictures.items()}
     sizes = Counter((height, width) for found in headers.values() for _, (height, width, _) in found)
     colour = any(in_colour for found in headers.values() for _, (*_, in_colour) in found)
     if not sizes:
-        _refuse(root, damaged)
-    shape = (*_size(root, sizes, config), config.channels or (3 if colour else 1))
+        refuse(root, damaged)
+    shape = (*common_size(root, sizes, config), config.channels or (3 if colour else 1))
     check_memory(sum(sizes.values()) * int(np.prod(shape)), f"{root}, {sum(sizes.values())} images {shape},")
 
     parts = {}
@@ -60,21 +62,22 @@ def load_folder(root: Path, config: DataConfig) -> Loaded:
             labels = np.array([picture.label for picture, _ in read])
             parts[part] = Part(images, labels, str(folders[part]), str(folders[part]))
     if damaged and (not config.skip_damaged or "train" not in parts):
-        _refuse(root, damaged)
+        refuse(root, damaged)
     if damaged:
         logger.warning("%s: %d damaged files are left out:\n  %s", root, len(damaged), "\n  ".join(damaged))
     return assemble(Found(parts["train"], parts.get("test"), parts.get("validation"), eight_bits=True), config)
 
 
-def _refuse(root: Path, damaged: list[str]) -> None:
+def refuse(root: Path, damaged: list[str]) -> NoReturn:
+    """Raise the DataError that names all damaged files."""
     head = f"{root}: {len(damaged)} files cannot be read: mend or remove them, or give --skip-damaged"
     raise DataError("\n  ".join([head, *damaged]))
 
 
-def _part_folders(root: Path) -> dict[str, Path]:
+def part_folders(root: Path) -> dict[str, Path]:
     """Part -> its folder; the whole is ``train`` if there are no folders for parts."""
     inner = {path.name.lower(): path for path in _folders(root)}
-    found = {part: inner[name] for part, names in _PARTS.items() for name in names if name in inner}
+    found = {part: inner[name] for part, names in PART_NAMES.items() for name in names if name in inner}
     if "train" not in found or not any(_folders(found["train"])):
         return {"train": root}
     others = [path.name for path in inner.values() if path not in found.values()]
@@ -94,7 +97,7 @@ def _listed(folder: Path) -> list[Path]:
         raise DataError(f"cannot read {folder}: {error.strerror or error}") from error
 
 
-def _pictures(root: Path) -> list[_Picture]:
+def pictures_in(root: Path) -> list[Picture]:
     """All pictures below `root`, by class and path."""
     classes = _folders(root)
     if not classes:
@@ -102,7 +105,7 @@ def _pictures(root: Path) -> list[_Picture]:
             f"{root} has no data set: expected a folder of pictures for each class (or train/, val/ and test/ of "
             "such), MNIST's IDX files, CIFAR's binary files, or train.csv"
         )
-    found: list[_Picture] = []
+    found: list[Picture] = []
     others: list[str] = []
     for folder in classes:
         files = [path for path in _files(folder) if not path.name.startswith(".")]
@@ -113,7 +116,7 @@ def _pictures(root: Path) -> list[_Picture]:
                 f"{folder} has no pictures: expected files with {', '.join(SUFFIXES)}; "
                 "remove the folder if it is no class"
             )
-        found += [_Picture(path, folder.name) for path in pictures]
+        found += [Picture(path, folder.name) for path in pictures]
     if others:
         logger.warning("%s: %d files that are no pictures are ignored: %s", root, len(others), some(others))
     return found
@@ -130,8 +133,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _each(
-    pictures: Iterable[_Picture], read: Callable[[Path], _Result], damaged: list[str]
-) -> list[tuple[_Picture, _Result]]:
+    pictures: Iterable[Picture], read: Callable[[Path], _Result], damaged: list[str]
+) -> list[tuple[Picture, _Result]]:
     """What `read` returns of each picture; what it refuses is added to `damaged`."""
     found = []
     for picture in pictures:
@@ -142,7 +145,7 @@ def _each(
     return found
 
 
-def _size(root: Path, sizes: Counter[tuple[int, int]], config: DataConfig) -> tuple[int, int]:
+def common_size(root: Path, sizes: Counter[tuple[int, int]], config: DataConfig) -> tuple[int, int]:
     """Height and width of the images."""
     if config.image_size:
         return config.image_size[0], config.image_size[-1]

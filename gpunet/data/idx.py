@@ -119,6 +119,24 @@ def as_array(content: bytearray, path: str | os.PathLike[str]) -> np.ndarray[Any
     return shaped.astype(header.dtype.newbyteorder("="), copy=False)
 
 
+@contextlib.contextmanager
+def opened_array(path: str | os.PathLike[str]) -> Iterator[tuple[Stream, tuple[int, ...], np.dtype[Any]]]:
+    """The values of an IDX file as a stream, and the shape and big-endian dtype that its header declares.
+
+    Raises:
+        DataError: unreadable, not an IDX file, or its size contradicts its header; of a gzip file, only as far as its
+            size tells.
+    """
+    with _decompressed(path) as (stream, size, ratio):
+        data = bytearray()
+        read_into(data, stream, 4)
+        read_into(data, stream, 4 + 4 * data[3] if len(data) == 4 else 4)
+        header = _header(data, path)
+        if header.size > size * ratio or (ratio == 1 and header.size != size):
+            raise _contradiction(path, header, size * ratio, "" if ratio == 1 else "at most ")
+        yield stream, header.shape, header.dtype
+
+
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
     """Read an IDX file, gzipped or not, into a new array in the machine's byte order.
 

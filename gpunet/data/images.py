@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -82,18 +83,20 @@ def read_image(
     return _fit(picture, width, height).reshape(shape)
 
 
-def read_picture(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """A picture of a training set, as :func:`read_image` reads it without inverting it.
+def read_picture(path: Path, shape: tuple[int, int, int], content: bytes | None = None) -> np.ndarray:
+    """A picture of a training set, as :func:`read_image` reads it without inverting it; from its `content`, if given.
 
     Raises:
         DataError: as :func:`read_image`.
     """
     height, width, channels = shape
-    return _fit(_from_picture(path, "L" if channels == 1 else "RGB"), width, height).reshape(shape)
+    return _fit(_from_picture(path, "L" if channels == 1 else "RGB", content), width, height).reshape(shape)
 
 
-def picture_header(path: Path) -> tuple[int, int, bool]:
+def picture_header(path: Path, content: bytes | None = None) -> tuple[int, int, bool]:
     """Height and width of a picture as it is seen, and whether it is in colour; only the start of the file is read.
+
+    content: that of the file, if it is in no file of its own; `path` then names it in messages.
 
     Raises:
         DataError: the file cannot be read, or not as a picture.
@@ -101,7 +104,8 @@ def picture_header(path: Path) -> tuple[int, int, bool]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), open_regular(path) as file:
+        opened: IO[bytes] = open_regular(path) if content is None else io.BytesIO(content)
+        with warnings.catch_warnings(), opened as file:
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_FORMATS) as picture:
                 width, height = picture.size
@@ -116,13 +120,13 @@ def picture_header(path: Path) -> tuple[int, int, bool]:
         raise DataError(f"{path} cannot be read and seems to be damaged: {error}") from error
 
 
-def _from_picture(path: Path, mode: str) -> Image.Image:
+def _from_picture(path: Path, mode: str, content: bytes | None = None) -> Image.Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of sizes that are checked here
-            with Image.open(path, formats=_FORMATS) as picture:
+            with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as picture:
                 width, height = picture.size
                 if width * height > LARGEST_PICTURE:
                     raise DataError(

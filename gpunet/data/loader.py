@@ -13,12 +13,29 @@ import numpy as np
 from gpunet import ops
 from gpunet.backend import Array, Backend, backend_of
 from gpunet.data.scaling import Scaling
+from gpunet.data.shards import Images
 from gpunet.data.targets import TargetScaling, as_array, checked_targets, checked_weights, in_dtype
 from gpunet.devices import get_backend
 from gpunet.errors import ConfigError, DataError
 from gpunet.ops import random
 
+WINDOW = 4
+"""Blocks whose images are shuffled among each other; see :func:`in_blocks`."""
+
 _FIRST_FLIP = 2**32 - 1  # a step of the shuffle stream that no epoch uses
+
+
+def in_blocks(order: np.ndarray, blocks: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """A shuffled `order` in which only a few blocks of images are shown at a time, so that they are read from the disk
+    together: the blocks are shuffled, and the images of every WINDOW of them, as they then follow, among each other.
+
+    Args:
+        order: (n,) the order of all images.
+        blocks: (n,) the number of the block of each image.
+    """
+    place = random.PhiloxStream(seed, random.BLOCKS, epoch).permutation(int(blocks.max()) + 1)
+    window = place[blocks] // WINDOW
+    return order[np.argsort(window[order], kind="stable")]
 
 
 def _mirror(images: Array) -> Array:
@@ -42,6 +59,8 @@ class Loader:
             Single GPU", arXiv:2404.00498, 2024), so that two consecutive epochs show both versions of it. It doubles
             the memory for the images.
         dtype: of the batches, float32 or float64.
+        blocks: (n,) integers: shuffle in two levels; see :func:`in_blocks`.
+        content: what identifies the images in :meth:`digest`, if that is known, instead of all their bytes.
 
     Raises:
         DataError: there are no images, or not as many labels as images, or they are no arrays of numbers; or a target
@@ -60,7 +79,7 @@ class Loader:
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: Images,
         targets: np.ndarray,
         *,
         sample_weight: np.ndarray | None = None,
@@ -72,6 +91,8 @@ class Loader:
         shift: int = 0,
         cutout: int = 0,
         dtype: Any = "float32",
+        blocks: np.ndarray | None = None,
+        content: str | None = None,
     ) -> None:
         images, targets = as_array(images, "images"), checked_targets(targets)
         if not images.ndim or images.dtype.kind not in "uif":
@@ -85,27 +106,37 @@ class Loader:
         self.backend = backend = backend or get_backend()
         self.size = len(images)
         self.input_shape: tuple[int, ...] = tuple(images.shape[1:])
-        # With alternate_flip, the mirrored images are stored after the others: the order decides which one is shown.
         self.alternate_flip = alternate_flip
-        if alternate_flip:
-            with backend_of(images).active():
-                images = np.concatenate([images, _mirror(images)])
-        self._images = backend.asarray(images)
+        self._of_pixels = images.dtype == np.uint8
+        self._blocks, self._content = blocks, content
         self.targets: np.ndarray = targets
         """On the host: class indices int32 (n,), or numbers float64 (n, K), as they were given."""
         self.sample_weight = checked_weights(sample_weight, self.size)
         """On the host: float64 (n,), or None."""
-        # Numbers are gathered beside the images, whose batches then have labels of no meaning.
-        self._labels = backend.asarray(self._twice(np.zeros(self.size, np.int32) if targets.ndim == 2 else targets))
-        self._numbers = backend.asarray(self._twice(in_dtype(targets, dtype))) if targets.ndim == 2 else None
-        weights = self.sample_weight
-        self._weights = None if weights is None else backend.asarray(self._twice(in_dtype(weights[:, None], dtype)))
+        self._numbers: Array | None = None
+        self._weights: Array | None = None
         self._scaling: dict[str, Any] = {
             "scale": None if scale is None else backend.asarray(scale, dtype),
             "offset": None if offset is None else backend.asarray(offset, dtype),
             "dtype": np.dtype(dtype),
         }
         self._augmentation: dict[str, Any] = {"flip": flip, "shift": shift, "cutout": cutout}
+        self._store(images)
+
+    def _store(self, images: Any) -> None:
+        """Move the images and targets to the device, with the orders in which they are shown."""
+        backend, targets, weights, dtype = self.backend, self.targets, self.sample_weight, self._scaling["dtype"]
+        # With alternate_flip, the mirrored images are stored after the others: the order decides which one is shown.
+        if self.alternate_flip:
+            with backend_of(images).active():
+                images = np.concatenate([images, _mirror(images)])
+        self._images = backend.asarray(images)
+        # Numbers are gathered beside the images, whose batches then have labels of no meaning.
+        self._labels = backend.asarray(self._twice(np.zeros(self.size, np.int32) if targets.ndim == 2 else targets))
+        if targets.ndim == 2:
+            self._numbers = backend.asarray(self._twice(in_dtype(targets, dtype)))
+        if weights is not None:
+            self._weights = backend.asarray(self._twice(in_dtype(weights[:, None], dtype)))
         self._in_order = backend.asarray(np.arange(self.size, dtype=np.int64))
         self._order = backend.copy(self._in_order)
 
@@ -140,7 +171,7 @@ class Loader:
         Raises:
             ConfigError: it was given in float64, with more digits than float32 has.
         """
-        if self._images.dtype != np.uint8:
+        if not self._of_pixels:
             return None
         given = [self._scaling[name] for name in ("scale", "offset")]
         shapes = [(1, 1, self.input_shape[2]), *(tuple(array.shape) for array in given if array is not None)]
@@ -155,9 +186,14 @@ class Loader:
     def digest(self) -> str:
         """SHA-256 of everything that determines the batches: images, labels, their order, scaling and augmentation."""
         settings = {**self._augmentation, "alternate_flip": self.alternate_flip, "dtype": str(self._scaling["dtype"])}
+        if self._blocks is not None:
+            settings["blocks"] = hashlib.sha256(self._blocks.astype("<i8").tobytes()).hexdigest()
+        if self._content is not None:
+            settings["content"] = self._content
         found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        images = None if self._content is not None else self.images
         targets = [self._numbers, self.targets] if self._numbers is not None else [self.labels]
-        for array in (self.images, *targets, self._scaling["scale"], self._scaling["offset"], self._weights):
+        for array in (images, *targets, self._scaling["scale"], self._scaling["offset"], self._weights):
             if array is not None:
                 host = np.ascontiguousarray(self.backend.to_numpy(array))
                 found.update(f"{host.dtype.str}{host.shape}".encode())
@@ -170,16 +206,21 @@ class Loader:
         Raises:
             ConfigError: the loader holds features.
         """
-        if self.images.dtype != np.uint8:
+        if not self._of_pixels:
             raise ConfigError("only images can be mirrored, not features")
         mirrored = copy.copy(self)
-        mirrored._images, mirrored._labels = _mirror(self.images), self._labels[: self.size]
-        if self._numbers is not None:
-            mirrored._numbers = self._numbers[: self.size]
-        if self._weights is not None:
-            mirrored._weights = self._weights[: self.size]
         mirrored._augmentation, mirrored.alternate_flip = {}, False
+        mirrored._content = None
+        mirrored._store_mirrored(self)
         return mirrored
+
+    def _store_mirrored(self, other: Loader) -> None:
+        """Hold the mirror images of those of `other`."""
+        self._images, self._labels = _mirror(other.images), other._labels[: self.size]
+        if other._numbers is not None:
+            self._numbers = other._numbers[: self.size]
+        if other._weights is not None:
+            self._weights = other._weights[: self.size]
 
     def standardized(self, scaling: TargetScaling) -> Loader:
         """A loader of the same images whose batches have the targets that a network learns; :attr:`targets` stay."""
@@ -188,13 +229,29 @@ class Loader:
         other._numbers = self.backend.asarray(self._twice(numbers))
         return other
 
+    def serve(self, first: int, last: int, of: int) -> None:
+        """Training batches of `of` images are asked for their rows `first` to `last` - 1 alone, those of a rank."""
+
     def shuffle(self, seed: int, epoch: int) -> None:
         """Shuffle the training images for `epoch`: the order depends only on `seed` and `epoch`."""
+        self.backend.assign(self._order, self._shuffled(seed, epoch))  # in place: a captured step refers to this array
+
+    def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
+        """The order of an epoch, int64 (n,): numbers of images, or of mirror images, which follow all images."""
         order = random.PhiloxStream(seed, random.SHUFFLE, epoch).permutation(self.size)
+        if self._blocks is not None:
+            order = in_blocks(order, self._blocks, seed, epoch)
         if self.alternate_flip:
             mirrored_first = random.PhiloxStream(seed, random.SHUFFLE, _FIRST_FLIP).permutation(self.size) & 1
             order = order + self.size * (mirrored_first[order] ^ (epoch & 1))
-        self.backend.assign(self._order, order)  # in place: a captured step refers to this array
+        return order
+
+    def prepare(self, start: int, size: int, *, training: bool = False) -> None:
+        """Make ready for :meth:`batch` or, with `training`, :meth:`training_batch` with this `start` and `size`.
+
+        To be called before each batch, also before each replay of a captured one; a loader whose images are all on the
+        device has nothing to do.
+        """
 
     def training_batch(
         self, start: int | Array, size: int, *, seed: int, step: int | Array, first_row: int = 0

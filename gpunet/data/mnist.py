@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import string
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,12 +54,17 @@ def load_idx_folder(folder: Path, config: DataConfig) -> Loaded:
         return _load_emnist(folder, splits, config)
     contents = _contents(folder, list(FILES))
     # If the labels are Fashion-MNIST's, the images must be, too: verify the files and use the known class names.
-    found = {name: mismatch(content, path, name) for name, (path, content) in contents.items()}
-    if found["train-labels-idx1-ubyte"] is not None:
+    path, content = contents["train-labels-idx1-ubyte"]
+    if mismatch(content, path, "train-labels-idx1-ubyte") is not None:
         return assemble(_found(contents), config)
-    if problems := [problem for problem in found.values() if problem is not None]:
-        raise DataError("\n  ".join([f"Fashion-MNIST in {folder} cannot be used:", *problems]))
+    _check_fashion_mnist(folder, contents)
     return _verified(contents, config)
+
+
+def _check_fashion_mnist(folder: Path, contents: dict[str, tuple[Path, bytearray]]) -> None:
+    found = [mismatch(content, path, name) for name, (path, content) in contents.items()]
+    if problems := [problem for problem in found if problem is not None]:
+        raise DataError("\n  ".join([f"Fashion-MNIST in {folder} cannot be used:", *problems]))
 
 
 def _verified(contents: dict[str, tuple[Path, bytearray]], config: DataConfig) -> Loaded:
@@ -67,11 +73,15 @@ def _verified(contents: dict[str, tuple[Path, bytearray]], config: DataConfig) -
 
 
 def _contents(folder: Path, names: list[str]) -> dict[str, tuple[Path, bytearray]]:
+    return {name: (path, read_content(path)) for name, path in _paths(folder, names).items()}
+
+
+def _paths(folder: Path, names: list[str]) -> dict[str, Path]:
     paths = {name: locate(folder, name) for name in names}
     missing = [name for name, path in paths.items() if path is None]
     if missing:
         raise DataError(f"{folder} is not an IDX folder: {', '.join(missing)} are missing (also as .gz)")
-    return {name: (path, read_content(path)) for name, path in paths.items() if path is not None}
+    return {name: path for name, path in paths.items() if path is not None}
 
 
 def _found(
@@ -95,25 +105,63 @@ def _emnist_splits(folder: Path) -> list[str]:
     return sorted({name.split("-")[1] for name in names})
 
 
-def _load_emnist(folder: Path, splits: list[str], config: DataConfig) -> Loaded:
-    """EMNIST's pictures are stored transposed, and the labels of its letters begin at 1."""
+class IdxFiles(NamedTuple):
+    """The files of a folder for which :func:`is_idx_folder` is true."""
+
+    parts: dict[str, tuple[Path, Path]]
+    """Images and labels of ``train`` and ``test``."""
+    fashion_mnist: bool
+    """Whether they are Fashion-MNIST's own, which have been verified."""
+    emnist: dict[int, str] | None
+    """If they are EMNIST's, whose pictures are stored transposed: the names of its labels."""
+
+
+def idx_files(folder: Path) -> IdxFiles:
+    """The files in `folder`, without the images being read unless they are to be verified.
+
+    Raises:
+        DataError: as :func:`load_idx_folder`.
+    """
+    splits = _emnist_splits(folder)
+    emnist = bool(splits) and not any(locate(folder, name) for name in FILES)
+    names = _emnist_names(folder, splits) if emnist else list(FILES)
+    paths = _paths(folder, names)
+    labels = "train-labels-idx1-ubyte"
+    fashion = not emnist and mismatch(read_content(paths[labels]), paths[labels], labels) is None
+    if fashion:
+        _check_fashion_mnist(folder, _contents(folder, names))
+    files = [paths[name] for name in names]
+    parts = {"train": (files[0], files[1]), "test": (files[2], files[3])}
+    return IdxFiles(parts, fashion, _EMNIST.get(splits[0], {}) if emnist else None)
+
+
+def emnist_labels(labels: np.ndarray, known: dict[int, str]) -> np.ndarray:
+    """EMNIST's labels by name, as far as all are `known`; those of its letters begin at 1."""
+    if labels.ndim == 1 and len(labels) and set(np.unique(labels).tolist()) <= set(known):
+        return np.array([known[label] for label in labels.tolist()])
+    return labels
+
+
+def _emnist_names(folder: Path, splits: list[str]) -> list[str]:
     if len(splits) > 1:
         raise DataError(
             f"{folder} has several of EMNIST's splits: {', '.join(splits)}; move the files of one into a folder"
         )
-    names = [
+    return [
         f"emnist-{splits[0]}-{part}-{kind}"
         for part in ("train", "test")
         for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
     ]
-    found = _found(_contents(folder, names))
+
+
+def _load_emnist(folder: Path, splits: list[str], config: DataConfig) -> Loaded:
+    """EMNIST's pictures are stored transposed, and the labels of its letters begin at 1."""
+    found = _found(_contents(folder, _emnist_names(folder, splits)))
     known = _EMNIST.get(splits[0], {})
     logger.info("%s: EMNIST's pictures, which are stored transposed, are turned upright", folder)
 
     def upright(part: Part) -> Part:
-        labels = part.labels
-        if labels.ndim == 1 and len(labels) and set(np.unique(labels).tolist()) <= set(known):
-            labels = np.array([known[label] for label in labels.tolist()])
+        labels = emnist_labels(part.labels, known)
         return Part(part.values.swapaxes(1, 2), labels, part.source, part.labels_source)
 
     assert found.test is not None

@@ -30,7 +30,7 @@ def read_npy(stream: IO[bytes], size: int, source: str) -> np.ndarray[Any, Any]:
         DataError: it is damaged, holds Python objects, has another size than its header declares, or is larger than the
             memory that is left.
     """
-    shape, fortran, dtype = _header(stream, source)
+    shape, fortran, dtype = read_header(stream, source)
     declared = stream.tell() + math.prod(shape) * dtype.itemsize
     if declared != size:
         raise DataError(
@@ -47,8 +47,12 @@ def read_npy(stream: IO[bytes], size: int, source: str) -> np.ndarray[Any, Any]:
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _header(stream: IO[bytes], source: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether the order is Fortran's, and dtype."""
+def read_header(stream: IO[bytes], source: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the order is Fortran's, and dtype, from the start of `stream`; `source` names it in messages.
+
+    Raises:
+        DataError: it is no header, or of Python objects.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers written by Python 2
@@ -94,6 +98,20 @@ def read_npz(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> 
         return {name: _member(members.archive, info, f"{path}, {name}") for name, info in wanted.items()}
 
 
+@contextlib.contextmanager
+def opened_member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """The file of the array `name` in the NPZ file at `path`, from its header on.
+
+    Raises:
+        DataError: `path` is not a readable NPZ file, or lacks the array; or, in the block, the file is damaged.
+    """
+    with _archive(path, name) as members:
+        if name not in members.infos:
+            raise DataError(f"{path} lacks {name}: it holds {', '.join(members.infos) or 'nothing'}")
+        with _opened(members.archive, members.infos[name], f"{path}, {name}") as stream:
+            yield stream
+
+
 class _Members(NamedTuple):
     archive: zipfile.ZipFile
     infos: dict[str, zipfile.ZipInfo]
@@ -117,7 +135,11 @@ def _archive(path: Path, expected: str) -> Iterator[_Members]:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str) -> np.ndarray[Any, Any]:
+    with _opened(archive, info, source) as stream:
+        return read_npy(stream, info.file_size, source)
+
+
+def _opened(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str) -> IO[bytes]:
     if info.compress_type not in _METHODS:  # the others decompress a block at a time, of any size
         raise DataError(f"{source} is compressed by a method that NumPy does not write: save it with numpy.savez")
-    with archive.open(info) as stream:
-        return read_npy(stream, info.file_size, source)
+    return archive.open(info)

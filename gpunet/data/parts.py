@@ -75,7 +75,7 @@ def assemble(found: Found, config: DataConfig) -> Loaded:
         ConfigError: ``image_shape`` does not fit, or ``test_fraction`` leaves a part empty.
     """
     given = [part for part in (found.train, found.validation, found.test) if part is not None]
-    shaped = [_in_nhwc(part, found, config) for part in given]
+    shaped = [in_nhwc(part, config, found.features) for part in given]
     for part, values in zip(given, shaped, strict=True):
         if values.size == 0:
             raise DataError(f"{part.source} holds no pixels: shape {part.values.shape}")
@@ -112,8 +112,12 @@ def assemble(found: Found, config: DataConfig) -> Loaded:
     return Loaded(train, sets[-1], len(train) - len(sets[0]), held_out)
 
 
-def _in_nhwc(part: Part, found: Found, config: DataConfig) -> np.ndarray:
-    """The values of `part` as (n, H, W, C); those of a table as (n, 1, 1, F)."""
+def in_nhwc(part: Part, config: DataConfig, features: tuple[str, ...] = ()) -> np.ndarray:
+    """The values of `part` as (n, H, W, C); those of a table, whose columns are `features`, as (n, 1, 1, F).
+
+    Raises:
+        DataError: they have another rank, or ``image_shape`` does not fit.
+    """
     values = part.values
     if config.image_shape and values.ndim == 2:
         shape = (*config.image_shape, 1)[:3]
@@ -124,7 +128,7 @@ def _in_nhwc(part: Part, found: Found, config: DataConfig) -> np.ndarray:
             )
         return values.reshape(len(values), *shape)
     if values.ndim == 2:
-        return _features(values, part.source, found.features)
+        return _features(values, part.source, features)
     if values.ndim == 3:
         return values[..., None]
     if values.ndim != 4:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -74,8 +75,46 @@ def stored(
             first one's range of 0..1, 0..16 or 0..255. `sources` name the parts.
     """
     parts = [_numbers(part, source) for part, source in zip(parts, sources, strict=True)]
-    bounds = [(float(part.min()), float(part.max())) for part in parts]
-    whole = all(_whole(part) for part in parts)
+    seen = [Seen(float(part.min()), float(part.max()), _whole(part)) for part in parts]
+    found, unit = range_of(seen, sources, value_range)
+    if unit:
+        with contextlib.suppress(DataError):
+            pairs = zip(parts, sources, strict=True)
+            return [to_uint8(part, source, exact=True) for part, source in pairs], EIGHT_BITS
+    check_bounds(seen, sources, found)
+    if all(part.whole and part.low >= 0 and part.high <= 255 for part in seen):
+        return [np.ascontiguousarray(part, np.uint8) for part in parts], found.range
+    return [np.ascontiguousarray(part, np.float32) for part in parts], found.range
+
+
+class Seen(NamedTuple):
+    """What was seen of the values of a part."""
+
+    low: float
+    high: float
+    whole: bool
+    """Whether all are whole numbers."""
+
+
+class Range(NamedTuple):
+    """The values that become [0, 1]."""
+
+    range: tuple[float, float]
+    usual: bool
+    """Whether that is a usual range which other parts have, too, rather than the one that was given or seen."""
+
+
+def seen_in(array: np.ndarray, source: str) -> Seen:
+    """What is seen in one array, which must hold numbers; DataError as :func:`stored`."""
+    numbers = _numbers(array, source)
+    return Seen(float(numbers.min()), float(numbers.max()), _whole(numbers))
+
+
+def range_of(
+    seen: Sequence[Seen], sources: Sequence[str], value_range: tuple[float, float] | None
+) -> tuple[Range, bool]:
+    """The range that :func:`stored` chooses, and whether the values may be k/255, to be stored as k."""
+    bounds, whole = [(part.low, part.high) for part in seen], all(part.whole for part in seen)
     own = _usual_range(bounds[0], whole)
     if whole and own not in (None, UNIT):
         own = _usual_range((min(low for low, _ in bounds), max(high for _, high in bounds)), whole) or own
@@ -88,19 +127,20 @@ def stored(
             raise DataError(f"{sources[0]}: all values are {found[0]:g}, so there is nothing to learn from them")
     else:
         found = value_range
-    if found == UNIT and not whole:
-        with contextlib.suppress(DataError):
-            pairs = zip(parts, sources, strict=True)
-            return [to_uint8(part, source, exact=True) for part, source in pairs], EIGHT_BITS
-    for (low, high), source in zip(bounds[1:], sources[1:], strict=True):
-        if found == own and not found[0] <= low <= high <= found[1]:
+    return Range(found, found == own), found == UNIT and not whole
+
+
+def check_bounds(seen: Sequence[Seen], sources: Sequence[str], found: Range) -> None:
+    """Raise DataError if values of another part than the first lie beyond a usual range."""
+    if not found.usual:
+        return
+    low, high = found.range
+    for part, source in zip(seen[1:], sources[1:], strict=True):
+        if not low <= part.low <= part.high <= high:
             raise DataError(
-                f"{source}: values lie between {low:g} and {high:g}, but those of {sources[0]} in {found[0]:g} to "
-                f"{found[1]:g}: give both the same range"
+                f"{source}: values lie between {part.low:g} and {part.high:g}, but those of {sources[0]} in {low:g} to "
+                f"{high:g}: give both the same range"
             )
-    if whole and all(low >= 0 and high <= 255 for low, high in bounds):
-        return [np.ascontiguousarray(part, np.uint8) for part in parts], found
-    return [np.ascontiguousarray(part, np.float32) for part in parts], found
 
 
 def _numbers(array: np.ndarray, source: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpunet.data.dataset import EIGHT_BITS
+from gpunet.data.shards import Images
 from gpunet.errors import ConfigError, DataError
 
 CHANNEL_FLOOR = 1 / 255
@@ -65,7 +66,7 @@ class Scaling:
         return cls(arrays["scale"], arrays["offset"])
 
 
-def scaling_of(images: np.ndarray, standardize: str, value_range: tuple[float, float] = EIGHT_BITS) -> Scaling:
+def scaling_of(images: Images, standardize: str, value_range: tuple[float, float] = EIGHT_BITS) -> Scaling:
     """The scaling of training images (n, H, W, C) from `value_range` to [0, 1], then standardised by `standardize`.
 
     ``none``: nothing more. ``channel``: subtract the mean and divide by the standard deviation of each channel.
@@ -91,7 +92,7 @@ def scaling_of(images: np.ndarray, standardize: str, value_range: tuple[float, f
     return Scaling((1 / (span * deviation)).astype(np.float32), (-mean / deviation).astype(np.float32))
 
 
-def scaling_of_table(features: np.ndarray, standardize: str) -> Scaling:
+def scaling_of_table(features: Images, standardize: str) -> Scaling:
     """The scaling of training features, float32 (n, 1, 1, F): to mean 0 and deviation 1 each, unless `standardize` is
     ``none``. A feature that is constant becomes 0.
     """
@@ -104,7 +105,7 @@ def scaling_of_table(features: np.ndarray, standardize: str) -> Scaling:
     return Scaling(scale.astype(np.float32), (-mean * scale).astype(np.float32))
 
 
-def _exact_moments(images: np.ndarray, by_channel: bool, unit: float) -> tuple[np.ndarray, np.ndarray]:
+def _exact_moments(images: Images, by_channel: bool, unit: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of uint8 images in `unit`s, per channel (1, 1, C) or pixel (H, W, C), float64."""
     n = len(images)
     total, squares = _sums(images)
@@ -117,7 +118,7 @@ def _exact_moments(images: np.ndarray, by_channel: bool, unit: float) -> tuple[n
     return total / (unit * n), np.array(deviations).reshape(total.shape)
 
 
-def _moments(images: np.ndarray, by_channel: bool, unit: float) -> tuple[np.ndarray, np.ndarray]:
+def _moments(images: Images, by_channel: bool, unit: float) -> tuple[np.ndarray, np.ndarray]:
     """The same of float32 images, in two passes of float64."""
     axes = (0, 1, 2) if by_channel else (0,)
     blocks = range(0, len(images), _BLOCK)
@@ -132,7 +133,7 @@ def _moments(images: np.ndarray, by_channel: bool, unit: float) -> tuple[np.ndar
     return mean / unit, np.sqrt(mean_of(lambda block: (block - mean) ** 2)) / unit
 
 
-def _sums(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sums(images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Sum and sum of squares of each pixel over the images, int64 (H, W, C)."""
     total = np.zeros(images.shape[1:], np.int64)
     squares = np.zeros_like(total)

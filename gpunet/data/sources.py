@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gpunet.data.config import FASHION_MNIST, DataConfig
 from gpunet.data.dataset import Dataset
 from gpunet.data.folders import load_folder
 from gpunet.data.mnist import is_idx_folder, load_fashion_mnist, load_idx_folder
+from gpunet.data.packed import is_packed_folder, load_packed
 from gpunet.data.parts import Loaded
 from gpunet.data.tables import is_table_folder, is_table_name, load_table
 from gpunet.errors import ConfigError, DataError
@@ -35,7 +36,8 @@ def load(path: str | os.PathLike[str] = FASHION_MNIST, **options: Any) -> tuple[
               :func:`gpunet.data.from_arrays` takes them;
             * a table with a column of labels: CSV, TSV or Parquet, or a folder with train.csv and test.csv;
             * a folder of IDX files with the names of MNIST's (KMNIST's, Fashion-MNIST's) or EMNIST's, gzipped or not;
-            * a folder of CIFAR's binary files.
+            * a folder of CIFAR's binary files;
+            * a folder that ``gpunet data pack`` made, whose images stay on the disk.
 
         options: those of :class:`gpunet.data.DataConfig` on reading: ``task``, ``image_size``, ``channels``,
             ``skip_damaged``, ``image_shape``, ``label_column``, ``value_range``, ``test_fraction``.
@@ -68,6 +70,8 @@ def read(path: str | os.PathLike[str], config: DataConfig) -> Loaded:
         return _read_by(lambda _, config: load_fashion_mnist(config), Path(path), config)
     source = Path(path).expanduser()
     if source.is_dir():
+        if is_packed_folder(source):
+            return _read_by(load_packed, source, config)
         if is_idx_folder(source):
             return _read_by(load_idx_folder, source, config)
         if is_cifar_folder(source):
@@ -89,7 +93,12 @@ def _read_by(reader: Callable[[Path, DataConfig], Loaded], source: Path, config:
     """What `reader` reads, with a warning if `config` has options for other readers than those that it has `used`."""
     if config.task != CLASSIFICATION and reader not in (load_table, load_npz):
         raise ConfigError(f"{source} has classes, so its task is {CLASSIFICATION}: {config.task} needs a table or NPZ")
+    warn_of_unused(source, config, used)
+    return reader(source, config)
+
+
+def warn_of_unused(source: Path, config: DataConfig, used: Collection[str]) -> None:
+    """Warn if `config` has options for other readers than that of `source`, which has `used` some."""
     others = [name for name in _OF_READERS if name not in used and getattr(config, name)]
     if others:
         logger.warning("%s: %s does not concern data of this kind, and is not used", source, ", ".join(others))
-    return reader(source, config)

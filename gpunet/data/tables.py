@@ -125,6 +125,8 @@ def _read(path: Path, config: DataConfig) -> _Table:
     names = [cell.strip() for cell in cells] if header else [str(number) for number in range(1, len(cells) + 1)]
     filled = [line for line in lines if line.strip()]
     example = next(csv.reader(filled[int(header) :][:1], delimiter=delimiter), [])
+    if len(example) > len(names):
+        raise DataError(f"{path}: its first row has {len(example)} columns, but its header names {len(names)}")
     chosen = _label_columns(names, [not _is_number(cell) for cell in example], config, path)
     rows = len(filled) - header
     if rows < 1:

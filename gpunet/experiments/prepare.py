@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,17 @@ from gpunet.backend import Backend
 from gpunet.data import DataConfig, Dataset, Split, split
 from gpunet.data.loader import Loader
 from gpunet.data.scaling import Scaling, scaling_of, scaling_of_table
+from gpunet.data.shards import PackedImages
 from gpunet.data.sources import read
 from gpunet.data.split import subset
+from gpunet.data.streaming import StreamingLoader
 from gpunet.errors import ConfigError
 from gpunet.files import write_bytes_atomic
+
+logger = logging.getLogger("gpunet")
+
+SHARE_IN_MEMORY = 4
+"""Packed images are held in memory if they take at most this fraction of what is left of it."""
 
 AUGMENTATION = ("flip", "alternate_flip", "shift", "cutout")
 
@@ -42,7 +50,7 @@ class RunData:
 
     def loader(self, name: str, backend: Backend, dtype: str, augmentation: DataConfig | None = None) -> Loader:
         """The part `name` on the device, with `augmentation` for its training batches."""
-        return loader_of(self.part(name), self.scaling, backend, dtype, augmentation)
+        return loader_of(self.part(name), self.scaling, backend, dtype, augmentation, self.config.stream)
 
     def save_indices(self, path: Path) -> None:
         """Save the indices of the training and validation images, as an NPZ file of int64 vectors.
@@ -58,30 +66,58 @@ class RunData:
 
 
 def loader_of(
-    dataset: Dataset, scaling: Scaling, backend: Backend, dtype: str, augmentation: DataConfig | None = None
+    dataset: Dataset,
+    scaling: Scaling,
+    backend: Backend,
+    dtype: str,
+    augmentation: DataConfig | None = None,
+    stream: str = "auto",
 ) -> Loader:
     """`dataset` on the device. Images that are not uint8, and features, are scaled here, and cannot be augmented.
 
+    augmentation: its options, and the way of shuffling. stream: whether packed images stay on the disk: ``always``,
+        ``never`` or, if they take more than a share of 1 / SHARE_IN_MEMORY of the memory that is left, ``auto``.
+
     Raises:
         ConfigError: `augmentation` asks for it.
+        DataError: with `stream` ``never``, the images do not fit into memory.
     """
     options: dict[str, Any] = {}
     if augmentation is not None:
         options = {name: getattr(augmentation, name) for name in AUGMENTATION}
+    packed = isinstance(dataset.images, PackedImages)
+    if not packed and (stream == "always" or (augmentation is not None and augmentation.shuffle == "blocks")):
+        raise ConfigError("--stream always and --shuffle blocks need packed data: make them with gpunet data pack")
     if dataset.images.dtype != np.uint8:
         if asked := [name for name, value in options.items() if value]:
             what = "rows of a table" if dataset.is_table else "of more than 8 bits"
             raise ConfigError(f"the data are {what}, which cannot be augmented: leave out {', '.join(asked)}")
-        return Loader(scaling.apply(dataset.images), dataset.labels, backend=backend, dtype=dtype)
-    return Loader(
-        dataset.images,
-        dataset.labels,
-        backend=backend,
-        scale=scaling.scale,
-        offset=scaling.offset,
-        dtype=dtype,
-        **options,
+        return Loader(scaling.apply(dataset.in_memory()), dataset.labels, backend=backend, dtype=dtype)
+    options |= {"backend": backend, "scale": scaling.scale, "offset": scaling.offset, "dtype": dtype}
+    if isinstance(dataset.images, PackedImages):
+        if augmentation is not None and augmentation.shuffle == "blocks":
+            options["blocks"] = dataset.images.shard_of()
+        if _streams(dataset.images, stream, backend):
+            return StreamingLoader(dataset.images, dataset.labels, **options)
+        options["content"] = dataset.images.digest()
+    return Loader(dataset.in_memory(), dataset.labels, **options)
+
+
+def _streams(images: PackedImages, stream: str, backend: Backend) -> bool:
+    if stream != "auto":
+        return stream == "always"
+    left = backend.memory_left()
+    streams = left is None or images.size > left // SHARE_IN_MEMORY
+    logger.info(
+        "%d packed images, %d MB, are %s: %s a %dth of the %s MB of memory that are left (--stream)",
+        len(images),
+        images.size >> 20,
+        "streamed from the disk" if streams else "held in memory",
+        "more than" if streams else "at most",
+        SHARE_IN_MEMORY,
+        "unknown number of" if left is None else left >> 20,
     )
+    return streams
 
 
 def prepare(config: DataConfig) -> RunData:

@@ -168,7 +168,7 @@ class SavedModel:
 
     def pictures(self, pixels: np.ndarray) -> np.ndarray:
         """`pixels`, uint8 (n, H, W, C) from black to white, with the values that the model was trained on."""
-        return Dataset(pixels, np.zeros(len(pixels), np.int32), self.class_names).in_range(self.value_range).images
+        return Dataset(pixels, np.zeros(len(pixels), np.int32), self.class_names).in_range(self.value_range).in_memory()
 
     def predict(self, images: Any) -> np.ndarray:
         """The most probable classes, int64 (n,): indices into `class_names`. Arguments as :meth:`predict_proba`.

@@ -144,7 +144,7 @@ def _test_images(saved: SavedModel, data: str | None) -> tuple[np.ndarray, np.nd
     dataset = prepare(options).test if data is None else read(data, options).test
     check_data(saved, dataset, options.data if data is None else data)
     dataset = dataset.in_range(saved.value_range)
-    return dataset.images, dataset.labels
+    return dataset.in_memory(), dataset.labels
 
 
 def _checked(source: Source, images: Any) -> np.ndarray:

@@ -7,8 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from gpunet.models import MODELS
 from gpunet.report.canvas import drawing
 from gpunet.report.charts import draw_compared
@@ -114,7 +112,4 @@ def _pairs(names: Sequence[str], results: Sequence[SplitResult | None]) -> list[
 
 def same_images(one: SplitResult, other: SplitResult) -> bool:
     """Whether two results are of the same images in the same order."""
-    first, second = one.dataset, other.dataset
-    return first is second or (
-        np.array_equal(first.labels, second.labels) and np.array_equal(first.images, second.images)
-    )
+    return one.dataset.shows_the_same(other.dataset)

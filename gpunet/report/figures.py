@@ -247,7 +247,7 @@ def plot_feature_maps(
 
 
 def plot_confident_mistakes(
-    images: np.ndarray,
+    images: np.ndarray | Sequence[np.ndarray],
     labels: np.ndarray,
     predictions: np.ndarray,
     probabilities: np.ndarray,

@@ -99,6 +99,19 @@ def visible(dataset: Dataset, rows: slice) -> np.ndarray:
     return images if images.dtype == np.uint8 else images.clip(0, 1)
 
 
+class _Visible(Sequence[np.ndarray]):
+    """The images of a data set as figures show them, each read when it is asked for."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        return visible(self._dataset, slice(int(index), int(index) + 1))[0]
+
+
 def _of_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, prefix: str) -> Drawings:
     labels, predictions, names = dataset.labels, probabilities.argmax(1), dataset.class_names
     by_class = {
@@ -114,7 +127,7 @@ def _of_evaluation(folder: Path, dataset: Dataset, probabilities: np.ndarray, pr
         drawings = {name: lambda path, plot=plot: plot(matrix, names, path) for name, plot in by_class.items()}  # type: ignore[misc]
     if not dataset.is_table:
         drawings[f"{prefix}confident_mistakes.png"] = lambda path: figures.plot_confident_mistakes(
-            visible(dataset, slice(None)), labels, predictions, probabilities, names, path
+            _Visible(dataset), labels, predictions, probabilities, names, path
         )
     return drawings
 

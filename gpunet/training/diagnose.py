@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from gpunet.backend import Array
@@ -23,8 +24,10 @@ def diverged(trainer: Trainer, index: int) -> DivergedError:
     where, size = None, trainer.batch_size // trainer.config.shards
     start = index * trainer.batch_size
     weights = trainer.train.training_weights(start, size)  # of the whole batch: rows have weights in one shard only
+    train = copy.copy(trainer.train)
+    train.serve(0, trainer.batch_size, trainer.batch_size)  # all rows, also where ranks share them
     for first in range(0, trainer.batch_size, size):
-        batch = trainer.train.training_batch(start, size, seed=seed, step=number, first_row=first)
+        batch = train.training_batch(start, size, seed=seed, step=number, first_row=first)
         ctx = ForwardContext(training=True, seed=seed, step=number, first_row=first)
         where = where or first_not_finite(trainer.model, *batch, weights, trainer.loss, ctx)
     where = where or "the norm of the gradients is not finite, although all gradients are"

@@ -89,6 +89,7 @@ class Captured:
         backend, size = self._loader.backend, self._loader.size
         for start in range(rank * self._batch, size, ranks * self._batch):
             step = self._step(min(self._batch, size - start))
+            self._loader.prepare(start, min(self._batch, size - start))
             with backend.active():
                 backend.assign(self._start, start)
                 found = tuple(map(backend.to_numpy, step()))

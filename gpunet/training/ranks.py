@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from gpunet.training.trainer import Trainer
 
 
-def agreed(communicator: Communicator, interrupts: Interrupts, save: bool) -> bool:
-    """Make a signal that one rank got one that all got; returns whether all are to save, which is up to rank 0."""
-    if communicator.size > 1:
-        found = communicator.exchange((interrupts.number, save))
-        interrupts.number = next((number for number, _ in found if number is not None), None)
-        save = found[0][1]
-    return save
+def agreed(communicator: Communicator, interrupts: Interrupts, save: bool) -> tuple[int | None, bool]:
+    """The signal that has arrived on any rank, and whether to save, which is up to rank 0: the same on all ranks.
+
+    A signal that arrives after this must wait for the next call: the other ranks do not know of it.
+    """
+    if communicator.size == 1:
+        return interrupts.number, save
+    found = communicator.exchange((interrupts.number, save))
+    return next((number for number, _ in found if number is not None), None), found[0][1]
 
 
 def check_start(trainer: Trainer) -> None:

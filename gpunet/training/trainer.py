@@ -139,6 +139,10 @@ class Trainer:
         shards = shard_count(config.shards, self.batch_size, self.communicator.size)
         self.config = config = replace(config, shards=shards)
         check_shardable(self.loss, train, shards)
+        ranks, rank = self.communicator.size, self.communicator.rank
+        if ranks > 1:
+            rows = self.batch_size // ranks
+            self.train.serve(rank * rows, (rank + 1) * rows, self.batch_size)
         self.optimizer = optim.create(config.optimizer, **vars(config))
         self.optimizer.bind(self.flat)
         self.schedule = self._schedule(config.epochs)
@@ -230,20 +234,21 @@ class Trainer:
         saved = started
         for index in range(done, self.steps_per_epoch):
             self.lr = rates[index]
+            self.train.prepare(index * self.batch_size, self.batch_size, training=True)
             self._step_once()
             self.step += 1
             last = index + 1 == self.steps_per_epoch
             save = not last and 0 < self._save_every <= time.perf_counter() - saved
             if (index + 1) % every and not (last or (alone and (save or interrupts.number is not None))):
                 continue
-            save = agreed(self.communicator, interrupts, save)
+            number, save = agreed(self.communicator, interrupts, save)
             totals = self._state.totals()
             if not totals.finite:
                 raise diverged(self, index if totals.failed is None else totals.failed - first)
             self._epoch_steps, self._epoch_seconds = index + 1, resumed + time.perf_counter() - started
             for callback in self.callbacks:
                 callback.on_step(self, index + 1, totals.loss / totals.steps)
-            if interrupts.number is not None:
+            if number is not None:
                 return None
             if save:
                 self._save_last()
@@ -283,8 +288,9 @@ class Trainer:
             with self.backend.active(), self.backend.use_precision(self.config.precision), Interrupts() as interrupts:
                 while self.epoch < self.config.epochs and not self.stop:
                     self._fit_epoch(interrupts)
-                    if interrupts.number is not None:
-                        raise Interrupted(interrupts.number)
+                    number, _ = agreed(self.communicator, interrupts, False)
+                    if number is not None:
+                        raise Interrupted(number)
             self.history.write()  # once more, so that it is on the disk
         finally:
             for callback in self.callbacks:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from scipy.stats import binomtest
 
 from gpunet.cli.flags import given_options
@@ -36,6 +36,7 @@ def words_of(config: RunConfig) -> list[str]:
 
 
 @given(run_configs())
+@example(merge("mlp", overrides={"data": "--"}))
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_every_option_is_a_flag(config: RunConfig) -> None:
     args = build_parser().parse(words_of(config))

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from gpunet.backend import CPU, Backend
+from gpunet.data import DataConfig, streaming
+from gpunet.data.pack import pack
 from gpunet.errors import DivergedError
+from gpunet.experiments.prepare import prepare
 from gpunet.models import CNN, MLP, Hybrid
 from gpunet.nn import Layer
 from gpunet.training import Callback, HybridTrainingConfig, Trainer, TrainingConfig, fit_hybrid
 from tests.cuda.conftest import Device
 from tests.training import test_objective
-from tests.training.problems import loaders
+from tests.training.problems import images, loaders
 
 MODELS: dict[str, Callable[[], Layer]] = {
     "mlp": lambda: MLP((64, 24, 4), "gelu", 0.2),
@@ -186,3 +189,20 @@ def test_numbers_with_weights(device: Device, task: str, loss: str, dtype: str) 
         if name.startswith(("train", "validation")):
             np.testing.assert_allclose(records[0][name], value, rtol=tolerance, atol=tolerance, err_msg=name)
             assert records[0][name] == records[1][name]
+
+
+def test_a_captured_step_reads_what_streams_in(device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph refers to arrays that stay in place; what is in them changes from chunk to chunk."""
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", 12 * 64)
+    pixels, labels = images(60, 1)
+    np.savez(tmp_path / "a.npz", X=pixels, y=labels)
+    pack(tmp_path / "a.npz", tmp_path / "packed", images_per_shard=7)
+    found = []
+    for stream in ("never", "always"):
+        data = prepare(DataConfig(data=str(tmp_path / "packed"), stream=stream, shift=1, alternate_flip=True))
+        parts = {name: data.loader(name, device.backend, "float32", data.config) for name in ("train", "validation")}
+        model = MODELS["mlp"]().initialize(seed=0, device=device.backend)
+        trainer = Trainer(model, TrainingConfig(epochs=2, batch_size=8), **parts)
+        trainer.fit()
+        found.append((device.backend.to_numpy(trainer.flat.values).tobytes(), trainer.history.records[-1]["step"]))
+    assert found[0] == found[1]

@@ -134,3 +134,9 @@ def test_parquet(tmp_path: Path) -> None:
     columns = {"a": [a for a, _ in VALUES], "b": [b for _, b in VALUES], "label": CLASSES}
     parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
     check(load(tmp_path / "t.parquet"))
+
+
+def test_more_columns_than_the_header_names(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n1,2,x\n3,4,y\n")
+    with pytest.raises(DataError, match=r"a.csv: its first row has 3 columns, but its header names 2"):
+        load(tmp_path / "a.csv")

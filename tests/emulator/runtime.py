@@ -137,6 +137,9 @@ class EmulatedRuntime:
     def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
         return _Graph(self, step)
 
+    def memory_left(self) -> int | None:
+        return None
+
     def synchronize(self) -> None:
         forbid("synchronize()")
 

@@ -21,6 +21,8 @@ from gpunet.data import load as load_data
 from gpunet.data import read_image
 from gpunet.data.files import FILES
 from gpunet.data.idx import read_idx, write_idx
+from gpunet.data.pack import pack
+from gpunet.data.packed import INDEX
 from gpunet.data.scaling import Scaling
 from gpunet.experiments import config as configs
 from gpunet.experiments import records, reproduce
@@ -94,7 +96,10 @@ def _data(folder: Path) -> list[Target]:
     tables = tuple(
         "\n".join(lines).encode() for lines in (["label,pixel0,pixel1,b", *numbers], words, ["a;b;c;d;label", *words])
     )
+    np.savez(folder / "arrays.npz", **arrays)
+    pack(folder / "arrays.npz", folder / "packed", images_per_shard=4)
     images, labels, *_ = FILES
+    index, part = (folder / "packed" / name for name in (INDEX, "train-00001-labels.npy"))
     return [
         Target("IDX", "a", tuple(idx), read_idx),
         Target("IDX, gzipped", "a.gz", tuple(gzip.compress(data, mtime=0) for data in idx), read_idx, in_gzip),
@@ -103,7 +108,13 @@ def _data(folder: Path) -> list[Target]:
         Target("NPZ", "a.npz", archives, load_data, in_zip),
         Target("NPZ, one part", "a.npz", (_archive(whole, zipfile.ZIP_STORED),), load_data, in_zip),
         Target("CSV", "a.csv", tables, load_data, text),
+        Target("packed data, index", f"packed/{INDEX}", (index.read_bytes(),), _load_packed, text),
+        Target("packed data, labels", f"packed/{part.name}", (part.read_bytes(),), _load_packed),
     ]
+
+
+def _load_packed(path: Path) -> Any:
+    return [part.images[:1] for part in load_data(path.parent)]
 
 
 def _archive(arrays: dict[str, np.ndarray], method: int) -> bytes:

@@ -60,7 +60,7 @@ def _sgd(params, grads, decay_size, scale, decay, lr):
         _sgd_chunk(params, grads, decay_size, chunk * _CHUNK, scale, decay, lr)
 
 
-# Where gradients are 0, as those of a unit that is never active, moments fade until they are subnormal, and would stay so
+# Where gradients are 0, as those of a unit that is never active, moments fade until they are subnormal, and stay so
 # for ever. Arithmetic with them is a hundred times slower, and they are far too small to move a weight: they become 0.
 _TINY, _TINY_DOUBLE = np.finfo(np.float32).tiny, np.finfo(np.float64).tiny
 

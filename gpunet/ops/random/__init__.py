@@ -24,6 +24,8 @@ INIT = 2
 """Stream of parameter initialisation; the step is the index of the parameter."""
 AUGMENT = 3
 """Stream of the augmentation; the step is the training step."""
+BLOCKS = 4
+"""Stream of the order of blocks of examples; the step is the epoch."""
 DROPOUT = 16
 """Stream of dropout: layer i uses stream DROPOUT + i; the step is the training step."""
 
