@@ -34,12 +34,15 @@ NEEDS = {
 
 RESULTS = {
     "gpunet.experiments.features.Probe": "gpunet.experiments.features.analyse",
+    "gpunet.experiments.prepare.RunData": "gpunet.experiments.prepare.prepare",
     "gpunet.experiments.report.Report": "gpunet.experiments.report.report",
     "gpunet.experiments.reproduce.Reproduction": "gpunet.experiments.reproduce.reproduce",
     "gpunet.experiments.run.EvaluationResult": "gpunet.experiments.run.evaluate",
     "gpunet.experiments.run.Fit": "gpunet.experiments.run.fit",
     "gpunet.experiments.run.Prediction": "gpunet.experiments.run.predict",
     "gpunet.experiments.run.RunResult": "gpunet.experiments.run.train",
+    "gpunet.ops.batchnorm.BatchNormSaved": "gpunet.ops.batch_norm",
+    "gpunet.ops.batchnorm_pool.BatchNormMaxPoolSaved": "gpunet.ops.batch_norm_max_pool",
     "gpunet.report.metrics.Calibration": "gpunet.report.metrics.calibration",
     "gpunet.report.metrics.ClassRow": "gpunet.report.metrics.per_class_table",
     "gpunet.report.metrics.PairedComparison": "gpunet.report.metrics.mcnemar",

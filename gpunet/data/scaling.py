@@ -29,6 +29,11 @@ class Scaling:
 
     Raises:
         DataError: the arrays have other dtypes or shapes, or hold a NaN or infinity.
+
+    >>> from gpunet.data.scaling import Scaling
+    >>> scaling = Scaling(np.full((1, 1, 1), 0.5, np.float32), np.ones((1, 1, 1), np.float32))
+    >>> scaling.apply(np.float32([0, 4]).reshape(2, 1, 1, 1)).ravel()  # 0.5 * x + 1
+    array([1., 3.], dtype=float32)
     """
 
     scale: np.ndarray
@@ -77,6 +82,13 @@ def scaling_of(images: Images, standardize: str, value_range: tuple[float, float
     Raises:
         ConfigError: `standardize` is not one of the three.
         DataError: the images are not uint8 or float32 (n, H, W, C) or there are none.
+
+    >>> from gpunet.data.scaling import scaling_of
+    >>> images = np.uint8([0, 255]).reshape(2, 1, 1, 1)
+    >>> scaling_of(images, "none").apply(images).ravel()
+    array([0., 1.], dtype=float32)
+    >>> scaling_of(images, "channel").apply(images).ravel().round(5)  # mean 0, standard deviation 1
+    array([-1.,  1.], dtype=float32)
     """
     if images.dtype not in (np.uint8, np.float32) or images.ndim != 4 or images.size == 0:
         raise DataError(f"expected images uint8 or float32 (n, H, W, C), got {images.dtype} {images.shape}")

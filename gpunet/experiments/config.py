@@ -140,6 +140,12 @@ def load_toml(path: PathLike) -> dict[str, Any]:
 
     Raises:
         ConfigError: it cannot be read or is not TOML; the message names the line.
+
+    >>> from pathlib import Path
+    >>> from gpunet.experiments.config import load_toml
+    >>> size = Path("run.toml").write_text("training.epochs = 3")
+    >>> load_toml(Path("run.toml"))
+    {'training': {'epochs': 3}}
     """
     return parse_toml(read_toml(path), str(path))
 

@@ -128,6 +128,12 @@ def prepare(config: DataConfig) -> RunData:
     Raises:
         DataError: the data are missing, damaged or not usable.
         ConfigError: they cannot be split as configured, or have too few images for it.
+
+    >>> from gpunet.experiments.prepare import prepare
+    >>> np.savez("pets.npz", X=np.zeros((10, 8, 8), np.uint8), y=["cat", "dog"] * 5)
+    >>> data = prepare(gn.data.DataConfig(data="pets.npz", validation_fraction=0.25))
+    >>> [len(data.part(name)) for name in ("train", "validation", "test")]
+    [6, 2, 2]
     """
     loaded = read(config.data, config)
     whole, own = loaded.train, loaded.validation

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the rate as a function of the number of completed optimiser steps; see :data:`SCHEDULES`.
+"""Learning-rate schedules: the rate as a function of the number of steps done; see :data:`gpunet.optim.SCHEDULES`.
 
 They are stateless, so a resumed training continues exactly. The one exception is :class:`ReduceOnPlateau`, whose state
 is saved in the checkpoint. Per-epoch schedules change the rate every `steps_per_epoch` steps.

@@ -214,7 +214,7 @@ class HybridClassifier(NetworkClassifier, _Convolutional):
 
     @property
     def partial_fit(self) -> Any:
-        """There is none: the MLP needs the features of the finished CNN.
+        """There is none, as the MLP needs the features of the finished CNN.
 
         Raises:
             AttributeError: always.

@@ -26,6 +26,10 @@ class Outcome:
 
     Raises:
         ConfigError: a field has the wrong type or value, or a finished trial has no accuracy.
+
+    >>> from gpunet.sweep.table import Outcome
+    >>> Outcome("ok", validation_accuracy=0.9).ok, Outcome("failed", error="the loss is not finite").ok
+    (True, False)
     """
 
     status: str

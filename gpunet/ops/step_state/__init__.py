@@ -26,8 +26,8 @@ def advance_step(
     the epoch, ``loss_sum`` and `scale` are NaN, so that no parameter is updated.
 
     Args:
-        counters: int64 (5,), see :data:`COUNTERS`.
-        numbers: float64 (2,), see :data:`NUMBERS`.
+        counters: int64 (5,), see :data:`gpunet.ops.step_state.COUNTERS`.
+        numbers: float64 (2,), see :data:`gpunet.ops.step_state.NUMBERS`.
         rates: float64 (n,), the learning rates of the epoch's steps.
         loss: one element, float32 or float64.
         correct: one element, int64.
