@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
+    "_autodoc",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
@@ -27,9 +28,17 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build", "gallery/*.ipynb", "**/README.rst", "sg_execution_times.rst"]
 suppress_warnings = ["config.cache"]  # the order of the gallery is a function
 
+templates_path = ["_templates"]
+default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_type_aliases = {
+    name: name for name in ("Array", "Scalar", "PathLike", "Shape", "Padding", "Backward", "Size", "Record")
+}
+_REQUESTS = ", ".join(f"set_{method}_request" for method in ("fit", "partial_fit", "predict", "score", "transform"))
+autodoc_default_options = {"no-value": True, "exclude-members": _REQUESTS}
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_use_rtype = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = "gpunet"
