@@ -30,6 +30,12 @@ def from_dlpack(array: Any) -> Array:
         DTypeError: `array` does not give its memory by DLPack: it is no array, NumPy or CuPy lack its dtype, it is
             sparse, it is part of a gradient's computation, or it could only be copied.
         DeviceError: it is on a device on which gpunet does not compute, or whose CuPy is not installed.
+
+    >>> x = np.zeros(3)  # or a tensor of PyTorch, an array of JAX
+    >>> y = gn.from_dlpack(x)
+    >>> y[0] = 1
+    >>> x
+    array([1., 0., 0.])
     """
     if is_array(array):
         return array  # type: ignore[no-any-return]

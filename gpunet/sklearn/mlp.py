@@ -155,7 +155,11 @@ class MLPRegressor(RegressorMixin, _Perceptron):
         loss: ``squared_error``, or ``huber``, for which outliers count less.
         others: as for :class:`MLPClassifier`; early stopping holds out rows for R2.
 
-    >>> MLPRegressor((64,), max_iter=200, random_state=0).fit(X, y).predict(X[:1])  # doctest: +SKIP
+    >>> from gpunet.sklearn import MLPRegressor
+    >>> X = np.linspace(-1, 1, 50)[:, None]
+    >>> model = MLPRegressor((16,), max_iter=300, random_state=0).fit(X, 3 * X[:, 0] + 1)
+    >>> bool(abs(model.predict([[0.5]])[0] - 2.5) < 0.2)
+    True
     """
 
     _numeric = True

@@ -17,6 +17,10 @@ class Metric:
 
     ``name`` is that of its column, ``validation_name``; ``task`` says what it is given, ``maximize`` whether more is
     better, ``percent`` whether it is a share, shown in percent.
+
+    >>> rmse = gn.training.METRICS["rmse"]()
+    >>> bool(rmse(np.array([[1.0], [2.0]]), np.array([[1.0], [4.0]]), np.ones(2)) == np.sqrt(2))
+    True
     """
 
     name: ClassVar[str]

@@ -133,6 +133,10 @@ def gather_targets(targets: Array, order: Array, *, start: int | Array, size: in
     Raises:
         ShapeError, DTypeError, ConfigError, DeviceError: as :func:`gather_batch`. What it refuses on the CPU only makes
             rows of NaNs on a GPU.
+
+    >>> gn.ops.gather_targets(np.array([[0.5], [1.5], [2.5]]), np.array([2, 0, 1]), start=1, size=2)
+    array([[0.5],
+           [1.5]])
     """
     implementation(__name__, targets, order)  # raises unless both are arrays
     check_float(targets=targets)

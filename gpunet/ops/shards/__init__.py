@@ -26,10 +26,14 @@ def sum_shards(rows: Array, weights: Array, *, out: Array | None = None) -> Arra
         weights: (S,), float64.
         out: C-contiguous array to write the sum to, which is then returned; None: a new one.
 
-    Returns: (n,), the dtype of `rows`.
+    Returns:
+        (n,), the dtype of `rows`.
 
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays are not as above, or on different devices.
+
+    >>> gn.ops.sum_shards(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0.25, 0.75]))
+    array([2.5, 3.5])
     """
     impl = implementation(__name__, rows, weights, out)
     check_float(rows=rows)
@@ -65,6 +69,11 @@ def record_shard(
 
     Raises:
         ShapeError, DTypeError, DeviceError, ConfigError: the arguments are not as above.
+
+    >>> facts = np.zeros(3)
+    >>> gn.ops.record_shard(facts, np.array(0.5), np.array(7), rows=8)
+    >>> facts
+    array([0.5, 7. , 8. ])
     """
     weighted = labels if weight is not None else None
     impl = implementation(__name__, facts, loss, correct, weighted, weight)
@@ -95,6 +104,11 @@ def weigh_shards(facts: Array, weights: Array, correct: Array) -> None:
 
     Raises:
         ShapeError, DTypeError, DeviceError: the arrays are not as above.
+
+    >>> weights, correct = np.zeros(2), np.zeros(1, np.int64)
+    >>> gn.ops.weigh_shards(np.array([[0.5, 7, 8], [0.1, 8, 8]]), weights, correct)
+    >>> weights, correct
+    (array([0.5, 0.5]), array([15]))
     """
     impl = implementation(__name__, facts, weights, correct)
     check_float(facts=facts)
