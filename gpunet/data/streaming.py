@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import sys
-import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -91,7 +88,7 @@ class _Window:
     def _read_ahead(self, chunk: int) -> None:
         """Begin to read `chunk` and those after it, as far as there are buffers."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(READERS, "gpunet-read", initializer=_stand_back)
+            self._pool = ThreadPoolExecutor(READERS, "gpunet-read")
         chunk = max([chunk, *(ahead + 1 for ahead, *_ in self._ahead)])
         while self._buffers and chunk * self.rows < len(self._sequence):
             buffer = self._buffers.pop()
@@ -111,13 +108,6 @@ class _Window:
 
     def _new_buffers(self) -> list[np.ndarray]:
         return [np.empty((self.rows, *self._source.shape[1:]), np.uint8) for _ in range(READERS)]
-
-
-def _stand_back() -> None:
-    """Leave the cores to the threads that compute, which wait for each other; where they are idle, reading goes on."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
 
 
 def _read(images: PackedImages, numbers: np.ndarray, buffer: np.ndarray) -> int:
