@@ -13,7 +13,7 @@ import numpy as np
 from gpunet import ops
 from gpunet.backend import Array, Backend, backend_of
 from gpunet.data.scaling import Scaling
-from gpunet.data.shards import Images
+from gpunet.data.shards import Images, PackedImages
 from gpunet.data.targets import TargetScaling, as_array, checked_targets, checked_weights, in_dtype
 from gpunet.devices import get_backend
 from gpunet.errors import ConfigError, DataError
@@ -94,7 +94,9 @@ class Loader:
         blocks: np.ndarray | None = None,
         content: str | None = None,
     ) -> None:
-        images, targets = as_array(images, "images"), checked_targets(targets)
+        targets = checked_targets(targets)
+        if not isinstance(images, PackedImages):
+            images = as_array(images, "images")
         if not images.ndim or images.dtype.kind not in "uif":
             raise DataError(f"images must be numbers (n, ...), got {images.dtype} of shape {tuple(images.shape)}")
         if len(images) == 0 or len(images) != len(targets):

@@ -133,12 +133,13 @@ class Evaluator:
         # What the device counts is enough for the accuracy; all else is computed here.
         self._outputs = not classes or len(self._metrics) > 1 or loader.sample_weight is not None
         self._probable = keep_probabilities and self._task != REGRESSION
+        keep_outputs = self._outputs  # not self, below: what refers to itself is not freed at once
 
         def batch(x: Array, targets: Array, weights: Array | None) -> tuple[Array, ...]:
             outputs, _ = model.forward(x, ForwardContext())
             loss = criterion(outputs, targets, weights)[0]
             found: tuple[Array, ...] = (loss, ops.count_correct(outputs, targets)) if classes else (loss,)
-            if self._outputs:
+            if keep_outputs:
                 found = (*found, outputs)
             if keep_probabilities and classes:
                 found = (*found, ops.softmax(outputs))

@@ -54,5 +54,5 @@ def test_faults(fault: str, every: int, tmp_path: Path) -> None:
 
 def test_epochs_leave_no_handles_and_threads() -> None:
     seen = watch_epochs("mlp", 40)
-    assert len(seen) == 40 and seen[-1][1:] == seen[10][1:]
+    assert len(seen) == 40 and all(last <= early for last, early in zip(seen[-1][1:], seen[10][1:], strict=True))
     assert seen[-1][0] - seen[10][0] < 8 << 20

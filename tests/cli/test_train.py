@@ -95,7 +95,7 @@ def test_name_and_folder(gpunet_command: Command, fake_run: FakeRun) -> None:
 def test_runs_of_one_second_have_their_own_folders(
     gpunet_command: Command, fake_run: FakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gpunet.cli.train.time.strftime", lambda text: "20261122-204501")
+    monkeypatch.setattr("gpunet.experiments.quick.time.strftime", lambda text: "20261122-204501")
     for _ in range(3):
         assert gpunet_command("train", "cnn").code == 0
     names = [call["run_dir"].name for _, call in fake_run.calls]

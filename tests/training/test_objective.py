@@ -258,7 +258,7 @@ def test_the_identity_of_a_classification_is_as_ever(tmp_path: Path) -> None:
     """So that runs of earlier versions go on: their snapshots know neither loss nor metrics."""
     plain = make_trainer(tmp_path, epochs=1)
     plain.fit()
-    names = set(plain._identity)
+    names = set(plain.identity)
     assert not names & {"loss", "metric", "metrics", "target scaling"}
     assert names >= {"training data", "validation data", "label_smoothing", "seed"}
     snapshot = read_snapshot(tmp_path)
