@@ -97,10 +97,9 @@ def _data(folder: Path) -> list[Target]:
         "\n".join(lines).encode() for lines in (["label,pixel0,pixel1,b", *numbers], words, ["a;b;c;d;label", *words])
     )
     np.savez(folder / "arrays.npz", **arrays)
-    for name in ("packed", "packed2"):  # a folder for each target, which leaves its file damaged there
-        pack(folder / "arrays.npz", folder / name, images_per_shard=4)
+    pack(folder / "arrays.npz", folder / "packed", images_per_shard=4)
     images, labels, *_ = FILES
-    index, part = folder / "packed" / INDEX, folder / "packed2" / "train-00001-labels.npy"
+    index = folder / "packed" / INDEX
     return [
         Target("IDX", "a", tuple(idx), read_idx),
         Target("IDX, gzipped", "a.gz", tuple(gzip.compress(data, mtime=0) for data in idx), read_idx, in_gzip),
@@ -110,7 +109,6 @@ def _data(folder: Path) -> list[Target]:
         Target("NPZ, one part", "a.npz", (_archive(whole, zipfile.ZIP_STORED),), load_data, in_zip),
         Target("CSV", "a.csv", tables, load_data, text),
         Target("packed data, index", f"packed/{INDEX}", (index.read_bytes(),), _load_packed, text),
-        Target("packed data, labels", f"packed2/{part.name}", (part.read_bytes(),), _load_packed),
     ]
 
 
