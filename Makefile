@@ -10,12 +10,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A path instead of an import hook, so that type checkers and editors see the package.
 EDITABLE := --config-settings editable_mode=compat
 
-.PHONY: help train test docs gpu-double lint fuzz bench bench-compare clean
+.PHONY: help train test sanitize docs gpu-double lint fuzz bench bench-compare clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   environment, data, a quickly trained CNN with its figures"
 	@echo "make test    environment, all tests that this machine can run"
+	@echo "make sanitize   the CUDA kernels on the CPU under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make docs    the documentation as HTML, its programs run"
 	@echo "make gpu-double   the tests of a GPU on a CUDA of host memory, with one device and with two, as nvcc rounds, too; no GPU is needed"
 	@echo "make lint    ruff, mypy, import-linter"
@@ -28,8 +29,13 @@ help:
 train: $(VENV)/.run
 	$(BIN)/gpunet train cnn --preset quick
 
+SANITIZED := tests/cuda/test_every_kernel.py::test_kernels_are_clean_under_the_sanitizers
+
 test: $(DEV)
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --deselect $(SANITIZED) $(PYTEST_ARGS)
+
+sanitize: $(DEV)
+	$(BIN)/python -m pytest $(SANITIZED) $(PYTEST_ARGS)
 
 gpu-double: $(DEV)
 	$(BIN)/python -m tests.cuda_double all $(PYTEST_ARGS)
@@ -37,7 +43,7 @@ gpu-double: $(DEV)
 # The examples are run and drawn by the build; the Python on the pages and the tutorial by the tests.
 docs: $(VENV)/.docs
 	$(BIN)/python -m pytest -n auto docs $(PYTEST_ARGS)
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 lint: $(DEV)

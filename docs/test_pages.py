@@ -15,6 +15,7 @@ ROOT = DOCS.parent
 BLOCK = re.compile(r"^(?P<before>[^\n]*)\n+```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 TUTORIAL = DOCS / "tutorial.md"
+OF_OTHERS = {TUTORIAL, DOCS / "short_programs.md"}  # run below, and by tests/test_short_programs.py
 
 ENVIRONMENT = {
     **os.environ,
@@ -39,7 +40,7 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page != TUTORIAL and "_build" not in page.parts and blocks(page, "python")],
+    [page for page in PAGES if page not in OF_OTHERS and "_build" not in page.parts and blocks(page, "python")],
     ids=lambda page: page.relative_to(ROOT).as_posix(),
 )
 def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
