@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from gpunet.cli.compute import existing_run, prepare
 from gpunet.cli.console import accuracy_line, print_json, scores_line
 from gpunet.cli.parser import Parser, choice, common_options, compute_options, json_option
+from gpunet.errors import ConfigError
 from gpunet.tasks import CLASSIFICATION
+
+if TYPE_CHECKING:
+    from gpunet.experiments.run import EvaluationResult
+
+MOST_SHOWN = 100
+"""Classes up to which the result shows each."""
 
 SPLITS = ("test", "validation", "train")
 
@@ -39,6 +47,19 @@ def add_arguments(parser: Parser) -> None:
     common_options(parser)
 
 
+def _table_of_classes(found: EvaluationResult) -> str:
+    import numpy as np
+
+    from gpunet.report.class_report import classification_report
+
+    matrix = np.asarray(found.confusion)
+    labels, predictions = np.argwhere(matrix).repeat(matrix[matrix > 0], axis=0).T  # of each image
+    try:
+        return str(classification_report(labels, predictions, found.class_names))
+    except ConfigError as error:  # a class has the name of a total
+        return f"no table of the classes: {error}"
+
+
 def run(args: argparse.Namespace) -> None:
     """Evaluate the model, and print its loss and accuracy."""
     path = existing_run(args.path)
@@ -52,6 +73,8 @@ def run(args: argparse.Namespace) -> None:
             print(accuracy_line(found.split, found.correct, found.total))
         if found.scores:
             print(scores_line(found.split, found.scores))
+        if found.task == CLASSIFICATION and len(found.class_names) <= MOST_SHOWN:
+            print(f"\n{_table_of_classes(found)}")
         if found.tta_correct is not None:
             print("with mirror images: " + accuracy_line(found.split, found.tta_correct, found.total))
         return

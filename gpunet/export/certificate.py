@@ -147,7 +147,8 @@ def _result(
     difference = np.abs(own.astype(np.float64) - theirs)
     if not np.isfinite(difference).all():
         raise GpunetError("some logits of the exported model are NaN or infinite: its weights are too large")
-    shares = difference / bounds
+    # Where nothing is rounded, as for black images and no biases, the bound is 0, and the logits are equal.
+    shares = np.divide(difference, bounds, out=np.where(difference > 0, np.inf, 0.0), where=bounds > 0)
     worst = np.unravel_index(difference.argmax(), difference.shape)
     mine, other = own.argmax(1), theirs.argmax(1)
     if shares.max() > 1.0:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from scipy.stats import binomtest
+from sklearn.metrics import classification_report
 
 from gpunet.cli.console import _handler
 from tests.cli.conftest import Command
@@ -19,10 +20,13 @@ def test_evaluate(gpunet_command: Command, fake_run: FakeRun) -> None:
     outcome = gpunet_command("evaluate", ".")
     interval = binomtest(3, 4).proportion_ci(0.95, method="wilson")
     assert outcome.code == 0
-    assert outcome.out.splitlines() == [
+    lines = outcome.out.splitlines()
+    assert lines[:2] == [
         "test loss 0.5000",
         f"test accuracy 75.00 % (95 % interval {100 * interval.low:.2f}-{100 * interval.high:.2f})",
     ]
+    table = classification_report([0, 1, 1, 2], [0, 0, 1, 2], target_names=CLASS_NAMES)
+    assert [line.split() for line in lines[2:] if line] == [line.split() for line in table.splitlines() if line]
     call = {"path": Path(), "data": None, "split": "test", "device": None, "figures": False, "tta": False}
     assert fake_run.calls == [("evaluate", call)]
 
