@@ -105,7 +105,7 @@ def test_stopped_twice_and_resumed_by_other_numbers_of_ranks(tmp_path: Path) -> 
     assert process.returncode != 0 and "Killed" in output
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     run_dir = saved.parent
-    assert 0 < epochs_of(run_dir) < 30, "it was killed on the way"
+    assert epochs_of(run_dir) < 30, "it was killed on the way"  # perhaps before the first epoch's line was written
 
     changed = saved.stat().st_mtime
     process = start(4, "gpunet", "train", "--resume", run_dir, "-q")
