@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from gpunet import ops
+from gpunet.backend import CPU
+from gpunet.data import streaming
+from gpunet.data.config import DataConfig
 from gpunet.data.loader import Loader
+from gpunet.data.pack import pack
+from gpunet.data.streaming import StreamingLoader
 from gpunet.errors import ConfigError, DivergedError, Interrupted, OtherTrainingError
+from gpunet.experiments.prepare import prepare
 from gpunet.models import CNN, MLP, Hybrid, HybridConfig
 from gpunet.nn import BatchNorm, Conv2d, ForwardContext
 from gpunet.parallel.shards import shard_count
@@ -119,6 +126,58 @@ def test_running_statistics_are_the_mean_of_the_shards() -> None:
     trainer._step_once()
     np.testing.assert_allclose(norm.running_mean.value, 0.1 * np.mean(means, 0), rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(norm.running_var.value, 0.9 + 0.1 * np.mean(variances, 0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce_with_logits"])
+def test_numbers_as_targets(loss: str) -> None:
+    """The first gradient is that of the whole batch, and ranks do not matter."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((80, 5)), rng.random((80, 2))
+
+    def trainer(shards: int, communicator: Any = None) -> Trainer:
+        data = {name: Loader(x, y, dtype="float64") for name in ("train", "validation")}
+        config = TrainingConfig(epochs=1, batch_size=40, shards=shards, dtype="float64", keep="last")
+        model = MLP((5, 8, 2)).initialize(seed=0, dtype="float64")
+        return Trainer(model, config, **data, loss=loss, communicator=communicator)
+
+    gradients = []
+    for shards in (1, 8):
+        one = trainer(shards)
+        one.train.shuffle(0, 0)
+        one._state.start_epoch(0, [0.0] * 2)
+        one._step_once()
+        gradients.append(one.flat.gradients.copy())
+    assert np.abs(gradients[0]).max() > 1e-3
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=0, atol=1e-14)
+    alone = fitted(trainer(8))
+    assert all(found == alone for found in run_ranks(4, lambda rank: fitted(trainer(8, rank))))
+
+
+def test_each_rank_streams_its_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bits of one process with the images in memory; none reads the rows of another for training."""
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", 11 * 64)
+    pixels, labels = images(200, 1)
+    np.savez(tmp_path / "a.npz", X=pixels, y=labels)
+    pack(tmp_path / "a.npz", tmp_path / "packed", images_per_shard=9)
+
+    def trainer(stream: str, communicator: Any = None) -> Trainer:
+        found = prepare(DataConfig(data=str(tmp_path / "packed"), stream=stream, shift=1, alternate_flip=True))
+        data = {name: found.loader(name, CPU, "float32", found.config) for name in ("train", "validation")}
+        config = TrainingConfig(epochs=2, batch_size=32, shards=8, keep="last")
+        return Trainer(MODELS["mlp"]().initialize(seed=0), config, **data, communicator=communicator)
+
+    alone = fitted(trainer("never"))
+    assert fitted(trainer("always")) == alone
+    made: list[Trainer] = []
+
+    def rank(communicator: Any) -> tuple[Any, ...]:
+        made.append(trainer("always", communicator))
+        return fitted(made[-1])
+
+    assert all(found == alone for found in run_ranks(4, rank))
+    assert sorted(cast(StreamingLoader, each.train)._rows for each in made) == [
+        (0, 8, 32), (8, 16, 32), (16, 24, 32), (24, 32, 32)
+    ]  # fmt: skip
 
 
 def test_one_shard_is_the_plain_step() -> None:
