@@ -10,17 +10,10 @@ from pathlib import Path
 from gpunet.cli.console import print_json
 from gpunet.cli.flags import add_flag, given_options
 from gpunet.cli.parser import Parser, UsageError, common_options, json_option, number
+from gpunet.data.config import READING
 from gpunet.errors import DataError
 
-_PACK_OPTIONS = (
-    "image_size",
-    "channels",
-    "skip_damaged",
-    "image_shape",
-    "label_column",
-    "value_range",
-    "test_fraction",
-)
+_PACK_OPTIONS = tuple(name for name in READING if name != "task")  # what is packed has classes
 _MOST_PER_SHARD = 2**31
 
 

@@ -1,4 +1,4 @@
-"""The linear op on the CPU: register tiling or BLAS over blocks of rows, in parallel."""
+"""The linear op on the CPU: products in register tiles over blocks of rows, in parallel."""
 
 from __future__ import annotations
 
