@@ -44,7 +44,14 @@ html_theme = "pydata_sphinx_theme"
 html_title = "gpunet"
 html_static_path = ["_static"]
 html_css_files = ["gpunet.css"]
-html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False, "secondary_sidebar_items": ["page-toc"]}
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "header_links_before_dropdown": 5,
+}
+_NO_SUBPAGES = "tutorial", "commands", "benchmarks", "short_programs", "faq", "limits", "robustness", "results/*"
+html_sidebars: dict[str, list[str]] = {page: [] for page in _NO_SUBPAGES}
 html_show_sourcelink = False
 
 sphinx_gallery_conf = {
