@@ -186,7 +186,9 @@ def _finish(found: Fit, run_dir: Path, on_result: Callable[[RunResult], None]) -
     if data.test.task == CLASSIFICATION:
         assert test.probabilities is not None
         warn_of_majority(data.test, test.correct)
-        plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling)
+        training = config.training
+        smoothed = training.label_smoothing, training.class_weights
+        plot_run(run_dir, found.model, records, data.test, test.probabilities, data.scaling, *smoothed)
     else:
         warn_of_mean(test.scores)
         plot_targets(run_dir, records, data.test, predictions["predictions"])

@@ -133,6 +133,20 @@ def axes_or_new(ax: Axes | None) -> Axes:
     return _shown_figure(6.4, 4.4).subplots() if ax is None else ax
 
 
+def legend_above(axes: Axes, name: str = "") -> None:
+    """A legend in one line between the axes and their title, where it hides nothing; `name` is what it is about."""
+    from matplotlib.lines import Line2D
+
+    handles, labels = axes.get_legend_handles_labels()
+    if name:
+        handles, labels = [Line2D([], [], linestyle="none"), *handles], [f"{name}:", *labels]
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "borderaxespad": 0.1}
+    axes.legend(
+        handles, labels, ncols=len(labels), frameon=False, fontsize=8, handlelength=1.5, columnspacing=1.2, **place
+    )
+    axes.set_title(axes.get_title(), fontsize=axes.title.get_fontsize(), pad=20)
+
+
 def drawing(draw: Callable[[Figure], object], width: float, height: float, *, name: str, description: str) -> str:
     """What `draw` draws on a figure of `width` x `height` inches, as an ``<svg>`` element to embed in HTML.
 

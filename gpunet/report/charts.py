@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpunet.report.canvas import BLUE, GREEN, GREY, ORANGE, TEN, VERMILLION, WHITE, axes_or_new
+from gpunet.report.canvas import BLUE, GREEN, GREY, ORANGE, TEN, VERMILLION, WHITE, axes_or_new, legend_above
 from gpunet.report.metrics import Calibration
 from gpunet.training.metrics import METRICS
 
@@ -29,8 +29,35 @@ _MOST_NAMED = 60  # classes whose names fit into a map
 _RASTER = 500  # number of points above which a bitmap is smaller than vector graphics
 
 
-def draw_curves(history: History, quantity: str, ax: Axes | None = None) -> Axes:
-    """The training and validation ``loss`` or a metric (shares in percent), with the best validation epoch marked."""
+def least_loss(label_smoothing: float, classes: int) -> float:
+    """The cross-entropy of labels smoothed over `classes` with themselves: no prediction has a smaller loss.
+
+    Subtracted from the loss, it leaves the Kullback-Leibler divergence, which is 0 for perfect predictions, as the loss
+    without smoothing is.
+
+    >>> from gpunet.report.charts import least_loss
+    >>> round(least_loss(0.1, 10), 4), least_loss(0.0, 10)
+    (0.5003, 0.0)
+    """
+    wrong = label_smoothing / classes
+    right = 1 - label_smoothing + wrong
+    return -right * math.log(right) - (classes - 1) * (wrong * math.log(wrong) if wrong else 0.0) + 0.0
+
+
+def draw_curves(
+    history: History,
+    quantity: str,
+    ax: Axes | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    classes: int | None = None,
+) -> Axes:
+    """The training and validation ``loss`` or a metric (shares in percent), with the best validation epoch marked.
+
+    Args:
+        label_smoothing: of the training, which the validation loss is without: what it adds to the training loss at
+            least, :func:`least_loss` for this number of `classes`, is subtracted; the legend says so.
+    """
     axes = axes_or_new(ax)
     numbers = _epochs(history)
     metric = monitored(history)
@@ -40,7 +67,12 @@ def draw_curves(history: History, quantity: str, ax: Axes | None = None) -> Axes
         values = factor * _column(history, f"{part}_{quantity}")
         if part == "train" and metric != "accuracy" and not np.isfinite(values).any():
             continue
-        axes.plot(numbers, values, line, color=colour, label=part, **_markers(numbers, marker))
+        label: str | None = part
+        if part == "train" and quantity == "loss" and label_smoothing:
+            least = least_loss(label_smoothing, classes) if classes else 0.0
+            values = values - least
+            label = f"train - {least:.2f} (label smoothing)" if classes else "train (with label smoothing)"
+        axes.plot(numbers, values, line, color=colour, label=label, **_markers(numbers, marker))
     scores = _column(history, f"validation_{metric}")
     if np.isfinite(scores).any():
         best = int(np.nanargmax(scores if kind is None or kind.maximize else -scores))
@@ -50,7 +82,7 @@ def draw_curves(history: History, quantity: str, ax: Axes | None = None) -> Axes
     name = quantity.replace("_", " ").capitalize()
     axes.set_title(f"{name} (%)" if factor == 100 else name)
     _finish_epochs(axes, history)
-    axes.legend()  # last, so that its position avoids all lines, including those of the stages
+    legend_above(axes)
     return axes
 
 
@@ -81,8 +113,13 @@ def draw_durations(history: History, ax: Axes | None = None) -> Axes:
     return axes
 
 
-def draw_compared(runs: Sequence[tuple[str, History]], quantity: str, ax: Axes | None = None) -> Axes:
-    """``train_loss``, ``validation_loss`` or ``validation_accuracy`` of several runs, (name, history)."""
+def draw_compared(
+    runs: Sequence[tuple[str, History]], quantity: str, ax: Axes | None = None, *, remark: str = ""
+) -> Axes:
+    """``train_loss``, ``validation_loss`` or ``validation_accuracy`` of several runs, (name, history).
+
+    The remark is put behind the title.
+    """
     axes = axes_or_new(ax)
     factor = 100 if quantity.endswith("accuracy") else 1
     for place, (name, history) in enumerate(runs):
@@ -91,7 +128,7 @@ def draw_compared(runs: Sequence[tuple[str, History]], quantity: str, ax: Axes |
         options = {"color": TEN[place % len(TEN)], "label": name, **_markers(numbers, _MARKERS[place % len(_MARKERS)])}
         axes.plot(numbers, factor * _column(history, quantity), line, **options)
     part, _, what = quantity.partition("_")
-    axes.set_title(f"{part.capitalize()} {what}{' (%)' if factor == 100 else ''}")
+    axes.set_title(f"{part.capitalize()} {what}{' (%)' if factor == 100 else ''}{remark}")
     _finish_epochs(axes, ())
     return axes
 

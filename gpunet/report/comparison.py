@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpunet.models import MODELS
 from gpunet.report.canvas import drawing
-from gpunet.report.charts import draw_compared
+from gpunet.report.charts import History, draw_compared, least_loss
 from gpunet.report.html import interval, render
 from gpunet.report.metrics import mcnemar
 from gpunet.report.run_record import RunRecord, SplitResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _QUANTITIES = ("validation_accuracy", "validation_loss", "train_loss")
 
@@ -33,10 +37,18 @@ def comparison(
 
     names = _names([facts for facts, _ in runs])
     drawn = [(name, facts.history) for name, (facts, _) in zip(names, runs, strict=True) if facts.history]
+    train, remark = _train_losses([(name, *run) for name, run in zip(names, runs, strict=True) if run[0].history])
+
+    def draw(quantity: str, figure: Figure) -> None:
+        if quantity == "train_loss":
+            draw_compared(train, quantity, figure.subplots(), remark=remark)
+        else:
+            draw_compared(drawn, quantity, figure.subplots())
+
     curves = [
         Markup(
             drawing(
-                lambda figure, quantity=quantity: draw_compared(drawn, quantity, figure.subplots()),  # type: ignore[misc]
+                functools.partial(draw, quantity),
                 3.7,
                 2.6,
                 name=quantity.replace("_", "-"),
@@ -65,6 +77,26 @@ def differing_options(runs: Sequence[RunRecord]) -> list[str]:
     options = [facts.options for facts in runs]
     names = dict.fromkeys(name for found in options for name in found if name != "kind")
     return [name for name in names if any(found.get(name) != options[0].get(name) for found in options)]
+
+
+def _train_losses(
+    runs: Sequence[tuple[str, RunRecord, SplitResult | None]],
+) -> tuple[list[tuple[str, History]], str]:
+    """The histories, with the train losses less what label smoothing adds to them at least, and a remark on that.
+
+    If that is not known for one of the runs it is subtracted for none.
+    """
+    smoothings = [float(facts.options.get("label_smoothing", 0.0)) for _, facts, _ in runs]
+    if not any(smoothings):
+        return [(name, facts.history) for name, facts, _ in runs], ""
+    if any(result is None or facts.options.get("class_weights", "none") != "none" for _, facts, result in runs):
+        return [(name, facts.history) for name, facts, _ in runs], " (with label smoothing)"
+    changed: list[tuple[str, History]] = []
+    for (name, facts, result), smoothing in zip(runs, smoothings, strict=True):
+        assert result is not None
+        least = least_loss(smoothing, result.dataset.classes)
+        changed.append((name, [{**row, "train_loss": row["train_loss"] - least} for row in facts.history]))
+    return changed, " - least possible"
 
 
 def _names(runs: Sequence[RunRecord]) -> list[str]:

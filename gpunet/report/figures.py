@@ -30,13 +30,21 @@ _MOST_NAMED = 60  # classes whose names fit beside a matrix
 _MOST_BARS = 40  # classes whose bars fit on a page
 
 
-def plot_learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike | None = None) -> Figure:
+def plot_learning_curves(
+    history: Sequence[Mapping[str, Any]],
+    path: PathLike | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    classes: int | None = None,
+) -> Figure:
     """Loss, accuracy (or the metric that is monitored) and learning rate over the epochs; the best epoch is marked.
 
     Args:
         history: rows with epoch, train_loss, train_accuracy, validation_loss, validation_accuracy (fractions) and lr; a
             missing or None value leaves a gap. Rows with a stage (the hybrid's) are numbered consecutively across
             stages, and the start of each stage is marked with its name.
+        label_smoothing, classes: of the training; what smoothing adds to the training loss at least is subtracted, so
+            that it can be compared with the validation loss.
 
     Raises:
         DataError: there are no rows.
@@ -53,7 +61,7 @@ def plot_learning_curves(history: Sequence[Mapping[str, Any]], path: PathLike | 
         raise DataError("no epoch has been recorded, so there are no learning curves")
     with page(path, 11, 3.6) as figure:
         loss_axes, accuracy_axes, rate_axes = figure.subplots(1, 3, width_ratios=(4, 4, 3))
-        draw_curves(history, "loss", loss_axes)
+        draw_curves(history, "loss", loss_axes, label_smoothing=label_smoothing, classes=classes)
         draw_curves(history, monitored(history), accuracy_axes)
         draw_rate(history, rate_axes)
     return figure

@@ -59,10 +59,12 @@ def plot_run(
     test: Dataset,
     probabilities: np.ndarray,
     scaling: Scaling,
+    label_smoothing: float = 0.0,
+    class_weights: str = "none",
 ) -> None:
     """All figures of a run: learning curves, those of :func:`plot_evaluation`, filters, and a CNN's feature maps.
 
-    A table's features are not shown as images.
+    A table's features are not shown as images. `label_smoothing` and `class_weights` are those of the training.
 
     What cannot be drawn is left out, with a warning.
     """
@@ -73,7 +75,9 @@ def plot_run(
             figures.plot_feature_maps(maps, visible(test, slice(1))[0], path)
 
     drawings: dict[str, Callable[[Path], object]] = {
-        "learning_curves.png": lambda path: figures.plot_learning_curves(records, path),
+        "learning_curves.png": lambda path: figures.plot_learning_curves(
+            records, path, **smoothing(label_smoothing, class_weights, test.classes)
+        ),
         **_of_evaluation(Path(folder), test, probabilities, ""),
     }
     if not test.is_table:
@@ -82,6 +86,14 @@ def plot_run(
         )
         drawings["feature_maps.png"] = feature_maps
     draw_all(folder, drawings)
+
+
+def smoothing(label_smoothing: float, class_weights: str, classes: int) -> dict[str, Any]:
+    """The arguments of :func:`gpunet.report.charts.draw_curves` on label smoothing.
+
+    With weights of classes the least loss is another number for each class, so nothing is subtracted.
+    """
+    return {"label_smoothing": label_smoothing, "classes": classes if class_weights == "none" else None}
 
 
 def plot_targets(folder: PathLike, records: Sequence[dict[str, Any]], test: Dataset, predictions: np.ndarray) -> None:

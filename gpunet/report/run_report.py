@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from gpunet.report.data_uri import coloured_uri, filter_uri, picture_uri
 from gpunet.report.html import render
 from gpunet.report.metrics import MOST_CLASSES, calibration, principal_plane
 from gpunet.report.ranking import channels_that_vary, most_confident_mistakes, strongest_filters
-from gpunet.report.run_figures import block_maps, first_weight, visible
+from gpunet.report.run_figures import block_maps, first_weight, smoothing, visible
 from gpunet.report.run_record import RunRecord, SplitResult
 from gpunet.training.evaluation import EVALUATION_BATCH
 
@@ -78,8 +79,12 @@ def run_report(
     history = facts.history
     curves = []
     if history:
+        options = facts.options
+        smoothed = smoothing(
+            options.get("label_smoothing", 0.0), options.get("class_weights", "none"), result.dataset.classes
+        )
         curves = [
-            chart("loss", "Loss over the epochs", draw_curves, history, "loss"),
+            chart("loss", "Loss over the epochs", functools.partial(draw_curves, **smoothed), history, "loss"),
             chart("accuracy", "Accuracy over the epochs", draw_curves, history, "accuracy"),
             chart("rate", "Learning rate over the epochs", draw_rate, history),
         ]

@@ -21,8 +21,8 @@ def panels_of(sweep: Sweep, rows: Sequence[Row]) -> list[Panel | Scatter]:
     listed = [axis for axis in sweep.axes if axis.range is None]
     if sweep.options.search == "grid" and len(listed) <= 2:
         return [_crossed(title, listed, rows)]
-    panels: list[Panel | Scatter] = [_effect(f"{title}\n{axis.name}", axis, rows) for axis in listed]
-    panels += [_scatter(f"{title}\n{axis.name}", axis, rows) for axis in sweep.axes if axis.range is not None]
+    panels: list[Panel | Scatter] = [_effect(title, axis, rows) for axis in listed]
+    panels += [_scatter(title, axis, rows) for axis in sweep.axes if axis.range is not None]
     return panels
 
 
@@ -36,14 +36,15 @@ def _crossed(title: str, axes: Sequence[Axis], rows: Sequence[Row]) -> Panel:
             wanted = {main.name: choice.label} | ({others[0].name: colour.label} if colour else {})
             own = [row for row in rows if wanted.items() <= row.values.items()]
             groups.append([row.outcome.value or 0.0 for row in own if row.outcome.ok])
-        series.append((f"{others[0].name}: {colour.label}" if colour else "", groups))
-    return Panel(title, [f"{main.name}: {choice.label}" for choice in main.choices], series, metric_of(rows))
+        series.append((colour.label if colour else "", groups))
+    values = [choice.label for choice in main.choices]
+    return Panel(title, values, series, metric_of(rows), main.name, others[0].name if others else "")
 
 
 def _effect(title: str, axis: Axis, rows: Sequence[Row]) -> Panel:
     found = effects(rows, axis.name)
     series = [("", [list(effect.by_seed.values()) for effect in found])]
-    return Panel(title, [effect.value for effect in found], series, metric_of(rows))
+    return Panel(title, [effect.value for effect in found], series, metric_of(rows), axis.name)
 
 
 def _scatter(title: str, axis: Axis, rows: Sequence[Row]) -> Scatter:

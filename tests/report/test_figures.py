@@ -112,6 +112,27 @@ class TestLearningCurves:
             starts = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
             assert {0.5, 3.5} <= set(starts)
 
+    def test_what_label_smoothing_adds_to_the_training_loss_is_subtracted(self) -> None:
+        # torch.nn.CrossEntropyLoss(label_smoothing=0.1) of the logarithms of the smoothed labels of 10 classes
+        smoothed = np.array([0.91] + 9 * [0.01])
+        least = float(-(smoothed * np.log(smoothed)).sum())
+        assert charts.least_loss(0.1, 10) == pytest.approx(least)
+        plain, known, unknown = (
+            charts.draw_curves(history(3), "loss", **options)
+            for options in ({}, {"label_smoothing": 0.1, "classes": 10}, {"label_smoothing": 0.1})
+        )
+        for axes, shift, label in (
+            (plain, 0.0, "train"),
+            (known, least, "train - 0.50 (label smoothing)"),
+            (unknown, 0.0, "train (with label smoothing)"),
+        ):
+            train, validation = axes.lines[:2]
+            assert_close(train.get_ydata(), 1 / np.arange(1.0, 4) - shift)
+            assert_close(validation.get_ydata(), 1.1 / np.arange(1.0, 4))
+            assert [text.get_text() for text in axes.get_legend().get_texts()] == [label, "validation"]
+        accuracy = charts.draw_curves(history(3), "accuracy", label_smoothing=0.1, classes=10)
+        assert_close(accuracy.lines[0].get_ydata(), np.array([80, 90, 280 / 3]))
+
     def test_no_epochs(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no epoch has been recorded"):
             figures.plot_learning_curves([], tmp_path / "curves.png")
