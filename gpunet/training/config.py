@@ -78,7 +78,7 @@ class TrainingConfig(Options):
     )
     sync_batch_norm: bool = option(
         False,
-        "batch norm takes mean and variance from all shards of a batch, not from each by itself",
+        "batch norm takes mean and variance from all shards of a batch, not from each shard by itself",
         written=False,
     )
     seed: int = option(0, "seed of initialisation, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
