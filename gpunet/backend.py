@@ -27,6 +27,12 @@ Array: TypeAlias = npt.NDArray[Any]
 Scalar: TypeAlias = float | Array
 """A number, or an array of one element on the device, whose value may change between the replays of a captured step."""
 
+Gather: TypeAlias = Callable[[Array], Array]
+"""Where the S equal parts of a batch meet: takes what one says, and returns what all say, (S, ...), in their order.
+
+All of them call it equally often, with arrays of one shape and dtype.
+"""
+
 Result = TypeVar("Result")
 """Of a step that is captured."""
 

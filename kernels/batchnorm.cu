@@ -3,7 +3,8 @@
 //
 // Three launches each way: partial_* reduces slices of rows to partial results, finish_* combines those into a few
 // coefficients for each channel, apply_* uses these element by element. Inference needs no statistics: there
-// running_statistics takes the place of the first two. How the rows are sliced and the order of all additions depend on
+// running_statistics takes the place of the first two. If the rows are a part of a batch, part_* combines the slices
+// into what the other parts are told, and finish_* takes all parts as slices. How the rows are sliced and the order of all additions depend on
 // the shape alone, and nothing is atomic: always the same bits.
 //
 // Thread mapping of partial_* and apply_*: thread blocks of 256, where threadIdx.x stands for four channels (8 threads
@@ -121,13 +122,13 @@ __device__ __forceinline__ void store_coefficients(
 
 // Mean and variance of all rows from those of the slices: within the slices plus between them (Chan, Golub & LeVeque,
 // 1983). Deviations of the slices' means are taken from the first one, so that a constant channel has a variance of
-// exactly zero. Moves the running statistics in place, the variance as its unbiased estimate.
-extern "C" __global__ void __launch_bounds__(256) finish_statistics(
-    const double* __restrict__ means, const double* __restrict__ squares, const real* __restrict__ gamma,
-    const real* __restrict__ beta, real* __restrict__ running_mean, real* __restrict__ running_var,
-    double* __restrict__ mean, double* __restrict__ inv_std, real* __restrict__ coefficients, int rows, int channels,
-    int slice_rows, int slices, double momentum, double eps) {
-    __shared__ double scratch[2 * 256];
+// exactly zero. Every thread of the block must call it; what it returns is valid where threadIdx.y is 0.
+struct Statistics {
+    double mean, squared;  // `squared`: sum of squared deviations from the mean
+};
+
+__device__ __forceinline__ Statistics combined(
+    const double* means, const double* squares, int rows, int channels, int slice_rows, int slices, double* scratch) {
     const int channel = blockIdx.x * blockDim.x + threadIdx.x;
     const double origin = channel < channels ? means[channel] : 0.0;
     double sums[2] = {};  // of the deviations of rows from `origin`, of their squares
@@ -139,15 +140,38 @@ extern "C" __global__ void __launch_bounds__(256) finish_statistics(
         sums[1] += squares[slice * channels + channel] + length * d * d;
     }
     sum_over_y(sums, scratch);
-    if (threadIdx.y > 0 || channel >= channels) return;
     const double offset = sums[0] / rows, spread = sums[1] - offset * sums[0];
-    const double squared = spread < 0.0 ? 0.0 : spread;  // below zero by rounding only; NaN stays
-    const double batch_mean = origin + offset, scale = 1.0 / sqrt(squared / rows + eps);
-    running_mean[channel] = real((1.0 - momentum) * running_mean[channel] + momentum * batch_mean);
-    running_var[channel] = real((1.0 - momentum) * running_var[channel] + momentum * (squared / (rows - 1)));
-    mean[channel] = batch_mean;
+    return {origin + offset, spread < 0.0 ? 0.0 : spread};  // below zero by rounding only; NaN stays
+}
+
+// Of a part of a batch, as (2, channels): the mean, and the sum of squared deviations from it.
+extern "C" __global__ void __launch_bounds__(256) part_statistics(
+    const double* __restrict__ means, const double* __restrict__ squares, double* __restrict__ part, int rows,
+    int channels, int slice_rows, int slices) {
+    __shared__ double scratch[2 * 256];
+    const int channel = blockIdx.x * blockDim.x + threadIdx.x;
+    const Statistics found = combined(means, squares, rows, channels, slice_rows, slices, scratch);
+    if (threadIdx.y > 0 || channel >= channels) return;
+    part[channel] = found.mean;
+    part[channels + channel] = found.squared;
+}
+
+// Moves the running statistics in place, the variance as its unbiased estimate.
+extern "C" __global__ void __launch_bounds__(256) finish_statistics(
+    const double* __restrict__ means, const double* __restrict__ squares, const real* __restrict__ gamma,
+    const real* __restrict__ beta, real* __restrict__ running_mean, real* __restrict__ running_var,
+    double* __restrict__ mean, double* __restrict__ inv_std, real* __restrict__ coefficients, int rows, int channels,
+    int slice_rows, int slices, double momentum, double eps) {
+    __shared__ double scratch[2 * 256];
+    const int channel = blockIdx.x * blockDim.x + threadIdx.x;
+    const Statistics found = combined(means, squares, rows, channels, slice_rows, slices, scratch);
+    if (threadIdx.y > 0 || channel >= channels) return;
+    const double scale = 1.0 / sqrt(found.squared / rows + eps);
+    running_mean[channel] = real((1.0 - momentum) * running_mean[channel] + momentum * found.mean);
+    running_var[channel] = real((1.0 - momentum) * running_var[channel] + momentum * (found.squared / (rows - 1)));
+    mean[channel] = found.mean;
     inv_std[channel] = scale;
-    store_coefficients(coefficients, channel, channels, batch_mean, scale, gamma[channel], beta[channel]);
+    store_coefficients(coefficients, channel, channels, found.mean, scale, gamma[channel], beta[channel]);
 }
 
 // Inference: what finish_statistics gives, from the running statistics. One thread a channel.
@@ -228,6 +252,31 @@ extern "C" __global__ void __launch_bounds__(256) partial_gradients(
     }
 }
 
+// The sums over all slices, valid where threadIdx.y is 0; every thread of the block must call it.
+__device__ __forceinline__ void sum_slices(
+    double (&totals)[2], const double* sums, const double* products, int channels, int slices, double* scratch) {
+    const int channel = blockIdx.x * blockDim.x + threadIdx.x;
+#pragma unroll 4
+    for (int slice = threadIdx.y; channel < channels && slice < slices; slice += blockDim.y) {
+        totals[0] += sums[slice * channels + channel];
+        totals[1] += products[slice * channels + channel];
+    }
+    sum_over_y(totals, scratch);
+}
+
+// Of a part of a batch, as (2, channels): both sums.
+extern "C" __global__ void __launch_bounds__(256) part_gradients(
+    const double* __restrict__ sums, const double* __restrict__ products, double* __restrict__ part, int channels,
+    int slices) {
+    __shared__ double scratch[2 * 256];
+    const int channel = blockIdx.x * blockDim.x + threadIdx.x;
+    double totals[2] = {};
+    sum_slices(totals, sums, products, channels, slices, scratch);
+    if (threadIdx.y > 0 || channel >= channels) return;
+    part[channel] = totals[0];
+    part[channels + channel] = totals[1];
+}
+
 // dgamma, dbeta, and (shift, scale, offset, slope), each (channels,), for the dx of training,
 // dy * scale + offset + (x - shift) * slope, and the one of inference, dy * scale.
 extern "C" __global__ void __launch_bounds__(256) finish_gradients(
@@ -237,12 +286,7 @@ extern "C" __global__ void __launch_bounds__(256) finish_gradients(
     __shared__ double scratch[2 * 256];
     const int channel = blockIdx.x * blockDim.x + threadIdx.x;
     double totals[2] = {};
-#pragma unroll 4
-    for (int slice = threadIdx.y; channel < channels && slice < slices; slice += blockDim.y) {
-        totals[0] += sums[slice * channels + channel];
-        totals[1] += products[slice * channels + channel];
-    }
-    sum_over_y(totals, scratch);
+    sum_slices(totals, sums, products, channels, slices, scratch);
     if (threadIdx.y > 0 || channel >= channels) return;
     const real shift = real(mean[channel]);
     const double lost = mean[channel] - shift, total = totals[0];

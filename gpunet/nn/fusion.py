@@ -77,6 +77,7 @@ class BatchNormMaxPool:
             training=ctx.training,
             momentum=norm.momentum,
             eps=norm.eps,
+            gather=ctx.gather,
         )
 
         def backward(dy: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from gpunet.backend import Array, Backend
+from gpunet.backend import Array, Backend, Gather
 from gpunet.devices import backend_named, get_backend
 from gpunet.errors import ConfigError, DTypeError
 from gpunet.nn.parameter import Buffer, FlatParameters, Parameter
@@ -42,6 +42,8 @@ class ForwardContext:
     """Whether backward must return the gradient of the input; if not, it may return None."""
     first_row: int = 0
     """Number of the first row in the batch that these rows are a part of; dropout keys its masks by it."""
+    gather: Gather | None = None
+    """If these rows are one of several equal parts whose batch norm is synchronised: where they meet."""
 
     def for_inner_layer(self) -> ForwardContext:
         """This context for a layer whose input depends on parameters and so needs its input gradient."""

@@ -46,6 +46,7 @@ class BatchNorm(Layer):
             training=ctx.training,
             momentum=self.momentum,
             eps=self.eps,
+            gather=ctx.gather,
         )
 
         def backward(dy: Array) -> Array:

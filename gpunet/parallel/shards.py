@@ -10,15 +10,17 @@ times as it has further ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from gpunet import ops
-from gpunet.backend import Array
+from gpunet.backend import Array, Gather, backend_of
 from gpunet.errors import ConfigError
 from gpunet.nn.parameter import FlatParameters
 from gpunet.ops.shards import FACTS
 from gpunet.parallel.communicator import Communicator
+from gpunet.parallel.lockstep import Lockstep
 
 DEFAULT_SHARDS = 8
 """With several ranks, unless the training says otherwise."""
@@ -37,8 +39,9 @@ class Result(NamedTuple):
     """(classes,): the weights by which its mean loss is made; None: all rows count the same."""
 
 
-Compute = Callable[[int, int], Result]
-"""Takes the number of the first row in the batch and of rows; leaves the gradients in the parameters."""
+Compute = Callable[[int, int, Gather | None], Result]
+"""Takes the number of the first row in the batch and of rows, and where batch norm meets the other shards, if it does;
+leaves the gradients in the parameters, then those of a loss by :func:`weighted`."""
 
 Update = Callable[[Array, Array], None]
 """Takes the mean loss and the number of correct predictions of the batch, whose gradients are in the flat array."""
@@ -65,15 +68,42 @@ def shard_count(shards: int, batch_size: int, ranks: int) -> int:
     return count
 
 
+def weighted(gradient: Array, result: Result, first_row: int, gather: Gather) -> Array:
+    """`gradient`, of a shard's mean loss, times S of the shards and the shard's share in the weight of all.
+
+    So all shards count the same, as they must where the gradient of one flows into the others.
+    """
+    if result.weight is None:
+        return gradient
+    backend, rows = backend_of(gradient), len(gradient)
+    facts = backend.zeros(FACTS, gradient.dtype)
+    ops.record_shard(facts, result.loss, result.correct, rows=rows, labels=result.labels, weight=result.weight)
+    facts = gather(facts)
+    shares, correct = backend.zeros(len(facts), "float64"), backend.zeros(1, "int64")
+    ops.weigh_shards(facts, shares, correct)
+    shard = first_row // rows
+    factor = shares[shard : shard + 1] * len(shares)
+    flat = ops.sum_shards(gradient.reshape(1, -1), factor)
+    return flat.reshape(gradient.shape)
+
+
 class ShardedStep:
     """Runs steps of `count` shards on this rank and the others of `communicator`.
 
     The running statistics of batch norm, which each shard moves from where they were before the step, become the mean
     of what the shards make of them. The loss is the mean over the batch: with class weights, shards count by their
-    weights.
+    weights. With `synchronised`, batch norm takes its statistics from all shards, which then advance in lockstep.
     """
 
-    def __init__(self, flat: FlatParameters, communicator: Communicator, *, count: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        flat: FlatParameters,
+        communicator: Communicator,
+        *,
+        count: int,
+        batch_size: int,
+        synchronised: bool = False,
+    ) -> None:
         self._flat, self._communicator = flat, communicator
         self._size = batch_size // count
         ranks = communicator.size
@@ -90,13 +120,10 @@ class ShardedStep:
         self._weights, self._equal, self._ones = (backend.zeros(count, "float64") for _ in range(3))
         backend.assign(self._equal, 1 / count)
         backend.assign(self._ones, 1)
-        self._before = backend.zeros(flat.state.size, dtype)
         self._correct = backend.zeros(1, "int64")
-        self._views = [self._gradients_in(row[:length]) for row in self._rows]
-
-    def _gradients_in(self, row: Array) -> list[Array]:
-        found = self._flat.named(row, self._flat.state)
-        return [found[name] for name in self._flat.parameters]
+        mine = self._facts[self._first : self._first + self._local]
+        self._views = [flat.named(row[:length], facts[FACTS:]) for row, facts in zip(self._rows, mine, strict=True)]
+        self._lockstep = Lockstep(communicator, backend, count) if synchronised else None
 
     def run(self, compute: Compute, update: Update) -> None:
         """One step."""
@@ -108,6 +135,8 @@ class ShardedStep:
 
     def captured(self, compute: Compute, update: Update) -> Callable[[], None]:
         """:meth:`run` in its fastest repeatable form; on a GPU, graphs with the communication between them."""
+        if self._lockstep is not None:  # the shards meet within the step
+            return lambda: self.run(compute, update)
         capture = self._flat.backend.capture
         if self._communicator.size == 1:
             return capture(lambda: self.run(compute, update))
@@ -124,30 +153,47 @@ class ShardedStep:
         return step
 
     def _compute(self, compute: Compute) -> None:
-        flat = self._flat
-        before = [parameter.grad for parameter in flat.parameters.values()]
-        self._copy(flat.state, self._before)
-        try:
+        def work(index: int, gather: Gather | None) -> None:
+            shard = self._first + index
+            found = compute(shard * self._size, self._size, gather)
+            about: Any = {"rows": self._size, "labels": found.labels, "weight": found.weight}
+            ops.record_shard(self._facts[shard], found.loss, found.correct, **about)
+
+        with self._layers_write_elsewhere():
             for index in range(self._local):
-                self._point_at(self._views[index])  # so that the layers write there
-                shard = self._first + index
-                found = compute(shard * self._size, self._size)
-                facts = self._facts[shard]
-                about: Any = {"rows": self._size, "labels": found.labels, "weight": found.weight}
-                ops.record_shard(facts, found.loss, found.correct, **about)
-                self._copy(flat.state, facts[FACTS:])
-                self._copy(self._before, flat.state)
+                self._copy(self._flat.state, self._facts[self._first + index, FACTS:])
+            if self._lockstep is not None:
+                self._lockstep.run(work, self._point_at)
+                return
+            for index in range(self._local):
+                self._point_at(index)
+                work(index, None)
+
+    @contextmanager
+    def _layers_write_elsewhere(self) -> Iterator[None]:
+        """Inside the block, :meth:`_point_at` may be called."""
+        flat = self._flat
+        before = {name: parameter.grad for name, parameter in flat.parameters.items()}
+        before |= {name: buffer.value for name, buffer in flat.buffers.items()}
+        try:
+            yield
         finally:
-            self._point_at(before)
+            self._point(before)
+
+    def _point_at(self, index: int) -> None:
+        """Make the layers write their gradients and running statistics to the rows of a shard of this rank."""
+        self._point(self._views[index])
+
+    def _point(self, views: dict[str, Array]) -> None:
+        for name, parameter in self._flat.parameters.items():
+            parameter.grad = views[name]
+        for name, buffer in self._flat.buffers.items():
+            buffer.value = views[name]
 
     def _copy(self, source: Array, target: Array) -> None:
         """By an op, as all that is captured."""
         if source.size:
             ops.sum_shards(source.reshape(1, -1), self._ones[:1], out=target)
-
-    def _point_at(self, gradients: list[Array]) -> None:
-        for parameter, gradient in zip(self._flat.parameters.values(), gradients, strict=True):
-            parameter.grad = gradient
 
     def _exchange(self) -> None:
         ranks = self._communicator.size
@@ -159,7 +205,8 @@ class ShardedStep:
 
     def _add(self) -> None:
         ops.weigh_shards(self._facts, self._weights, self._correct)
-        ops.sum_shards(self._received, self._weights, out=self._sums[self._mine])
+        shares = self._weights if self._lockstep is None else self._equal  # see `weighted`
+        ops.sum_shards(self._received, shares, out=self._sums[self._mine])
 
     def _share(self) -> None:
         self._communicator.all_gather(self._sums)

@@ -76,6 +76,11 @@ class TrainingConfig(Options):
         "MPI ranks that divides it gets the same weights; 0: 1, or under mpiexec 8",
         low=0,
     )
+    sync_batch_norm: bool = option(
+        False,
+        "batch norm takes mean and variance from all shards of a batch, not from each shard by itself",
+        written=False,
+    )
     seed: int = option(0, "seed of initialisation, shuffling, augmentation and dropout", low=0, high=2**32 - 1)
     dtype: str = option("float32", "precision of all arrays", choices=("float32", "float64"))
     precision: str = option(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gpunet import ops, optim
-from gpunet.backend import Array
+from gpunet.backend import Array, Gather
 from gpunet.checks import check_number
 from gpunet.data.loader import Loader
 from gpunet.errors import CheckpointError, ConfigError, DeviceMemoryError, Interrupted
@@ -27,7 +27,7 @@ from gpunet.nn.loss import Loss
 from gpunet.nn.parameter import FlatParameters
 from gpunet.optim import _slots, schedules
 from gpunet.parallel.communicator import Communicator, Serial, from_first
-from gpunet.parallel.shards import Result, ShardedStep, shard_count
+from gpunet.parallel.shards import Result, ShardedStep, shard_count, weighted
 from gpunet.training.callbacks import Callback, EarlyStopping
 from gpunet.training.checkpoint import architecture, digest, prefixed, save_checkpoint, under
 from gpunet.training.config import TrainingConfig
@@ -177,7 +177,8 @@ class Trainer:
         if shards == 1:
             self._step_once = self.backend.capture(weakly(self._training_step))
         else:
-            sharded = ShardedStep(self.flat, self.communicator, count=shards, batch_size=self.batch_size)
+            cut: Any = {"count": shards, "batch_size": self.batch_size, "synchronised": config.sync_batch_norm}
+            sharded = ShardedStep(self.flat, self.communicator, **cut)
             self._step_once = sharded.captured(weakly(self._gradients), weakly(self._update))
 
     def _schedule(self, epochs: int) -> schedules.Schedule:
@@ -193,18 +194,19 @@ class Trainer:
         found = self._gradients(0, self.batch_size)
         self._update(found.loss, found.correct)
 
-    def _gradients(self, first_row: int, rows: int) -> Result:
-        """The gradients of some rows of the batch, in the parameters."""
+    def _gradients(self, first_row: int, rows: int, gather: Gather | None = None) -> Result:
+        """The gradients of some rows of the batch, in the parameters; with `gather`, see :class:`ForwardContext`."""
         seed, state = self.config.seed, self._state
         x, targets = self.train.training_batch(state.start, rows, seed=seed, step=state.step, first_row=first_row)
         weights = self.train.training_weights(state.start, rows)  # with them, there is one shard
-        ctx = ForwardContext(training=True, seed=seed, step=state.step, needs_input_grad=False, first_row=first_row)
+        ctx = ForwardContext(True, seed, state.step, needs_input_grad=False, first_row=first_row, gather=gather)
         outputs, backward = self.model.forward(x, ctx)
         loss, gradient = self.loss(outputs, targets, weights)
-        backward(gradient)
         loss = self.backend.asarray(loss)  # a loss of one's own may return NumPy's scalar
         correct = ops.count_correct(outputs, targets) if self._none_correct is None else self._none_correct
-        return Result(loss, correct, targets, getattr(self.loss, "weight", None))
+        result = Result(loss, correct, targets, getattr(self.loss, "weight", None))
+        backward(gradient if gather is None else weighted(gradient, result, first_row, gather))
+        return result
 
     def _update(self, loss: Array, correct: Array) -> None:
         """Update the parameters by the gradients of the batch."""
@@ -441,6 +443,7 @@ class Trainer:
         """What must be the same when the training is resumed."""
         data = {"training data": self.train.digest(), "validation data": self.validation.digest()}
         left_out = {"epochs", "loss", "metric"} | ({"shards"} if self.config.shards == 1 else set())
+        left_out |= set() if self.config.sync_batch_norm else {"sync_batch_norm"}  # as before there was one
         settings = {name: value for name, value in vars(self.config).items() if name not in left_out}
         scaling = digest(target_tensors(self.model))
         found = {"target scaling": scaling} if self.model.target_scaling is not None else {}

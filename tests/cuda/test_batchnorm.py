@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from gpunet import ops
 from gpunet.backend import Array
 from gpunet.ops.batchnorm import BatchNormSaved, batch_norm, batch_norm_backward, reference
 from gpunet.ops.batchnorm import cuda as cuda_batchnorm
 from tests.cuda.conftest import Device
 from tests.emulator import RUNTIME
-from tests.ops.test_batchnorm import Case, arrays, cases, scales, wide
+from tests.ops.test_batchnorm import Case, arrays, cases, check_parts, scales, wide
 from tests.support import assert_close, large_means
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -86,6 +87,18 @@ def test_shapes(device: Device, launched: list[str], shape: tuple[int, ...], tra
     options = {"training": training, "momentum": 0.1, "eps": 1e-5}
     check(device, {"shape": shape, "options": options, "mean": -3.0, "std": 2.0, "dtype": dtype, "seed": 1})
     assert launched == [*FORWARD[training], *BACKWARD]
+
+
+@pytest.mark.parametrize(("shape", "parts"), [((4, 3), 4), ((3000, 5), 2), ((6, 5, 7, 8), 3)])
+@DTYPES
+def test_parts_that_meet_are_the_whole_batch(
+    device: Device, small_slices: None, launched: list[str], shape: tuple[int, ...], parts: int, dtype: Any
+) -> None:
+    first = check_parts(ops, shape, parts, dtype, device)
+    steps = ["partial_statistics", "part_statistics"], FORWARD[True][1:]
+    steps += ["partial_gradients", "finish_gradients", "part_gradients"], BACKWARD[1:]
+    assert sorted(launched) == sorted(kernel for step in steps for kernel in step * parts)
+    assert check_parts(ops, shape, parts, dtype, device) == first
 
 
 @pytest.mark.parametrize("shape", [(8, 28, 28, 32), (12544, 128), (2304, 256), (256, 512), (10**8, 1), (2, 10**7)])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 
 from gpunet.ops.batchnorm_pool import batch_norm_max_pool, batch_norm_max_pool_backward
 from tests.cuda.conftest import Device
-from tests.ops.test_batchnorm_pool import Case, arrays, cases, check, check_backward
+from tests.ops.test_batchnorm_pool import Case, arrays, cases, check, check_backward, check_parts
 
 TERMS = 16
 """As in batch norm's test: four rows are added in the dtype of x."""
@@ -27,6 +27,12 @@ def check_on(device: Device, case: Case) -> None:
     check_backward(case, host, tuple(map(device.host, gradients)), TERMS)
     for name in ("x", "gamma", "beta"):
         np.testing.assert_array_equal(device.host(ours[name]), given[name])
+
+
+def test_parts_that_meet_are_the_whole_batch(device: Device) -> None:
+    options = {"training": True, "momentum": 0.1, "eps": 1e-5}
+    case = {"shape": (6, 5, 7, 8), "options": options, "mean": -3.0, "std": 2.0, "dtype": np.float32, "seed": 1}
+    check_parts(case, 3, TERMS, device)
 
 
 @settings(max_examples=12)

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpunet.backend import Gather, backend_of
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.ops import batchnorm
 from gpunet.ops.batchnorm import BatchNormSaved, batch_norm, batch_norm_backward, cpu, reference
+from gpunet.parallel import Serial
+from gpunet.parallel.lockstep import Lockstep
 from tests.support import assert_close, check_gradient, large_means, torch_or_skip
 
 Case = dict[str, Any]
@@ -169,6 +172,44 @@ def test_inference_by_hand(impl: Any) -> None:
     assert_close(dx, np.array([[[7.0]]]))
     assert_close(dgamma, np.array([7.0]))
     assert_close(dbeta, np.array([7.0]))
+
+
+def check_parts(impl: Any, shape: tuple[int, ...], parts: int, dtype: Any, device: Any = None) -> list[bytes]:
+    """A batch in parts that meet, against the reference for the whole batch; returns all bits."""
+    put, get = (device.array, device.host) if device else (np.ascontiguousarray, np.asarray)
+    given, dy = arrays({"shape": shape, "mean": -3.0, "std": 2.0, "dtype": dtype, "seed": 12})
+    found: list[Any] = [None] * parts
+
+    def work(index: int, gather: Gather) -> None:
+        rows = slice(index * shape[0] // parts, (index + 1) * shape[0] // parts)
+        ours = {name: put(array[rows] if name == "x" else array.copy()) for name, array in given.items()}
+        y, saved = impl.batch_norm(**ours, training=True, gather=gather)
+        gradients = impl.batch_norm_backward(put(dy[rows]), ours["x"], ours["gamma"], saved)
+        found[index] = [get(array) for array in (y, ours["running_mean"], ours["running_var"], *gradients)]
+
+    backend = backend_of(put(dy))
+    Lockstep(Serial(), backend, parts).run(work, lambda index: None)
+    ys, means, variances, dxs, dgammas, dbetas = zip(*found, strict=True)
+    exact = wide(given)
+    y, saved = reference.batch_norm(**exact, training=True)
+    gradients = reference.batch_norm_backward(dy.astype(np.float64), exact["x"], exact["gamma"], saved)
+    scale, lost = scales(exact, dy, saved), 1.0 if dtype == np.float32 else 1 + 3 / 2
+    assert_close(np.concatenate(ys), y, terms=PIECE, scale=scale["y"] * lost)
+    for mean, variance in zip(means, variances, strict=True):
+        assert_close(mean, exact["running_mean"], terms=PIECE)
+        assert_close(variance, exact["running_var"], terms=PIECE)
+    terms = max(PIECE, dy.size // shape[-1])
+    assert_close(np.concatenate(dxs), gradients[0], terms=terms, scale=scale["dx"] * lost)
+    assert_close(np.sum(dgammas, 0, dtype), gradients[1], terms=terms, scale=scale["dgamma"] * lost)
+    assert_close(np.sum(dbetas, 0, dtype), gradients[2], terms=terms, scale=scale["dbeta"])
+    return [array.tobytes() for each in found for array in each]
+
+
+@pytest.mark.parametrize("impl", [batchnorm, reference])
+@pytest.mark.parametrize(("shape", "parts"), [((4, 3), 4), ((600, 5), 2), ((6, 5, 7, 8), 3)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parts_that_meet_are_the_whole_batch(impl: Any, shape: tuple[int, ...], parts: int, dtype: Any) -> None:
+    check_parts(impl, shape, parts, dtype)
 
 
 @pytest.mark.parametrize("training", [True, False])

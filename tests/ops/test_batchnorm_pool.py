@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpunet.backend import Gather, backend_of
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.ops import batchnorm_pool
 from gpunet.ops.batchnorm import batch_norm, batch_norm_backward
@@ -21,6 +22,8 @@ from gpunet.ops.batchnorm_pool import (
     reference,
 )
 from gpunet.ops.pool2d import max_pool2d, max_pool2d_backward
+from gpunet.parallel import Serial
+from gpunet.parallel.lockstep import Lockstep
 from tests.ops.test_batchnorm import NAMES, PIECE, Arrays, Case, scales, wide
 from tests.support import assert_close, check_gradient, torch_or_skip
 
@@ -94,6 +97,37 @@ def check(case: Case, results: tuple[np.ndarray, BatchNormMaxPoolSaved], moved: 
         assert_close(moved[name], exact[name], terms=terms)
         if not case["options"]["training"]:
             np.testing.assert_array_equal(moved[name], given[name])
+
+
+def check_parts(case: Case, parts: int, terms: int, device: Any = None) -> None:
+    """A batch in parts that meet, against the reference for the whole batch."""
+    put, get = (device.array, device.host) if device else (np.ascontiguousarray, np.asarray)
+    given, dy = arrays(case)
+    found: list[Any] = [None] * parts
+
+    def work(index: int, gather: Gather) -> None:
+        rows = slice(index * len(dy) // parts, (index + 1) * len(dy) // parts)
+        ours = {name: put(array[rows] if name == "x" else array.copy()) for name, array in given.items()}
+        y, saved = batch_norm_max_pool(**ours, **case["options"], gather=gather)
+        gradients = batch_norm_max_pool_backward(put(dy[rows]), ours["x"], ours["gamma"], saved)
+        moved = {name: get(ours[name]) for name in ("running_mean", "running_var")}
+        mine = get(saved.mean), get(saved.inv_std), get(saved.argmax), moved
+        found[index] = [get(y), *mine, *map(get, gradients)]
+
+    Lockstep(Serial(), backend_of(put(dy)), parts).run(work, lambda index: None)
+    ys, means, inv_stds, argmaxes, moved, dxs, dgammas, dbetas = zip(*found, strict=True)
+    for each in range(parts):
+        saved = BatchNormMaxPoolSaved(means[each], inv_stds[each], np.concatenate(argmaxes), True)
+        check(case, (np.concatenate(ys), saved), moved[each], terms)
+    check_backward(case, saved, (np.concatenate(dxs), sum(dgammas), sum(dbetas)), terms)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_parts_that_meet_are_the_whole_batch(dtype: Any) -> None:
+    options = {"training": True, "momentum": 0.1, "eps": 1e-5}
+    check_parts(
+        {"shape": (6, 5, 7, 8), "options": options, "mean": -3.0, "std": 2.0, "dtype": dtype, "seed": 1}, 3, PIECE
+    )
 
 
 def check_backward(case: Case, saved: BatchNormMaxPoolSaved, gradients: tuple[np.ndarray, ...], terms: int) -> None:

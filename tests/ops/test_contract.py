@@ -26,9 +26,11 @@ SIGNATURES = {
     ),
     "global_avg_pool2d": "(x)",
     "global_avg_pool2d_backward": "(dy, x_shape)",
-    "batch_norm": "(x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-05)",
+    "batch_norm": ("(x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-05, gather=None)"),
     "batch_norm_backward": "(dy, x, gamma, saved, *, out=(None, None))",
-    "batch_norm_max_pool": "(x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-05)",
+    "batch_norm_max_pool": (
+        "(x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-05, gather=None)"
+    ),
     "batch_norm_max_pool_backward": "(dy, x, gamma, saved, *, out=(None, None))",
     "linear": "(x, weight, bias=None, *, relu=False)",
     "linear_backward": "(dy, x, weight, *, y=None, needs=('x', 'weight', 'bias'), out=(None, None))",

@@ -14,7 +14,13 @@ COMMON: dict[str, Any] = {"epochs": 2, "batch_size": 32, "shards": 8, "seed": 3}
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": (16,), "dropout": 0.3, "class_weights": "balanced", "clip_norm": 1.0},
     "cnn": {"filters": (4, 8), "shift": 1, "flip": False, "alternate_flip": True, "ema_decay": 0.9},
-    "hybrid": {"filters": (4, 8), "classifier_hidden": (8,), "classifier_epochs": 2, "joint_epochs": 1},
+    "hybrid": {
+        "filters": (4, 8),
+        "classifier_hidden": (8,),
+        "classifier_epochs": 2,
+        "joint_epochs": 1,
+        "sync_batch_norm": True,
+    },
 }
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpunet.backend import Backend
+from gpunet.backend import CPU, Backend
 from gpunet.cuda.nccl import NcclCollectives
 from gpunet.models import CNN
 from gpunet.parallel.shards import ShardedStep
 from gpunet.training import Trainer, TrainingConfig
 from tests.parallel.threads import ThreadCommunicator, run_ranks
+from tests.support import assert_close
 from tests.training.problems import loaders, without_times
 
 
@@ -90,9 +91,10 @@ class NcclRank(ThreadCommunicator):
         self._collectives.all_to_all(send, receive, rows)
 
 
-def fitted(backend: Backend, communicator: Any) -> tuple[Any, ...]:
+def fitted(backend: Backend, communicator: Any, **options: Any) -> tuple[Any, ...]:
     model = CNN((8, 8, 1), 4, (4,), dropout=0.1).initialize(seed=0, device=backend)
-    config = TrainingConfig(epochs=1, batch_size=40, lr=5e-3, shards=4, class_weights="balanced")
+    settings = {"epochs": 1, "batch_size": 40, "lr": 5e-3, "shards": 4, "class_weights": "balanced", **options}
+    config = TrainingConfig(**settings)
     trainer = Trainer(model, config, **loaders(backend, shift=1), communicator=communicator)
     trainer.fit()
     return trainer.flat.values.tobytes(), trainer.flat.state.tobytes(), without_times(trainer.history.records)
@@ -110,6 +112,17 @@ def test_any_number_of_ranks_gives_the_same_bits(emulated: Backend) -> None:
         return found
 
     assert run_ranks(2, through_nccl) == [alone, alone]
+
+
+@pytest.mark.emulator
+def test_synchronised_batch_norm(emulated: Backend) -> None:
+    """The same bits for any number of ranks, also through NCCL; and up to rounding the weights of the CPU."""
+    options: dict[str, Any] = {"sync_batch_norm": True, "batch_size": 200, "optimizer": "sgd"}
+    alone = fitted(emulated, None, **options)
+    assert run_ranks(4, lambda rank: fitted(emulated, rank, **options)) == [alone] * 4
+    assert run_ranks(2, lambda rank: fitted(emulated, NcclRank(rank), **options)) == [alone] * 2
+    weights, expected = (np.frombuffer(found[0], np.float32) for found in (alone, fitted(CPU, None, **options)))
+    assert_close(weights, expected, terms=200 * 64)
 
 
 @pytest.mark.emulator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gpunet.backend import Array
+from gpunet.backend import Array, Gather
 from gpunet.errors import ShapeError
 from gpunet.ops._dispatch import implementation
 from gpunet.ops._empty import no_rows, no_sum
@@ -19,7 +19,9 @@ class BatchNormSaved(NamedTuple):
     inv_std: Array
     """1 / sqrt(variance + eps), float64 (C,)."""
     training: bool
-    """Whether mean and variance are those of `x`, so that gradients flow through them."""
+    """Whether mean and variance are those of the batch, so that gradients flow through them."""
+    gather: Gather | None = None
+    """As given."""
 
 
 def _check_axes(x: Array) -> None:
@@ -39,6 +41,7 @@ def batch_norm(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    gather: Gather | None = None,
 ) -> tuple[Array, BatchNormSaved]:
     """``gamma * (x - mean) / sqrt(var + eps) + beta`` per channel (algorithm 1 of the paper).
 
@@ -46,11 +49,16 @@ def batch_norm(
     **in place**, ``running = (1 - momentum) * running + momentum * batch``. Otherwise they are the running ones, which
     are left unchanged. `x` is normalised by the biased variance; `running_var` tracks the unbiased one, as in PyTorch.
 
+    With `gather`, `x` is one of several equal parts of a batch: in training, mean and variance are those of all parts,
+    combined in their order, so that all get the same bits. The backward pass then also meets the other parts.
+
     Args:
         x: (..., C) of rank 2 or more, float32 or float64.
         gamma, beta, running_mean, running_var: (C,), dtype of `x`.
         momentum: weight of the batch statistics in the running ones, 0 to 1.
         eps: added to the variance, positive.
+        gather: takes float64 (2, C): the mean of this part and its sum of squared deviations from that; in the backward
+            pass, its sums of dy and of dy * (x - mean).
 
     Returns:
         (y, saved): y has the shape and dtype of `x`; saved is for :func:`batch_norm_backward`.
@@ -71,12 +79,12 @@ def batch_norm(
     """
     impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
     _check_axes(x)
-    given = BatchNormParameters(gamma, beta, running_mean, running_var, training, momentum, eps)
+    given = BatchNormParameters(gamma, beta, running_mean, running_var, training, momentum, eps, gather)
     parameters = given.checked(x)
     if not x.size:
         return no_rows(x.shape, x), BatchNormSaved(*parameters.running_statistics(), False)
     y, mean, inv_std = impl.batch_norm(x, parameters)
-    return y, BatchNormSaved(mean, inv_std, parameters.training)
+    return y, BatchNormSaved(mean, inv_std, parameters.training, gather)
 
 
 def batch_norm_backward(
@@ -88,6 +96,8 @@ def batch_norm_backward(
     out: tuple[Array | None, Array | None] = (None, None),
 ) -> tuple[Array, Array, Array]:
     """Gradients of :func:`batch_norm` (the paper's section 3); in training, also through the batch statistics.
+
+    With ``saved.gather``, dgamma and dbeta are the contributions of this part; dx has those of all to its gradient.
 
     Args:
         dy: gradient of y, shape of `x`.
@@ -113,5 +123,6 @@ def batch_norm_backward(
     check_gradient(dy, x.shape, x, gamma, saved.mean, saved.inv_std, out)
     if not x.size:
         return no_rows(x.shape, x), no_sum(gamma.shape, x, out[0]), no_sum(gamma.shape, x, out[1])
-    dx, dgamma, dbeta = impl.batch_norm_backward(dy, x, gamma, saved.mean, saved.inv_std, saved.training, out)
+    about = saved.mean, saved.inv_std, saved.training, saved.gather
+    dx, dgamma, dbeta = impl.batch_norm_backward(dy, x, gamma, *about, out)
     return dx, dgamma, dbeta

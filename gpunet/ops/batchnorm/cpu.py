@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
+from gpunet.backend import Gather
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
 
@@ -175,7 +176,7 @@ def normalisation(matrix: np.ndarray, parameters: BatchNormParameters) -> tuple[
 
     In training, the running statistics are updated.
     """
-    gamma, beta, running_mean, running_var, training, momentum, eps = parameters
+    gamma, beta, running_mean, running_var, training, momentum, eps, gather = parameters
     rows, channels = matrix.shape
     if training:
         piece_rows = _piece_rows(channels)
@@ -183,6 +184,10 @@ def normalisation(matrix: np.ndarray, parameters: BatchNormParameters) -> tuple[
         means, squares = np.empty((2, -(-rows // piece_rows), channels))
         _piece_statistics(matrix, piece_rows, means, squares)
         _combine_statistics(means, squares, rows, piece_rows, mean, var)
+        if gather is not None:
+            means, squares = _of_parts(gather(np.stack([mean, var * rows])))
+            rows, piece_rows = rows * len(means), rows
+            _combine_statistics(means, squares, rows, piece_rows, mean, var)
         running_mean[...] = _move_running(np.ascontiguousarray(running_mean), momentum, mean, 1.0)
         running_var[...] = _move_running(np.ascontiguousarray(running_var), momentum, var, rows / (rows - 1))
     else:
@@ -190,6 +195,11 @@ def normalisation(matrix: np.ndarray, parameters: BatchNormParameters) -> tuple[
     inv_std, coefficients = np.empty(channels), np.empty((3, channels), matrix.dtype)
     _coefficients(mean, var, eps, np.ascontiguousarray(gamma), np.ascontiguousarray(beta), inv_std, coefficients)
     return mean, inv_std, coefficients
+
+
+def _of_parts(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two arrays (S, C) of what `gather` returns, (S, 2, C)."""
+    return np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1])
 
 
 def gradient_coefficients(
@@ -200,6 +210,7 @@ def gradient_coefficients(
     mean: np.ndarray,
     inv_std: np.ndarray,
     training: bool,
+    gather: Gather | None,
     out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(shift, scale, offset, slope): dx = dy * scale + offset + (x - shift) * slope; and `dgamma`, `dbeta`.
@@ -210,6 +221,10 @@ def gradient_coefficients(
     dgamma, dbeta = (np.empty(channels, dtype) if array is None else array for array in out)
     coefficients, gamma = np.empty((4, channels), dtype), np.ascontiguousarray(gamma)
     _combine_gradients(sums, products, rows, (mean, inv_std), gamma, training, dgamma, dbeta, coefficients)
+    if training and gather is not None:
+        sums, products = _of_parts(gather(np.stack([sums.sum(0), products.sum(0)])))
+        unused, rows = np.empty((2, channels), dtype), rows * len(sums)
+        _combine_gradients(sums, products, rows, (mean, inv_std), gamma, training, *unused, coefficients)
     return coefficients, dgamma, dbeta
 
 
@@ -227,6 +242,7 @@ def batch_norm_backward(
     mean: np.ndarray,
     inv_std: np.ndarray,
     training: bool,
+    gather: Gather | None,
     out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     matrix, dmatrix, dx = _matrix(x), _matrix(dy), aligned.empty(x.shape, x.dtype)
@@ -234,6 +250,8 @@ def batch_norm_backward(
     piece_rows = _piece_rows(channels)
     sums, products = np.empty((2, -(-rows // piece_rows), channels))
     _piece_gradients(dmatrix, matrix, piece_rows, mean, sums, products)
-    coefficients, dgamma, dbeta = gradient_coefficients(sums, products, rows, gamma, mean, inv_std, training, out)
+    coefficients, dgamma, dbeta = gradient_coefficients(
+        sums, products, rows, gamma, mean, inv_std, training, gather, out
+    )
     _apply_gradients(dmatrix, matrix, piece_rows, dx.reshape(matrix.shape), coefficients, training)
     return dx, dgamma, dbeta

@@ -1,4 +1,7 @@
-"""Batch normalisation on the GPU: three launches of ``kernels/batchnorm.cu`` each way, two forward in inference."""
+"""Batch normalisation on the GPU: three launches of ``kernels/batchnorm.cu`` each way, two forward in inference.
+
+For one of several parts of a batch there is another one before they meet, and backward one more after that.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpunet import cuda
-from gpunet.backend import Array
+from gpunet.backend import Array, Gather
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
 
 _THREADS = 256
@@ -42,7 +45,7 @@ def _slicing(shape: Sequence[int]) -> _Slicing:
 
 
 def batch_norm(x: Array, parameters: BatchNormParameters) -> tuple[Array, Array, Array]:
-    gamma, beta, running_mean, running_var, training, momentum, eps = parameters
+    gamma, beta, running_mean, running_var, training, momentum, eps, gather = parameters
     x, gamma, beta = cuda.contiguous(x), cuda.contiguous(gamma), cuda.contiguous(beta)
     moving = cuda.contiguous(running_mean), cuda.contiguous(running_var)
     launch = functools.partial(cuda.launch, "batchnorm", real=x.dtype)
@@ -55,7 +58,13 @@ def batch_norm(x: Array, parameters: BatchNormParameters) -> tuple[Array, Array,
         means, squares = (cuda.empty((slicing.slices, slicing.channels), np.float64, x) for _ in range(2))
         launch("partial_statistics", slicing.grid, slicing.block, x, means, squares, *size)
         grid = cuda.ceil_div(slicing.channels, _FINISH_BLOCK[0])
-        args = means, squares, gamma, beta, *moving, *results, *size, slicing.slices, momentum, eps
+        combined = *size, slicing.slices
+        if gather is not None:
+            part = cuda.empty((2, slicing.channels), np.float64, x)
+            launch("part_statistics", grid, _FINISH_BLOCK, means, squares, part, *combined)
+            means, squares = _of_parts(gather(part))
+            combined = slicing.rows * len(means), slicing.channels, slicing.rows, len(means)
+        args = means, squares, gamma, beta, *moving, *results, *combined, momentum, eps
         launch("finish_statistics", grid, _FINISH_BLOCK, *args)
         for running, moved in zip((running_mean, running_var), moving, strict=True):
             if moved is not running:  # a copy, because `running` is not contiguous
@@ -67,6 +76,11 @@ def batch_norm(x: Array, parameters: BatchNormParameters) -> tuple[Array, Array,
     return y, mean, inv_std
 
 
+def _of_parts(found: Array) -> tuple[Array, Array]:
+    """The two arrays (S, C) of what `gather` returns, (S, 2, C)."""
+    return cuda.contiguous(found[:, 0]), cuda.contiguous(found[:, 1])
+
+
 def batch_norm_backward(
     dy: Array,
     x: Array,
@@ -74,6 +88,7 @@ def batch_norm_backward(
     mean: Array,
     inv_std: Array,
     training: bool,
+    gather: Gather | None,
     out: tuple[Array | None, Array | None],
 ) -> tuple[Array, Array, Array]:
     dy, x, gamma = cuda.contiguous(dy), cuda.contiguous(x), cuda.contiguous(gamma)
@@ -86,19 +101,14 @@ def batch_norm_backward(
     sums, products = (cuda.empty((slicing.slices, slicing.channels), np.float64, x) for _ in range(2))
     launch("partial_gradients", slicing.grid, slicing.block, dy, x, mean, sums, products, *size)
     grid = cuda.ceil_div(slicing.channels, _FINISH_BLOCK[0])
-    args = (
-        sums,
-        products,
-        gamma,
-        mean,
-        inv_std,
-        dgamma,
-        dbeta,
-        coefficients,
-        slicing.rows,
-        slicing.channels,
-        slicing.slices,
-    )
-    launch("finish_gradients", grid, _FINISH_BLOCK, *args)
+    layer, combined = (gamma, mean, inv_std), (slicing.rows, slicing.channels, slicing.slices)
+    launch("finish_gradients", grid, _FINISH_BLOCK, sums, products, *layer, dgamma, dbeta, coefficients, *combined)
+    if training and gather is not None:
+        part = cuda.empty((2, slicing.channels), np.float64, x)
+        unused = cuda.empty((2, slicing.channels), x.dtype, x)
+        launch("part_gradients", grid, _FINISH_BLOCK, sums, products, part, *combined[1:])
+        sums, products = _of_parts(gather(part))
+        combined = slicing.rows * len(sums), slicing.channels, len(sums)
+        launch("finish_gradients", grid, _FINISH_BLOCK, sums, products, *layer, *unused, coefficients, *combined)
     launch("apply_gradients", slicing.grid, slicing.block, dy, x, coefficients, dx, *size, training)
     return dx, dgamma, dbeta

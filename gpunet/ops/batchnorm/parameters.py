@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gpunet.backend import Array
+from gpunet.backend import Array, Gather
 from gpunet.checks import check_float, check_number, check_out, check_shape
 from gpunet.errors import ShapeError
 
@@ -20,6 +20,7 @@ class BatchNormParameters(NamedTuple):
     training: bool
     momentum: float
     eps: float
+    gather: Gather | None = None
 
     def checked(self, x: Array) -> BatchNormParameters:
         """These parameters with plain numbers; raises if they do not match `x` or are out of range.
@@ -31,7 +32,7 @@ class BatchNormParameters(NamedTuple):
         check_vectors(x.shape[-1], **vectors)
         momentum = check_number("momentum", self.momentum, low=0, high=1)
         eps = check_number("eps", self.eps, low=0, low_open=True)
-        if self.training and x.size <= x.shape[-1]:
+        if self.training and self.gather is None and x.size <= x.shape[-1]:
             raise ShapeError(
                 f"training needs more than one value per channel, got x {tuple(x.shape)}: "
                 "use a larger batch, or training=False"

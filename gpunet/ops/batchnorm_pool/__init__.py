@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpunet.backend import Array
+from gpunet.backend import Array, Gather
 from gpunet.checks import check_shape
 from gpunet.errors import DTypeError
 from gpunet.ops._dispatch import implementation
@@ -25,7 +25,9 @@ class BatchNormMaxPoolSaved(NamedTuple):
     argmax: Array
     """Position of the largest normalised value in its window, ``2 * row + column``; uint8 (N, H // 2, W // 2, C)."""
     training: bool
-    """Whether mean and variance are those of `x`, so that gradients flow through them."""
+    """Whether mean and variance are those of the batch, so that gradients flow through them."""
+    gather: Gather | None = None
+    """As given."""
 
 
 def batch_norm_max_pool(
@@ -38,6 +40,7 @@ def batch_norm_max_pool(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    gather: Gather | None = None,
 ) -> tuple[Array, BatchNormMaxPoolSaved]:
     """:func:`gpunet.ops.batch_norm` followed by :func:`gpunet.ops.max_pool2d` with non-overlapping 2x2 windows.
 
@@ -48,6 +51,7 @@ def batch_norm_max_pool(
         gamma, beta, running_mean, running_var: (C,), dtype of `x`; training updates the last two **in place**.
         momentum: weight of the batch statistics in the running ones, 0 to 1.
         eps: added to the variance, positive.
+        gather: for one of several equal parts of a batch, see :func:`gpunet.ops.batch_norm`.
 
     Returns:
         (y, saved): y is (N, H // 2, W // 2, C), dtype of `x`; saved is for :func:`batch_norm_max_pool_backward`.
@@ -66,14 +70,14 @@ def batch_norm_max_pool(
     """
     impl = implementation(__name__, x, gamma, beta, running_mean, running_var)
     geometry = Pool2dGeometry.of(x.shape, 2)
-    given = BatchNormParameters(gamma, beta, running_mean, running_var, training, momentum, eps)
+    given = BatchNormParameters(gamma, beta, running_mean, running_var, training, momentum, eps, gather)
     parameters = given.checked(x)
     if not geometry.batch:
         y, argmax = no_rows(geometry.y_shape, x), no_rows(geometry.y_shape, x, np.uint8)
         mean, inv_std = parameters.running_statistics()
         return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, False)
     y, mean, inv_std, argmax = impl.batch_norm_max_pool(x, parameters)
-    return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, parameters.training)
+    return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, parameters.training, gather)
 
 
 def batch_norm_max_pool_backward(

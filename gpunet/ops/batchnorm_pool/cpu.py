@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
+from gpunet.backend import Gather
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops.batchnorm import cpu as batchnorm
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
@@ -126,6 +127,7 @@ def batch_norm_max_pool_backward(
     inv_std: np.ndarray,
     argmax: np.ndarray,
     training: bool,
+    gather: Gather | None,
     out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     dy, x, argmax = np.ascontiguousarray(dy), np.ascontiguousarray(x), np.ascontiguousarray(argmax)
@@ -135,7 +137,7 @@ def batch_norm_max_pool_backward(
     sums, products = np.empty((2, pieces, channels))
     _piece_gradients(dy, x, argmax, piece_rows, piece_columns, mean, sums, products)
     coefficients, dgamma, dbeta = batchnorm.gradient_coefficients(
-        sums, products, x.size // channels, gamma, mean, inv_std, training, out
+        sums, products, x.size // channels, gamma, mean, inv_std, training, gather, out
     )
     if training:
         dx = aligned.empty(x.shape, x.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpunet.backend import Array
+from gpunet.backend import Array, Gather
 from gpunet.ops.batchnorm import cuda as batchnorm
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
 from gpunet.ops.geometry import Pool2dGeometry
@@ -25,7 +25,8 @@ def batch_norm_max_pool_backward(
     inv_std: Array,
     argmax: Array,
     training: bool,
+    gather: Gather | None,
     out: tuple[Array | None, Array | None],
 ) -> tuple[Array, Array, Array]:
     dnormalised = pool2d.max_pool2d_backward(dy, argmax, Pool2dGeometry.of(x.shape, 2))
-    return batchnorm.batch_norm_backward(dnormalised, x, gamma, mean, inv_std, training, out)
+    return batchnorm.batch_norm_backward(dnormalised, x, gamma, mean, inv_std, training, gather, out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpunet.backend import Gather
 from gpunet.ops.batchnorm import BatchNormSaved
 from gpunet.ops.batchnorm import reference as batchnorm
 from gpunet.ops.batchnorm_pool import BatchNormMaxPoolSaved
@@ -20,13 +21,14 @@ def batch_norm_max_pool(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    gather: Gather | None = None,
 ) -> tuple[np.ndarray, BatchNormMaxPoolSaved]:
     """See :func:`gpunet.ops.batchnorm_pool.batch_norm_max_pool`."""
     normalised, saved = batchnorm.batch_norm(
-        x, gamma, beta, running_mean, running_var, training=training, momentum=momentum, eps=eps
+        x, gamma, beta, running_mean, running_var, training=training, momentum=momentum, eps=eps, gather=gather
     )
     y, argmax = pool2d.max_pool2d(normalised, 2)
-    return y, BatchNormMaxPoolSaved(saved.mean, saved.inv_std, argmax, training)
+    return y, BatchNormMaxPoolSaved(saved.mean, saved.inv_std, argmax, training, gather)
 
 
 def batch_norm_max_pool_backward(
@@ -39,5 +41,5 @@ def batch_norm_max_pool_backward(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """See :func:`gpunet.ops.batchnorm_pool.batch_norm_max_pool_backward`."""
     dnormalised = pool2d.max_pool2d_backward(dy, saved.argmax, x.shape, 2)
-    norm_saved = BatchNormSaved(saved.mean, saved.inv_std, saved.training)
+    norm_saved = BatchNormSaved(saved.mean, saved.inv_std, saved.training, saved.gather)
     return batchnorm.batch_norm_backward(dnormalised, x, gamma, norm_saved, out=out)
