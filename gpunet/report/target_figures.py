@@ -64,6 +64,7 @@ def draw_predicted(true: np.ndarray, predicted: np.ndarray, name: str, ax: Axes 
     axes.scatter(true[some], predicted[some], s=9, color=BLUE, alpha=0.5, linewidths=0, rasterized=len(some) > 500)
     ends = [float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))]
     axes.plot(ends, ends, color=GREY, linestyle=":")
+    _few_digits(axes)
     axes.set_xlabel("true")
     axes.set_ylabel("predicted")
     axes.set_title(name)
@@ -78,11 +79,18 @@ def draw_residuals(true: np.ndarray, predicted: np.ndarray, name: str, ax: Axes 
     axes.axvline(0.0, color=GREY, linestyle=":")
     mean = float((predicted - true).mean())
     axes.axvline(mean, color=VERMILLION, label=f"mean {mean:.3g}")
+    _few_digits(axes)
     axes.set_xlabel("predicted - true")
     axes.set_ylabel("rows")
     axes.set_title(name)
     axes.legend()
     return axes
+
+
+def _few_digits(axes: Axes) -> None:
+    """Ticks of large and small numbers share a factor, which stands at the end of the axis: they do not overlap."""
+    axes.locator_params(axis="x", nbins=6)
+    axes.ticklabel_format(style="sci", scilimits=(-3, 4))
 
 
 def drawings(dataset: Dataset, predictions: np.ndarray, prefix: str) -> dict[str, Callable[[Path], None]]:
