@@ -1,4 +1,4 @@
-"""SIMD code that packs matrices for products, and unpacks what has few columns; conventions as in :mod:`gpunet.ops._simd`."""
+"""SIMD code that packs matrices for products, and unpacks results of few columns; see :mod:`gpunet.ops._simd`."""
 
 from __future__ import annotations
 
