@@ -13,6 +13,7 @@ from gpunet.errors import ConfigError, DTypeError, ShapeError
 
 FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _FLOATS = frozenset(FLOAT_DTYPES)
+_INT32 = np.dtype(np.int32)
 
 
 def check_rank(name: str, array: Array, rank: int, layout: str) -> None:
@@ -69,6 +70,8 @@ def check_float(**arrays: Array | None) -> None:
 def check_labels(labels: Array, size: int) -> None:
     """Raise unless `labels` is an integer vector with `size` entries; checking their range is up to the data loader."""
     check_shape("labels", labels, (size,))
+    if labels.dtype is _INT32:
+        return
     if labels.dtype.kind not in "iu" or not labels.dtype.isnative:
         raise DTypeError(f"labels must be integers in native byte order, got {labels.dtype}: convert with .astype(...)")
 
@@ -83,8 +86,10 @@ def check_number(
     high_open: bool = False,
 ) -> float:
     """`value` as a float, or ConfigError unless it is a finite number within the bounds."""
-    if type(value) is float and low < value < high:
-        return value
+    if type(value) is float:
+        above, below = low < value if low_open else low <= value, value < high if high_open else value <= high
+        if above and below and math.isfinite(value):
+            return value
     bounds = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
         raise ConfigError(f"{name} must be a number in {bounds}, got {value!r}")
@@ -95,6 +100,8 @@ def check_number(
 
 def check_int(name: str, value: int, *, low: int = 0, high: int | None = None) -> int:
     """`value` as an int, or ConfigError unless it is an integer in [`low`, `high`]."""
+    if type(value) is int and low <= value and (high is None or value <= high):
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise ConfigError(f"{name} must be an integer, got {value!r}")
     if value < low or (high is not None and value > high):
@@ -105,6 +112,12 @@ def check_int(name: str, value: int, *, low: int = 0, high: int | None = None) -
 
 def check_needs(needs: Any, names: Sequence[str]) -> None:
     """Raise ConfigError unless `needs` is a sequence or set of some of the gradients' `names`."""
+    if type(needs) is tuple:
+        for need in needs:
+            if need not in names:
+                break
+        else:
+            return
     if isinstance(needs, str) or not isinstance(needs, Collection):
         raise ConfigError(f"needs must be a tuple of some of {', '.join(map(repr, names))}; got {needs!r:.80}")
     if any(need not in names for need in needs):
@@ -118,6 +131,10 @@ def check_out(out: Sequence[Array | None], *like: tuple[str, Sequence[int], Any]
     for array, (name, shape, dtype) in zip(out, like, strict=True):
         if array is None:
             continue
+        if type(array) is np.ndarray and array.shape == shape and array.dtype is dtype:
+            flags = array.flags
+            if flags.c_contiguous and flags.writeable:
+                continue
         check_shape(f"out's {name}", array, shape)
         if array.dtype != dtype:
             raise DTypeError(f"out's {name} must be {dtype}, got {array.dtype}")

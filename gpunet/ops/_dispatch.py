@@ -12,8 +12,10 @@ from gpunet.backend import CPU, Array
 from gpunet.devices import backend_of
 from gpunet.ops._environment import check_environment
 
-_HOST = frozenset((np.ndarray, type(None)))
 _modules: dict[tuple[str, str], ModuleType] = {}
+"""Those in use, by package and the backend's implementation."""
+_on_cpu: dict[str, ModuleType] = {}
+"""Those for the CPU, by package: what most calls ask for."""
 _before_next: list[Callable[[], None]] = [check_environment]
 
 
@@ -22,14 +24,21 @@ def implementation(package: str, *arrays: Array | None) -> ModuleType:
 
     It is imported on first use, so that ``import gpunet`` needs neither Numba nor CuPy.
     """
-    on_host = arrays and type(arrays[0]) is np.ndarray and _HOST.issuperset(map(type, arrays))
-    key = package, CPU.implementation if on_host else backend_of(*arrays).implementation
+    for array in arrays:
+        if type(array) is not np.ndarray and array is not None:
+            break
+    else:
+        found = _on_cpu.get(package)
+        if found is not None and arrays and arrays[0] is not None:
+            return found
+    key = package, backend_of(*arrays).implementation
     module = _modules.get(key)
-    if module is None:
-        if key[1] == CPU.implementation:
-            for check in tuple(_before_next):
-                check()
-            _before_next.clear()
+    if key[1] == CPU.implementation:
+        for check in tuple(_before_next):
+            check()
+        _before_next.clear()
+        module = _on_cpu[package] = import_module(f"{package}.{key[1]}")
+    elif module is None:
         module = _modules[key] = import_module(f"{package}.{key[1]}")
     return module
 
@@ -40,4 +49,4 @@ def before_next_cpu_call(check: Callable[[], None]) -> None:
     Threads that call ops at the same time may all call it.
     """
     _before_next[:] = [check]
-    _modules.clear()  # so that other calls need not look for it
+    _on_cpu.clear()  # so that other calls need not look for it

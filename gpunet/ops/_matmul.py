@@ -18,7 +18,8 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._simd import PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, copy_rows, gemm_tile, scratch, transpose_square
+from gpunet.ops._pack import copy_rows, transpose
+from gpunet.ops._simd import PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, gemm_tile, scratch
 
 _MANY_REGISTERS = VECTOR_BYTES == 64
 """AVX-512 has 32 vector registers, AVX 16."""
@@ -27,8 +28,10 @@ _HEIGHT, _PACKED_HEIGHT, _NARROW_HEIGHT = (8, 12, 8) if _MANY_REGISTERS else (6,
 _in_place = gemm_tile(_HEIGHT, PANEL_VECTORS, packed=False)
 _packed = gemm_tile(_PACKED_HEIGHT, PANEL_VECTORS, packed=True)
 _narrow = gemm_tile(_NARROW_HEIGHT, 1, packed=False)
-_copy_term = copy_rows(_PACKED_HEIGHT)
-_copy_singles, _copy_doubles = copy_rows(PANEL_BYTES // 4), copy_rows(PANEL_BYTES // 8)
+_copy_term, _copy_part_of_term = copy_rows(_PACKED_HEIGHT), copy_rows(_PACKED_HEIGHT, whole=False)
+_copy_panel, _copy_part = copy_rows(vectors=PANEL_VECTORS), copy_rows(vectors=1, whole=False)
+_store_part = copy_rows(vectors=1, whole=False, fill=False)
+_transpose_square, _transpose_part = transpose(whole=True), transpose(whole=False)
 _DEPTH = 256
 """Terms that are added up at a time: a panel of so many rows fits in the L1 cache."""
 _BLOCK_ROWS = 240
@@ -46,38 +49,42 @@ cost of handing a task to a thread that is still awake, as in a training step; a
 def _pack_rows(a, base, step, rows, depth, memory, to):
     """Pack `rows` rows of a transposed matrix, whose terms are `step` apart: _PACKED_HEIGHT at a time, term by term.
 
-    The last row fills up the last tile, which stores it several times.
+    Zeros fill up the last tile.
     """
     whole = rows // _PACKED_HEIGHT * _PACKED_HEIGHT
     for first in range(0, whole, _PACKED_HEIGHT):
-        _copy_term(a, base + first, step, memory, to + first * depth, _PACKED_HEIGHT, depth)
-    for k in range(depth if whole < rows else 0):
-        for r in range(_PACKED_HEIGHT):
-            memory[to + whole * depth + k * _PACKED_HEIGHT + r] = a[base + k * step + min(whole + r, rows - 1)]
+        _copy_term(a, base + first, step, memory, to + first * depth, _PACKED_HEIGHT, depth, _PACKED_HEIGHT)
+    if whole < rows:
+        to += whole * depth
+        _copy_part_of_term(a, base + whole, step, memory, to, _PACKED_HEIGHT, depth, rows - whole)
+
+
+@jit
+def _transpose(x, x_start, x_row, y, y_start, y_row, rows, columns):
+    """``y[y_start + j * y_row + i] = x[x_start + i * x_row + j]`` for i up to `rows` and j up to `columns`."""
+    lanes = VECTOR_BYTES // x.itemsize
+    for i in range(0, rows, lanes):
+        for j in range(0, columns, lanes):
+            source, target = x_start + i * x_row + j, y_start + j * y_row + i
+            if i + lanes <= rows and j + lanes <= columns:
+                _transpose_square(x, source, x_row, y, target, y_row, lanes, lanes)
+            else:
+                _transpose_part(x, source, x_row, y, target, y_row, min(lanes, rows - i), min(lanes, columns - j))
 
 
 @jit
 def _pack_panel(b, trans_b, stride, k, depth, column, columns, width, memory, to):
     """Pack rows k ... k + depth - 1 of a panel of op(B) with `columns` columns, filled up to `width` by zeros."""
-    lanes, first, step, term = VECTOR_BYTES // b.itemsize, k * stride + column, 1, stride
-    whole, square = 0, 0
+    lanes = VECTOR_BYTES // b.itemsize
+    if columns < width and trans_b:
+        memory[to : to + depth * width] = 0
     if trans_b:
-        first, step, term = column * stride + k, stride, 1
-        whole, square = depth // lanes * lanes, columns // lanes * lanes
-        for j in range(0, square, lanes):
-            for i in range(0, whole, lanes):
-                transpose_square(b, first + j * stride + i, stride, memory, to + i * width + j, width)
+        _transpose(b, column * stride + k, stride, memory, to, width, columns, depth)
     elif columns == PANEL_BYTES // b.itemsize:
-        if b.itemsize == 4:
-            _copy_singles(b, first, stride, memory, to, width, depth)
-        else:
-            _copy_doubles(b, first, stride, memory, to, width, depth)
-        return
-    for i in range(depth):
-        for j in range(square if i < whole else 0, columns):
-            memory[to + i * width + j] = b[first + i * term + j * step]
-        for j in range(columns, width):
-            memory[to + i * width + j] = 0
+        _copy_panel(b, k * stride + column, stride, memory, to, width, depth, columns)
+    else:
+        for j in range(0, width, lanes):
+            _copy_part(b, k * stride + column + j, stride, memory, to + j, width, depth, columns - j)
 
 
 @jit
@@ -96,7 +103,6 @@ def _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left,
     memory = scratch(packed + ((rows + _PACKED_HEIGHT) * most if trans_a else 0), a)
     for j in range(wide * panels):
         memory[j] = bias[left + j] if bias.size and left + j < right else 0
-    row_step, column_step = (1, stride) if trans_out else (stride, 1)
     for part in range(parts):
         k, depth = part * inner // parts, (part + 1) * inner // parts - part * inner // parts
         if trans_a:
@@ -128,9 +134,11 @@ def _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left,
                 else:
                     _narrow(rows - i, depth, flat_a, (first + i) * inner + k, inner, source, at, step, *sums)
             if incomplete and part == parts - 1:
-                for i in range(rows):
-                    for c in range(count):
-                        flat[(first + i) * row_step + (j + c) * column_step] = memory[to + i * width + c]
+                if trans_out:
+                    _transpose(memory, to, width, flat, j * stride + first, stride, rows, count)
+                else:
+                    for c in range(0, count, lanes):
+                        _store_part(memory, to + c, width, flat, first * stride + j + c, stride, rows, count - c)
 
 
 @parallel_jit

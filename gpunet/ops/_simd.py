@@ -67,6 +67,32 @@ class Code:
         pointer = self.builder.bitcast(self.builder.gep(data, [at]), self.vector.as_pointer())
         self.builder.store(value, pointer, align=self.itemsize)
 
+    def first(self, count: Any) -> Any:
+        """The mask of the first `count` lanes of a vector."""
+        integer, lanes = ir.IntType(32), self.vector.count
+        numbers = ir.VectorType(integer, lanes)
+        limit = self.builder.insert_element(
+            ir.Constant(numbers, ir.Undefined), self.builder.trunc(count, integer), integer(0)
+        )
+        limits = self.builder.shuffle_vector(limit, limit, ir.Constant(numbers, [0] * lanes))
+        return self.builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), limits)
+
+    def load_masked(self, data: Any, at: Any, mask: Any) -> Any:
+        """As :meth:`load`, with zeros in the lanes that are not in `mask`, which are not read."""
+        pointer = self.builder.bitcast(self.builder.gep(data, [at]), self.vector.as_pointer())
+        arguments = pointer, ir.IntType(32)(self.itemsize), mask, ir.Constant(self.vector, None)
+        return self._masked("load", self.vector, *arguments)
+
+    def store_masked(self, value: Any, data: Any, at: Any, mask: Any) -> None:
+        """As :meth:`store`, only the lanes in `mask`."""
+        pointer = self.builder.bitcast(self.builder.gep(data, [at]), self.vector.as_pointer())
+        self._masked("store", ir.VoidType(), value, pointer, ir.IntType(32)(self.itemsize), mask)
+
+    def _masked(self, what: str, result: Any, *arguments: Any) -> Any:
+        name = f"llvm.masked.{what}.v{self.vector.count}f{8 * self.itemsize}.p0"
+        function = ir.FunctionType(result, [argument.type for argument in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, function, name), arguments)
+
     def broadcast(self, value: Any) -> Any:
         undefined, integer = ir.Constant(self.vector, ir.Undefined), ir.IntType(32)
         lane = self.builder.insert_element(undefined, value, ir.Constant(integer, 0))
@@ -108,7 +134,7 @@ def _accumulate(code: Code, vectors: int, rows: Any, terms: Any, b: Any, c: Any,
             value = code.broadcast(code.element(base, at))
             for v in range(vectors):
                 builder.store(code.multiply_add(value, loaded[v], builder.load(sums[r, v])), sums[r, v])
-    for r, v in tile:
+    for r, v in reversed(tile):
         value = builder.load(sums[r, v])
         if low is not None:
             value = builder.select(builder.fcmp_ordered("<=", value, low), low, value)
@@ -168,9 +194,9 @@ def gemm_tile(height: int, vectors: int, packed: bool) -> Any:
     ``tile(rows, terms, a, a_start, a_step, b, b_start, b_row, c, c_start, c_row, d, d_start, d_row, low)``
 
     Row r of B, C or D is at ``start + r * row``. Term k of row r of A is at ``a_start + k * a_step + r`` if it is
-    `packed`, else at ``a_start + r * a_step + k``. If the tile has fewer `rows` than `height`, the last one is computed
-    several times (packed, it must be there several times). C and D may alias: all of C is read first. `low` is a number
-    of the matrices' type; NaN passes.
+    `packed`, else at ``a_start + r * a_step + k``. If the tile has fewer `rows` than `height`, something is computed in
+    place of the others (packed, of whatever is there), and then overwritten by the last one. C and D may alias: all of
+    C is read first. `low` is a number of the matrices' type; NaN passes.
     """
 
     @intrinsic
@@ -218,71 +244,6 @@ def gemm_tile(height: int, vectors: int, packed: bool) -> Any:
         return signature, codegen
 
     return tile
-
-
-def copy_rows(count: int) -> Any:
-    """An intrinsic ``copy(x, x_start, x_row, y, y_start, y_row, rows)``: `count` elements of each of `rows` rows, from
-    ``x_start + r * x_row`` in `x` to ``y_start + r * y_row`` in `y`.
-    """
-
-    @intrinsic
-    def copy(typing_context: Any, x: Any, x_start: Any, x_row: Any, y: Any, y_start: Any, y_row: Any, rows: Any) -> Any:
-        index = types.intp
-        signature = types.void(x, index, index, y, index, index, index)
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            code = Code(context, builder, signature, args, x.dtype)
-            code.vector = ir.VectorType(context.get_data_type(x.dtype), count)
-            source, target = code.array(0).data, code.array(3).data
-            with cgutils.for_range(builder, args[6]) as loop:
-                at, to = (builder.add(args[k], builder.mul(args[k + 1], loop.index)) for k in (1, 4))
-                code.store(code.load(source, at), target, to)
-            return context.get_dummy_value()
-
-        return signature, codegen
-
-    return copy
-
-
-@intrinsic
-def transpose_square(
-    typing_context: Any, x: Any, x_start: Any, x_stride: Any, y: Any, y_start: Any, y_stride: Any
-) -> Any:
-    """Write the transpose of a square of VECTOR_BYTES per row: ``y[y_start + j * y_stride + i]`` becomes
-    ``x[x_start + i * x_stride + j]``.
-
-    Blocks of 1, 2, 4, ... lanes are exchanged between pairs of rows, all in registers.
-    """
-    index = types.intp
-    signature = types.void(x, index, index, y, index, index)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code = Code(context, builder, signature, args, x.dtype)
-        source, target, lanes = code.array(0).data, code.array(3).data, code.lanes
-
-        def position(at: int, row: int) -> Any:
-            return builder.add(args[at], builder.mul(args[at + 1], code.integer(row)))
-
-        def shuffled(first: Any, second: Any, lanes_of: Sequence[int]) -> Any:
-            return builder.shuffle_vector(
-                first, second, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(lanes_of))
-            )
-
-        rows = [code.load(source, position(1, r)) for r in range(lanes)]
-        block = lanes // 2
-        while block:
-            for r in range(lanes):
-                if r & block == 0:
-                    upper, lower = rows[r], rows[r + block]
-                    left = [k if k & block == 0 else lanes + k - block for k in range(lanes)]
-                    right = [k + block if k & block == 0 else lanes + k for k in range(lanes)]
-                    rows[r], rows[r + block] = shuffled(upper, lower, left), shuffled(upper, lower, right)
-            block //= 2
-        for r in range(lanes):
-            code.store(rows[r], target, position(4, r))
-        return context.get_dummy_value()
-
-    return signature, codegen
 
 
 def winograd_transform(matrix: Sequence[Sequence[float]]) -> Any:

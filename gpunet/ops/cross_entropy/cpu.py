@@ -73,11 +73,34 @@ def _softmax(x, out, log, rows):
 
 
 @jit
+def _sum(x):
+    total = 0.0
+    for value in x:
+        total += value
+    return total
+
+
+@jit
+def _exponentials_of_short_rows(x, out):
+    """Write exp(row - maximum) of each row to `out`: of all at once, as a row does not fill a vector."""
+    for r in range(x.shape[0]):
+        largest = _maximum(x[r])
+        for c in range(x.shape[1]):
+            out[r, c] = x[r, c] - largest
+    flat = out.reshape(-1)
+    for i in range(flat.size):
+        flat[i] = exp_nonpositive(flat[i])
+
+
+@jit
 def _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits):
     spread = smoothing / logits.shape[1]
+    few = logits.shape[1] < LANES
+    if few:
+        _exponentials_of_short_rows(logits, dlogits)
     for r in range(logits.shape[0]):
         x, d, label = logits[r], dlogits[r], labels[r]
-        largest, total = _exponentials(x, d)
+        largest, total = (np.float64(_maximum(x)), _sum(d)) if few else _exponentials(x, d)
         log_total = math.log(total)
         own = (1.0 - smoothing) * weight[label]
         factor = scale * (own + spread * all_weights) / total
@@ -124,14 +147,6 @@ def _adjust(losses, dlogits, labels, weight, factors, gamma, scale):
         losses[r] *= factor
         for c in range(dlogits.shape[1]):
             dlogits[r, c] *= slope * scale
-
-
-@jit
-def _sum(losses):
-    total = 0.0
-    for loss in losses:
-        total += loss
-    return total
 
 
 @jit

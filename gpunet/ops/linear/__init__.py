@@ -11,6 +11,7 @@ from gpunet.ops._dispatch import implementation
 from gpunet.ops._empty import no_rows, no_sum
 
 NEEDS = ("x", "weight", "bias")
+_NEW = (None, None)
 
 
 def _check(x: Array, weight: Array) -> None:
@@ -52,7 +53,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
     check_float(x=x, weight=weight, bias=bias)
     if bias is not None:
         check_shape("bias", bias, weight.shape[1:])
-    if 0 in x.shape[:-1]:
+    if not x.size:
         return no_rows((*x.shape[:-1], weight.shape[1]), x)
     return impl.linear(x, weight, bias, bool(relu))
 
@@ -64,7 +65,7 @@ def linear_backward(
     *,
     y: Array | None = None,
     needs: Sequence[str] = NEEDS,
-    out: tuple[Array | None, Array | None] = (None, None),
+    out: tuple[Array | None, Array | None] = _NEW,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of :func:`linear`.
 
@@ -95,8 +96,9 @@ def linear_backward(
     if y is not None:
         check_shape("y", y, dy.shape)
     check_needs(needs, NEEDS)
-    check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[1:], x.dtype))
-    if 0 in x.shape[:-1]:
+    if out is not _NEW:
+        check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[1:], x.dtype))
+    if not x.size:
         return (
             no_rows(x.shape, x) if "x" in needs else None,
             no_sum(weight.shape, x, out[0]) if "weight" in needs else None,

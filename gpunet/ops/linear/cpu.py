@@ -7,14 +7,43 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpunet.ops._matmul import matmul
-from gpunet.ops._reduce import column_sums
+from gpunet.ops._numba import jit
+from gpunet.ops._reduce import CHUNK_ROWS, column_sums
 from gpunet.ops.activation import cpu as activation
 
 
+def _matrix(array: np.ndarray) -> np.ndarray:
+    """`array` as a contiguous matrix whose rows are its last axis."""
+    array = np.ascontiguousarray(array)
+    return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
+
+
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: bool) -> np.ndarray:
-    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    y = matmul(rows, np.ascontiguousarray(weight), bias=bias, relu=relu)
-    return y.reshape(*x.shape[:-1], weight.shape[1])
+    y = matmul(_matrix(x), np.ascontiguousarray(weight), bias=bias, relu=relu)
+    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[1])
+
+
+@jit
+def _relu_backward_and_sums(dy, y, masked, total):
+    """The gradient before the ReLU, in `masked`, and its column sums, as those of :func:`column_sums`."""
+    zero = dy.dtype.type(0)
+    total[:] = 0
+    for row in range(dy.shape[0]):
+        for column in range(dy.shape[1]):
+            value = dy[row, column]  # loaded unconditionally, so that the loop vectorises
+            value = zero if y[row, column] <= zero else value
+            masked[row, column] = value
+            total[column] += value
+
+
+def _before_relu(dy: np.ndarray, y: np.ndarray, total: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The gradient before the ReLU, and its column sums."""
+    if len(dy) > CHUNK_ROWS:
+        masked = activation.relu_backward(dy, y)
+        return masked, column_sums(masked, total)
+    masked, total = np.empty_like(dy), np.empty(dy.shape[1], dy.dtype) if total is None else total
+    _relu_backward_and_sums(dy, y, masked, total)
+    return masked, total
 
 
 def linear_backward(
@@ -25,12 +54,16 @@ def linear_backward(
     needs: Sequence[str],
     out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    drows = _matrix(dy)
+    dx = dweight = dbias = None
     if y is not None:
-        dy = activation.relu_backward(dy, y)
-    rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-    drows = np.ascontiguousarray(dy).reshape(-1, dy.shape[-1])
-    return (
-        matmul(drows, np.ascontiguousarray(weight), trans_b=True).reshape(x.shape) if "x" in needs else None,
-        matmul(rows, drows, trans_a=True, out=out[0]) if "weight" in needs else None,
-        column_sums(drows, out[1]) if "bias" in needs else None,
-    )
+        drows, dbias = _before_relu(drows, _matrix(y), out[1])
+    elif "bias" in needs:
+        dbias = column_sums(drows, out[1])
+    if "x" in needs:
+        dx = matmul(drows, np.ascontiguousarray(weight), trans_b=True)
+        if x.ndim != 2:
+            dx = dx.reshape(x.shape)
+    if "weight" in needs:
+        dweight = matmul(_matrix(x), drows, trans_a=True, out=out[0])
+    return dx, dweight, dbias if "bias" in needs else None

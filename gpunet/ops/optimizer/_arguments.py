@@ -13,14 +13,21 @@ from gpunet.errors import ConfigError, DTypeError, ShapeError
 
 def check_buffers(*written: str, **buffers: Array | None) -> None:
     """Raise unless all given buffers are flat, with the same dtype and size, and those named in `written` writeable."""
-    given = {name: array for name, array in buffers.items() if array is not None}
-    check_float(**given)
-    for name, array in given.items():
-        check_rank(name, array, 1, "(flat)")
-        check_shape(name, array, next(iter(given.values())).shape)
-        flags = array.flags
-        if name in written and not (flags.c_contiguous and getattr(flags, "writeable", True)):
-            raise ShapeError(f"{name} is updated in place: it must be contiguous and writeable")
+    check_float(**buffers)
+    shape = None
+    for name, array in buffers.items():
+        if array is None:
+            continue
+        if shape is None:
+            check_rank(name, array, 1, "(flat)")
+            shape = array.shape
+        elif array.shape != shape:
+            check_rank(name, array, 1, "(flat)")
+            check_shape(name, array, shape)
+        if name in written:
+            flags = array.flags
+            if not (flags.c_contiguous and getattr(flags, "writeable", True)):
+                raise ShapeError(f"{name} is updated in place: it must be contiguous and writeable")
 
 
 def check_scalar(name: str, value: Scalar | None, *, integer: bool = False, low: float | None = None) -> Array | None:

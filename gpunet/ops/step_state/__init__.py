@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from gpunet.backend import Array
 from gpunet.checks import check_float, check_int, check_shape
 from gpunet.errors import DTypeError
@@ -12,6 +14,8 @@ COUNTERS = ("step", "position", "start", "correct", "failed")
 correct predictions in the epoch, and number of its first failed step, or -1."""
 NUMBERS = ("lr", "loss_sum")
 """Entries of `numbers`: learning rate of the current step, and sum of the epoch's losses."""
+_INT64, _FLOAT64 = np.dtype(np.int64), np.dtype(np.float64)
+_ONE = (1,)
 
 
 def advance_step(
@@ -46,15 +50,16 @@ def advance_step(
     impl = implementation(__name__, counters, numbers, rates, loss, correct, scale)
     check_float(loss=loss, scale=scale)
     expected = (
-        ("counters", counters, (len(COUNTERS),), "int64"),
-        ("numbers", numbers, (len(NUMBERS),), "float64"),
-        ("rates", rates, (max(1, rates.size),), "float64"),
-        ("loss", loss.reshape(-1), (1,), loss.dtype),
-        ("correct", correct.reshape(-1), (1,), "int64"),
-        ("scale", scale.reshape(-1), (1,), loss.dtype),
+        ("counters", counters, (len(COUNTERS),), _INT64),
+        ("numbers", numbers, (len(NUMBERS),), _FLOAT64),
+        ("rates", rates, (max(1, rates.size),), _FLOAT64),
+        ("loss", loss, _ONE, loss.dtype),
+        ("correct", correct, _ONE, _INT64),
+        ("scale", scale, _ONE, loss.dtype),
     )
     for name, array, shape, dtype in expected:
-        check_shape(name, array, shape)
+        if array.shape != shape and not (shape is _ONE and array.size == 1):
+            check_shape(name, array, shape)
         if array.dtype != dtype:
             raise DTypeError(f"{name} must be {dtype}, got {array.dtype}")
     impl.advance_step(counters, numbers, rates, loss, correct, scale, check_int("batch_size", batch_size, low=1))
