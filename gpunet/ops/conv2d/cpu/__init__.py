@@ -34,7 +34,7 @@ from gpunet.ops._blas import gemm_address
 from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
 from gpunet.ops.conv2d.cpu import col2im, direct, im2col, register_tiling, tap_gemm, winograd
-from gpunet.ops.conv2d.cpu.epilogue import reduce_split_k
+from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish_maps, reduce_split_k
 from gpunet.ops.conv2d.cpu.rotation import rotate_weight
 from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
@@ -85,6 +85,25 @@ def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2d
     bias = np.empty(0, x.dtype) if bias is None else np.ascontiguousarray(bias)
     y = aligned.empty(g.y_shape, x.dtype)
     _convolve(x, weight, bias, g, y)
+    return y
+
+
+def conv2d_and_epilogue(x: np.ndarray, weight: np.ndarray, epilogue: Epilogue, g: Conv2dGeometry) -> np.ndarray:
+    """`epilogue` of the convolution, of which only what it takes is computed: an odd row or column is in no window."""
+    window = epilogue.window
+    y = aligned.empty((g.batch, g.out_height // window, g.out_width // window, g.out_channels), x.dtype)
+    g = replace(g, out_height=g.out_height // window * window, out_width=g.out_width // window * window)
+    g, (rows, columns) = without_dead_taps(g)
+    x, weight, no_bias = np.ascontiguousarray(x), np.ascontiguousarray(weight[rows, columns]), np.empty(0, x.dtype)
+    algorithm = _choose("forward", g)
+    if algorithm == "register_tiling":
+        register_tiling.convolution(x, weight, no_bias, g, y, epilogue)
+    elif algorithm == "winograd" and winograd.keeps_images_in_cache(g):
+        winograd.convolution(x, weight, no_bias, g, y, epilogue)
+    else:
+        sums = y if window == 1 else aligned.empty(g.y_shape, x.dtype)
+        _convolve(x, weight, no_bias, g, sums)
+        finish_maps(sums, epilogue, y)
     return y
 
 
