@@ -14,7 +14,8 @@ from typing import Protocol
 
 from gpunet import ops
 from gpunet.backend import Array
-from gpunet.nn.activation import ReLU, never_decreases
+from gpunet.nn.activation import Activation, ReLU, never_decreases
+from gpunet.nn.conv import Conv2d
 from gpunet.nn.layer import Backward, ForwardContext, Layer
 from gpunet.nn.linear import Linear
 from gpunet.nn.norm import BatchNorm
@@ -29,6 +30,29 @@ class Step(Protocol):
 
     def has_parameters(self) -> bool:
         """As :meth:`gpunet.nn.Layer.has_parameters`."""
+
+
+def run(steps: Sequence[Step], x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
+    """The output of `steps` in order, and their backward function.
+
+    It stops early and returns None if nothing further down needs a gradient.
+    """
+    tape: list[Backward] = []
+    for step in steps:
+        x, step_backward = step.forward(x, ctx)
+        tape.append(step_backward)
+        if not ctx.needs_input_grad and step.has_parameters():
+            ctx = ctx.for_inner_layer()
+
+    def backward(dy: Array) -> Array | None:
+        for step_backward in reversed(tape):
+            below: Array | None = step_backward(dy)
+            if below is None:
+                return None
+            dy = below
+        return dy
+
+    return x, backward
 
 
 Rule = Callable[[Sequence[Layer]], tuple[int, list[Step]] | None]
@@ -88,6 +112,45 @@ class BatchNormMaxPool:
         return y, backward
 
 
+class ConvInference:
+    """A convolution and what follows it, one op in inference; in training the steps of the other rules.
+
+    Nothing is kept from one call to the next, so that parameters and running statistics may change at any time.
+    """
+
+    def __init__(
+        self, conv: Conv2d, norm: BatchNorm | None, activation: Activation | None, max_pool: bool, steps: list[Step]
+    ) -> None:
+        self.conv, self.norm, self.max_pool, self.steps = conv, norm, max_pool, steps
+        self.relu = type(activation) is ReLU
+        self.activation = None if self.relu else activation
+
+    def has_parameters(self) -> bool:
+        return True
+
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
+        if ctx.training:
+            return run(self.steps, x, ctx)
+        conv, norm = self.conv, self.norm
+        parts = () if norm is None else (norm.gamma, norm.beta, norm.running_mean, norm.running_var)
+        y = ops.conv2d_inference(
+            x,
+            conv.weight.value,
+            None if conv.bias is None else conv.bias.value,
+            None if norm is None else [part.value for part in parts],
+            eps=1e-5 if norm is None else norm.eps,
+            relu=self.relu,
+            max_pool=self.max_pool,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+        )
+        if self.activation is not None:
+            y = self.activation.forward(y, ctx)[0]
+        return y, lambda dy: run(self.steps, x, ctx)[1](dy)  # seldom wanted, so what it needs is computed then
+
+
 def linear_relu(layers: Sequence[Layer]) -> tuple[int, list[Step]] | None:
     """Linear, ReLU."""
     match layers[:2]:
@@ -110,16 +173,41 @@ def batch_norm_max_pool(layers: Sequence[Layer]) -> tuple[int, list[Step]] | Non
     return (2, [BatchNormMaxPool(norm)]) if activation is None else (3, [BatchNormMaxPool(norm), activation])
 
 
-RULES: list[Rule] = [linear_relu, batch_norm_max_pool]
+def conv_inference(layers: Sequence[Layer]) -> tuple[int, list[Step]] | None:
+    """Conv2d, then one or more of BatchNorm, ReLU and MaxPool2d with non-overlapping 2x2 windows, in this order.
+
+    In place of ReLU there may be another non-decreasing activation if it is pooled: as it commutes with the maximum, it
+    is applied last.
+    """
+    conv, *rest = layers
+    if type(conv) is not Conv2d:
+        return None
+    norm = rest[0] if rest and isinstance(rest[0], BatchNorm) and type(rest[0]) is BatchNorm else None
+    rest = rest if norm is None else rest[1:]
+    activation = rest[0] if rest and isinstance(rest[0], Activation) else None
+    rest = rest if activation is None else rest[1:]
+    pool = rest[0] if rest else None
+    pooled = type(pool) is MaxPool2d and pool.tiles_2x2 and (activation is None or never_decreases(activation))
+    if not pooled and type(activation) is not ReLU:
+        activation = None
+    count = 1 + sum(part is not None for part in (norm, activation)) + pooled
+    if count == 1:
+        return None
+    steps = plan(layers[:count], [rule for rule in RULES if rule is not conv_inference])
+    return count, [ConvInference(conv, norm, activation, pooled, steps)]
+
+
+RULES: list[Rule] = [linear_relu, conv_inference, batch_norm_max_pool]
 """Tried in this order at each layer; the first match wins."""
 
 
-def plan(layers: Sequence[Layer]) -> list[Step]:
-    """The steps that compute `layers` in order."""
+def plan(layers: Sequence[Layer], rules: Sequence[Rule] | None = None) -> list[Step]:
+    """The steps that compute `layers` in order, by `rules` or else :data:`RULES`."""
     steps: list[Step] = []
     left = list(layers)
     while left:
-        replaced = next((found for rule in RULES if (found := rule(left)) is not None), (1, [left[0]]))
-        steps += replaced[1]
-        del left[: replaced[0]]
+        found = (rule(left) for rule in (RULES if rules is None else rules))
+        count, replacement = next((match for match in found if match is not None), (1, [left[0]]))
+        steps += replacement
+        del left[:count]
     return steps

@@ -52,22 +52,7 @@ class Sequential(Layer):
         return iter(self.layers.items())
 
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
-        tape: list[Backward] = []
-        for step in self._steps:
-            x, step_backward = step.forward(x, ctx)
-            tape.append(step_backward)
-            if not ctx.needs_input_grad and step.has_parameters():
-                ctx = ctx.for_inner_layer()
-
-        def backward(dy: Array) -> Array | None:
-            for step_backward in reversed(tape):
-                below: Array | None = step_backward(dy)
-                if below is None:
-                    return None
-                dy = below
-            return dy
-
-        return x, backward
+        return fusion.run(self._steps, x, ctx)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         for layer in self.layers.values():

@@ -246,6 +246,53 @@ def gemm_tile(height: int, vectors: int, packed: bool) -> Any:
     return tile
 
 
+@intrinsic
+def scale_and_pool(
+    typing_context: Any,
+    x: Any,
+    x_start: Any,
+    right: Any,
+    below: Any,
+    scales: Any,
+    scale: Any,
+    offset: Any,
+    low: Any,
+    y: Any,
+    y_start: Any,
+) -> Any:
+    """The maximum of ``x * scale + offset`` over a window of four, and of `low`, for PANEL_BYTES of channels.
+
+    The window's elements are at ``x_start``, plus `right`, plus `below`, plus both; if both are 0, nothing is pooled.
+    Scales and offsets are in `scales`, from the elements `scale` and `offset` on. NaN is larger than any number.
+    """
+    index = types.intp
+    signature = types.void(*(x, index, index, index), *(scales, index, index), x.dtype, *(y, index))
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = Code(context, builder, signature, args, x.dtype)
+        source, factors, target = (code.array(at).data for at in (0, 4, 8))
+        lower, corner = builder.add(args[1], args[3]), builder.add(args[1], builder.add(args[2], args[3]))
+        window = args[1], builder.add(args[1], args[2]), lower, corner
+        bound = code.broadcast(args[7])
+
+        def larger(first: Any, second: Any) -> Any:
+            is_second = builder.or_(
+                builder.fcmp_ordered(">", second, first), builder.fcmp_unordered("uno", second, second)
+            )
+            return builder.select(is_second, second, first)
+
+        for v in range(PANEL_VECTORS):
+            lane = code.integer(v * code.lanes)
+            scale, offset = (code.load(factors, builder.add(args[at], lane)) for at in (5, 6))
+            values = [code.multiply_add(code.load(source, builder.add(at, lane)), scale, offset) for at in window]
+            value = larger(larger(values[0], values[1]), larger(values[2], values[3]))
+            value = builder.select(builder.fcmp_ordered("<=", value, bound), bound, value)
+            code.store(value, target, builder.add(args[9], lane))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 def winograd_transform(matrix: Sequence[Sequence[float]]) -> Any:
     """An intrinsic ``transform(x, x_start, x_offsets, y, y_start, y_offsets, channels)``, with `matrix` compiled in.
 

@@ -87,8 +87,49 @@ def test_batch_norm_and_max_pool(
     """The activation comes last. Gradients are sums of float32 in another order."""
     model, plain = fused_and_plain(lambda: nn.ConvBlock(3, 6, activation=activation), dtype)
     check_equal(model, plain, images(4, *size, 3, dtype=dtype), exact=False, training=training)
-    assert fused == [(4, *size, 6)]
+    assert fused == [(4, *size, 6)]  # in inference by the backward pass
     np.testing.assert_array_equal(model.flat.state, plain.flat.state)
+
+
+@pytest.mark.parametrize(
+    ("layers", "steps"),
+    [
+        (lambda: [nn.Conv2d(3, 4, 3), nn.BatchNorm(4), nn.ReLU(), nn.MaxPool2d(2)], 1),
+        (lambda: [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm(4, eps=0.1), nn.Tanh(), nn.MaxPool2d(2)], 1),
+        (lambda: [nn.Conv2d(3, 4, 3), nn.BatchNorm(4), nn.GELU(), nn.MaxPool2d(2)], 3),
+        (lambda: [nn.Conv2d(3, 4, 3), nn.BatchNorm(4), nn.ReLU(), nn.AvgPool2d(2)], 2),
+        (lambda: [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2, stride=1)], 2),
+        (lambda: [nn.Conv2d(3, 4, 3), nn.LeakyReLU(-0.5), nn.MaxPool2d(2)], 3),
+        (lambda: [nn.Conv2d(3, 4, 3), Negated(), nn.MaxPool2d(2)], 3),
+        (lambda: [nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.ReLU()], 2),
+        (lambda: [nn.Conv2d(3, 4, 3, stride=2, dilation=2, padding=3), nn.ReLU()], 1),
+        (lambda: [nn.Conv2d(3, 4, 3), OwnNorm(4), nn.ReLU()], 3),
+        (lambda: [OwnConv(3, 4, 3), nn.BatchNorm(4), nn.ReLU()], 3),
+        (lambda: [nn.Conv2d(3, 4, 3), nn.Tanh()], 2),
+    ],
+)
+def test_a_convolution_and_what_follows_it_in_inference(layers: Callable[[], list[nn.Layer]], steps: int) -> None:
+    """In training each is as before; in inference, running statistics that differ from the batch's are taken."""
+    model, plain = fused_and_plain(lambda: nn.Sequential(layers()))
+    for each in (model, plain):
+        each.flat.state[...] = np.linspace(0.5, 2, each.flat.state.size)
+    assert len(model._steps) == steps
+    check_equal(model, plain, images(5, 6, 7, 3), exact=False, training=False)
+    check_equal(model, plain, images(5, 6, 7, 3), exact=False, training=True)
+
+
+def test_inference_follows_every_change() -> None:
+    """Of a weight, of a parameter of batch norm, of a running statistic; written in place, as anybody may."""
+    model, plain = fused_and_plain(lambda: nn.ConvBlock(3, 6))
+    x = images(2, 5, 5, 3)
+    seen = [model(x)]
+    for name in ("conv.weight", "norm.gamma", "norm.beta", "norm.running_mean", "norm.running_var"):
+        for each in (model, plain):
+            parts = dict([*each.named_parameters(), *each.named_buffers()])
+            parts[name].value.reshape(-1)[:] += 1
+        seen.append(model(x))
+        assert_close(seen[-1], plain(x), terms=27, c=64.0)
+        assert not np.array_equal(seen[-1], seen[-2])
 
 
 def test_it_fuses_wherever_the_layers_stand(fused: list[tuple[int, ...]]) -> None:
@@ -109,6 +150,10 @@ class Negated(nn.ReLU):
 
 
 class OwnNorm(nn.BatchNorm):
+    pass
+
+
+class OwnConv(nn.Conv2d):
     pass
 
 

@@ -16,6 +16,10 @@ SIGNATURES = {
     "conv2d_backward": (
         "(dy, x, weight, *, stride=1, padding=0, dilation=1, groups=1, needs=('x', 'weight', 'bias'), out=(None, None))"
     ),
+    "conv2d_inference": (
+        "(x, weight, bias=None, norm=None, *, eps=1e-05, relu=False, max_pool=False, stride=1, padding=0, dilation=1, "
+        "groups=1)"
+    ),
     "max_pool2d": "(x, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False)",
     "max_pool2d_backward": (
         "(dy, argmax, x_shape, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False)"

@@ -25,6 +25,7 @@ input gradient, with the maps swapped, the tables inverted and the weights trans
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +35,7 @@ from gpunet.ops._blas import gemm_address
 from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
 from gpunet.ops.conv2d.cpu import col2im, direct, im2col, register_tiling, tap_gemm, winograd
-from gpunet.ops.conv2d.cpu.epilogue import reduce_split_k
+from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish_maps, reduce_split_k
 from gpunet.ops.conv2d.cpu.rotation import rotate_weight
 from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
@@ -53,7 +54,8 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
     inner, outer = g.weight_shape[2], g.out_channels // g.groups
     if g.groups > 1:
         return "direct" if inner * outer <= 64 else "groups"
-    if g.kernel == g.stride == (1, 1) and g.groups == 1 and not any(g.padding):
+    whole = (g.out_height, g.out_width) == (g.height, g.width)  # not only what windows take
+    if g.kernel == g.stride == (1, 1) and g.groups == 1 and not any(g.padding) and whole:
         return "matmul"
     if direction == "backward_x" and inner <= _FEW_CHANNELS:
         return "col2im"
@@ -85,6 +87,34 @@ def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2d
     bias = np.empty(0, x.dtype) if bias is None else np.ascontiguousarray(bias)
     y = aligned.empty(g.y_shape, x.dtype)
     _convolve(x, weight, bias, g, y)
+    return y
+
+
+@functools.lru_cache(maxsize=256)
+def _within_windows(g: Conv2dGeometry, window: int) -> tuple[Conv2dGeometry, tuple[slice, slice]]:
+    """The part of a convolution that whole windows take, without dead taps, and which taps remain.
+
+    An odd last row or column is in no window.
+    """
+    part = replace(g, out_height=g.out_height // window * window, out_width=g.out_width // window * window)
+    return without_dead_taps(part)
+
+
+def conv2d_and_epilogue(x: np.ndarray, weight: np.ndarray, epilogue: Epilogue, g: Conv2dGeometry) -> np.ndarray:
+    """`epilogue` of the convolution."""
+    window = epilogue.window
+    g, taps = _within_windows(g, window)
+    algorithm = _choose("forward", g)
+    y = aligned.empty((g.batch, g.out_height // window, g.out_width // window, g.out_channels), x.dtype)
+    x, weight, no_bias = np.ascontiguousarray(x), np.ascontiguousarray(weight[taps]), np.empty(0, x.dtype)
+    if algorithm == "register_tiling":
+        register_tiling.convolution(x, weight, no_bias, g, y, epilogue)
+    elif algorithm == "winograd" and winograd.keeps_images_in_cache(g):
+        winograd.convolution(x, weight, no_bias, g, y, epilogue)
+    else:
+        sums = y if window == 1 else aligned.empty(g.y_shape, x.dtype)
+        _convolve(x, weight, no_bias, g, sums)
+        finish_maps(sums, epilogue, y)
     return y
 
 

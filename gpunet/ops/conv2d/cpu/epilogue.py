@@ -1,8 +1,82 @@
-"""Epilogues shared by several algorithms: adding the bias, and reducing split-K parts."""
+"""Epilogues shared by several algorithms: what follows a convolution, and reducing split-K parts."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
+
 from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._simd import PANEL_BYTES, scale_and_pool
+
+_SERIAL_SIZE = 2**15
+"""Up to this many elements, waking other threads takes longer than it saves."""
+
+
+class Epilogue(NamedTuple):
+    """What follows a convolution while its sums are still in cache: y = maximum of sum * scale + offset and `low`."""
+
+    coefficients: np.ndarray
+    """(2, C): scale and offset, padded to panels; (2, 0) if nothing follows."""
+    low: np.floating
+    """0 for ReLU, else -infinity."""
+    window: int
+    """2 for max pooling of 2x2 windows, else 1."""
+
+
+def no_epilogue(dtype: np.dtype) -> Epilogue:
+    return Epilogue(np.empty((2, 0), dtype), dtype.type(-np.inf), 1)
+
+
+def padded_to_panels(channels: int, itemsize: int) -> int:
+    panel = PANEL_BYTES // itemsize
+    return -(-channels // panel) * panel
+
+
+@jit
+def finish(values, rows, columns, epilogue, first, channels, y, at):
+    """Apply `epilogue` to a panel of sums, flat (rows, columns, panel), of the channels from `first` on.
+
+    The results are written to the flat `y`, from element `at` on, whose positions are `channels` apart.
+    """
+    panel, window, padded = PANEL_BYTES // values.itemsize, epilogue.window, epilogue.coefficients.shape[1]
+    coefficients, right, below = epilogue.coefficients.reshape(-1), (window - 1) * panel, (window - 1) * columns * panel
+    scale, offset, count = first, padded + first, min(panel, channels - first)
+    for i in range(rows // window):
+        for j in range(columns // window):
+            source = (i * columns + j) * window * panel
+            target, to = (y, at) if count == panel else (values, source)
+            scale_and_pool(*(values, source, right, below), *(coefficients, scale, offset), *(epilogue.low, target, to))
+            for c in range(count if count < panel else 0):
+                y[at + c] = values[source + c]
+            at += channels
+
+
+@jit
+def _finish_row(x, n, i, epilogue, y):
+    """Row i of image n of `y`: `epilogue` of its windows in `x`. NaN is larger than any number."""
+    scale, offset, low, window = epilogue.coefficients[0], epilogue.coefficients[1], epilogue.low, epilogue.window
+    for j in range(y.shape[2]):
+        top, left = i * window, j * window
+        bottom, right = top + window - 1, left + window - 1
+        for c in range(y.shape[3]):
+            v0, v1 = x[n, top, left, c] * scale[c] + offset[c], x[n, top, right, c] * scale[c] + offset[c]
+            v2, v3 = x[n, bottom, left, c] * scale[c] + offset[c], x[n, bottom, right, c] * scale[c] + offset[c]
+            upper, lower = v1 if (v1 > v0) | (v1 != v1) else v0, v3 if (v3 > v2) | (v3 != v3) else v2
+            value = lower if (lower > upper) | (lower != lower) else upper
+            y[n, i, j, c] = low if value <= low else value
+
+
+@parallel_jit
+def finish_maps(x, epilogue, y):
+    """y = `epilogue` of the maps x, (N, H, W, C), from which rows and columns in no window are left out."""
+    batch, out_height = y.shape[0], y.shape[1]
+    if y.size <= _SERIAL_SIZE:
+        for row in range(batch * out_height):
+            _finish_row(x, row // out_height, row % out_height, epilogue, y)
+        return
+    for row in prange(batch * out_height):
+        _finish_row(x, row // out_height, row % out_height, epilogue, y)
 
 
 @jit

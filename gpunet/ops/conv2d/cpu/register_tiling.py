@@ -15,8 +15,8 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._simd import PANEL_BYTES, gemm_micro_kernel
-from gpunet.ops.conv2d.cpu.epilogue import reduce_split_k
+from gpunet.ops._simd import PANEL_BYTES, gemm_micro_kernel, scratch
+from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue, padded_to_panels, reduce_split_k
 from gpunet.ops.geometry import Conv2dGeometry
 
 _POSITIONS = 256
@@ -28,6 +28,8 @@ _SPLIT_K, _SPLIT_K_ELEMENTS = 32, 2**22
 depend only on the shapes, so that results do not depend on the number of threads."""
 _TASKS = 8
 """Target number of tasks of a convolution, if it can be split that far."""
+_SERIAL_PRODUCTS = 2**20
+"""Up to this many multiply-adds, waking other threads takes longer than it saves."""
 _POSITION_ROWS, _TERM_ROWS = 6, 4
 """Rows of the register tile: output positions in the forward pass, terms in the weight gradient."""
 
@@ -54,10 +56,11 @@ class _Layout(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def _layout(g: Conv2dGeometry) -> _Layout:
+def _layout(g: Conv2dGeometry, window: int = 1) -> _Layout:
+    """With rows of tasks that are a multiple of `window`."""
     channels = g.in_channels
     tasks = -(-g.out_height // max(1, _POSITIONS // g.out_width))  # per image
-    task_rows = -(-g.out_height // tasks)
+    task_rows = -(-g.out_height // (tasks * window)) * window
     reach = (g.out_width - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
     width = max(g.padding[2] + g.width, reach) * channels
     i, j = np.ogrid[:task_rows, : g.out_width]
@@ -107,40 +110,59 @@ def _pack_rows(x, n, first, layout, buffer):
                 buffer[at + e] = 0
 
 
-@parallel_jit
-def _convolution(x, weight, bias, layout, term_count, splits, y):
-    """y = convolution of x, (N, H, W * C_in), plus bias; weight and bias are flat and padded to panels.
-
-    The panels of each block of output rows are split into `splits` tasks.
-    """
-    batch, out_height, out_width, out_channels = y.shape
+@jit
+def _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, task):
+    """A block of output rows of an image, and one of the `splits` that its panels are divided into."""
+    out_height, out_width, out_channels = out
     positions, terms = layout.positions, layout.terms[:term_count]
-    flat_y, padded, panel = y.reshape(-1), bias.size, PANEL_BYTES // y.itemsize
+    padded, panel = bias.size, PANEL_BYTES // x.itemsize
     row_blocks, panels = (out_height + layout.task_rows - 1) // layout.task_rows, padded // panel
-    for task in prange(batch * row_blocks * splits):
-        buffer = _zeros(layout.height * layout.width, x)
-        edge = np.empty(_POSITION_ROWS * panel, x.dtype)  # for tiles that do not fit in y
-        row_block, split = task // splits, task % splits
-        n, first = row_block // row_blocks, row_block % row_blocks * layout.task_rows
-        _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
-        count = min(layout.task_rows, out_height - first) * out_width
-        for o in range(split * panels // splits * panel, (split + 1) * panels // splits * panel, panel):
-            for start in range(0, count, _POSITION_ROWS):
-                m = max(0, min(start, count - _POSITION_ROWS))  # the last tiles overlap
-                rows = (
-                    *(positions[m], positions[m + 1], positions[m + 2]),
-                    *(positions[m + 3], positions[m + 4], positions[m + 5]),
-                )
-                at = ((n * out_height + first) * out_width + m) * out_channels + o
-                if o + panel <= out_channels and count >= _POSITION_ROWS:
-                    gemm_micro_kernel(
-                        *(buffer, rows, terms), *(weight, o, padded), *(bias, o, 0), *(flat_y, at, out_channels)
-                    )
-                else:
-                    gemm_micro_kernel(*(buffer, rows, terms), *(weight, o, padded), *(bias, o, 0), *(edge, 0, panel))
-                    for r in range(min(_POSITION_ROWS, count)):
-                        for c in range(min(panel, out_channels - o)):
-                            flat_y[at + r * out_channels + c] = edge[r * panel + c]
+    finishing, window = epilogue.coefficients.size > 0, epilogue.window
+    row_block, split = task // splits, task % splits
+    n, first = row_block // row_blocks, row_block % row_blocks * layout.task_rows
+    rows = min(layout.task_rows, out_height - first)
+    count = rows * out_width
+    buffer = _zeros(layout.height * layout.width, x)
+    values = scratch(max(count, _POSITION_ROWS) * panel, x)  # what is not written to y at once
+    _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
+    for o in range(split * panels // splits * panel, (split + 1) * panels // splits * panel, panel):
+        incomplete = o + panel > out_channels or count < _POSITION_ROWS
+        for start in range(0, count, _POSITION_ROWS):
+            m = max(0, min(start, count - _POSITION_ROWS))  # the last tiles overlap
+            tile = (
+                *(positions[m], positions[m + 1], positions[m + 2]),
+                *(positions[m + 3], positions[m + 4], positions[m + 5]),
+            )
+            at = ((n * out_height + first) * out_width + m) * out_channels + o
+            target, to, to_row = flat_y, at, out_channels
+            if finishing:
+                target, to, to_row = values, m * panel, panel
+            elif incomplete:
+                target, to, to_row = values, 0, panel
+            gemm_micro_kernel(*(buffer, tile, terms), *(weight, o, padded), *(bias, o, 0), *(target, to, to_row))
+            if incomplete and not finishing:
+                for r in range(min(_POSITION_ROWS, count)):
+                    for c in range(min(panel, out_channels - o)):
+                        flat_y[at + r * out_channels + c] = values[r * panel + c]
+        if finishing:
+            at = (n * out_height + first) // window * (out_width // window) * out_channels + o
+            finish(values, rows, out_width, epilogue, o, out_channels, flat_y, at)
+
+
+@parallel_jit
+def _convolution(x, weight, bias, layout, term_count, splits, epilogue, y, out):
+    """y = `epilogue` of the convolution of x, (N, H, W * C_in), plus bias, without it of the shape `out`, (H, W, C).
+
+    Weight and bias are flat and padded to panels, which each block of output rows splits into `splits` tasks.
+    """
+    flat_y, batch = y.reshape(-1), x.shape[0]
+    tasks = batch * ((out[0] + layout.task_rows - 1) // layout.task_rows) * splits
+    if batch * out[0] * out[1] * out[2] * term_count <= _SERIAL_PRODUCTS:
+        for task in range(tasks):
+            _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, task)
+        return
+    for task in prange(tasks):
+        _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, task)
 
 
 @parallel_jit
@@ -170,15 +192,23 @@ def _split_k_weight_gradient(x, dy, layout, partial):
                         gemm_micro_kernel(*(buffer, rows, chunk), *(flat_dy, at + o, channels), *total, *total)
 
 
-def convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeometry, y: np.ndarray) -> None:
-    """y = convolution of x plus bias, (C_out,) or empty."""
+def convolution(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    g: Conv2dGeometry,
+    y: np.ndarray,
+    epilogue: Epilogue | None = None,
+) -> None:
+    """y = `epilogue` of the convolution of x plus bias, (C_out,) or empty."""
     weight = weight.reshape(-1, g.out_channels)
-    bias = bias[None] if bias.size else np.zeros((1, g.out_channels), x.dtype)
-    rows, layout = x.reshape(g.batch, g.height, -1), _layout(g)
+    padded = padded_to_panels(g.out_channels, x.itemsize)
+    bias = _pad_to_panels(bias[None]) if bias.size else np.zeros(padded, x.dtype)
+    epilogue = epilogue or no_epilogue(x.dtype)
+    rows, layout = x.reshape(g.batch, g.height, -1), _layout(g, epilogue.window)
     row_blocks = g.batch * -(-g.out_height // layout.task_rows)
-    panels = -(-g.out_channels * x.itemsize // PANEL_BYTES)
-    splits = max(1, min(panels, _TASKS // row_blocks))
-    _convolution(rows, _pad_to_panels(weight), _pad_to_panels(bias), layout, len(weight), splits, y)
+    splits = max(1, min(padded * x.itemsize // PANEL_BYTES, _TASKS // row_blocks))
+    _convolution(rows, _pad_to_panels(weight), bias, layout, len(weight), splits, epilogue, y, g.y_shape[1:])
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:

@@ -22,10 +22,13 @@ from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops._simd import PANEL_BYTES, VECTOR_BYTES, gemm_micro_kernel, multiples, scratch, winograd_transform
 from gpunet.ops.conv2d.cpu.cook_toom import Matrix, minimal_filter, transposed
+from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue
 from gpunet.ops.geometry import Conv2dGeometry
 
-_TASK_TILES = 24
+_TASK_TILES, _MAX_TASK_TILES = 24, 48
 """Tiles per task of a convolution, so that their transforms stay in the L2 cache."""
+_TILE_ROWS = 6
+"""Rows of the register tile: tiles of the maps."""
 _ENOUGH_TILES = 20
 """Number of tiles from which the transform of the weights pays off (measured on Zen 3)."""
 _CHUNK = 256
@@ -104,7 +107,8 @@ def tile_size(height: int, width: int) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _tiling(m: int, g: Conv2dGeometry) -> _Tiling:
+def _tiling(m: int, g: Conv2dGeometry, out_channels: int) -> _Tiling:
+    """For outputs whose positions are `out_channels` apart."""
     first_i, first_j = (grid.reshape(-1, 1, 1) for grid in np.mgrid[0 : g.out_height : m, 0 : g.out_width : m])
 
     def offsets(size: int, top: int, left: int, height: int, width: int, channels: int) -> np.ndarray:
@@ -115,7 +119,7 @@ def _tiling(m: int, g: Conv2dGeometry) -> _Tiling:
     return _Tiling(
         m,
         offsets(m + 2, g.padding[0], g.padding[2], g.height, g.width, g.in_channels),
-        offsets(m, 0, 0, g.out_height, g.out_width, g.out_channels),
+        offsets(m, 0, 0, g.out_height, g.out_width, out_channels),
     )
 
 
@@ -133,28 +137,34 @@ def _transformed_weights(m, weight, result):
 
 
 @parallel_jit
-def _convolution(x, weights, tiling, zeros, y):
-    """y = convolution of x with the transformed weights; `zeros` is a zero panel row."""
+def _convolution(x, weights, tiling, task_tiles, zeros, epilogue, y, out):
+    """y = `epilogue` of the convolution of x with the transformed weights, without it of the shape `out`, (H, W, C).
+
+    A task is `task_tiles` tiles, with an epilogue those of whole images. `zeros` is a zero panel row.
+    """
     batch, channels = x.shape[0], x.shape[3]
     panels, points, _, width = weights.shape
     m, tiles = tiling.m, tiling.inputs.shape[0]
     flat_x, flat_weights, flat_y = x.reshape(-1), weights.reshape(-1), y.reshape(-1)
-    x_image, y_image = x.size // batch, y.size // batch
-    total = batch * tiles
-    depth, input_offsets = multiples(channels, 1), multiples(points, _TASK_TILES * channels)
+    x_image, y_image, map_size = x.size // batch, y.size // batch, out[0] * out[1] * width
+    total, room = batch * tiles, (task_tiles + _TILE_ROWS - 1) // _TILE_ROWS * _TILE_ROWS
+    depth, input_offsets = multiples(channels, 1), multiples(points, room * channels)
     product_offsets = multiples(points, width)
-    for task in prange((total + _TASK_TILES - 1) // _TASK_TILES):
-        inputs = scratch(points * _TASK_TILES * channels, x)  # [point, tile, channel], transformed
-        products = scratch(_TASK_TILES * points * width, x)  # [tile, point, channel]
-        first = task * _TASK_TILES
-        for k in range(_TASK_TILES):
-            n, tile = min(first + k, total - 1) // tiles, min(first + k, total - 1) % tiles
+    finishing = epilogue.coefficients.size > 0
+    for task in prange((total + task_tiles - 1) // task_tiles):
+        inputs = scratch(points * room * channels, x)  # [point, tile, channel], transformed
+        products = scratch(room * points * width, x)  # [tile, point, channel]
+        maps = scratch(task_tiles // tiles * map_size if finishing else 0, x)  # a panel of channels
+        first = task * task_tiles
+        count = min(task_tiles, total - first)
+        for k in range(room):
+            n, tile = (first + min(k, count - 1)) // tiles, (first + min(k, count - 1)) % tiles
             to = k * channels
             _transform_inputs(m, flat_x, n * x_image, tiling.inputs[tile], inputs, to, input_offsets, channels)
         for panel in range(panels):
             for point in range(points):
-                for k in range(0, _TASK_TILES, 6):
-                    at = (point * _TASK_TILES + k) * channels
+                for k in range(0, room, _TILE_ROWS):
+                    at = (point * room + k) * channels
                     rows = (
                         *(at, at + channels, at + 2 * channels),
                         *(at + 3 * channels, at + 4 * channels, at + 5 * channels),
@@ -165,10 +175,17 @@ def _convolution(x, weights, tiling, zeros, y):
                         *(zeros, 0, 0),
                         *(products, (k * points + point) * width, points * width),
                     )
-            for k in range(min(_TASK_TILES, total - first)):
+            for k in range(count):
                 n, tile = (first + k) // tiles, (first + k) % tiles
-                at, to = k * points * width, n * y_image + panel * width
-                _transform_outputs(m, products, at, product_offsets, flat_y, to, tiling.outputs[tile], width)
+                target, to = flat_y, n * y_image + panel * width
+                if finishing:
+                    target, to = maps, k // tiles * map_size
+                at = k * points * width
+                _transform_outputs(m, products, at, product_offsets, target, to, tiling.outputs[tile], width)
+            for image in range(count // tiles if finishing else 0):
+                at = (first // tiles + image) * y_image + panel * width
+                here = maps[image * map_size : (image + 1) * map_size]
+                finish(here, out[0], out[1], epilogue, panel * width, out[2], flat_y, at)
 
 
 @parallel_jit
@@ -227,16 +244,43 @@ def applies(g: Conv2dGeometry) -> bool:
 
 def pays_off(g: Conv2dGeometry) -> bool:
     """Whether there are enough tiles for the transform of the weights to pay off."""
+    return g.batch * _tiles(g) >= _ENOUGH_TILES
+
+
+def _tiles(g: Conv2dGeometry) -> int:
+    """Tiles of an image."""
     m = tile_size(g.out_height, g.out_width)
-    return g.batch * -(-g.out_height // m) * -(-g.out_width // m) >= _ENOUGH_TILES
+    return -(-g.out_height // m) * -(-g.out_width // m)
 
 
-def convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeometry, y: np.ndarray) -> None:
-    """y = convolution of x plus bias, (C_out,) or empty."""
-    m, width = tile_size(g.out_height, g.out_width), PANEL_BYTES // x.itemsize
+def keeps_images_in_cache(g: Conv2dGeometry) -> bool:
+    """Whether a task may be whole images, which an epilogue needs."""
+    return _tiles(g) <= _MAX_TASK_TILES
+
+
+def _task_images(tiles: int) -> int:
+    """Images of a task, so that their tiles fill register tiles as well as possible."""
+    return min(
+        range(1, _MAX_TASK_TILES // tiles + 1), key=lambda images: (-images * tiles % _TILE_ROWS / images, images)
+    )
+
+
+def convolution(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    g: Conv2dGeometry,
+    y: np.ndarray,
+    epilogue: Epilogue | None = None,
+) -> None:
+    """y = `epilogue` of the convolution of x, or the convolution plus bias, (C_out,) or empty."""
+    m, width, tiles = tile_size(g.out_height, g.out_width), PANEL_BYTES // x.itemsize, _tiles(g)
     weights = aligned.empty((g.out_channels // width, (m + 2) ** 2, g.in_channels, width), x.dtype)
     _transformed_weights(m, weight, weights)
-    _convolution(x, weights, _tiling(m, g), np.zeros(width, x.dtype), y)
+    task_tiles = _TASK_TILES if epilogue is None else _task_images(tiles) * tiles
+    tiling = _tiling(m, g, g.out_channels if epilogue is None else width)
+    after = epilogue or no_epilogue(x.dtype)
+    _convolution(x, weights, tiling, task_tiles, np.zeros(width, x.dtype), after, y, g.y_shape[1:])
     if bias.size:
         y += bias
 
@@ -244,6 +288,6 @@ def convolution(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGe
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     """The gradient of the weights, written to `dweight`."""
     m = tile_size(g.out_height, g.out_width)
-    tiling = _tiling(m, g)
+    tiling = _tiling(m, g, g.out_channels)
     dtransformed = aligned.zeros(((m + 2) ** 2, g.in_channels, g.out_channels), x.dtype)
     _weight_gradient(x, dy, tiling, dtransformed, dweight)
