@@ -51,7 +51,8 @@ class ForwardContext:
 
     def needs(self, *, bias: bool) -> tuple[str, ...]:
         """The gradients that a layer with a weight, and optionally a `bias`, must compute: `needs` of the ops."""
-        return (*(("x",) if self.needs_input_grad else ()), "weight", *(("bias",) if bias else ()))
+        found = ("weight", "bias") if bias else ("weight",)
+        return ("x", *found) if self.needs_input_grad else found
 
 
 def _layers_in(name: str, value: Any) -> Iterator[tuple[str, Layer]]:

@@ -156,7 +156,6 @@ def _blocks(a, b, trans_a, trans_b, bias, relu, trans_out, out, row_tasks, colum
         _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left, right)
 
 
-@functools.lru_cache(maxsize=1024)
 def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
     """Numbers of tasks that the rows and the columns of a product are divided into."""
     products = rows * inner * columns
@@ -171,9 +170,17 @@ def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
     return max(by_row, -(-rows // _BLOCK_ROWS)), by_column
 
 
-@functools.cache
-def _no_bias(dtype: np.dtype[Any]) -> np.ndarray:
-    return np.empty(0, dtype)
+@functools.lru_cache(maxsize=1024)
+def _plan(
+    rows: int, inner: int, columns: int, trans_a: bool, trans_b: bool, plain: bool, dtype: Any
+) -> tuple[bool, int, int, np.ndarray]:
+    """Whether the transpose is computed of a product that is `plain`, the numbers of tasks, and the bias if it is."""
+    panel = PANEL_BYTES // dtype.itemsize
+    trans_out = trans_a and not trans_b and columns < panel <= rows and plain
+    if trans_out:
+        # Few columns leave most of a panel empty; as rows, they do not, and the other matrix is not transposed.
+        rows, columns = columns, rows
+    return trans_out, *_tasks(rows, inner, columns, panel), np.empty(0, dtype)
 
 
 def matmul(
@@ -190,20 +197,19 @@ def matmul(
 
     With `relu`, negative values become 0. The result is written to `out`, a C-contiguous matrix, if given.
     """
-    rows, inner = (a.shape[1], a.shape[0]) if trans_a else a.shape
+    inner, rows = a.shape if trans_a else a.shape[::-1]
     columns = b.shape[0] if trans_b else b.shape[1]
+    dtype = a.dtype
     if out is None:
-        out = aligned.empty((rows, columns), a.dtype)
-    panel = PANEL_BYTES // a.itemsize
-    start = _no_bias(a.dtype) if bias is None else np.ascontiguousarray(bias)
-    trans_out = trans_a and not trans_b and columns < panel <= rows and bias is None and not relu
+        out = aligned.empty((rows, columns), dtype)
+    plain = bias is None and not relu
+    trans_out, row_tasks, column_tasks, start = _plan(rows, inner, columns, trans_a, trans_b, plain, dtype)
+    if bias is not None:
+        start = np.ascontiguousarray(bias)
     if trans_out:
-        # Few columns leave most of a panel empty; as rows, they do not, and the other matrix is not transposed.
         a, b, rows, columns = b, a, columns, rows
-    row_tasks, column_tasks = _tasks(rows, inner, columns, panel)
-    operands = a, b, trans_a, trans_b, start, relu, trans_out, out
     if row_tasks * column_tasks == 1:
-        _block(*operands, 0, rows, 0, columns)
+        _block(a, b, trans_a, trans_b, start, relu, trans_out, out, 0, rows, 0, columns)
     else:
-        _blocks(*operands, row_tasks, column_tasks)
+        _blocks(a, b, trans_a, trans_b, start, relu, trans_out, out, row_tasks, column_tasks)
     return out

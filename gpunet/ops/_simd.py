@@ -356,6 +356,25 @@ def winograd_transform(matrix: Sequence[Sequence[float]]) -> Any:
     return transform
 
 
+@intrinsic
+def prefetch(typing_context: Any, x: Any, at: Any) -> Any:
+    """Begin to bring the cache line of element `at` of `x` into the cache."""
+    signature = types.void(x, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data, integer = Code(context, builder, signature, args, x.dtype).array(0).data, ir.IntType(32)
+        pointer = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+        function = ir.FunctionType(ir.VoidType(), [pointer.type, integer, integer, integer])
+        to_read, keep, is_data = integer(0), integer(3), integer(1)
+        builder.call(
+            cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0"),
+            [pointer, to_read, keep, is_data],
+        )
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
 @jit
 def multiples(count: int, step: int) -> np.ndarray:
     """0, step, 2 step, ...: a separate function, so that Numba does not parallelise the loop."""

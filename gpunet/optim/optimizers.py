@@ -110,15 +110,16 @@ class SGD(Optimizer):
         self.slot_names = ("velocity",) if momentum else ()
 
     def update(self, lr: Scalar, step: Scalar, scale: Scalar | None = None) -> None:
+        flat = self.flat
         sgd_update(
-            self.flat.values,
-            self.flat.gradients,
+            flat.values,
+            flat.gradients,
             self._slots.get("velocity"),
             lr=lr,
             momentum=self.momentum,
             nesterov=self.nesterov,
             weight_decay=self.weight_decay,
-            decay_size=self.flat.decay_size,
+            decay_size=flat.decay_size,
             scale=scale,
         )
 
@@ -151,9 +152,10 @@ class Adam(Optimizer):
         self.eps = check_number("eps", eps, low=0)
 
     def update(self, lr: Scalar, step: Scalar, scale: Scalar | None = None) -> None:
+        flat = self.flat
         adam_update(
-            self.flat.values,
-            self.flat.gradients,
+            flat.values,
+            flat.gradients,
             **self._slots,
             lr=lr,
             step=step,
@@ -162,7 +164,7 @@ class Adam(Optimizer):
             eps=self.eps,
             weight_decay=self.weight_decay,
             decoupled=self.decoupled,
-            decay_size=self.flat.decay_size,
+            decay_size=flat.decay_size,
             scale=scale,
         )
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
+from gpunet.aligned import LINE
 from gpunet.errors import ConfigError
 from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._simd import prefetch
 from gpunet.ops.random import AUGMENT
 from gpunet.ops.random.cpu import counter_words
 
@@ -68,7 +70,11 @@ _SMALL_BATCH = 2**17
 @jit
 def _gather_plain(images: Any, rows: Any, x: Any, scale: Any, offset: Any) -> None:
     """As :func:`_gather`, single-threaded and without augmentation."""
+    flat, size = images.reshape(-1), x[0].size
     for r in range(rows.size):
+        if r + 1 < rows.size:  # rows are far apart, so that the processor does not foresee the next one
+            for at in range(0, size, LINE):
+                prefetch(flat, rows[r + 1] * size + at)
         _scale(images[rows[r]].reshape(-1), x[r].reshape(-1), scale, offset)
 
 
@@ -174,4 +180,6 @@ def _constant(value: float, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _full(values: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    return np.ascontiguousarray(np.broadcast_to(values, shape), dtype).reshape(-1)
+    full = np.empty(shape, dtype)
+    full[...] = values
+    return full.reshape(-1)
