@@ -58,10 +58,10 @@ def without_dead_taps(g: Conv2dGeometry) -> tuple[Conv2dGeometry, tuple[slice, s
 
 @functools.lru_cache(maxsize=256)
 def transposed(g: Conv2dGeometry) -> Conv2dGeometry | None:
-    """The convolution of dy with rotated weights, channels swapped, that yields dx; None with strides or groups."""
+    """The convolution of dy with rotated weights, channels of each group swapped, that yields dx; None with strides."""
     reach = [(g.kernel[axis] - 1) * g.dilation[axis] for axis in range(2)]
     padding = reach[0] - g.padding[0], reach[0] - g.padding[1], reach[1] - g.padding[2], reach[1] - g.padding[3]
-    if g.stride != (1, 1) or g.groups != 1 or min(padding) < 0:
+    if g.stride != (1, 1) or min(padding) < 0:
         return None
     return replace(
         g,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.ops._numba import jit
+from gpunet.ops._simd import PANEL_BYTES
 from gpunet.ops.conv2d.cpu import conv2d_and_epilogue
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, padded_to_panels
 from gpunet.ops.geometry import Conv2dGeometry
@@ -44,7 +45,7 @@ def conv2d_inference(
     nothing = np.empty(0, x.dtype)
     after = bias is not None or norm is not None
     vectors = [nothing if bias is None else bias, *((nothing,) * 4 if norm is None else norm)]
-    padded = padded_to_panels(g.out_channels, x.itemsize)
+    padded = padded_to_panels(g.out_channels, x.itemsize) + PANEL_BYTES // x.itemsize
     coefficients = _coefficients(*map(np.ascontiguousarray, vectors), eps, padded)
     if not after:
         coefficients[0] = 1

@@ -16,7 +16,8 @@
 ``direct``
     Plain loops, for groups of so few channels that a GEMM call would cost more than its work.
 
-Two more cases reduce to these. ``groups``: larger groups are convolved one by one, on copies of their channels.
+Two more cases reduce to these. ``groups``: gradients of larger groups are computed one by one, on copies of their
+channels; the forward pass is any of the algorithms with groups: winograd, register_tiling and direct.
 ``convolution``: the input gradient at stride 1 is the convolution of dy with the rotated weights.
 
 ``tap_gemm``, ``im2col`` and ``direct`` are driven by the tables of :mod:`gpunet.ops.conv2d.taps`. They also compute any
@@ -52,12 +53,14 @@ _SPLIT_K = 16
 def _choose(direction: str, g: Conv2dGeometry) -> str:
     """The algorithm for ``"forward"``, ``"backward_x"`` or ``"backward_weight"``; thresholds measured on Zen 3."""
     inner, outer = g.weight_shape[2], g.out_channels // g.groups
-    if g.groups > 1:
-        return "direct" if inner * outer <= 64 else "groups"
+    if g.groups > 1 and inner * outer <= 64:
+        return "direct"
+    if g.groups > 1 and (direction == "backward_weight" or (direction == "backward_x" and transposed(g) is None)):
+        return "groups"
     whole = (g.out_height, g.out_width) == (g.height, g.width)  # not only what windows take
     if g.kernel == g.stride == (1, 1) and g.groups == 1 and not any(g.padding) and whole:
         return "matmul"
-    if direction == "backward_x" and inner <= _FEW_CHANNELS:
+    if direction == "backward_x" and inner <= _FEW_CHANNELS and g.groups == 1:
         return "col2im"
     if direction == "backward_x" and transposed(g) is not None:
         return "convolution"
@@ -68,7 +71,7 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
     large_map = g.out_height * g.out_width > _SMALL_MAP
     weights = g.kernel[0] * g.kernel[1] * inner * outer
     few = g.batch < _SMALL_BATCH if direction == "forward" else weights <= _FEW_WEIGHTS
-    return "register_tiling" if large_map or few else "tap_gemm"
+    return "register_tiling" if large_map or few or g.groups > 1 else "tap_gemm"
 
 
 def _image_block(g: Conv2dGeometry, out_height: int) -> int:
@@ -131,15 +134,7 @@ def _channels(g: Conv2dGeometry, group: int) -> tuple[slice, slice]:
 
 def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeometry, y: np.ndarray) -> None:
     algorithm = _choose("forward", g)
-    if algorithm == "groups":
-        own = _group(g)
-        for group in range(g.groups):
-            inputs, outputs = _channels(g, group)
-            part = aligned.empty(own.y_shape, x.dtype)
-            own_x, own_weight = np.ascontiguousarray(x[..., inputs]), np.ascontiguousarray(weight[..., outputs])
-            _convolve(own_x, own_weight, bias[outputs] if bias.size else bias, own, part)
-            y[..., outputs] = part
-    elif algorithm == "matmul":
+    if algorithm == "matmul":
         rows = x.reshape(-1, g.in_channels)
         matmul(rows, weight[0, 0], bias=bias if bias.size else None, out=y.reshape(-1, g.out_channels))
     elif algorithm == "winograd":
@@ -176,7 +171,7 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
     elif algorithm == "col2im":
         col2im.input_gradient(dy, weight, g, dx)
     elif algorithm == "convolution" and as_convolution is not None:
-        _convolve(dy, rotate_weight(weight), no_bias, as_convolution, dx)
+        _convolve(dy, rotate_weight(weight, g.groups), no_bias, as_convolution, dx)
     elif algorithm == "direct":
         direct.convolution(dy, weight, 1, no_bias, taps_y, taps_x, g.groups, dx)
     elif algorithm == "tap_gemm":

@@ -17,7 +17,7 @@ class Epilogue(NamedTuple):
     """What follows a convolution while its sums are still in cache: y = maximum of sum * scale + offset and `low`."""
 
     coefficients: np.ndarray
-    """(2, C): scale and offset, padded to panels; (2, 0) if nothing follows."""
+    """(2, C): scale and offset, and a panel more, as they are read in panels; (2, 0) if nothing follows."""
     low: np.floating
     """0 for ReLU, else -infinity."""
     window: int
@@ -34,14 +34,14 @@ def padded_to_panels(channels: int, itemsize: int) -> int:
 
 
 @jit
-def finish(values, rows, columns, epilogue, first, channels, y, at):
-    """Apply `epilogue` to a panel of sums, flat (rows, columns, panel), of the channels from `first` on.
+def finish(values, rows, columns, epilogue, first, count, channels, y, at):
+    """Apply `epilogue` to a panel of sums, flat (rows, columns, panel), of `count` channels from `first` on.
 
     The results are written to the flat `y`, from element `at` on, whose positions are `channels` apart.
     """
     panel, window, padded = PANEL_BYTES // values.itemsize, epilogue.window, epilogue.coefficients.shape[1]
     coefficients, right, below = epilogue.coefficients.reshape(-1), (window - 1) * panel, (window - 1) * columns * panel
-    scale, offset, count = first, padded + first, min(panel, channels - first)
+    scale, offset = first, padded + first
     for i in range(rows // window):
         for j in range(columns // window):
             source = (i * columns + j) * window * panel

@@ -52,7 +52,10 @@ class _Layout(NamedTuple):
     positions: np.ndarray
     """Offset of each output position, in elements; padded to _POSITION_ROWS."""
     terms: np.ndarray
-    """Offset of each term, in elements; padded to a multiple of _TERM_ROWS."""
+    """Offset of each term of the first group, in elements; padded to a multiple of _TERM_ROWS."""
+    groups: int
+    group_channels: int
+    """Input channels of a group."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -65,7 +68,7 @@ def _layout(g: Conv2dGeometry, window: int = 1) -> _Layout:
     width = max(g.padding[2] + g.width, reach) * channels
     i, j = np.ogrid[:task_rows, : g.out_width]
     positions = (i * g.stride[0] * width + j * g.stride[1] * channels).reshape(-1)
-    p, q, c = np.ogrid[: g.kernel[0], : g.kernel[1], :channels]
+    p, q, c = np.ogrid[: g.kernel[0], : g.kernel[1], : g.weight_shape[2]]
     terms = (p * g.dilation[0] * width + q * g.dilation[1] * channels + c).reshape(-1)
     return _Layout(
         task_rows=task_rows,
@@ -76,17 +79,18 @@ def _layout(g: Conv2dGeometry, window: int = 1) -> _Layout:
         margin=g.padding[2] * channels,
         positions=np.pad(positions, (0, max(0, _POSITION_ROWS - len(positions)))),
         terms=np.pad(terms, (0, -len(terms) % _TERM_ROWS)),
+        groups=g.groups,
+        group_channels=g.weight_shape[2],
     )
 
 
-def _pad_to_panels(matrix: np.ndarray) -> np.ndarray:
-    """`matrix` with its rows zero-padded to a multiple of PANEL_BYTES, flattened."""
-    rows, columns = matrix.shape
-    panel = PANEL_BYTES // matrix.itemsize
-    if columns % panel == 0:
+def _pad_to_panels(matrix: np.ndarray, groups: int = 1) -> np.ndarray:
+    """`matrix` with each of `groups` equal parts of its rows zero-padded to a multiple of PANEL_BYTES, flattened."""
+    rows, columns = len(matrix), matrix.shape[1] // groups
+    if columns * matrix.itemsize % PANEL_BYTES == 0:
         return matrix.reshape(-1)
-    padded = aligned.zeros((rows, -(-columns // panel) * panel), matrix.dtype)
-    padded[:, :columns] = matrix
+    padded = aligned.zeros((rows, groups, padded_to_panels(columns, matrix.itemsize)), matrix.dtype)
+    padded[..., :columns] = matrix.reshape(rows, groups, columns)
     return padded.reshape(-1)
 
 
@@ -117,6 +121,7 @@ def _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, ta
     positions, terms = layout.positions, layout.terms[:term_count]
     padded, panel = bias.size, PANEL_BYTES // x.itemsize
     row_blocks, panels = (out_height + layout.task_rows - 1) // layout.task_rows, padded // panel
+    group_panels, group_outputs = panels // layout.groups, out_channels // layout.groups
     finishing, window = epilogue.coefficients.size > 0, epilogue.window
     row_block, split = task // splits, task % splits
     n, first = row_block // row_blocks, row_block % row_blocks * layout.task_rows
@@ -125,13 +130,16 @@ def _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, ta
     buffer = _zeros(layout.height * layout.width, x)
     values = scratch(max(count, _POSITION_ROWS) * panel, x)  # what is not written to y at once
     _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
-    for o in range(split * panels // splits * panel, (split + 1) * panels // splits * panel, panel):
-        incomplete = o + panel > out_channels or count < _POSITION_ROWS
+    for number in range(split * panels // splits, (split + 1) * panels // splits):
+        group, within = number // group_panels, number % group_panels * panel
+        base, o, b = group * layout.group_channels, group * group_outputs + within, number * panel
+        channels = min(panel, group_outputs - within)
+        incomplete = channels < panel or count < _POSITION_ROWS
         for start in range(0, count, _POSITION_ROWS):
             m = max(0, min(start, count - _POSITION_ROWS))  # the last tiles overlap
             tile = (
-                *(positions[m], positions[m + 1], positions[m + 2]),
-                *(positions[m + 3], positions[m + 4], positions[m + 5]),
+                *(base + positions[m], base + positions[m + 1], base + positions[m + 2]),
+                *(base + positions[m + 3], base + positions[m + 4], base + positions[m + 5]),
             )
             at = ((n * out_height + first) * out_width + m) * out_channels + o
             target, to, to_row = flat_y, at, out_channels
@@ -139,21 +147,21 @@ def _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, ta
                 target, to, to_row = values, m * panel, panel
             elif incomplete:
                 target, to, to_row = values, 0, panel
-            gemm_micro_kernel(*(buffer, tile, terms), *(weight, o, padded), *(bias, o, 0), *(target, to, to_row))
+            gemm_micro_kernel(*(buffer, tile, terms), *(weight, b, padded), *(bias, b, 0), *(target, to, to_row))
             if incomplete and not finishing:
                 for r in range(min(_POSITION_ROWS, count)):
-                    for c in range(min(panel, out_channels - o)):
+                    for c in range(channels):
                         flat_y[at + r * out_channels + c] = values[r * panel + c]
         if finishing:
             at = (n * out_height + first) // window * (out_width // window) * out_channels + o
-            finish(values, rows, out_width, epilogue, o, out_channels, flat_y, at)
+            finish(values, rows, out_width, epilogue, o, channels, out_channels, flat_y, at)
 
 
 @parallel_jit
 def _convolution(x, weight, bias, layout, term_count, splits, epilogue, y, out):
     """y = `epilogue` of the convolution of x, (N, H, W * C_in), plus bias, without it of the shape `out`, (H, W, C).
 
-    Weight and bias are flat and padded to panels, which each block of output rows splits into `splits` tasks.
+    Weight and bias are flat, each group padded to panels, which each block of output rows splits into `splits` tasks.
     """
     flat_y, batch = y.reshape(-1), x.shape[0]
     tasks = batch * ((out[0] + layout.task_rows - 1) // layout.task_rows) * splits
@@ -202,13 +210,14 @@ def convolution(
 ) -> None:
     """y = `epilogue` of the convolution of x plus bias, (C_out,) or empty."""
     weight = weight.reshape(-1, g.out_channels)
-    padded = padded_to_panels(g.out_channels, x.itemsize)
-    bias = _pad_to_panels(bias[None]) if bias.size else np.zeros(padded, x.dtype)
+    weight, term_count = _pad_to_panels(weight, g.groups), len(weight)
+    padded = len(weight) // term_count
+    bias = _pad_to_panels(bias[None], g.groups) if bias.size else np.zeros(padded, x.dtype)
     epilogue = epilogue or no_epilogue(x.dtype)
     rows, layout = x.reshape(g.batch, g.height, -1), _layout(g, epilogue.window)
     row_blocks = g.batch * -(-g.out_height // layout.task_rows)
     splits = max(1, min(padded * x.itemsize // PANEL_BYTES, _TASKS // row_blocks))
-    _convolution(rows, _pad_to_panels(weight), bias, layout, len(weight), splits, epilogue, y, g.y_shape[1:])
+    _convolution(rows, weight, bias, layout, term_count, splits, epilogue, y, g.y_shape[1:])
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:

@@ -143,12 +143,13 @@ def _convolution(x, weights, tiling, task_tiles, zeros, epilogue, y, out):
     A task is `task_tiles` tiles, with an epilogue those of whole images. `zeros` is a zero panel row.
     """
     batch, channels = x.shape[0], x.shape[3]
-    panels, points, _, width = weights.shape
+    panels, points, group_channels, width = weights.shape
+    group_panels = panels * group_channels // channels
     m, tiles = tiling.m, tiling.inputs.shape[0]
     flat_x, flat_weights, flat_y = x.reshape(-1), weights.reshape(-1), y.reshape(-1)
     x_image, y_image, map_size = x.size // batch, y.size // batch, out[0] * out[1] * width
     total, room = batch * tiles, (task_tiles + _TILE_ROWS - 1) // _TILE_ROWS * _TILE_ROWS
-    depth, input_offsets = multiples(channels, 1), multiples(points, room * channels)
+    depth, input_offsets = multiples(group_channels, 1), multiples(points, room * channels)
     product_offsets = multiples(points, width)
     finishing = epilogue.coefficients.size > 0
     for task in prange((total + task_tiles - 1) // task_tiles):
@@ -164,14 +165,14 @@ def _convolution(x, weights, tiling, task_tiles, zeros, epilogue, y, out):
         for panel in range(panels):
             for point in range(points):
                 for k in range(0, room, _TILE_ROWS):
-                    at = (point * room + k) * channels
+                    at = (point * room + k) * channels + panel // group_panels * group_channels
                     rows = (
                         *(at, at + channels, at + 2 * channels),
                         *(at + 3 * channels, at + 4 * channels, at + 5 * channels),
                     )
                     gemm_micro_kernel(
                         *(inputs, rows, depth),
-                        *(flat_weights, (panel * points + point) * channels * width, width),
+                        *(flat_weights, (panel * points + point) * group_channels * width, width),
                         *(zeros, 0, 0),
                         *(products, (k * points + point) * width, points * width),
                     )
@@ -185,7 +186,7 @@ def _convolution(x, weights, tiling, task_tiles, zeros, epilogue, y, out):
             for image in range(count // tiles if finishing else 0):
                 at = (first // tiles + image) * y_image + panel * width
                 here = maps[image * map_size : (image + 1) * map_size]
-                finish(here, out[0], out[1], epilogue, panel * width, out[2], flat_y, at)
+                finish(here, out[0], out[1], epilogue, panel * width, width, out[2], flat_y, at)
 
 
 @parallel_jit
@@ -232,13 +233,15 @@ def _weight_gradient(x, dy, tiling, dtransformed, dweight):
 
 
 def applies(g: Conv2dGeometry) -> bool:
-    """Whether Winograd is applicable: 3x3, stride 1, no dilation, one group, channels a multiple of the panel width."""
+    """Whether Winograd is applicable: 3x3, stride 1, no dilation, channels a multiple of the panel width.
+
+    So must be the output channels of a group, and for the gradient of the weights there may be only one.
+    """
     width = PANEL_BYTES // np.dtype(np.float32).itemsize
     return (
         g.kernel == (3, 3)
         and g.stride == g.dilation == (1, 1)
-        and g.groups == 1
-        and g.in_channels % width == g.out_channels % width == 0
+        and g.in_channels % width == g.out_channels // g.groups % width == 0
     )
 
 
@@ -275,7 +278,7 @@ def convolution(
 ) -> None:
     """y = `epilogue` of the convolution of x, or the convolution plus bias, (C_out,) or empty."""
     m, width, tiles = tile_size(g.out_height, g.out_width), PANEL_BYTES // x.itemsize, _tiles(g)
-    weights = aligned.empty((g.out_channels // width, (m + 2) ** 2, g.in_channels, width), x.dtype)
+    weights = aligned.empty((g.out_channels // width, (m + 2) ** 2, g.weight_shape[2], width), x.dtype)
     _transformed_weights(m, weight, weights)
     task_tiles = _TASK_TILES if epilogue is None else _task_images(tiles) * tiles
     tiling = _tiling(m, g, g.out_channels if epilogue is None else width)
