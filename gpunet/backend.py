@@ -162,6 +162,14 @@ class Backend(abc.ABC):
         Kernels loaded from the disk cache do not count, if the compiler reports them as such.
         """
 
+    def compile_together(self, rehearse: Callable[[], object]) -> contextlib.AbstractContextManager[None]:
+        """Inside the block, kernels that are not cached yet are compiled together, in several processes if that helps.
+
+        Which ones, `rehearse` shows, which is called if one is missing: it does what the block will, without its
+        kernels. What else it changes, it changes back; an exception ends it, and is ignored.
+        """
+        return contextlib.nullcontext()
+
     @property
     def precision(self) -> str:
         """What :meth:`use_precision` has set: ``float32`` by default."""
@@ -189,6 +197,9 @@ class Backend(abc.ABC):
 class CpuBackend(Backend):
     """NumPy arrays and Numba kernels.
 
+    Attributes:
+        rehearsal: of the block of :meth:`compile_together` that runs, until it was needed; the kernels read it.
+
     >>> gn.get_backend("cpu")
     CpuBackend('cpu')
     """
@@ -198,6 +209,7 @@ class CpuBackend(Backend):
 
     def __init__(self) -> None:
         super().__init__("cpu", np)
+        self.rehearsal: ContextVar[Callable[[], object] | None] = ContextVar("gpunet_rehearsal", default=None)
 
     def to_numpy(self, array: Array) -> np.ndarray:
         return np.asarray(array)
@@ -243,6 +255,14 @@ class CpuBackend(Backend):
             yield
         finally:
             unregister("numba:compile", listener)
+
+    @contextlib.contextmanager
+    def compile_together(self, rehearse: Callable[[], object]) -> Iterator[None]:
+        token = self.rehearsal.set(rehearse)
+        try:
+            yield
+        finally:
+            self.rehearsal.reset(token)
 
 
 CPU = CpuBackend()

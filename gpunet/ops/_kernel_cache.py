@@ -56,6 +56,10 @@ class KernelCache(FunctionCache):
         super().__init__(function)
         self._cache_file: Any = _Files(Path(self.cache_path), self._impl.filename_base)
 
+    def has(self, sig: Any, target_context: Any) -> bool:
+        """Whether there is a file for `sig`, of these sources; it is not read to its end, so it may be damaged."""
+        return bool(self._cache_file.has(self._index_key(sig, target_context.codegen())))
+
     def save_overload(self, sig: Any, data: Any) -> None:
         """Save the compiled `data`, or say once why it cannot be saved."""
         try:
@@ -89,6 +93,14 @@ class _Files:
         if digest != _DIGEST(body.getbuffer()).digest():
             return self._unusable(path, "damaged")
         return pickle.load(body) if pickle.load(body) == (_stamp(), key) else None
+
+    def has(self, key: Any) -> bool:
+        try:
+            with self._path(key).open("rb") as file:
+                file.seek(_DIGEST_BYTES)
+                return bool(pickle.load(file) == (_stamp(), key))
+        except Exception:  # none, or whatever a damaged pickle raises
+            return False
 
     def _unusable(self, path: Path, reason: str) -> None:
         _warn_once(

@@ -21,6 +21,7 @@ import numba
 import numba.core.config
 from numba import prange
 
+from gpunet.ops._compile_together import enlist
 from gpunet.ops._environment import check_threading_layer
 from gpunet.ops._fork import survive_forks
 from gpunet.ops._kernel_cache import kernel_cache
@@ -45,6 +46,7 @@ def jit(function: Any = None, **options: Any) -> Any:
         return functools.partial(jit, **options)
     kernel: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
     kernel._cache = kernel_cache(function)  # as Dispatcher.enable_caching does with Numba's own
+    enlist(kernel)
     return kernel
 
 

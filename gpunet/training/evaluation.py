@@ -90,7 +90,7 @@ class Captured:
         for start in range(rank * self._batch, size, ranks * self._batch):
             step = self._step(min(self._batch, size - start))
             self._loader.prepare(start, min(self._batch, size - start))
-            with backend.active():
+            with backend.active(), backend.compile_together(step):
                 backend.assign(self._start, start)
                 found = tuple(map(backend.to_numpy, step()))
             yield found

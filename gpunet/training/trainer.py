@@ -175,11 +175,12 @@ class Trainer:
         self._evaluator = Evaluator(model, validation, self.communicator, loss=self.loss, metrics=self.metrics)
         # Weakly: a graph that refers to its trainer would keep it, and device memory, until the next collection.
         if shards == 1:
-            self._step_once = self.backend.capture(weakly(self._training_step))
+            self._captured = self.backend.capture(weakly(self._training_step))
         else:
             cut: Any = {"count": shards, "batch_size": self.batch_size, "synchronised": config.sync_batch_norm}
             sharded = ShardedStep(self.flat, self.communicator, **cut)
-            self._step_once = sharded.captured(weakly(self._gradients), weakly(self._update))
+            self._captured = sharded.captured(weakly(self._gradients), weakly(self._update))
+        self._step_once = weakly(self._first_step)
 
     def _schedule(self, epochs: int) -> schedules.Schedule:
         steps = self.steps_per_epoch
@@ -218,6 +219,23 @@ class Trainer:
         self.optimizer.update(state.lr, state.step, scale)
         if self.average is not None:
             self.average.update(state.step)
+
+    def _first_step(self) -> None:
+        with self.backend.compile_together(self._rehearse):
+            self._captured()
+        self._step_once = self._captured
+
+    def _rehearse(self) -> None:
+        """The ops of a step, whose kernels do nothing; what others change is changed back."""
+        arrays = [*self._arrays().values(), self.flat.gradients]
+        copies = [self.backend.copy(array) for array in arrays]
+        try:
+            self.backend.assign(self._state.step, 1)  # as an optimiser finds it: no kernel counts it up
+            found = self._gradients(0, self.batch_size // self.config.shards)
+            self._update(found.loss, found.correct)
+        finally:
+            for array, copy in zip(arrays, copies, strict=True):
+                self.backend.assign(array, copy)
 
     def _run_epoch(self, interrupts: Interrupts) -> EpochTotals | None:
         """Run the steps of the epoch that are left; None if a signal ended it after one of them."""

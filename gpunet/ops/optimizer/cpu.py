@@ -155,7 +155,7 @@ def _finite_scale(scale: Any) -> float | None:
 def gradient_scale(grads: np.ndarray, loss: np.ndarray, max_norm: float) -> tuple[np.ndarray, np.ndarray]:
     scale, norm = 1.0, np.zeros((), grads.dtype)
     if max_norm:
-        partial = np.empty(-(-grads.size // _CHUNK))
+        partial = np.zeros(-(-grads.size // _CHUNK))  # finite even in a rehearsal, see gpunet.ops._compile_together
         _sums_of_squares(np.ascontiguousarray(grads), partial)
         total = math.sqrt(math.fsum(partial)) if np.isfinite(partial).all() else math.nan
         with np.errstate(over="ignore"):
