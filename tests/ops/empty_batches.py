@@ -85,8 +85,8 @@ def calls(new: NewArray) -> Calls:
         "avg_pool2d_backward": (lambda: ops.avg_pool2d_backward(small, (0, 4, 5, 3), 2), no_maps),
         "global_avg_pool2d": (lambda: ops.global_avg_pool2d(maps), no_rows),
         "global_avg_pool2d_backward": (lambda: ops.global_avg_pool2d_backward(rows, (0, 4, 5, 3)), no_maps),
-        "batch_norm": (lambda: ops.batch_norm(maps, *norm, training=False, eps=1), (no_maps, *statistics, False)),
-        "batch_norm rows": (lambda: ops.batch_norm(rows, *norm, training=False, eps=1), (no_rows, *statistics, False)),
+        "batch_norm": (lambda: ops.batch_norm(maps, *norm, training=False, eps=1), (no_maps, *statistics, False, None)),
+        "batch_norm rows": (lambda: ops.batch_norm(rows, *norm, training=False, eps=1), (no_rows, *statistics, False, None)),
         "batch_norm training": (
             lambda: ops.batch_norm(maps, *norm, training=True),
             ShapeError("one value per channel"),
@@ -98,7 +98,7 @@ def calls(new: NewArray) -> Calls:
         ),
         "batch_norm_max_pool": (
             lambda: ops.batch_norm_max_pool(maps, *norm, training=False, eps=1),
-            (of((0, 2, 2, 3)), *statistics, of((0, 2, 2, 3), BYTE), False),
+            (of((0, 2, 2, 3)), *statistics, of((0, 2, 2, 3), BYTE), False, None),
         ),
         "batch_norm_max_pool training": (
             lambda: ops.batch_norm_max_pool(maps, *norm, training=True),
