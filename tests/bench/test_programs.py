@@ -85,7 +85,7 @@ def test_cold_and_warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_the_race_saves_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [race.Result("mlp-train", 7, "slow", 2.0, 1.0, 3.0, 100.0, 50.0)]
+    found = [race.Result("mlp-train", 7, "slow", 2.0, 1.0, 3.0, 100.0, 50.0, 6)]
     monkeypatch.setattr(race, "compare", lambda *args, **options: found)
     monkeypatch.setattr(race, "BATCHES", {"mlp-train": (7,)})
     given = ["race", "--cases", "mlp-train", "--save", str(tmp_path), "--json", str(tmp_path / "bare.json")]
@@ -93,6 +93,6 @@ def test_the_race_saves_what_it_found(tmp_path: Path, monkeypatch: pytest.Monkey
     race.main()
     (path,) = tmp_path.glob("race-*.json")
     expected = {"case": "mlp-train", "batch": 7, "peer": "slow", "ratio": 2.0, "low": 1.0, "high": 3.0,
-                "ours_per_s": 100.0, "peer_per_s": 50.0}  # fmt: skip
+                "ours_per_s": 100.0, "peer_per_s": 50.0, "rounds": 6}  # fmt: skip
     assert results.load(path)["results"] == [expected] == json.loads((tmp_path / "bare.json").read_text())
-    assert "| mlp-train | 7 | slow | 2.00 | 1.00 to 3.00 | 100 | 50 |" in path.with_suffix(".md").read_text()
+    assert "| mlp-train | 7 | slow | 2.00 | 1.00 to 3.00 | 100 | 50 | 6 |" in path.with_suffix(".md").read_text()
