@@ -17,7 +17,7 @@ def add_arguments(parser: Parser) -> None:
         "Compare the features of the layers of a trained CNN or hybrid: the validation accuracy of kNN, logistic "
         "regression, linear SVM and MLP classifiers trained on each layer, and PCA and t-SNE maps."
     )
-    parser.set_defaults(run=run, json=False, layers=None, out=None, train_images=6000, map_images=2000)
+    parser.set_defaults(run=run, json=False, layers=None, out=None, train_images=6000, map_images=1000)
     parser.add_argument("path", metavar="RUN_DIR", help="run folder of a CNN or a hybrid")
     parser.add_argument("--layers", metavar="NAME", nargs="+", help="layers to compare (default: all blocks)")
     parser.add_argument("--out", metavar="DIR", help="folder for the table and figures (default: the run folder)")
@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
         "--map-images",
         metavar="N",
         type=number("--map-images", 2, 10**9),
-        help="number of validation images in the maps (default: 2000)",
+        help="number of validation images in the maps (default: 1000)",
     )
     json_option(parser)
     compute_options(parser)
@@ -60,7 +60,10 @@ def run(args: argparse.Namespace) -> None:
         print_json({"probes": [asdict(probe) for probe in probes], "version": __version__})
         return
     width = max(len(probe.layer) for probe in probes)
-    print(f"validation accuracy of each classifier on each layer, trained on {probes[0].train_images} images")
+    print(
+        f"accuracy on {probes[0].validation_images:,} validation images of each classifier on each layer, trained on "
+        f"{probes[0].train_images:,} images"
+    )
     for layer in dict.fromkeys(probe.layer for probe in probes):
         own = {probe.probe: probe for probe in probes if probe.layer == layer}
         cells = "  ".join(f"{name} {own[name].validation_accuracy:.2%}" for name in PROBES)

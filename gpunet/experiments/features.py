@@ -7,7 +7,7 @@ import io
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ PROBES = ("kNN", "logistic regression", "linear SVM", "MLP")
 NEIGHBOURS = 5
 COMPONENTS = 50
 """Principal components used by kNN and t-SNE: distances in thousands of dimensions are slow and less meaningful."""
+LINEAR_COMPONENTS = 256
+"""Principal components used by the linear probes, which take minutes on thousands of features, and are as accurate."""
 MLP_HIDDEN, MLP_EPOCHS = (128, 64), 20
 
 TABLE, MAPS, CHART = "features.csv", "feature_maps_of_layers.png", "feature_probes.png"
@@ -61,21 +63,22 @@ def analyse(
     out: PathLike | None = None,
     device: str | None = None,
     train_images: int = 6000,
-    map_images: int = 2000,
+    map_images: int = 1000,
     seed: int = 0,
 ) -> list[Probe]:
     """Train probes on the features of the CNN in the run folder `path`, and map its images.
 
     The probes are kNN (5 neighbours, on 50 principal components), logistic regression and linear SVM (scikit-learn, on
-    standardised features), and the MLP 128-64 that is the hybrid's head. They are trained on a stratified subset of
-    `train_images` training images and evaluated on all validation images; the test images are not used. The PCA and
-    t-SNE maps show `map_images` validation images.
+    at most 256 principal components), and the MLP 128-64 that is the hybrid's head, all on standardised features. They
+    are trained on a stratified subset of `train_images` training images and evaluated on all validation images; the
+    test images are not used. The PCA and t-SNE maps show `map_images` validation images.
 
     Writes ``features.csv``, ``feature_probes.png`` and ``feature_maps_of_layers.png`` to `out`, by default `path`. A
     figure that cannot be drawn is left out, with a warning.
 
     Args:
-        layers: names such as ``block2``; by default all blocks, and ``features`` unless it only flattens the last one.
+        layers: names such as ``block2``, analysed in the order in which the network has them; by default all blocks,
+            and ``features`` unless it only flattens the last one.
 
     Raises:
         CheckpointError: no usable model. ConfigError: it is an MLP, or has no such layer. DataError: no usable data.
@@ -89,26 +92,36 @@ def analyse(
     if saved.task != CLASSIFICATION:
         raise ConfigError(f"{path} was trained for {saved.task}: features are analysed for classifiers")
     cnn = _cnn(saved, Path(path))
-    names = list(layers) if layers else _default_layers(cnn)
-    parts = [_until(cnn, name) for name in names]  # fails before the slow part
+    names = _ordered(cnn, layers) if layers else _default_layers(cnn)  # fails before the slow part
     options = saved.data_config()
     data = prepare(options)
     check_data(saved, data.split.train, options.data)
-    train = _subset(data.split.train, train_images, seed)
+    train = data.split.train.take(_subset(data.split.train, train_images, seed))
     validation = data.split.validation
-    shown = _subset(validation, map_images, seed)
+    chosen = _subset(validation, map_images, seed)
+    labels = train.labels, validation.labels
+    logger.info(
+        "layers %s, on %d of %d training images; accuracies on %d validation images, maps of %d of them",
+        ", ".join(names),
+        len(train),
+        len(data.split.train),
+        len(validation),
+        len(chosen),
+    )
     probes: list[Probe] = []
     maps: list[LayerMap] = []
-    for name, part in zip(names, parts, strict=True):
-        features = [_features(part, dataset, saved) for dataset in (train, validation)]
-        probes += _probes(name, features, (train.labels, validation.labels), saved, seed)
-        maps.append(_map(name, _features(part, shown, saved), seed))
+    outputs = [_outputs(cnn, names, dataset, saved) for dataset in (train, validation)]
+    for number, (name, *features) in enumerate(zip(names, *outputs, strict=True), start=1):
+        title = f"layer {number} of {len(names)}, {name}"
+        probes += _probes(title, name, features, labels, saved, seed)
+        logger.info("%s: maps of %d images", title, len(chosen))
+        maps.append(_map(name, features[1][chosen], seed))
     folder = Path(out) if out else saved.file.parent
     _write(probes, folder / TABLE)
     by_probe = [(probe, [row.validation_accuracy for row in probes if row.probe == probe]) for probe in PROBES]
     drawings = {
         CHART: lambda path: plot_probes(names, by_probe, path),
-        MAPS: lambda path: plot_layer_maps(maps, shown.labels, shown.class_names, path),
+        MAPS: lambda path: plot_layer_maps(maps, validation.labels[chosen], validation.class_names, path),
     }
     draw_all(folder, drawings)
     return probes
@@ -129,89 +142,111 @@ def _default_layers(cnn: Sequential) -> list[str]:
     return [name for name in cnn.layers if name.startswith("block")] + more
 
 
-def _until(cnn: Sequential, name: str) -> Sequential:
-    names = list(cnn.layers)
-    if name not in names:
-        raise ConfigError(f"there is no layer {name!r}: expected one of {', '.join(names)}")
-    return Sequential([(layer, cnn.layers[layer]) for layer in names[: names.index(name) + 1]])
+def _ordered(cnn: Sequential, layers: Sequence[str]) -> list[str]:
+    """The names as the network has them, each once."""
+    for name in layers:
+        if name not in cnn.layers:
+            raise ConfigError(f"there is no layer {name!r}: expected one of {', '.join(cnn.layers)}")
+    return [name for name in cnn.layers if name in layers]
 
 
-def _subset(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """A stratified subset of `count` images; all of them if there are no more."""
+def _subset(dataset: Dataset, count: int, seed: int) -> np.ndarray:
+    """The indices, ascending, of a stratified subset of `count` images; of all if there are no more."""
     if count >= len(dataset):
-        return dataset
+        return np.arange(len(dataset))
     from sklearn.model_selection import train_test_split
 
     classes = len(np.unique(dataset.labels))
     if count < classes:
         raise ConfigError(f"{count} images are too few for {classes} classes")
     chosen, _ = train_test_split(np.arange(len(dataset)), train_size=count, stratify=dataset.labels, random_state=seed)
-    return dataset.take(np.sort(chosen))
+    return np.sort(chosen)
 
 
-def _features(part: Sequential, dataset: Dataset, saved: SavedModel) -> np.ndarray:
-    """(n, F) float32: the outputs of `part`, flattened, in inference mode."""
+def _outputs(cnn: Sequential, names: Sequence[str], dataset: Dataset, saved: SavedModel) -> Iterator[np.ndarray]:
+    """The outputs of each of the layers, flattened, (n, F), in inference mode; each is computed from the one before."""
     loader = loader_of(dataset, saved.scaling, saved.backend, saved.config.training.dtype)
-    found = extract(lambda x: part.forward(x, ForwardContext())[0].reshape(x.shape[0], -1), loader)
-    if not np.isfinite(found).all():
-        raise DataError("a feature is NaN or infinite, so the features cannot be analysed")
-    return found
+    layers, begin = list(cnn.layers), 0
+    for name in names:
+        end = layers.index(name) + 1
+        part = Sequential([(layer, cnn.layers[layer]) for layer in layers[begin:end]])
+        found = extract(lambda x, part=part: part.forward(x, ForwardContext())[0], loader)  # type: ignore[misc]
+        if not np.isfinite(found).all():
+            raise DataError("a feature is NaN or infinite, so the features cannot be analysed")
+        loader, begin = Loader(found, dataset.labels, backend=saved.backend, dtype=saved.config.training.dtype), end
+        yield found.reshape(len(found), -1)
 
 
 def _probes(
-    layer: str, features: Sequence[np.ndarray], labels: tuple[np.ndarray, np.ndarray], saved: SavedModel, seed: int
+    title: str,
+    layer: str,
+    features: Sequence[np.ndarray],
+    labels: tuple[np.ndarray, np.ndarray],
+    saved: SavedModel,
+    seed: int,
 ) -> list[Probe]:
     from sklearn.preprocessing import StandardScaler
 
+    count = features[0].shape[1]
+    logger.info("%s: principal components of %d features", title, count)
     scaler = StandardScaler().fit(features[0])
     train, validation = (scaler.transform(part) for part in features)
+    projection = _components(min(LINEAR_COMPONENTS, *train.shape), train.shape, seed)
+    with _one_thread():
+        projection.fit(train)
+        projected = [projection.transform(part) for part in (train, validation)]
     rows = []
     for probe in PROBES:
-        logger.info("%s: %s on %d features", layer, probe, train.shape[1])
+        logger.info("%s: %s", title, probe)
         started = time.perf_counter()
-        accuracy = _accuracy(probe, train, labels[0], validation, labels[1], saved, seed)
+        if probe == "MLP":
+            classes = len(saved.class_names)
+            accuracy = _mlp(train, labels[0], validation, labels[1], saved.backend, classes, seed)
+        else:
+            used = COMPONENTS if probe == "kNN" else LINEAR_COMPONENTS
+            with _one_thread():
+                accuracy = _accuracy(probe, [part[:, :used] for part in projected], labels, seed)
         seconds = round(time.perf_counter() - started, 1)
-        rows.append(Probe(layer, train.shape[1], probe, len(train), len(validation), accuracy, seconds))
+        rows.append(Probe(layer, count, probe, len(train), len(validation), accuracy, seconds))
     return rows
 
 
-def _accuracy(
-    probe: str,
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    validation: np.ndarray,
-    validation_labels: np.ndarray,
-    saved: SavedModel,
-    seed: int,
-) -> float:
-    if probe == "MLP":
-        return _mlp(train, train_labels, validation, validation_labels, saved.backend, len(saved.class_names), seed)
-    classifier = _classifier(probe, train.shape, seed)
+def _one_thread() -> Any:
+    """One thread for what scikit-learn computes.
+
+    It gains little from more, which wait for each other in loops: where other programs run, too, that takes ten times
+    the time.
+    """
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
+
+
+def _components(count: int, shape: tuple[int, ...], seed: int) -> Any:
+    """scikit-learn's PCA, randomised unless that would be less exact for no gain."""
+    from sklearn.decomposition import PCA
+
+    return PCA(count, svd_solver="full" if min(shape) <= 2 * count else "randomized", random_state=seed)
+
+
+def _accuracy(probe: str, features: Sequence[np.ndarray], labels: tuple[np.ndarray, np.ndarray], seed: int) -> float:
     from sklearn.exceptions import ConvergenceWarning
 
+    classifier = _classifier(probe, seed)
     with warnings.catch_warnings():
         # A probe that has not fully converged is still a probe: only its accuracy matters.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        classifier.fit(train, train_labels)
-    return float(classifier.score(validation, validation_labels))
+        classifier.fit(features[0], labels[0])
+    return float(classifier.score(features[1], labels[1]))
 
 
-def _classifier(probe: str, shape: tuple[int, ...], seed: int) -> Any:
-    from sklearn.decomposition import PCA
+def _classifier(probe: str, seed: int) -> Any:
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
     make: dict[str, Callable[[], Any]] = {
-        "kNN": lambda: make_pipeline(
-            PCA(
-                min(COMPONENTS, *shape),
-                svd_solver="full" if min(shape) <= COMPONENTS else "randomized",
-                random_state=seed,
-            ),
-            KNeighborsClassifier(NEIGHBOURS),
-        ),
+        "kNN": lambda: KNeighborsClassifier(NEIGHBOURS),
         "logistic regression": lambda: LogisticRegression(C=0.01, max_iter=200),
         "linear SVM": lambda: LinearSVC(C=1e-3, random_state=seed),
     }
@@ -237,16 +272,15 @@ def _mlp(
 
 
 def _map(layer: str, features: np.ndarray, seed: int) -> LayerMap:
-    from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     points = features.astype(np.float64)
-    plane, shares = principal_plane(points)
-    count = min(COMPONENTS, *points.shape)
-    reduced = PCA(count, svd_solver="full" if min(points.shape) <= COMPONENTS else "randomized", random_state=seed)
-    perplexity = min(30.0, (len(points) - 1) / 3)
-    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
-    return LayerMap(layer, plane, shares, tsne.fit_transform(reduced.fit_transform(points)))
+    with _one_thread():
+        plane, shares = principal_plane(points)
+        reduced = _components(min(COMPONENTS, *points.shape), points.shape, seed)
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+        return LayerMap(layer, plane, shares, tsne.fit_transform(reduced.fit_transform(points)))
 
 
 def _write(probes: Sequence[Probe], path: Path) -> None:

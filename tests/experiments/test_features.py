@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from PIL import Image
 from sklearn.datasets import make_blobs
 from sklearn.linear_model import LogisticRegression
@@ -63,7 +64,7 @@ def test_table_and_figures(run_dir: Path, tmp_path: Path, capsys: pytest.Capture
     # the linear probe, done here with scikit-learn on the features that the model gives
     saved = load_model(run_dir, "cpu")
     parts = prepare(DataConfig(data=str(data))).split
-    chosen = features._subset(parts.train, 60, 0)
+    chosen = parts.train.take(features._subset(parts.train, 60, 0))
     assert np.bincount(chosen.labels).tolist() == [20, 20, 20]
 
     def of(images: np.ndarray) -> np.ndarray:
@@ -77,12 +78,23 @@ def test_table_and_figures(run_dir: Path, tmp_path: Path, capsys: pytest.Capture
     assert abs(probes[5]["validation_accuracy"] - expected) <= 1 / 36 + 1e-9
 
 
+def test_outputs_of_layers_are_those_of_the_network(run_dir: Path, data: Path) -> None:
+    saved = load_model(run_dir, "cpu")
+    images = prepare(DataConfig(data=str(data))).split.validation
+    cnn = features._cnn(saved, run_dir)
+    names = features._ordered(cnn, ["features", "block1", "block1"])
+    assert names == ["block1", "features"], "in the order of the network, each once"
+    x = (images.images * saved.scaling.scale + saved.scaling.offset).astype(np.float32)
+    for name, found in zip(names, features._outputs(cnn, names, images, saved), strict=True):
+        # one multiplication and addition more or less in the scaling, in float32
+        assert_allclose(found, saved.model.extract_features(x, name).reshape(len(x), -1), rtol=1e-4, atol=1e-4)
+
+
 def test_every_probe_tells_clear_groups_apart() -> None:
     x, y = make_blobs(300, 20, centers=3, cluster_std=1.0, random_state=0)
     x, y = StandardScaler().fit_transform(x), y.astype(np.int32)
     for probe in PROBES[:3]:
-        classifier = features._classifier(probe, x[:200].shape, 0).fit(x[:200], y[:200])
-        assert classifier.score(x[200:], y[200:]) == 1.0, probe
+        assert features._accuracy(probe, (x[:200], x[200:]), (y[:200], y[200:]), 0) == 1.0, probe
     assert features._mlp(x[:200], y[:200], x[200:], y[200:], CPU, 3, 0) == 1.0
 
 
