@@ -86,7 +86,10 @@ def calls(new: NewArray) -> Calls:
         "global_avg_pool2d": (lambda: ops.global_avg_pool2d(maps), no_rows),
         "global_avg_pool2d_backward": (lambda: ops.global_avg_pool2d_backward(rows, (0, 4, 5, 3)), no_maps),
         "batch_norm": (lambda: ops.batch_norm(maps, *norm, training=False, eps=1), (no_maps, *statistics, False, None)),
-        "batch_norm rows": (lambda: ops.batch_norm(rows, *norm, training=False, eps=1), (no_rows, *statistics, False, None)),
+        "batch_norm rows": (
+            lambda: ops.batch_norm(rows, *norm, training=False, eps=1),
+            (no_rows, *statistics, False, None),
+        ),
         "batch_norm training": (
             lambda: ops.batch_norm(maps, *norm, training=True),
             ShapeError("one value per channel"),
