@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -47,7 +47,9 @@ class ForwardContext:
 
     def for_inner_layer(self) -> ForwardContext:
         """This context for a layer whose input depends on parameters and so needs its input gradient."""
-        return self if self.needs_input_grad else replace(self, needs_input_grad=True)
+        if self.needs_input_grad:
+            return self
+        return ForwardContext(self.training, self.seed, self.step, needs_input_grad=True, first_row=self.first_row)
 
     def needs(self, *, bias: bool) -> tuple[str, ...]:
         """The gradients that a layer with a weight, and optionally a `bias`, must compute: `needs` of the ops."""
@@ -132,7 +134,8 @@ class Layer:
 
     def has_parameters(self) -> bool:
         """Whether this layer or any descendant has parameters."""
-        return any(isinstance(value, Parameter) for _, layer in self.named_layers() for value in vars(layer).values())
+        own = any(isinstance(value, Parameter) for value in vars(self).values())
+        return own or any(child.has_parameters() for _, child in self.children())
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
         """All parameters with dotted names, in layer order."""

@@ -120,19 +120,21 @@ def _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, 
 
 @parallel_jit
 def _cross_entropy(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits, rows):
+    """Returns the sum of the losses."""
     if logits.shape[0] <= rows:
         _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits)
-        return
+        return _sum(losses)
     for p in prange((logits.shape[0] + rows - 1) // rows):
         part = slice(p * rows, (p + 1) * rows)
         _cross_entropy_piece(
             logits[part], labels[part], weight, all_weights, smoothing, scale, losses[part], dlogits[part]
         )
+    return _sum(losses)
 
 
 @jit
 def _adjust(losses, dlogits, labels, weight, factors, gamma, scale):
-    """Multiply rows by their `factors` and the focal loss's, and gradients also by `scale`."""
+    """Multiply rows by their `factors` and the focal loss's, and gradients by `scale`, too; returns the sum."""
     for r in range(losses.size):
         factor = factors[r] if factors.size else 1.0
         slope = factor
@@ -147,6 +149,7 @@ def _adjust(losses, dlogits, labels, weight, factors, gamma, scale):
         losses[r] *= factor
         for c in range(dlogits.shape[1]):
             dlogits[r, c] *= slope * scale
+    return _sum(losses)
 
 
 @jit
@@ -224,13 +227,15 @@ def softmax_cross_entropy(
     logits = np.ascontiguousarray(logits)
     adjusted = sample_weight is not None or gamma != 0
     first = 1.0 if adjusted else scale
-    _cross_entropy(logits, labels, weights, all_weights, label_smoothing, first, losses, dlogits, _piece(classes))
+    total = _cross_entropy(
+        logits, labels, weights, all_weights, label_smoothing, first, losses, dlogits, _piece(classes)
+    )
     if adjusted:
         factors = _NO_FACTORS if sample_weight is None else sample_weight.astype(np.float64)
-        _adjust(losses, dlogits, labels, weights, factors, gamma, scale)
+        total = _adjust(losses, dlogits, labels, weights, factors, gamma, scale)
     if reduction == "none":
         return losses.astype(logits.dtype), dlogits
-    return np.array(_sum(losses) * scale, logits.dtype), dlogits
+    return np.array(total * scale, logits.dtype), dlogits
 
 
 def count_correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
