@@ -71,7 +71,7 @@ def choose_always(algorithm: str, patch: pytest.MonkeyPatch) -> None:
 
     def choose(direction: str, g: Conv2dGeometry) -> str:
         if g.groups > 1 and algorithm != "direct":
-            return "register_tiling" if direction == "forward" else "groups"
+            return "groups" if direction == "backward_x" else "register_tiling"
         if algorithm == "groups":
             return "im2col"
         if direction == "backward_x" and as_convolution:

@@ -16,9 +16,9 @@
 ``direct``
     Plain loops, for groups of so few channels that a GEMM call would cost more than its work.
 
-Two more cases reduce to these. ``groups``: gradients of larger groups are computed one by one, on copies of their
-channels; the forward pass is any of the algorithms with groups: winograd, register_tiling and direct.
-``convolution``: the input gradient at stride 1 is the convolution of dy with the rotated weights.
+Groups are computed by direct, register_tiling and, forward, winograd. Two more cases reduce to these. ``convolution``:
+the input gradient at stride 1 is the convolution of dy with the rotated weights. ``groups``: that of larger groups at
+other strides is computed group by group, on copies of their channels.
 
 ``tap_gemm``, ``im2col`` and ``direct`` are driven by the tables of :mod:`gpunet.ops.conv2d.taps`. They also compute any
 input gradient, with the maps swapped, the tables inverted and the weights transposed.
@@ -55,8 +55,8 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
     inner, outer = g.weight_shape[2], g.out_channels // g.groups
     if g.groups > 1 and inner * outer <= 64:
         return "direct"
-    if g.groups > 1 and (direction == "backward_weight" or (direction == "backward_x" and transposed(g) is None)):
-        return "groups"
+    if g.groups > 1 and direction == "backward_weight":
+        return "register_tiling"
     whole = (g.out_height, g.out_width) == (g.height, g.width)  # not only what windows take
     if g.kernel == g.stride == (1, 1) and g.groups == 1 and not any(g.padding) and whole:
         return "matmul"
@@ -64,6 +64,8 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
         return "col2im"
     if direction == "backward_x" and transposed(g) is not None:
         return "convolution"
+    if direction == "backward_x" and g.groups > 1:
+        return "groups"
     if winograd.applies(g) and winograd.pays_off(g):
         return "winograd"
     if direction == "backward_x":
@@ -204,14 +206,7 @@ def conv2d_backward_weight(
 def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     algorithm = _choose("backward_weight", g)
     taps_y, taps_x = tap_tables(g)[0]
-    if algorithm == "groups":
-        own = _group(g)
-        for group in range(g.groups):
-            inputs, outputs = _channels(g, group)
-            part = aligned.empty(own.weight_shape, x.dtype)
-            _weight_gradient(np.ascontiguousarray(x[..., inputs]), np.ascontiguousarray(dy[..., outputs]), own, part)
-            dweight[..., outputs] = part
-    elif algorithm == "matmul":
+    if algorithm == "matmul":
         flat_x, flat_dy = x.reshape(-1, g.in_channels), dy.reshape(-1, g.out_channels)
         matmul(flat_x, flat_dy, trans_a=True, out=dweight[0, 0])
     elif algorithm == "winograd":

@@ -177,12 +177,12 @@ def _convolution(x, weight, bias, layout, term_count, splits, epilogue, y, out):
 def _split_k_weight_gradient(x, dy, layout, partial):
     """partial[k]: the contribution of the k-th part of the tasks to the weight gradient, (terms, padded channels).
 
-    `partial` must be zero on entry. The channels of dy are padded to panels.
+    `partial` must be zero on entry. The channels of each group of dy are padded to panels.
     """
     batch, out_height, out_width, channels = dy.shape
     positions, terms = layout.positions, layout.terms
     flat_dy, flat_partial, panel = dy.reshape(-1), partial.reshape(-1), PANEL_BYTES // dy.itemsize
-    tasks = (out_height + layout.task_rows - 1) // layout.task_rows
+    tasks, group_outputs = (out_height + layout.task_rows - 1) // layout.task_rows, channels // layout.groups
     parts = partial.shape[0]
     for part in prange(parts):
         buffer = _zeros(layout.height * layout.width, x)
@@ -194,8 +194,9 @@ def _split_k_weight_gradient(x, dy, layout, partial):
                 chunk = positions[start : min(count, start + _CHUNK)]
                 at = ((n * out_height + first) * out_width + start) * channels
                 for o in range(0, channels, panel):
+                    base = o // group_outputs * layout.group_channels
                     for t in range(0, terms.size, _TERM_ROWS):
-                        rows = terms[t], terms[t + 1], terms[t + 2], terms[t + 3]
+                        rows = base + terms[t], base + terms[t + 1], base + terms[t + 2], base + terms[t + 3]
                         total = flat_partial, (part * terms.size + t) * channels + o, channels
                         gemm_micro_kernel(*(buffer, rows, chunk), *(flat_dy, at + o, channels), *total, *total)
 
@@ -223,12 +224,13 @@ def convolution(
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     """The gradient of the weights, written to `dweight`."""
     layout = _layout(g)
-    dy = _pad_to_panels(dy.reshape(-1, g.out_channels)).reshape(*dy.shape[:3], -1)
+    dy = _pad_to_panels(dy.reshape(-1, g.out_channels), g.groups).reshape(*dy.shape[:3], -1)
     fitting = max(4, min(_SPLIT_K, _SPLIT_K_ELEMENTS // (len(layout.terms) * dy.shape[3])))
     parts = min(fitting, g.batch * -(-g.out_height // layout.task_rows))
     partial = aligned.zeros((parts, len(layout.terms), dy.shape[3]), x.dtype)
     _split_k_weight_gradient(x.reshape(g.batch, g.height, -1), dy, layout, partial)
     total = aligned.empty(partial.shape[1:], x.dtype)
     reduce_split_k(partial.reshape(parts, -1), total.reshape(-1))
-    terms = g.kernel[0] * g.kernel[1] * g.in_channels
-    dweight[...] = total[:terms, : g.out_channels].reshape(dweight.shape)
+    outer = g.out_channels // g.groups
+    by_group = total.reshape(len(total), g.groups, -1)[: dweight.size // g.out_channels, :, :outer]
+    dweight.reshape(-1, g.groups, outer)[...] = by_group
