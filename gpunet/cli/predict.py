@@ -1,4 +1,4 @@
-"""``gpunet predict``: classify image files with a trained model."""
+"""``gpunet predict``: classify image files, or the rows of tables, with a trained model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ INVERT = ("auto", "always", "never")
 def add_arguments(parser: Parser) -> None:
     """Add the command's arguments to its parser."""
     parser.set_defaults(run=run, json=False, top=3, invert="auto", run_dir=None)
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="image file of any size")
+    parser.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="image file of any size; for a model of a table, tables (CSV, TSV, Parquet, NPZ)",
+    )
     parser.add_argument(
         "--run", dest="run_dir", metavar="RUN_DIR", help="run folder or checkpoint (default: the newest in runs/)"
     )
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     images = [Path(image) for image in args.images]
     for image in images:
         if not image.is_file():
-            raise DataError(f"cannot read the image {image}: {'not a file' if image.exists() else 'no such file'}")
+            raise DataError(f"cannot read {image}: {'not a file' if image.exists() else 'no such file'}")
     device = prepare(args)
     from gpunet.experiments.run import predict
 
@@ -57,6 +62,9 @@ def run(args: argparse.Namespace) -> None:
         return
     width = max(len(printable(name)) for prediction in predictions for name in prediction.class_names)
     for position, prediction in enumerate(predictions):
+        if prediction.row is not None:
+            print(f"{printable(prediction.path)} row {prediction.row}: {_in_a_line(prediction, args.top)}")
+            continue
         if position:
             print()
         print(printable(prediction.path))
@@ -68,6 +76,13 @@ def run(args: argparse.Namespace) -> None:
             print(f"  {printable(name):<{width}} {100 * probability:6.2f} %")
 
 
+def _in_a_line(prediction: Prediction, count: int) -> str:
+    if prediction.task == REGRESSION:
+        pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
+        return ", ".join(f"{printable(name)} {value:.6g}" for name, value in pairs)
+    return ", ".join(f"{printable(name)} {100 * value:.2f} %" for name, value in _top(prediction, count))
+
+
 def _top(prediction: Prediction, count: int) -> list[tuple[str, float]]:
     """The `count` most probable classes and their probabilities, in descending order."""
     pairs = zip(prediction.class_names, prediction.probabilities, strict=True)
@@ -75,14 +90,17 @@ def _top(prediction: Prediction, count: int) -> list[tuple[str, float]]:
 
 
 def _as_dict(prediction: Prediction, count: int) -> dict[str, object]:
+    place: dict[str, object] = {"path": str(prediction.path)}
+    if prediction.row is not None:
+        place["row"] = prediction.row
     named = dict(zip(prediction.class_names, prediction.probabilities, strict=True))
     if prediction.task == REGRESSION:
-        return {"path": str(prediction.path), "values": named}
+        return {**place, "values": named}
     if prediction.task != CLASSIFICATION:
         labels = [name for name, probability in named.items() if probability > 0.5]
-        return {"path": str(prediction.path), "labels": labels, "probabilities": named}
+        return {**place, "labels": labels, "probabilities": named}
     return {
-        "path": str(prediction.path),
+        **place,
         "label": prediction.label,
         "class": prediction.class_names[prediction.label],
         "top": [{"class": name, "probability": float(probability)} for name, probability in _top(prediction, count)],

@@ -49,6 +49,7 @@ class Dataset:
             labels.
         value_range: the values of `images` that are black and white: what :func:`~gpunet.data.scaling.scaling_of` maps
             to 0 and 1. Of no meaning for a table.
+        feature_names: of the columns of a table, if they are known.
 
     Raises:
         DataError: the arrays have other dtypes or shapes, a label has no class name, or a target is not finite.
@@ -65,6 +66,7 @@ class Dataset:
     class_names: tuple[str, ...]
     value_range: tuple[float, float] = EIGHT_BITS
     task: str = CLASSIFICATION
+    feature_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("images", "labels"):  # another library's array, such as a PyTorch tensor, is taken as it is
@@ -78,6 +80,8 @@ class Dataset:
             )
         if self.task not in _LABELS:
             raise DataError(f"task must be one of {', '.join(_LABELS)}; got {self.task!r:.80}")
+        if self.feature_names and len(self.feature_names) != images.shape[-1]:
+            raise DataError(f"there are {images.shape[-1]} features, but {len(self.feature_names)} feature_names")
         dtype, rank, shape = _LABELS[self.task]
         known = images.dtype in (np.uint8, np.float32) and labels.dtype == dtype
         if not known or images.ndim != 4 or labels.ndim != rank:

@@ -104,7 +104,8 @@ def assemble(found: Found, config: DataConfig) -> Loaded:
             arrays.append(test)
         sources.append(f"{sources[0]}, the test part,")
     images, value_range = _stored(shaped, sources, found, config)
-    sets = [Dataset(x, y, class_names, value_range, config.task) for x, y in zip(images, labels, strict=True)]
+    features = found.features if is_table(found.train.values, config) else ()
+    sets = [Dataset(x, y, class_names, value_range, config.task, features) for x, y in zip(images, labels, strict=True)]
     train = sets[0]
     if found.validation is not None:
         arrays = [np.concatenate([getattr(part, name) for part in sets[:2]]) for name in ("images", "labels")]
@@ -128,7 +129,7 @@ def in_nhwc(part: Part, config: DataConfig, features: tuple[str, ...] = ()) -> n
             )
         return values.reshape(len(values), *shape)
     if values.ndim == 2:
-        return _features(values, part.source, features)
+        return as_features(values, part.source, features)
     if values.ndim == 3:
         return values[..., None]
     if values.ndim != 4:
@@ -160,7 +161,7 @@ def _stored(
     return images, value_range
 
 
-def _features(values: np.ndarray, source: str, names: tuple[str, ...]) -> np.ndarray:
+def as_features(values: np.ndarray, source: str, names: tuple[str, ...]) -> np.ndarray:
     """The features (n, F) as float32 (n, 1, 1, F); DataError if one is no number."""
     if values.dtype.kind not in "buif":
         raise DataError(f"{source}: features are {values.dtype}, expected numbers: encode categories as numbers first")

@@ -17,7 +17,8 @@ import numpy as np
 from gpunet.data.bounded import check_memory
 from gpunet.data.classes import some
 from gpunet.data.config import DataConfig
-from gpunet.data.parts import Found, Loaded, Part, assemble
+from gpunet.data.npy import npz_names, read_npz
+from gpunet.data.parts import Found, Loaded, Part, as_features, assemble
 from gpunet.errors import DataError
 from gpunet.files import open_regular
 from gpunet.packages import pip_install
@@ -87,6 +88,51 @@ def load_table(source: Path, config: DataConfig) -> Loaded:
     return assemble(Found(train, test, validation, features=tuple(names), targets=targets), config)
 
 
+def read_rows(path: Path, features: Sequence[str], count: int) -> np.ndarray:
+    """The rows of a table, or of an NPZ file with a single array, as features for a model: float32 (n, 1, 1, `count`).
+
+    Columns are found by their names, `features`, in any order; others, such as one of labels, are left out. Where there
+    are no names, there must be as many columns as features, in the order of the training.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column, or has a value that is missing or no number.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        (values, *others) = read_npz(path, npz_names(path, "one array (n, features)"), ()).values()
+        if others or values.ndim != 2 or values.shape[1] != count:
+            raise DataError(f"{path}: expected one array (n, {count}), the rows to predict")
+        return as_features(values, str(path), tuple(features))
+    if suffix == ".parquet":
+        names, columns = _parquet_columns(path)
+        chosen = _feature_columns(names, features, count, path, header=True)
+        if words := [names[index] for index in chosen if columns[index].dtype.kind not in "buif"]:
+            raise DataError(f"{path}: expected numbers in each feature, not in {some(words)}")
+        values = np.stack([columns[index].astype(np.float64) for index in chosen], axis=1)
+    else:
+        lines = _lines(path)
+        delimiter, cells = _first_cells(path, lines)
+        header = not all(map(_is_number, cells))
+        names = [cell.strip() for cell in cells] if header else [str(number) for number in range(1, len(cells) + 1)]
+        chosen = _feature_columns(names, features, count, path, header=header)
+        if sum(1 for line in lines if line.strip()) <= header:
+            raise DataError(f"{path} has no rows")
+        check_memory(8 * len(lines) * count, f"{path}, {len(lines)} rows of {count} features,")
+        values = _columns(lines, delimiter, int(header), chosen, float, path, names)
+    return as_features(values, str(path), tuple(names[index] for index in chosen))
+
+
+def _feature_columns(names: list[str], features: Sequence[str], count: int, path: Path, *, header: bool) -> list[int]:
+    """The indices of the columns with the features."""
+    missing = [name for name in features if name not in names]
+    if features and not missing:
+        return [names.index(name) for name in features]
+    if (features and header) or len(names) != count:
+        wanted = f"the columns {some(features)}" if features else f"{count} columns"
+        raise DataError(f"{path}: the model takes {wanted}; found {some(names) if header else f'{len(names)} columns'}")
+    return list(range(count))
+
+
 def _in_folder(folder: Path, names: Sequence[str]) -> Path | None:
     candidates = (folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
     return next((path for path in candidates if path.is_file()), None)
@@ -110,9 +156,7 @@ def _read(path: Path, config: DataConfig) -> _Table:
         return _read_parquet(path, config)
     wanted = config.label_column
     lines = _lines(path)
-    first = next((line for line in lines if line.strip()), "")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;", key=first.count)
-    cells = next(csv.reader([first], delimiter=delimiter), [])
+    delimiter, cells = _first_cells(path, lines)
     if len(cells) < 2:
         raise DataError(
             f"{path} has no table in its first line: expected labels and features separated by "
@@ -140,6 +184,13 @@ def _read(path: Path, config: DataConfig) -> _Table:
     if config.task == CLASSIFICATION:
         labels = labels[:, 0]
     return _Table([names[index] for index in others], values, labels, targets)
+
+
+def _first_cells(path: Path, lines: Sequence[str]) -> tuple[str, list[str]]:
+    """What separates the columns, and the cells of the first line that is not empty."""
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;", key=first.count)
+    return delimiter, next(csv.reader([first], delimiter=delimiter), [])
 
 
 def _lines(path: Path) -> list[str]:
@@ -231,7 +282,8 @@ def _numbers_where_possible(labels: np.ndarray) -> np.ndarray:
         return labels
 
 
-def _read_parquet(path: Path, config: DataConfig) -> _Table:
+def _parquet_columns(path: Path) -> tuple[list[str], list[np.ndarray]]:
+    """Names and values of all columns."""
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -248,6 +300,11 @@ def _read_parquet(path: Path, config: DataConfig) -> _Table:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # pyarrow's errors for damaged files
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+    return names, columns
+
+
+def _read_parquet(path: Path, config: DataConfig) -> _Table:
+    names, columns = _parquet_columns(path)
     chosen = _label_columns(names, [column.dtype.kind not in "buif" for column in columns], config, path)
     others = [index for index in range(len(names)) if index not in chosen]
     words = [names[index] for index in others if columns[index].dtype.kind not in "buif"]

@@ -14,6 +14,7 @@ from gpunet.data.config import FASHION_MNIST
 from gpunet.data.dataset import FASHION_MNIST_CLASSES
 from gpunet.data.loader import Loader
 from gpunet.data.sources import read
+from gpunet.data.tables import is_table_name, read_rows
 from gpunet.errors import CheckpointError, ConfigError, DataError
 from gpunet.experiments.config import RunConfig
 from gpunet.experiments.prepare import loader_of, prepare
@@ -63,7 +64,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's prediction for one image."""
+    """A model's prediction for one image, or for one row of a table."""
 
     path: Path
     label: int
@@ -72,6 +73,8 @@ class Prediction:
     """Of the classes, or of each label; the numbers that a regression predicts."""
     class_names: tuple[str, ...]
     task: str = CLASSIFICATION
+    row: int | None = None
+    """Of a table: the number of the row, from 1."""
 
 
 def predicted(found: Evaluation) -> np.ndarray:
@@ -232,11 +235,14 @@ def predict(
 ) -> list[Prediction]:
     """Class probabilities of image files of any size; see :func:`gpunet.data.read_image`.
 
+    For a model of a table, of the rows of such tables (CSV, TSV, Parquet, or NPZ with a single array), whose columns
+    are found by their names; one of labels may be there or not.
+
     With `invert` ``auto``, images are inverted for models of Fashion-MNIST only: others saw theirs as they are.
 
     Raises:
-        CheckpointError: no usable model, or its outputs are not finite. DataError: a file cannot be read as an image;
-            nothing is predicted then.
+        CheckpointError: no usable model, or its outputs are not finite. DataError: a file cannot be read as an image,
+            or a table; nothing is predicted then. ConfigError: `invert` is given for a table.
 
     >>> from gpunet.experiments.run import predict
     >>> gn.save(gn.models.CNN((8, 8, 1), 2, (4,)).initialize(), "model.safetensors", class_names=["cat", "dog"],
@@ -248,23 +254,38 @@ def predict(
     """
     saved = load_model(path, device)
     if saved.of_table:
-        raise DataError(f"the model in {path} takes the features of a table, not images: use gpunet evaluate --data")
+        return _predict_rows(saved, [Path(table) for table in images], invert)
+    if tables := [str(image) for image in images if is_table_name(Path(image))]:
+        raise DataError(f"the model in {path} takes images, not tables such as {tables[0]}")
     if invert == "auto" and saved.class_names != FASHION_MNIST_CLASSES and saved.config.data.data != FASHION_MNIST:
         invert = "never"
     pixels = np.stack([read_image(image, saved.image_shape, invert=invert) for image in images])
-    pictures = saved.pictures(pixels)
-    if saved.task == REGRESSION:
-        probabilities = saved.predict(pictures).reshape(len(pictures), -1)
-    else:
-        probabilities = saved.predict_proba(pictures)
-    of_classes = saved.task == CLASSIFICATION
+    found = _predictions(saved, saved.pictures(pixels))
+    return [_prediction(saved, Path(image), row) for image, row in zip(images, found, strict=True)]
+
+
+def _predict_rows(saved: SavedModel, tables: Sequence[Path], invert: str) -> list[Prediction]:
+    if invert != "auto":
+        raise ConfigError(f"the model in {saved.file} takes the features of a table: leave out invert {invert}")
+    for table in tables:
+        if not is_table_name(table) and table.suffix.lower() != ".npz":
+            raise DataError(
+                f"the model in {saved.file} takes the features of a table, not images: expected a file .csv, .tsv, "
+                f".parquet or .npz, got {table}"
+            )
+    rows = [read_rows(table, saved.feature_names, saved.input_shape[-1]) for table in tables]
     return [
-        Prediction(
-            Path(image),
-            int(row.argmax()) if of_classes else -1,
-            [float(value) for value in row],
-            saved.class_names,
-            saved.task,
-        )
-        for image, row in zip(images, probabilities, strict=True)
+        _prediction(saved, table, values, number)
+        for table, own in zip(tables, rows, strict=True)
+        for number, values in enumerate(_predictions(saved, own), start=1)
     ]
+
+
+def _predictions(saved: SavedModel, inputs: np.ndarray) -> np.ndarray:
+    """Probabilities, or the numbers that a regression predicts, (n, K)."""
+    return saved.predict(inputs).reshape(len(inputs), -1) if saved.task == REGRESSION else saved.predict_proba(inputs)
+
+
+def _prediction(saved: SavedModel, path: Path, values: np.ndarray, row: int | None = None) -> Prediction:
+    label = int(values.argmax()) if saved.task == CLASSIFICATION else -1
+    return Prediction(path, label, [float(value) for value in values], saved.class_names, saved.task, row)

@@ -91,6 +91,11 @@ class SavedModel:
         return self.metadata.get("table") is True
 
     @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Of the columns of the table that it was trained on, if they are known."""
+        return tuple(self.metadata.get("feature_names", ()))
+
+    @property
     def value_range(self) -> tuple[float, float]:
         """The pixel values that its scaling maps to 0 and 1, before standardisation."""
         low, high = self.config.data.value_range or EIGHT_BITS
@@ -239,6 +244,7 @@ def description(config: RunConfig, toml: str, dataset: Dataset) -> dict[str, Any
         "input_shape": list(dataset.image_shape),
         "class_names": list(dataset.class_names),
         "table": dataset.is_table,
+        **({"feature_names": list(dataset.feature_names)} if dataset.feature_names else {}),
         "versions": versions(),
         **({} if dataset.task == CLASSIFICATION else {"task": dataset.task}),
     }
@@ -257,7 +263,7 @@ def save_model(
 
     Args:
         model: one of :data:`gpunet.models.MODELS`, initialised; or a saved model, which has all else.
-        scaling: of pixels to inputs; None if the model is given its inputs as they are.
+        scaling: of pixels, or of the features of a table, to inputs; None if the model is given its inputs as they are.
         class_names: by default 0, 1, 2 and so on; of the targets or labels for other tasks.
         input_shape: (H, W, C) of an image, for an MLP that does not know it.
         task: one of :data:`gpunet.tasks.TASKS`; by default ``regression`` for a model that was trained for one, else
@@ -288,10 +294,13 @@ def save_model(
     shape = tuple(found.input_shape if input_shape is None else input_shape)
     if shape != found.input_shape and (len(found.input_shape) != 1 or math.prod(shape) != found.input_shape[0]):
         raise ConfigError(f"the model takes inputs {found.input_shape}, which do not fit input_shape {shape}")
+    of_table = scaling is not None and len(shape) == 1 and scaling.scale.shape == (1, 1, *shape)
+    if of_table:  # the features of a row are the channels of an image of one pixel
+        shape = (1, 1, *shape)
     if scaling is not None and (len(shape) != 3 or scaling.scale.shape not in (shape, (1, 1, shape[-1]))):
         raise ConfigError(
             f"a scaling {scaling.scale.shape} does not fit the model's inputs {shape}: it needs images (H, W, C), for "
-            "an MLP given by input_shape="
+            "an MLP given by input_shape=, or one number for each feature, (1, 1, F)"
         )
     names = [str(number) for number in range(found.classes)] if class_names is None else list(class_names)
     if len(names) != found.classes or len(set(names)) != len(names) or not all(isinstance(one, str) for one in names):
@@ -304,6 +313,8 @@ def save_model(
     metadata = _metadata(model, scaling, names, shape)
     if task != CLASSIFICATION:
         metadata["task"] = task
+    if of_table:
+        metadata["table"] = True
     tensors = {**prefixed("model", model.flat.state_dict()), **scaling_tensors(scaling), **target_tensors(model)}
     save_checkpoint(path, tensors, metadata)
 

@@ -51,6 +51,43 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return folder / "run", request.param
 
 
+def test_rows_of_tables_are_predicted(
+    run: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, task = run
+    rows = np.loadtxt(folder.parent / "table.csv", delimiter=",", skiprows=1)[:5, :4].astype(np.float32)
+    expected = gn.load(folder).predict(rows) if task == "regression" else gn.load(folder).predict_proba(rows)
+    # with the labels, as it was trained; without them and in another order; without names
+    mixed = tmp_path / "mixed.tsv"
+    np.savetxt(mixed, rows[:, [3, 1, 0, 2]], delimiter="\t", header="d\tb\ta\tc", comments="", fmt="%.8g")
+    np.savetxt(tmp_path / "bare.csv", rows, delimiter=",", fmt="%.8g")
+    np.savez(tmp_path / "rows.npz", x=rows)
+    for table in (folder.parent / "table.csv", mixed, tmp_path / "bare.csv", tmp_path / "rows.npz"):
+        found = predict(folder, [table], device="cpu")[:5]
+        assert [one.row for one in found] == [1, 2, 3, 4, 5]
+        assert np.array_equal([one.probabilities for one in found], expected), table
+    assert main(["predict", "--run", str(folder), str(mixed), "--json", "--device", "cpu"]) == 0
+    printed = json.loads(capsys.readouterr().out)["predictions"]
+    values = [list(one["values" if task == "regression" else "probabilities"].values()) for one in printed]
+    assert np.array_equal(values, expected) and [one["row"] for one in printed] == [1, 2, 3, 4, 5]
+    assert main(["predict", "--run", str(folder), str(mixed), "--device", "cpu"]) == 0
+    assert "mixed.tsv row 5: " in capsys.readouterr().out
+
+    def refused(name: str, text: str, reason: str) -> None:
+        (tmp_path / name).write_text(text)
+        with pytest.raises((DataError, ConfigError), match=reason):
+            predict(folder, [tmp_path / name], device="cpu")
+
+    refused("few.csv", "a,b,c\n1,2,3\n", r"few.csv: the model takes the columns a, b, c, d; found a, b, c")
+    refused("bare3.csv", "1,2,3\n", r"the model takes the columns a, b, c, d; found 3 columns")
+    refused("empty.csv", "a,b,c,d\n", r"empty.csv has no rows")
+    refused("words.csv", "a,b,c,d\n1,2,x,4\n", r"could not convert string 'x' .* in row 1 of the data, column c")
+    refused("nan.csv", "a,b,c,d\n1,2,nan,4\n", r"1 of 1 rows have values that are missing, infinite .* in c")
+    refused("shoe.png", "", r"takes the features of a table, not images: expected a file .csv, .tsv, .parquet or .npz")
+    with pytest.raises(ConfigError, match="leave out invert always"):
+        predict(folder, [mixed], device="cpu", invert="always")
+
+
 def test_the_run_folder(run: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
     folder, task = run
     result = json.loads((folder / "result.json").read_text())
