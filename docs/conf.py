@@ -58,7 +58,7 @@ sphinx_gallery_conf = {
     "examples_dirs": ["../scripts"],
     "gallery_dirs": ["gallery"],
     "filename_pattern": r"(mlp_from_scratch|cnn_feature_extraction|ops_on_arrays)\.py$",
-    "ignore_pattern": r"(__init__|feature_analysis|predict_with_onnxruntime)\.py$|study|experiments",
+    "ignore_pattern": r"(__init__|feature_analysis|predict_with_onnxruntime|two_hosts)\.py$|study|experiments",
     "nested_sections": False,
     "reset_argv": "_gallery.arguments",
     "abort_on_example_error": True,

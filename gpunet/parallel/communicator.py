@@ -16,6 +16,7 @@ import numpy as np
 
 from gpunet.backend import Array, backend_of
 from gpunet.errors import GpunetError
+from gpunet.parallel.watchdog import Watchdog, timeout
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -82,7 +83,10 @@ class Serial:
 
 
 class MpiCommunicator:
-    """Ranks of MPI, through mpi4py. Arrays of a GPU go through NCCL, or else through the host."""
+    """Ranks of MPI, through mpi4py. Arrays of a GPU go through NCCL, or else through the host.
+
+    A rank that waits for the others longer than :func:`gpunet.parallel.watchdog.timeout` says ends.
+    """
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         from mpi4py import MPI
@@ -93,6 +97,7 @@ class MpiCommunicator:
         self.local_rank, self.local_size = local.Get_rank(), local.Get_size()
         local.Free()
         self._collectives: dict[str, Any] = {}
+        self._waiting = Watchdog(self.rank, timeout()).waiting
 
     def _of_device(self, array: Array) -> Any:
         """The collectives of the array's device, or None."""
@@ -109,7 +114,8 @@ class MpiCommunicator:
         from mpi4py import MPI
 
         host = backend_of(rows).to_numpy(rows)
-        self._comm.Allgather(MPI.IN_PLACE, host)
+        with self._waiting():
+            self._comm.Allgather(MPI.IN_PLACE, host)
         if host is not rows:
             backend_of(rows).assign(rows, host)
 
@@ -122,13 +128,15 @@ class MpiCommunicator:
         counts, places = [length] * self.size, [row * length for row in rows]
         host, found = backend.to_numpy(send), backend.to_numpy(receive)
         sent = [host, (counts, [index * length for index in range(self.size)])]
-        self._comm.Alltoallv(sent, [found, (counts, places)])
+        with self._waiting():
+            self._comm.Alltoallv(sent, [found, (counts, places)])
         if found is not receive:
             for row in rows:
                 backend.assign(receive[row], found[row])
 
     def exchange(self, value: Value) -> list[Value]:
-        return self._comm.allgather(value)
+        with self._waiting():
+            return self._comm.allgather(value)
 
     def broadcast(self, value: Value) -> Value:
         found: Value = self._comm.bcast(value)

@@ -41,6 +41,7 @@ def calls(new: NewArray) -> Calls:
     saved = BatchNormSaved(ones(3, dtype=D), ones(3, dtype=D), False)
     pooled = BatchNormMaxPoolSaved(ones(3, dtype=D), ones(3, dtype=D), none(2, 2, 3, dtype=BYTE), False)
     statistics = of((3,), D, 1), of((3,), D, 0.5)  # 1 / sqrt(3 + eps) with eps 1
+    rest = False, None  # the statistics of the batch, and the other parts of it
     no_rows, no_maps = of((0, 3)), of((0, 4, 5, 3))
     parameters = of((3,)), of((3,))
 
@@ -57,11 +58,6 @@ def calls(new: NewArray) -> Calls:
             ),
             (None, of((3, 3, 3, 2)), of((2,))),
         ),
-        "conv2d_inference": (
-            lambda: ops.conv2d_inference(maps, kernel, ones(2), [ones(2)] * 4, relu=True),
-            of((0, 2, 3, 2)),
-        ),
-        "conv2d_inference pooled": (lambda: ops.conv2d_inference(maps, kernel, max_pool=True), of((0, 1, 1, 2))),
         "linear": (lambda: ops.linear(rows, weight, ones(2), relu=True), of((0, 2))),
         "linear 3-d": (lambda: ops.linear(none(4, 3), weight), of((0, 4, 2))),
         "linear_backward": (
@@ -85,11 +81,8 @@ def calls(new: NewArray) -> Calls:
         "avg_pool2d_backward": (lambda: ops.avg_pool2d_backward(small, (0, 4, 5, 3), 2), no_maps),
         "global_avg_pool2d": (lambda: ops.global_avg_pool2d(maps), no_rows),
         "global_avg_pool2d_backward": (lambda: ops.global_avg_pool2d_backward(rows, (0, 4, 5, 3)), no_maps),
-        "batch_norm": (lambda: ops.batch_norm(maps, *norm, training=False, eps=1), (no_maps, *statistics, False, None)),
-        "batch_norm rows": (
-            lambda: ops.batch_norm(rows, *norm, training=False, eps=1),
-            (no_rows, *statistics, False, None),
-        ),
+        "batch_norm": (lambda: ops.batch_norm(maps, *norm, training=False, eps=1), (no_maps, *statistics, *rest)),
+        "batch_norm rows": (lambda: ops.batch_norm(rows, *norm, training=False, eps=1), (no_rows, *statistics, *rest)),
         "batch_norm training": (
             lambda: ops.batch_norm(maps, *norm, training=True),
             ShapeError("one value per channel"),
@@ -101,7 +94,7 @@ def calls(new: NewArray) -> Calls:
         ),
         "batch_norm_max_pool": (
             lambda: ops.batch_norm_max_pool(maps, *norm, training=False, eps=1),
-            (of((0, 2, 2, 3)), *statistics, of((0, 2, 2, 3), BYTE), False, None),
+            (of((0, 2, 2, 3)), *statistics, of((0, 2, 2, 3), BYTE), *rest),
         ),
         "batch_norm_max_pool training": (
             lambda: ops.batch_norm_max_pool(maps, *norm, training=True),
