@@ -221,7 +221,10 @@ class Trainer:
             self.average.update(state.step)
 
     def _first_step(self) -> None:
-        with self.backend.compile_together(self._rehearse):
+        # A rehearsal is one more step for layers and losses, which those of others than gpunet may count.
+        parts = [self.loss, *(layer for _, layer in self.model.named_layers())]
+        known = all(type(part).__module__.startswith("gpunet.") for part in parts)
+        with self.backend.compile_together(self._rehearse) if known else contextlib.nullcontext():
             self._captured()
         self._step_once = self._captured
 
@@ -231,7 +234,8 @@ class Trainer:
         copies = [self.backend.copy(array) for array in arrays]
         try:
             self.backend.assign(self._state.step, 1)  # as an optimiser finds it: no kernel counts it up
-            found = self._gradients(0, self.batch_size // self.config.shards)
+            first = self.communicator.rank * (self.batch_size // self.communicator.size)
+            found = self._gradients(first, self.batch_size // self.config.shards)
             self._update(found.loss, found.correct)
         finally:
             for array, copy in zip(arrays, copies, strict=True):

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from numba.core.caching import NullCache
 
-from gpunet.backend import CPU
+from gpunet.backend import CPU, Array
 from gpunet.data.loader import Loader
 from gpunet.models import CNN
+from gpunet.nn import Flatten, ForwardContext, Linear, ReLU, Sequential
+from gpunet.nn.layer import Backward
 from gpunet.ops import _compile_together
 from gpunet.ops._numba import jit
 from gpunet.ops.cross_entropy import cpu as cross_entropy
@@ -167,3 +169,30 @@ def test_a_rehearsed_step_is_the_step(case: str, monkeypatch: pytest.MonkeyPatch
         kernel._clear()
     trainer._training_step()
     assert {str(call) for call in called} == {str(call) for call in rehearsed}
+
+
+class Counting(ReLU):
+    """A layer of a user's own, with a state."""
+
+    calls = 0
+
+    def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
+        self.calls += 1
+        return super().forward(x, ctx)
+
+
+def test_no_rehearsal_for_layers_that_may_have_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    loader = Loader(np.arange(512, dtype=np.uint8).reshape(8, 8, 8, 1), np.arange(8) % 3)
+    counting = Counting()
+    model = Sequential([("flatten", Flatten()), ("linear", Linear(64, 3)), ("counting", counting)])
+    config = TrainingConfig(batch_size=4, epochs=1)
+    trainer = Trainer(model.initialize(device=CPU), config, train=loader, validation=loader, progress=False)
+    trainer.train.shuffle(0, 0)
+    trainer._state.start_epoch(0, [0.1, 0.1])
+    monkeypatch.setattr(trainer, "_rehearse", trainer._training_step)
+    monkeypatch.setattr(_compile_together, "_is_cached", lambda kernel, types: False)
+    for kernel in _compile_together._kernels:  # so that each of them would start a rehearsal
+        kernel._clear()
+    trainer._first_step()
+    assert counting.calls == 1
