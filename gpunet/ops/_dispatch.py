@@ -32,14 +32,16 @@ def implementation(package: str, *arrays: Array | None) -> ModuleType:
         if found is not None and arrays and arrays[0] is not None:
             return found
     key = package, backend_of(*arrays).implementation
-    module = _modules.get(key)
-    if key[1] == CPU.implementation:
+    on_cpu = key[1] == CPU.implementation
+    if on_cpu:
         for check in tuple(_before_next):
             check()
         _before_next.clear()
-        module = _on_cpu[package] = import_module(f"{package}.{key[1]}")
-    elif module is None:
+    module = _modules.get(key)
+    if module is None:
         module = _modules[key] = import_module(f"{package}.{key[1]}")
+    if on_cpu:
+        _on_cpu[package] = module
     return module
 
 

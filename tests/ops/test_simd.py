@@ -86,6 +86,7 @@ def test_other_processors(width: int, tmp_path: Path) -> None:
         "from gpunet.ops._matmul import matmul\n"
         "at, bt = np.ascontiguousarray(a.T), np.ascontiguousarray(b.T)\n"
         "products = matmul(a, b), matmul(at, b, trans_a=True), matmul(a, bt, trans_b=True)\n"
+        "products += (matmul(a, np.ascontiguousarray(a[:, :5]), trans_a=True),)\n"
         "np.savez(sys.argv[2], conv2d(x, w, padding=1), dx, dw, conv2d(x[:1], w, padding=1), *products)\n"
     )
     rng = np.random.default_rng(0)
@@ -103,8 +104,9 @@ def test_other_processors(width: int, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, *files], env=environment, check=True)
     x, w, dy = (array.astype(np.float64) for array in single)
     dx, dw, _ = reference.conv2d_backward(dy, x, w, padding=1)
-    product = np.concatenate([x[:, 0, 0]] * 2, axis=1) @ w[0, :2].reshape(64, -1)[:, :37]
-    wanted = [reference.conv2d(x, w, padding=1), dx, dw, reference.conv2d(x[:1], w, padding=1), *[product] * 3]
+    a = np.concatenate([x[:, 0, 0]] * 2, axis=1)
+    products = [a @ w[0, :2].reshape(64, -1)[:, :37]] * 3 + [a.T @ a[:, :5]]
+    wanted = [reference.conv2d(x, w, padding=1), dx, dw, reference.conv2d(x[:1], w, padding=1), *products]
     with np.load(files[1]) as found:
         for name, exact in zip(found.files, wanted, strict=True):
             assert exact is not None and np.isfinite(found[name]).all()
