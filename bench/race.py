@@ -73,8 +73,11 @@ class Racer:
         )
 
     def ready(self) -> bool:
-        """Wait for the end of the warm-up; False if the contestant failed."""
-        assert self._process.stdout
+        """Have it warm up, and wait for the end of that; False if the contestant failed."""
+        assert self._process.stdin and self._process.stdout
+        if self._process.stdout.readline().strip() != "made":
+            return False
+        print("warm", file=self._process.stdin, flush=True)
         return self._process.stdout.readline().strip() == "ready"
 
     def race(self, seconds: float) -> float:
@@ -130,18 +133,16 @@ def compare(
     Args:
         until: the time, of ``time.monotonic()``, after which no round starts but for the first FEWEST_ROUNDS.
     """
-    started = [Racer(name, case, batch, threads) for name in contestants(case)]
+    started = [Racer(name, case, batch, threads) for name in contestants(case)]  # imports need one core each
     running = []
     try:
-        for racer in started:
+        for racer in started:  # one at a time: their threads would wait for each other's
             if racer.ready():
                 running.append(racer)
             else:
                 reason = (racer.stop().strip().splitlines() or ["no reason given"])[-1]
                 print(f"{racer.name} does not take part in {case}: {reason}", file=sys.stderr)
         rates: dict[str, list[float]] = {racer.name: [] for racer in running}
-        for racer in running:
-            racer.race(seconds / 4)  # alone: others were still starting
         for number in range(rounds):
             turn = number % len(running)
             for racer in running[turn:] + running[:turn]:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import racers, results
+from bench import results
 from bench.machine import ROOT, available_cores, pinned
 from bench.table import markdown
 
@@ -53,7 +53,7 @@ def first_step(contestant: str, case: str, batch: int, cache: Path, threads: int
         ChildProcessError: it failed; the message is the last line of its output.
     """
     caches = {"NUMBA_CACHE_DIR": str(cache / "numba"), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
-    command = [sys.executable, "-m", "bench.start_up", "--child", contestant, case, str(batch)]
+    command = [sys.executable, "-m", "bench.racers", contestant, case, str(batch), "first"]
     started = time.perf_counter()
     with subprocess.Popen(
         command,
@@ -101,11 +101,6 @@ def table(found: Sequence[StartUp]) -> str:
     return markdown(header, lines, left=4)
 
 
-def child(contestant: str, case: str, batch: int) -> None:
-    racers.make(contestant, case, batch, count=batch)()
-    print("done", flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.start_up")
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
@@ -114,12 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cold-rounds", type=int, default=2, help="number of starts with a cold cache")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--json", type=Path, help="write the results to this file, as a list of objects")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     results.save_option(parser)
     args = parser.parse_args(argv)
-    if args.child:
-        child(args.child[0], args.child[1], int(args.child[2]))
-        return
     found: list[StartUp] = []
     for case in args.cases:
         for contestant in args.contestants:

@@ -49,12 +49,12 @@ def test_a_contestant_takes_turns() -> None:
 
 
 def replace_racers(monkeypatch: pytest.MonkeyPatch, rates: dict[str, list[float]]) -> None:
-    """Contestants with these rates, round by round, after a warm-up; one without any does not take part."""
+    """Contestants with these rates, round by round; one without any does not take part."""
 
     class Fake:
         def __init__(self, name: str, *unused: Any) -> None:
             self.name = name
-            self.left = iter([0.0, *rates[name]])
+            self.left = iter(rates[name])
 
         def ready(self) -> bool:
             return bool(rates[self.name])

@@ -7,7 +7,10 @@ would not be valid in another process). All matrices are row-major.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from numba.extending import get_cython_function_address, intrinsic
 
 logger = logging.getLogger("gpunet")
 
+_MODULE = "scipy.linalg.cython_blas"
 _ROUTINES = {np.dtype(np.float32): "sgemm", np.dtype(np.float64): "dgemm"}
 
 
@@ -28,9 +32,33 @@ def gemm_address(dtype: np.dtype[Any]) -> int:
     The first call limits SciPy's BLAS to one thread for the rest of the process: the threads are Numba's, and two
     thread pools would oversubscribe the cores. Other BLAS libraries (NumPy's wheel bundles one) are left alone.
     """
-    address = int(get_cython_function_address("scipy.linalg.cython_blas", _ROUTINES[np.dtype(dtype)]))
+    _import_blas_alone()
+    address = int(get_cython_function_address(_MODULE, _ROUTINES[np.dtype(dtype)]))
     _limit_blas_threads()  # after the look-up, which loads the library
     return address
+
+
+def _import_blas_alone() -> None:
+    """Import SciPy's module of BLAS without the rest of ``scipy.linalg``.
+
+    The import of all of it takes twice as long as that of NumPy; it is what remains where this does not work, as the
+    module is not in a file of its own.
+    """
+    package = importlib.util.find_spec("scipy")
+    if _MODULE in sys.modules or package is None or package.submodule_search_locations is None:
+        return
+    for folder in package.submodule_search_locations:
+        finder = FileFinder(str(Path(folder, "linalg")), (ExtensionFileLoader, EXTENSION_SUFFIXES))
+        found = finder.find_spec("cython_blas")
+        if found is not None and found.origin is not None:
+            spec = ModuleSpec(_MODULE, ExtensionFileLoader(_MODULE, found.origin), origin=found.origin)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[_MODULE] = module  # where scipy.linalg finds it when it is imported
+            try:
+                ExtensionFileLoader(_MODULE, found.origin).exec_module(module)
+            except ImportError:
+                del sys.modules[_MODULE]
+            return
 
 
 @functools.cache
