@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gpunet.backend import Array
-from gpunet.errors import ConfigError
+from gpunet.errors import ConfigError, DTypeError
 from gpunet.nn import fusion
 from gpunet.nn.layer import Backward, ForwardContext, Layer, Shape
 
@@ -54,16 +54,21 @@ class Sequential(Layer):
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
         tape: list[Backward] = []
         for step in self._steps:
-            x, step_backward = step.forward(x, ctx)
+            y, step_backward = step.forward(x, ctx)
+            if tape and y.dtype != x.dtype:  # only the first layer may convert what it is given
+                raise DTypeError(_converts(step, "forward", y, x, "output", "an input"))
+            x = y
             tape.append(step_backward)
             if not ctx.needs_input_grad and step.has_parameters():
                 ctx = ctx.for_inner_layer()
 
         def backward(dy: Array) -> Array | None:
-            for step_backward in reversed(tape):
+            for step, step_backward in zip(reversed(self._steps), reversed(tape), strict=True):
                 below: Array | None = step_backward(dy)
                 if below is None:
                     return None
+                if below.dtype != dy.dtype and step is not self._steps[0]:
+                    raise DTypeError(_converts(step, "backward", below, dy, "gradient", "a gradient"))
                 dy = below
             return dy
 
@@ -80,3 +85,10 @@ class Sequential(Layer):
             total += layer.flops(input_shape)
             input_shape = layer.output_shape(input_shape)
         return total
+
+
+def _converts(step: fusion.Step, where: str, found: Array, given: Array, what: str, of: str) -> str:
+    return (
+        f"the {where} of {type(step).__name__} returned a {found.dtype} {what} for {of} of {given.dtype}: return "
+        f"result.astype({given.dtype}) there; numbers such as numpy.float64 and arrays made without a dtype convert it"
+    )
