@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     images = [Path(image) for image in args.images]
     for image in images:
         if not image.is_file():
-            raise DataError(f"cannot read {image}: {'not a file' if image.exists() else 'no such file'}")
+            raise DataError(f"cannot read the image {image}: {'not a file' if image.exists() else 'no such file'}")
     device = prepare(args)
     from gpunet.experiments.run import predict
 

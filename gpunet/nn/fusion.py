@@ -14,6 +14,7 @@ from typing import Protocol
 
 from gpunet import ops
 from gpunet.backend import Array
+from gpunet.errors import DTypeError
 from gpunet.nn.activation import Activation, ReLU, never_decreases
 from gpunet.nn.conv import Conv2d
 from gpunet.nn.layer import Backward, ForwardContext, Layer
@@ -36,23 +37,38 @@ def run(steps: Sequence[Step], x: Array, ctx: ForwardContext) -> tuple[Array, Ba
     """The output of `steps` in order, and their backward function.
 
     It stops early and returns None if nothing further down needs a gradient.
+
+    Raises:
+        DTypeError: a step, other than the first, converts what it is given.
     """
     tape: list[Backward] = []
     for step in steps:
-        x, step_backward = step.forward(x, ctx)
+        y, step_backward = step.forward(x, ctx)
+        if tape and y.dtype != x.dtype:
+            raise DTypeError(_converts(step, "forward", y, x, "output", "an input"))
+        x = y
         tape.append(step_backward)
         if not ctx.needs_input_grad and step.has_parameters():
             ctx = ctx.for_inner_layer()
 
     def backward(dy: Array) -> Array | None:
-        for step_backward in reversed(tape):
+        for step, step_backward in zip(reversed(steps), reversed(tape), strict=True):
             below: Array | None = step_backward(dy)
             if below is None:
                 return None
+            if below.dtype != dy.dtype and step is not steps[0]:
+                raise DTypeError(_converts(step, "backward", below, dy, "gradient", "a gradient"))
             dy = below
         return dy
 
     return x, backward
+
+
+def _converts(step: Step, where: str, found: Array, given: Array, what: str, of: str) -> str:
+    return (
+        f"the {where} of {type(step).__name__} returned a {found.dtype} {what} for {of} of {given.dtype}: return "
+        f"result.astype({given.dtype}) there; numbers such as numpy.float64 and arrays made without a dtype convert it"
+    )
 
 
 Rule = Callable[[Sequence[Layer]], tuple[int, list[Step]] | None]

@@ -241,7 +241,8 @@ def _finish_epochs(axes: Axes, history: History) -> None:
     begins = [row for row, stage in enumerate(stages) if stage and (row == 0 or stage != stages[row - 1])]
     if begins:
         axes.margins(y=0.15)  # room for the names, above the curves and right of the last line
-        axes.set_xlim(right=max(axes.get_xlim()[1], epochs[begins[-1]] + 0.15 * len(epochs)))
+        left, right = axes.get_xlim()
+        axes.set_xlim(min(left, epochs[begins[0]] - 0.5), max(right, epochs[begins[-1]] + 0.15 * len(epochs)))
     for row in begins:
         axes.axvline(epochs[row] - 0.5, color=GREY, linewidth=0.8)
         place: Any = {"xycoords": axes.get_xaxis_transform(), "xytext": (2, -3), "textcoords": "offset points"}

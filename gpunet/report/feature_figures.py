@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpunet.report.canvas import TEN, PathLike, page
+from gpunet.report.canvas import TEN, PathLike, legend_above, page
 from gpunet.report.charts import draw_map
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def plot_probes(
         axes.set_xticks(range(len(layers)), layers)
         axes.set_ylabel("validation accuracy (%)")
         axes.set_title("Classifiers on the features of each layer")
-        axes.legend()
+        legend_above(axes)
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
     return figure

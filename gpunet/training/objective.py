@@ -13,7 +13,7 @@ import numpy as np
 from gpunet.backend import Array, backend_of
 from gpunet.data.loader import Loader
 from gpunet.data.targets import TargetScaling
-from gpunet.errors import ConfigError
+from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.nn import LOSSES, CrossEntropyLoss, ForwardContext, Layer, balanced_class_weights
 from gpunet.nn.loss import Loss
 from gpunet.options import did_you_mean
@@ -100,6 +100,28 @@ def loss_of(given: Loss | str, settings: dict[str, Any] | None = None) -> Loss:
         )
     _refuse(list(on), "a loss that is given as an object")
     return given
+
+
+def check_gradient(loss: Loss, outputs: Array, gradient: Array, dtype: Any) -> None:
+    """Check what a model and a loss of one's own hand to the backward pass.
+
+    Raises:
+        DTypeError: the outputs have another dtype than the parameters, or the gradient another than the outputs.
+        ShapeError: the gradient has another shape than the outputs.
+    """
+    if outputs.dtype != dtype:
+        raise DTypeError(
+            f"the model's outputs are {outputs.dtype}, but its parameters {dtype}: its last layer must return "
+            f"result.astype({dtype})"
+        )
+    name = f"the gradient of the loss {type(loss).__name__}"
+    found = getattr(gradient, "dtype", type(gradient).__name__)
+    if found != outputs.dtype:
+        raise DTypeError(
+            f"{name} is {found}, but the outputs are {outputs.dtype}: return gradient.astype(outputs.dtype) there"
+        )
+    if gradient.shape != outputs.shape:
+        raise ShapeError(f"{name} has the shape {gradient.shape}, but the outputs {outputs.shape}: it needs the same")
 
 
 def plain_loss(loss: Loss) -> Loss:

@@ -37,7 +37,7 @@ from gpunet.training.evaluation import Evaluation, Evaluator
 from gpunet.training.history import History, Record
 from gpunet.training.interrupt import Interrupts
 from gpunet.training.metrics import Metric
-from gpunet.training.objective import balanced_weights, check_shardable, objective_of, prepare_targets
+from gpunet.training.objective import balanced_weights, check_gradient, check_shardable, objective_of, prepare_targets
 from gpunet.training.progress import Progress, is_watched
 from gpunet.training.ranks import agreed, check_start, check_weights
 from gpunet.training.snapshot import LAST, Snapshot, read_snapshot
@@ -203,6 +203,7 @@ class Trainer:
         ctx = ForwardContext(True, seed, state.step, needs_input_grad=False, first_row=first_row, gather=gather)
         outputs, backward = self.model.forward(x, ctx)
         loss, gradient = self.loss(outputs, targets, weights)
+        check_gradient(self.loss, outputs, gradient, self.flat.dtype)
         loss = self.backend.asarray(loss)  # a loss of one's own may return NumPy's scalar
         correct = ops.count_correct(outputs, targets) if self._none_correct is None else self._none_correct
         result = Result(loss, correct, targets, getattr(self.loss, "weight", None))

@@ -111,6 +111,7 @@ class TestLearningCurves:
             assert_close(axes.lines[0].get_xdata(), np.arange(1.0, 6))
             starts = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1]
             assert {0.5, 3.5} <= set(starts)
+            assert axes.get_xlim()[0] <= 0.5, "the name of the first stage is beside its curves"
 
     def test_what_label_smoothing_adds_to_the_training_loss_is_subtracted(self) -> None:
         # torch.nn.CrossEntropyLoss(label_smoothing=0.1) of the logarithms of the smoothed labels of 10 classes

@@ -12,7 +12,7 @@ from sklearn import metrics as oracle
 from gpunet import nn
 from gpunet.backend import CPU, Backend
 from gpunet.data import Dataset, Loader
-from gpunet.errors import ConfigError, DataError, DivergedError, OtherTrainingError, ShapeError
+from gpunet.errors import ConfigError, DataError, DivergedError, DTypeError, OtherTrainingError, ShapeError
 from gpunet.experiments.records import read_history
 from gpunet.models import MLP
 from gpunet.report.run_figures import plot_targets
@@ -287,6 +287,64 @@ class _FourthPower:
     def __call__(self, outputs: Any, targets: Any, sample_weight: Any = None) -> Any:
         error = outputs - targets
         return (error**4).mean(), 4 * error**3 / error.size
+
+
+class _Converting(nn.Layer):
+    """A layer that returns float64, forwards or backwards."""
+
+    def __init__(self, forward: str, backward: str) -> None:
+        self.dtypes = forward, backward
+
+    def forward(self, x: Any, ctx: nn.ForwardContext) -> Any:
+        return x.astype(self.dtypes[0]), lambda dy: dy.astype(self.dtypes[1])
+
+    def output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "convert", "error", "message"),
+    [
+        (
+            "float64",
+            "float32",
+            None,
+            DTypeError,
+            "the forward of _Converting returned a float64 output for an input",
+        ),
+        ("float32", "float64", None, DTypeError, "the backward of _Converting returned a float64 gradient for a gradi"),
+        (
+            "float32",
+            "float32",
+            np.float64,
+            DTypeError,
+            r"loss Own is float64, but the outputs are float32: return",
+        ),
+        ("float32", "float32", np.ndarray.tolist, DTypeError, "loss Own is list, but the outputs are float32"),
+        (
+            "float32",
+            "float32",
+            lambda found: found[0],
+            ShapeError,
+            r"loss Own has the shape \(2,\), but the outputs",
+        ),
+    ],
+)
+def test_arrays_of_ones_own_that_do_not_fit_are_named(
+    forward: str, backward: str, convert: Any, error: type[Exception], message: str
+) -> None:
+    class Own(nn.MSELoss):
+        def __call__(self, *arguments: Any) -> Any:
+            loss, gradient = super().__call__(*arguments)
+            return loss, gradient if convert is None else convert(gradient)
+
+    x, y = rows(16, 0)
+    layers = [nn.Linear(x.shape[1], 4), _Converting(forward, backward), nn.Linear(4, y.shape[1])]
+    model = nn.Sequential(layers).initialize(seed=0, device=CPU)
+    data = {name: Loader(x, y, backend=CPU) for name in ("train", "validation")}
+    config = TrainingConfig(epochs=1, batch_size=8)
+    with pytest.raises(error, match=message):
+        Trainer(model, config, **data, loss=Own(), progress=False).fit()
 
 
 def test_a_loss_and_a_metric_of_ones_own() -> None:
