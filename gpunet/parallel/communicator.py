@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+Wait = Callable[[], None]
+"""Returns once a message has arrived and was sent."""
+
 
 class Communicator(Protocol):
     """A number of ranks, of which this process is one.
@@ -42,8 +45,11 @@ class Communicator(Protocol):
     def all_gather(self, rows: Array) -> None:
         """Complete `rows`, (k * size, ...), of which each rank has filled its k rows, from ``k * rank`` on."""
 
-    def all_to_all(self, send: Array, receive: Array, rows: Sequence[int]) -> None:
-        """Send part j of `send`, (size * n,), to rank j, whose part becomes row `rows[j]` of `receive`, (m, n)."""
+    def all_to_all(self, send: Array, receive: Array, rows: Sequence[int]) -> Wait:
+        """Send part j of `send`, (size * n,), to rank j, whose part becomes row `rows[j]` of `receive`, (m, n).
+
+        Until the returned function was called, `send` and these rows must be left alone. Before that, more may be sent.
+        """
 
     def exchange(self, value: Value) -> list[Value]:
         """The values, small objects that can be pickled, of all ranks in order."""
@@ -58,6 +64,10 @@ class Communicator(Protocol):
         """End all ranks when this process exits."""
 
 
+def no_wait() -> None:
+    """The :data:`Wait` of what is done, or queued on the device."""
+
+
 class Serial:
     """The only rank."""
 
@@ -66,8 +76,9 @@ class Serial:
     def all_gather(self, rows: Array) -> None:
         pass
 
-    def all_to_all(self, send: Array, receive: Array, rows: Sequence[int]) -> None:
+    def all_to_all(self, send: Array, receive: Array, rows: Sequence[int]) -> Wait:
         backend_of(receive).assign(receive[rows[0]], send)
+        return no_wait
 
     def exchange(self, value: Value) -> list[Value]:
         return [value]
@@ -119,20 +130,25 @@ class MpiCommunicator:
         if host is not rows:
             backend_of(rows).assign(rows, host)
 
-    def all_to_all(self, send: Array, receive: Array, rows: Sequence[int]) -> None:
+    def all_to_all(self, send: Array, receive: Array, rows: Sequence[int]) -> Wait:
         device = self._of_device(send)
         if device is not None:
             device.all_to_all(send, receive, rows)
-            return
+            return no_wait
         backend, length = backend_of(send), receive.shape[1]
         counts, places = [length] * self.size, [row * length for row in rows]
         host, found = backend.to_numpy(send), backend.to_numpy(receive)
         sent = [host, (counts, [index * length for index in range(self.size)])]
-        with self._waiting():
-            self._comm.Alltoallv(sent, [found, (counts, places)])
-        if found is not receive:
-            for row in rows:
-                backend.assign(receive[row], found[row])
+        request = self._comm.Ialltoallv(sent, [found, (counts, places)])
+
+        def wait() -> None:
+            with self._waiting():
+                request.Wait()
+            if found is not receive:
+                for row in rows:
+                    backend.assign(receive[row], found[row])
+
+        return wait
 
     def exchange(self, value: Value) -> list[Value]:
         with self._waiting():

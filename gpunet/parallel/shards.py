@@ -19,7 +19,7 @@ from gpunet.backend import Array, Gather, backend_of
 from gpunet.errors import ConfigError
 from gpunet.nn.parameter import FlatParameters
 from gpunet.ops.shards import FACTS
-from gpunet.parallel.communicator import Communicator
+from gpunet.parallel.communicator import Communicator, Wait, no_wait
 from gpunet.parallel.lockstep import Lockstep
 
 DEFAULT_SHARDS = 8
@@ -126,18 +126,20 @@ class ShardedStep:
         self._lockstep = Lockstep(communicator, backend, count) if synchronised else None
 
     def run(self, compute: Compute, update: Update) -> None:
-        """One step."""
-        self._compute(compute)
-        self._exchange()
+        """One step. What a shard has to send is on its way while the next one computes."""
+        started: list[Wait] = []
+        self._compute(compute, lambda index: started.append(self._start(index)))
+        self._exchange(started)
         self._add()
         self._share()
         update(*self._totals())
 
     def captured(self, compute: Compute, update: Update) -> Callable[[], None]:
         """:meth:`run` in its fastest repeatable form; on a GPU, graphs with the communication between them."""
-        if self._lockstep is not None:  # the shards meet within the step
+        backend = self._flat.backend
+        if self._lockstep is not None or backend.implementation == "cpu":  # messages within the step
             return lambda: self.run(compute, update)
-        capture = self._flat.backend.capture
+        capture = backend.capture
         if self._communicator.size == 1:
             return capture(lambda: self.run(compute, update))
         first = capture(lambda: self._compute(compute))
@@ -145,14 +147,14 @@ class ShardedStep:
 
         def step() -> None:
             first()
-            self._exchange()
+            self._exchange([])
             second()
             self._share()
             third()
 
         return step
 
-    def _compute(self, compute: Compute) -> None:
+    def _compute(self, compute: Compute, finished: Callable[[int], None] = lambda index: None) -> None:
         def work(index: int, gather: Gather | None) -> None:
             shard = self._first + index
             found = compute(shard * self._size, self._size, gather)
@@ -168,6 +170,7 @@ class ShardedStep:
             for index in range(self._local):
                 self._point_at(index)
                 work(index, None)
+                finished(index)
 
     @contextmanager
     def _layers_write_elsewhere(self) -> Iterator[None]:
@@ -195,13 +198,21 @@ class ShardedStep:
         if source.size:
             ops.sum_shards(source.reshape(1, -1), self._ones[:1], out=target)
 
-    def _exchange(self) -> None:
+    def _start(self, index: int) -> Wait:
+        """Send the gradients of a shard of this rank, and receive the columns that it adds of others' shards."""
         ranks = self._communicator.size
         if ranks == 1:
+            return no_wait
+        rows = [rank * self._local + index for rank in range(ranks)]
+        return self._communicator.all_to_all(self._rows[index], self._received, rows)
+
+    def _exchange(self, started: list[Wait]) -> None:
+        """The facts of all shards, and the gradients of those that have not `started`; wait for all."""
+        if self._communicator.size == 1:
             return
         self._communicator.all_gather(self._facts)
-        for index, row in enumerate(self._rows):
-            self._communicator.all_to_all(row, self._received, [rank * self._local + index for rank in range(ranks)])
+        for wait in [*started, *map(self._start, range(len(started), self._local))]:
+            wait()
 
     def _add(self) -> None:
         ops.weigh_shards(self._facts, self._weights, self._correct)

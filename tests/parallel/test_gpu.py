@@ -11,6 +11,7 @@ import pytest
 from gpunet.backend import CPU, Backend
 from gpunet.cuda.nccl import NcclCollectives
 from gpunet.models import CNN
+from gpunet.parallel.communicator import Wait, no_wait
 from gpunet.parallel.shards import ShardedStep
 from gpunet.training import Trainer, TrainingConfig
 from tests.parallel.threads import ThreadCommunicator, run_ranks
@@ -87,8 +88,9 @@ class NcclRank(ThreadCommunicator):
     def all_gather(self, rows: Any) -> None:
         self._collectives.all_gather(rows)
 
-    def all_to_all(self, send: Any, receive: Any, rows: Any) -> None:
+    def all_to_all(self, send: Any, receive: Any, rows: Any) -> Wait:
         self._collectives.all_to_all(send, receive, rows)
+        return no_wait
 
 
 def fitted(backend: Backend, communicator: Any, **options: Any) -> tuple[Any, ...]:
@@ -156,7 +158,7 @@ def test_nccl_moves_what_mpi_moves(dtype: Any) -> None:
             gathered[2 * rank.rank : 2 * rank.rank + 2] = rank.rank + 1
             communicator.all_gather(gathered)
             received = np.zeros((6, 4), dtype)
-            communicator.all_to_all(np.arange(12, dtype=dtype) + 100 * rank.rank, received, [1, 3, 5])
+            communicator.all_to_all(np.arange(12, dtype=dtype) + 100 * rank.rank, received, [1, 3, 5])()
             results.append((gathered.tolist(), received.tolist()))
         return results
 

@@ -19,7 +19,7 @@ from gpunet.errors import ConfigError, DivergedError, Interrupted, OtherTraining
 from gpunet.experiments.prepare import prepare
 from gpunet.models import CNN, MLP, Hybrid, HybridConfig
 from gpunet.nn import BatchNorm, Conv2d, ForwardContext
-from gpunet.parallel.shards import shard_count
+from gpunet.parallel.shards import ShardedStep, shard_count
 from gpunet.training import Callback, HybridTrainingConfig, Trainer, TrainingConfig, fit_hybrid
 from gpunet.training.trainer import METRICS
 from tests.parallel.threads import ThreadCommunicator, run_ranks
@@ -331,3 +331,28 @@ def test_what_is_sent() -> None:
         columns, local = -(-parameters // ranks), 8 // ranks
         facts = local * (3 + statistics) * 4
         assert sent == (ranks - 1) * ((local + 1) * columns * 4 + facts)
+
+
+def test_gradients_are_sent_while_the_next_shard_computes() -> None:
+    """And awaited after the last one."""
+
+    def work(rank: ThreadCommunicator) -> list[str]:
+        trainer, log = make("mlp", rank, shards=4), list[str]()
+        send = rank.all_to_all
+
+        def logged(*args: Any) -> Any:
+            log.append("send")
+            send(*args)
+            return lambda: log.append("wait")
+
+        def compute(first_row: int, rows: int, gather: Any) -> Any:
+            log.append("compute")
+            return trainer._gradients(first_row, rows)
+
+        rank.all_to_all = logged  # type: ignore[method-assign]
+        trainer.train.shuffle(0, 0)
+        trainer._state.start_epoch(0, [0.0] * 5)
+        ShardedStep(trainer.flat, rank, count=4, batch_size=40).run(compute, trainer._update)
+        return log
+
+    assert run_ranks(2, work) == [["compute", "send"] * 2 + ["wait"] * 2] * 2

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backend import Array, backend_of
+from gpunet.parallel.communicator import Wait, no_wait
 
 PATIENCE = 60.0
 
@@ -61,12 +62,13 @@ class ThreadCommunicator:
         backend.assign(rows, np.concatenate(self.exchange(mine)))
         self.sent += (self.size - 1) * mine.nbytes
 
-    def all_to_all(self, send: Array, receive: Array, rows: Sequence[int]) -> None:
+    def all_to_all(self, send: Array, receive: Array, rows: Sequence[int]) -> Wait:
         backend = backend_of(send)
         parts = np.split(backend.to_numpy(send).copy(), self.size)
         for row, each in zip(rows, self.exchange(parts), strict=True):
             backend.assign(receive[row], each[self.rank])
         self.sent += (self.size - 1) * parts[0].nbytes
+        return no_wait
 
     def settle(self, code: int, patience: float | None = None) -> list[int] | None:
         return self.exchange(code)
