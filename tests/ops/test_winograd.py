@@ -87,12 +87,13 @@ def test_applies_to_plain_3x3_of_whole_panels() -> None:
     x = (2, 8, 8, 2 * PANEL)
     plain = (3, 3, 2 * PANEL, PANEL)
     assert winograd.applies(Conv2dGeometry.of(x, plain, padding=1))
+    assert winograd.applies(Conv2dGeometry.of(x, (3, 3, PANEL, 2 * PANEL), groups=2))
     for weight, options in [
         ((3, 3, 2 * PANEL, PANEL + PANEL // 2), {}),
         ((5, 5, 2 * PANEL, PANEL), {}),
         (plain, {"stride": 2}),
         (plain, {"dilation": 2}),
-        ((3, 3, PANEL, 2 * PANEL), {"groups": 2}),
+        ((3, 3, PANEL, PANEL), {"groups": 2}),
     ]:
         assert not winograd.applies(Conv2dGeometry.of(x, weight, **options))
 
