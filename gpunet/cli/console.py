@@ -36,14 +36,10 @@ def _handler() -> logging.Handler:
     """rich on a terminal; plain lines in a file or a pipe, on a dumb terminal, or with ``NO_COLOR``."""
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
         from rich.console import Console
-        from rich.highlighter import NullHighlighter
         from rich.logging import RichHandler
 
         console = Console(stderr=True)
-        plain = NullHighlighter()  # rich takes the digits in a path or a version for numbers
-        rich = RichHandler(
-            console=console, highlighter=plain, show_time=False, show_path=False, show_level=False, markup=False
-        )
+        rich = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
         rich.setFormatter(_PrintableFormatter())
         return rich
     handler = logging.StreamHandler(sys.stderr)

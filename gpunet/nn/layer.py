@@ -49,7 +49,8 @@ class ForwardContext:
         """This context for a layer whose input depends on parameters and so needs its input gradient."""
         if self.needs_input_grad:
             return self
-        return ForwardContext(self.training, self.seed, self.step, needs_input_grad=True, first_row=self.first_row)
+        # Not dataclasses.replace, which takes some microseconds.
+        return ForwardContext(self.training, self.seed, self.step, True, self.first_row, self.gather)
 
     def needs(self, *, bias: bool) -> tuple[str, ...]:
         """The gradients that a layer with a weight, and optionally a `bias`, must compute: `needs` of the ops."""

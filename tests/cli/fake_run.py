@@ -57,6 +57,7 @@ class Prediction:
     probabilities: list[float]
     label: int
     task: str = "classification"
+    row: int | None = None
 
 
 class FakeRun(ModuleType):

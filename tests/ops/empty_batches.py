@@ -58,6 +58,11 @@ def calls(new: NewArray) -> Calls:
             ),
             (None, of((3, 3, 3, 2)), of((2,))),
         ),
+        "conv2d_inference": (
+            lambda: ops.conv2d_inference(maps, kernel, ones(2), [ones(2)] * 4, relu=True),
+            of((0, 2, 3, 2)),
+        ),
+        "conv2d_inference pooled": (lambda: ops.conv2d_inference(maps, kernel, max_pool=True), of((0, 1, 1, 2))),
         "linear": (lambda: ops.linear(rows, weight, ones(2), relu=True), of((0, 2))),
         "linear 3-d": (lambda: ops.linear(none(4, 3), weight), of((0, 4, 2))),
         "linear_backward": (

@@ -152,7 +152,7 @@ def test_register_tiling_of_whole_and_partial_panels(
         ((128, 3, 3, 128), (3, 3, 128, 256), 1, ("winograd", "convolution", "winograd")),
         ((1, 3, 3, 128), (3, 3, 128, 256), 1, ("register_tiling", "convolution", "tap_gemm")),
         ((64, 3, 3, 120), (3, 3, 120, 256), 1, ("tap_gemm", "convolution", "tap_gemm")),
-        ((8, 14, 14, 64), (3, 3, 16, 64), 4, ("groups", "groups", "groups")),
+        ((8, 14, 14, 64), (3, 3, 16, 64), 4, ("register_tiling", "convolution", "register_tiling")),
         ((8, 14, 14, 32), (3, 3, 1, 32), 32, ("direct", "direct", "direct")),
     ],
 )
