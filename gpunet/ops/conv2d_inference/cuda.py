@@ -10,6 +10,7 @@ from gpunet.backend import Array
 from gpunet.ops.activation import cuda as activation
 from gpunet.ops.batchnorm import cuda as batchnorm
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
+from gpunet.ops.batchnorm_pool import cuda as batchnorm_pool
 from gpunet.ops.conv2d import cuda as conv
 from gpunet.ops.geometry import Conv2dGeometry, Pool2dGeometry
 from gpunet.ops.pool2d import cuda as pool2d
@@ -28,7 +29,9 @@ def conv2d_inference(
     y = conv.conv2d(x, weight, bias, g)
     if norm is not None:
         gamma, beta, mean, var = norm
-        y, _, _ = batchnorm.batch_norm(y, BatchNormParameters(gamma, beta, mean, var, False, 0.0, eps))
-    if max_pool:
-        y, _ = pool2d.max_pool2d(y, Pool2dGeometry.of(y.shape, 2), np.dtype(np.uint8))
+        parameters = BatchNormParameters(gamma, beta, mean, var, False, 0.0, eps)
+        normalised = batchnorm_pool.batch_norm_max_pool if max_pool else batchnorm.batch_norm
+        y = normalised(y, parameters)[0]
+    elif max_pool:
+        y = pool2d.max_pool2d(y, Pool2dGeometry.of(y.shape, 2), np.dtype(np.uint8))[0]
     return activation.relu(y) if relu else y
