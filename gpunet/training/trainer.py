@@ -232,6 +232,9 @@ class Trainer:
     def _rehearse(self) -> None:
         """The ops of a step, whose kernels do nothing; what others change is changed back."""
         arrays = [*self._arrays().values(), self.flat.gradients]
+        # In a step of shards, the layers write to the arrays of a shard, and some may have done so.
+        arrays += [parameter.grad for parameter in self.flat.parameters.values()]
+        arrays += [buffer.value for buffer in self.flat.buffers.values()]
         copies = [self.backend.copy(array) for array in arrays]
         try:
             self.backend.assign(self._state.step, 1)  # as an optimiser finds it: no kernel counts it up

@@ -171,6 +171,44 @@ def test_a_rehearsed_step_is_the_step(case: str, monkeypatch: pytest.MonkeyPatch
     assert {str(call) for call in called} == {str(call) for call in rehearsed}
 
 
+@pytest.mark.parametrize("options", [{"shards": 1}, {"shards": 2}, {"shards": 2, "sync_batch_norm": True}], ids=str)
+def test_a_step_that_a_rehearsal_interrupts_anywhere(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends in the same bits, whichever kernel is the first that is not cached: each of them in turn."""
+    monkeypatch.undo()
+    loader = Loader(np.arange(512, dtype=np.uint8).reshape(8, 8, 8, 1), np.arange(8) % 3, flip=True, shift=1)
+
+    def step(kernels_before: int | None) -> tuple[dict[str, np.ndarray], int]:
+        model = CNN((8, 8, 1), 3, filters=(4, 4), dropout=0.1).initialize(device=CPU)
+        config = TrainingConfig(batch_size=4, epochs=1, ema_decay=0.9, **options)
+        trainer = Trainer(model, config, train=loader, validation=loader, progress=False)
+        trainer.train.shuffle(0, 0)
+        trainer._state.start_epoch(0, [0.1, 0.1])
+        found = 0
+
+        def code_for(kernel: Any, args: Any, kwargs: Any) -> Any:
+            nonlocal found
+            if getattr(_compile_together._thread, "noted", None) is not None:
+                return noting(kernel, args, kwargs)
+            found += 1
+            if found - 1 == kernels_before:
+                _compile_together._rehearsed(trainer._rehearse)
+            return type(kernel)._compile_for_args(kernel, *args, **kwargs)
+
+        noting = _compile_together._code_for
+        with monkeypatch.context() as patch:
+            patch.setattr(_compile_together, "_code_for", code_for)
+            for kernel in _compile_together._kernels:
+                kernel._clear()
+            trainer._captured()
+        return {name: array.copy() for name, array in trainer._arrays().items()}, found
+
+    expected, kernels = step(None)
+    assert kernels > 15
+    for before in range(kernels):
+        for name, array in step(before)[0].items():
+            np.testing.assert_array_equal(array, expected[name], err_msg=f"{name}, kernel {before}")
+
+
 class Counting(ReLU):
     """A layer of a user's own, with a state."""
 
