@@ -52,15 +52,17 @@ class Shards:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def read(self, numbers: np.ndarray, out: np.ndarray) -> None:
+    def read(self, numbers: np.ndarray, out: np.ndarray, *, threads: bool = False) -> None:
         """Read the images `numbers`, int64 (m,), into `out`, uint8 (m, H, W, C); threads may do so at the same time.
+
+        With `threads`, those of the CPU's kernels share the work.
 
         Raises:
             DataError: one cannot be read; the message names the file.
         """
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(self):
             raise DataError(f"images are numbered from 0 to {len(self) - 1}, got {numbers.min()} to {numbers.max()}")
-        order = np.argsort(numbers, kind="stable")  # the order in the files
+        order = np.argsort(numbers)  # the order in the files
         ends = np.searchsorted(numbers[order], self.ends)
         begins = np.concatenate(([0], ends[:-1]))
         for number in np.flatnonzero(begins < ends).tolist():
@@ -68,7 +70,7 @@ class Shards:
             shard = self.shards[number]
             rows = numbers[places] - (self.ends[number] - shard.images)
             with self._opened(number) as descriptor:
-                done = read_rows(descriptor, rows, places, out, start=shard.start)
+                done = read_rows(descriptor, rows, places, out, start=shard.start, threads=threads)
                 if done < len(rows):
                     raise self._unreadable(shard, descriptor, int(rows[done]))
 
@@ -132,13 +134,13 @@ class PackedImages:
         self.read(chosen, out)
         return out
 
-    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read the images at `rows`, int64 (m,), into `out`, uint8 (m, H, W, C).
+    def read(self, rows: np.ndarray, out: np.ndarray, *, threads: bool = False) -> None:
+        """Read the images at `rows`, int64 (m,), into `out`, uint8 (m, H, W, C); see :meth:`Shards.read`.
 
         Raises:
             DataError: as :meth:`Shards.read`.
         """
-        self._shards.read(rows if self._numbers is None else self._numbers[rows], out)
+        self._shards.read(rows if self._numbers is None else self._numbers[rows], out, threads=threads)
         if self._mirrored:
             out[...] = out[:, :, ::-1].copy()
 

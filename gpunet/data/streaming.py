@@ -1,9 +1,12 @@
-"""Images that stay on the disk, served in batches: read ahead by threads, in the order in which training shows them."""
+"""Images that stay on the disk, served in batches: read in the order in which training shows them, ahead by threads
+where that pays.
+"""
 
 from __future__ import annotations
 
 import math
 import os
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -17,7 +20,7 @@ from gpunet.data.loader import Loader
 from gpunet.data.shards import PackedImages
 from gpunet.errors import ConfigError
 
-CHUNK_BYTES = 1 << 22
+CHUNK_BYTES = 1 << 24
 """Images are read and moved to the device in chunks of at least this size, and of at least a batch."""
 
 SLOTS = 2
@@ -26,12 +29,19 @@ SLOTS = 2
 READERS = 2
 """Threads that read, a chunk each, and chunks that are read ahead."""
 
+DISK_SECONDS = 20e-6
+"""Reading an image that takes longer waits for a disk. From the page cache it takes one or two microseconds."""
+
 
 class _Window:
     """The part of a sequence of images that is on the device: SLOTS chunks in arrays that stay in place.
 
     Position p of the sequence is in row ``p % len(images)`` of them, so what refers to these arrays, such as a captured
     step, can find it by a fixed order.
+
+    Chunks are read ahead by threads on a GPU, and on the CPU while reading waits for the disk. What is in the system's
+    page cache is read there when it is needed, by all threads of the kernels: threads beside these would compete with
+    them for the cores, and each kernel waits for the slowest of its threads.
     """
 
     def __init__(self, backend: Backend, images: PackedImages, labels: np.ndarray, rows: int) -> None:
@@ -42,7 +52,9 @@ class _Window:
         self._held: list[int | None] = [None] * SLOTS
         self._sequence = np.zeros(0, np.int64)
         self._buffers = self._new_buffers()
-        self._ahead: deque[tuple[int, Future[int], np.ndarray]] = deque()
+        self._ahead: deque[tuple[int, Future[float], np.ndarray]] = deque()
+        self._in_place = backend.implementation == "cpu"
+        self._waits = not self._in_place
         self._pool: ThreadPoolExecutor | None = None
         self._process = os.getpid()
 
@@ -61,29 +73,37 @@ class _Window:
             slot = chunk % SLOTS
             if self._held[slot] == chunk:
                 continue
-            count, buffer = self._read(chunk)
-            begin, numbers = slot * self.rows, self._numbers(chunk)
-            self._backend.assign(self.images[begin : begin + count], buffer[:count])
-            self._backend.assign(self.labels[begin : begin + count], self._source_labels[numbers % len(self._source)])
+            numbers = self._numbers(chunk)
+            own = slice(slot * self.rows, slot * self.rows + len(numbers))
+            self._held[slot] = None
+            seconds = self._read(chunk, self.images[own])
+            self._backend.assign(self.labels[own], self._source_labels[numbers % len(self._source)])
             self._held[slot] = chunk
-            self._buffers.append(buffer)
-            self._read_ahead(chunk + 1)
+            if self._in_place:
+                self._waits = seconds > DISK_SECONDS * len(numbers)
+            if self._waits:
+                self._read_ahead(chunk + 1)
 
     def _numbers(self, chunk: int) -> np.ndarray:
         return self._sequence[chunk * self.rows : (chunk + 1) * self.rows]
 
-    def _read(self, chunk: int) -> tuple[int, np.ndarray]:
-        """The images of a chunk, at the start of a buffer, and how many there are."""
+    def _read(self, chunk: int, out: Array) -> float:
+        """Have the images of a chunk in `out`, on the device; the seconds that reading them took."""
         if not self._ahead or self._ahead[0][0] != chunk or self._process != os.getpid():
             self._forget()
+            if self._in_place:
+                return _read(self._source, self._numbers(chunk), out, threads=True)
             self._read_ahead(chunk)
         _, future, buffer = self._ahead.popleft()
         try:
-            return future.result(), buffer
+            seconds = future.result()
+            self._backend.assign(out, buffer[: len(out)])
+            return seconds
         except BaseException:
-            self._buffers.append(buffer)
             self._forget()
             raise
+        finally:
+            self._buffers.append(buffer)
 
     def _read_ahead(self, chunk: int) -> None:
         """Begin to read `chunk` and those after it, as far as there are buffers."""
@@ -110,21 +130,22 @@ class _Window:
         return [np.empty((self.rows, *self._source.shape[1:]), np.uint8) for _ in range(READERS)]
 
 
-def _read(images: PackedImages, numbers: np.ndarray, buffer: np.ndarray) -> int:
-    """Read images, or mirror images where a number is beyond them, into the start of `buffer`."""
-    count = len(numbers)
-    images.read(numbers % len(images), buffer[:count])
+def _read(images: PackedImages, numbers: np.ndarray, out: np.ndarray, *, threads: bool = False) -> float:
+    """Read images, or mirror images where a number is beyond them, into the start of `out`; the seconds it took."""
+    begin = time.perf_counter()
+    images.read(numbers % len(images), out[: len(numbers)], threads=threads)
+    seconds = time.perf_counter() - begin
     mirrored = np.flatnonzero(numbers >= len(images))
     if len(mirrored):
-        buffer[mirrored] = buffer[mirrored, :, ::-1]
-    return count
+        out[mirrored] = out[mirrored, :, ::-1]
+    return seconds
 
 
 class StreamingLoader(Loader):
     """A :class:`~gpunet.data.loader.Loader` whose images stay on the disk: the same batches, to the last bit.
 
-    Two chunks of images are on the device, and READERS chunks are read ahead by as many threads; the labels and the
-    order are in memory. Mirror images are made when they are read, so ``alternate_flip`` takes no more memory.
+    Two chunks of images are on the device, and up to READERS chunks are read ahead by as many threads; the labels and
+    the order are in memory. Mirror images are made when they are read, so ``alternate_flip`` takes no more memory.
 
     Before each batch whose `start` is an array, :meth:`prepare` must be called.
 

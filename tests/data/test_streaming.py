@@ -42,9 +42,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=[0, float("inf")], ids=["ahead", "when needed"])
+def _small_chunks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     monkeypatch.setattr(streaming, "CHUNK_BYTES", 11 * 64)
+    monkeypatch.setattr(streaming, "DISK_SECONDS", request.param)
 
 
 def both(folder: Path, **options: Any) -> tuple[RunData, RunData]:
@@ -108,9 +109,9 @@ def test_only_the_rows_of_a_rank_are_read(folder: Path, monkeypatch: pytest.Monk
     read: list[int] = []
     original = PackedImages.read
 
-    def counted(self: PackedImages, rows: np.ndarray, out: np.ndarray) -> None:
+    def counted(self: PackedImages, rows: np.ndarray, out: np.ndarray, **options: Any) -> None:
         read.append(len(rows))
-        original(self, rows, out)
+        original(self, rows, out, **options)
 
     monkeypatch.setattr(PackedImages, "read", counted)
     assert isinstance(other, StreamingLoader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from gpunet.ops.file_rows import reference
 
 ROWS = np.random.default_rng(0).integers(0, 256, (20, 3, 5), np.uint8)
 
+READS = [file_rows.read_rows, functools.partial(file_rows.read_rows, threads=True), reference.read_rows]
+
 
 @pytest.fixture
 def descriptor(tmp_path: Path) -> Iterator[int]:
@@ -25,7 +28,7 @@ def descriptor(tmp_path: Path) -> Iterator[int]:
     os.close(found)
 
 
-@pytest.mark.parametrize("read", [file_rows.read_rows, reference.read_rows])
+@pytest.mark.parametrize("read", READS, ids=["one thread", "threads", "reference"])
 def test_rows_in_any_order(descriptor: int, read: Any) -> None:
     rows, places = np.array([19, 0, 7, 7, 3]), np.array([4, 0, 6, 2, 1])
     out = np.full((8, 3, 5), 7, np.uint8)
@@ -35,13 +38,31 @@ def test_rows_in_any_order(descriptor: int, read: Any) -> None:
     assert read(descriptor, rows[:0], places[:0], out) == 0
 
 
-@pytest.mark.parametrize("read", [file_rows.read_rows, reference.read_rows])
+@pytest.mark.parametrize("read", READS, ids=["one thread", "threads", "reference"])
 def test_a_row_that_is_not_there_ends_it(descriptor: int, read: Any) -> None:
     out = np.zeros((3, 3, 5), np.uint8)
     assert read(descriptor, np.array([1, 20, 2]), np.arange(3), out, start=6) == 1
     np.testing.assert_array_equal(out[0], ROWS[1])
     assert (out[2] == 0).all()
     assert read(99999, np.arange(3), np.arange(3), out) == 0, "no such file"
+
+
+def test_pieces_of_several_threads(tmp_path: Path) -> None:
+    """More rows than a thread takes at a time: all of them in place, and the number of those before a missing one."""
+    values = np.arange(1000, dtype=np.int64).reshape(500, 2)
+    (tmp_path / "many").write_bytes(values.tobytes())
+    descriptor = os.open(tmp_path / "many", os.O_RDONLY)
+    try:
+        rows = np.random.default_rng(1).permutation(500)
+        places, out = np.argsort(rows, kind="stable"), np.zeros_like(values)
+        assert file_rows.read_rows(descriptor, rows, places, out, threads=True) == 500
+        np.testing.assert_array_equal(out[places], values[rows])
+        for missing in ([130], [63, 130], [64, 499], [499]):
+            holed = rows.copy()
+            holed[missing] = 500
+            assert file_rows.read_rows(descriptor, holed, places, out, threads=True) == missing[0]
+    finally:
+        os.close(descriptor)
 
 
 def test_arguments_are_checked(descriptor: int) -> None:

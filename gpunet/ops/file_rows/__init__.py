@@ -8,7 +8,15 @@ from gpunet.errors import DTypeError, ShapeError
 from gpunet.ops._dispatch import implementation
 
 
-def read_rows(descriptor: int, rows: np.ndarray, places: np.ndarray, out: np.ndarray, *, start: int = 0) -> int:
+def read_rows(
+    descriptor: int,
+    rows: np.ndarray,
+    places: np.ndarray,
+    out: np.ndarray,
+    *,
+    start: int = 0,
+    threads: bool = False,
+) -> int:
     """Read row ``rows[i]`` of an open file into ``out[places[i]]``, for all i.
 
     Other threads run meanwhile; several may read the same file at once. Positions are the caller's to check: a row
@@ -19,6 +27,8 @@ def read_rows(descriptor: int, rows: np.ndarray, places: np.ndarray, out: np.nda
         rows, places: (m,) int64; numbers of rows, each of as many bytes as a row of `out`, and places in `out`.
         out: (n, ...) C-contiguous, of any dtype.
         start: bytes before the first row of the file.
+        threads: read in all threads of the kernels, not in the calling one alone; rows after one that is not in the
+            file may then have been read, too.
 
     Returns: the number of rows that were read: less than m if one is not in the file, or cannot be read.
 
@@ -36,5 +46,5 @@ def read_rows(descriptor: int, rows: np.ndarray, places: np.ndarray, out: np.nda
         return 0
     if int(places.min()) < 0 or int(places.max()) >= len(out):
         raise ShapeError(f"places must lie in [0, {len(out)}), got {places.min()} to {places.max()}")
-    read: int = implementation(__name__, out).read_rows(descriptor, rows, places, out, start)
+    read: int = implementation(__name__, out).read_rows(descriptor, rows, places, out, start, threads)
     return read
