@@ -31,8 +31,10 @@ _TILE_ROWS = 6
 """Rows of the register tile: tiles of the maps."""
 _ENOUGH_TILES = 20
 """Number of tiles from which the transform of the weights pays off (measured on Zen 3)."""
-_CHUNK = 256
-"""Tiles that the gradient of the weights accumulates at a time: as many as fit in the L1 cache."""
+_CHUNK = 128
+"""Tiles that the gradient of the weights accumulates at a time: more do not stay in the L2 cache."""
+_GRADIENT_ROWS = 8 if VECTOR_BYTES == 64 else 4
+"""Rows of its register tile, input channels: AVX-512 has registers for more of them."""
 
 
 def _transform(matrix: Matrix) -> Any:
@@ -85,6 +87,19 @@ def _transform_tap_gradients(m, x, x_start, x_offsets, y, y_start, y_offsets, ch
         _tap_gradients_3(x, x_start, x_offsets, y, y_start, y_offsets, channels)
     else:
         _tap_gradients_4(x, x_start, x_offsets, y, y_start, y_offsets, channels)
+
+
+if _GRADIENT_ROWS == 8:
+
+    @jit(inline="always")
+    def _gradient_rows(at):
+        return at, at + 1, at + 2, at + 3, at + 4, at + 5, at + 6, at + 7
+
+else:
+
+    @jit(inline="always")
+    def _gradient_rows(at):
+        return at, at + 1, at + 2, at + 3
 
 
 class _Tiling(NamedTuple):
@@ -195,11 +210,12 @@ def _weight_gradient(x, dy, tiling, dtransformed, dweight):
     batch, channels, out_channels = x.shape[0], x.shape[3], dy.shape[3]
     points, m, tiles = dtransformed.shape[0], tiling.m, tiling.inputs.shape[0]
     lanes, width = VECTOR_BYTES // x.itemsize, PANEL_BYTES // x.itemsize
+    block = max(lanes, _GRADIENT_ROWS)  # of input channels
     flat_x, flat_dy, flat_dweight = x.reshape(-1), dy.reshape(-1), dweight.reshape(-1)
     flat_sums = dtransformed.reshape(-1)
     x_image, dy_image = x.size // batch, dy.size // batch
     total, panels = batch * tiles, out_channels // width
-    inputs = scratch(points * channels * _CHUNK, x)  # [point, c // lanes, k, c % lanes], transformed
+    inputs = scratch(points * channels * _CHUNK, x)  # [point, c // block, k, c % block], transformed
     outputs = scratch(points * out_channels * _CHUNK, x)  # [point, o // width, k, o % width], transformed
     input_offsets, output_offsets = multiples(points, channels * _CHUNK), multiples(points, out_channels * _CHUNK)
     for first in range(0, total, _CHUNK):
@@ -207,20 +223,20 @@ def _weight_gradient(x, dy, tiling, dtransformed, dweight):
         for k in prange(count):
             n, tile = (first + k) // tiles, (first + k) % tiles
             for c in range(0, channels, lanes):
-                at, to = n * x_image + c, c * _CHUNK + k * lanes
+                at, to = n * x_image + c, c // block * block * _CHUNK + k * block + c % block
                 _transform_inputs(m, flat_x, at, tiling.inputs[tile], inputs, to, input_offsets, lanes)
             for o in range(0, out_channels, width):
                 at, to = n * dy_image + o, o * _CHUNK + k * width
                 _transform_output_gradients(m, flat_dy, at, tiling.outputs[tile], outputs, to, output_offsets, width)
-        depth = multiples(count, lanes)
+        depth = multiples(count, block)
         for task in prange(points * panels):
             point, panel = task // panels, task % panels
             output = (point * out_channels + panel * width) * _CHUNK
-            for c in range(0, channels, 4):
-                at = (point * channels + c // lanes * lanes) * _CHUNK + c % lanes
+            for c in range(0, channels, _GRADIENT_ROWS):
+                at = (point * channels + c // block * block) * _CHUNK + c % block
                 total_at = (point * channels + c) * out_channels + panel * width
                 gemm_micro_kernel(
-                    *(inputs, (at, at + 1, at + 2, at + 3), depth),
+                    *(inputs, _gradient_rows(at), depth),
                     *(outputs, output, width),
                     *(flat_sums, total_at, out_channels),
                     *(flat_sums, total_at, out_channels),
