@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import cgutils, config, types
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 from gpunet.ops._numba import jit
@@ -25,10 +26,9 @@ from gpunet.ops._numba import jit
 def _vector_bytes() -> int:
     """The vector width of the CPU that Numba compiles for, which ``NUMBA_CPU_FEATURES`` may restrict."""
     given: str | None = vars(config)["CPU_FEATURES"]
-    if given is None and vars(config)["CPU_NAME"] is None:
-        names = {name for name, present in binding.get_host_cpu_features().items() if present}
-    else:
-        names = {name[1:] for name in (given or "").split(",") if name.startswith("+")}
+    if given is None:
+        given = get_host_cpu_features() if vars(config)["CPU_NAME"] is None else ""
+    names = {name[1:] for name in given.split(",") if name.startswith("+")}
     return 64 if "avx512f" in names else 32 if "avx" in names else 16
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -32,6 +33,14 @@ def _multiply(a, rows, offsets, b, stride, c, d):  # type: ignore[no-untyped-def
 @jit
 def _transform(x, x_start, x_offsets, y, y_start, y_offsets, channels):  # type: ignore[no-untyped-def]
     transform(x, x_start, x_offsets, y, y_start, y_offsets, channels)
+
+
+@numba.njit  # code from the cache cannot be inspected
+def _negated(x):  # type: ignore[no-untyped-def]
+    y = np.empty_like(x)
+    for k in range(x.size):
+        y[k] = -x[k]
+    return y
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -112,3 +121,11 @@ def test_other_processors(width: int, dtype: type, tmp_path: Path) -> None:
             assert exact is not None and np.isfinite(found[name]).all()
             assert found[name].dtype == dtype
             assert np.linalg.norm(found[name] - exact) <= 42 * np.finfo(dtype).eps * np.linalg.norm(exact)
+
+
+def test_loops_are_vectorised_for_whole_vectors() -> None:
+    x = np.linspace(-1, 1, 64, dtype=np.float32)
+    _negated(x)
+    assembly = _negated.inspect_asm(_negated.signatures[0])
+    register = {16: "xmm", 32: "ymm", 64: "zmm"}[VECTOR_BYTES]
+    assert register in assembly or "xmm" not in assembly, "of a processor with other names of registers"
