@@ -151,8 +151,8 @@ def test_register_tiling_of_whole_and_partial_panels(
         ((128, 14, 14, 32), (3, 3, 32, 64), 1, ("winograd", "convolution", "winograd")),
         ((128, 3, 3, 128), (3, 3, 128, 256), 1, ("winograd", "convolution", "winograd")),
         ((1, 3, 3, 128), (3, 3, 128, 256), 1, ("register_tiling", "convolution", "tap_gemm")),
-        ((64, 3, 3, 120), (3, 3, 120, 256), 1, ("tap_gemm", "convolution", "tap_gemm")),
-        ((8, 14, 14, 64), (3, 3, 16, 64), 4, ("register_tiling", "convolution", "register_tiling")),
+        ((64, 3, 3, 124), (3, 3, 124, 256), 1, ("tap_gemm", "convolution", "tap_gemm")),
+        ((8, 14, 14, 48), (3, 3, 12, 48), 4, ("register_tiling", "convolution", "register_tiling")),
         ((8, 14, 14, 32), (3, 3, 1, 32), 32, ("direct", "direct", "direct")),
     ],
 )

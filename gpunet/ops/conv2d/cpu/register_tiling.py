@@ -9,14 +9,21 @@ over the positions, with dy, for the gradient of the weights.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._simd import PANEL_BYTES, gemm_micro_kernel, scratch
-from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue, padded_to_panels, reduce_split_k
+from gpunet.ops._simd import (
+    PANEL_BYTES,
+    VECTOR_BYTES,
+    gemm_micro_kernel,
+    narrow_micro_kernel,
+    positions_of_rows,
+    scratch,
+)
+from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue, reduce_split_k
 from gpunet.ops.geometry import Conv2dGeometry
 
 _POSITIONS = 256
@@ -30,8 +37,13 @@ _TASKS = 8
 """Target number of tasks of a convolution, if it can be split that far."""
 _SERIAL_PRODUCTS = 2**20
 """Up to this many multiply-adds, waking other threads takes longer than it saves."""
-_POSITION_ROWS, _TERM_ROWS = 6, 4
-"""Rows of the register tile: output positions in the forward pass, terms in the weight gradient."""
+_POSITION_ROWS, _TERM_ROWS = (0,) * 6, (0,) * 4
+"""Rows of the register tile: output positions in the forward pass, terms in the weight gradient. Tuples, of which only
+the lengths count: these are known when a kernel is compiled."""
+_NARROW_POSITION_ROWS, _NARROW_TERM_ROWS = (0,) * 12, (0,) * 8
+"""If the output channels, or those of a group, fit in a vector: then a row of the tile is one vector, not two."""
+_FEWEST_NARROW_ROWS = 8
+"""By which a kernel knows these tiles from the others."""
 
 
 class _Layout(NamedTuple):
@@ -50,17 +62,22 @@ class _Layout(NamedTuple):
     margin: int
     """Elements of padding at the left of a row."""
     positions: np.ndarray
-    """Offset of each output position, in elements; padded to _POSITION_ROWS."""
+    """Offset of each output position, in elements; padded to the rows of a tile."""
     terms: np.ndarray
-    """Offset of each term of the first group, in elements; padded to a multiple of _TERM_ROWS."""
+    """Offset of each term of the first group, in elements; padded to a multiple of the rows of a tile."""
     groups: int
     group_channels: int
     """Input channels of a group."""
 
 
+def _is_narrow(g: Conv2dGeometry, itemsize: int) -> bool:
+    return g.out_channels // g.groups * itemsize <= VECTOR_BYTES
+
+
 @functools.lru_cache(maxsize=256)
-def _layout(g: Conv2dGeometry, window: int = 1) -> _Layout:
+def _layout(g: Conv2dGeometry, window: int, narrow: bool) -> _Layout:
     """With rows of tasks that are a multiple of `window`."""
+    position_rows, term_rows = (_NARROW_POSITION_ROWS, _NARROW_TERM_ROWS) if narrow else (_POSITION_ROWS, _TERM_ROWS)
     channels = g.in_channels
     tasks = -(-g.out_height // max(1, _POSITIONS // g.out_width))  # per image
     task_rows = -(-g.out_height // (tasks * window)) * window
@@ -77,19 +94,19 @@ def _layout(g: Conv2dGeometry, window: int = 1) -> _Layout:
         height=(task_rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1,
         width=width,
         margin=g.padding[2] * channels,
-        positions=np.pad(positions, (0, max(0, _POSITION_ROWS - len(positions)))),
-        terms=np.pad(terms, (0, -len(terms) % _TERM_ROWS)),
+        positions=np.pad(positions, (0, max(0, len(position_rows) - len(positions)))),
+        terms=np.pad(terms, (0, -len(terms) % len(term_rows))),
         groups=g.groups,
         group_channels=g.weight_shape[2],
     )
 
 
-def _pad_to_panels(matrix: np.ndarray, groups: int = 1) -> np.ndarray:
-    """`matrix` with each of `groups` equal parts of its rows zero-padded to a multiple of PANEL_BYTES, flattened."""
+def _pad_to_panels(matrix: np.ndarray, groups: int, panel: int) -> np.ndarray:
+    """`matrix` with each of `groups` equal parts of its rows zero-padded to a multiple of `panel`, flattened."""
     rows, columns = len(matrix), matrix.shape[1] // groups
-    if columns * matrix.itemsize % PANEL_BYTES == 0:
+    if columns % panel == 0:
         return matrix.reshape(-1)
-    padded = aligned.zeros((rows, groups, padded_to_panels(columns, matrix.itemsize)), matrix.dtype)
+    padded = aligned.zeros((rows, groups, -(-columns // panel) * panel), matrix.dtype)
     padded[..., :columns] = matrix.reshape(rows, groups, columns)
     return padded.reshape(-1)
 
@@ -98,6 +115,17 @@ def _pad_to_panels(matrix: np.ndarray, groups: int = 1) -> np.ndarray:
 def _zeros(size, like):
     """A separate function, so that Numba does not parallelise the loop."""
     return np.zeros(size, like.dtype)
+
+
+@jit
+def _is_narrow_tile(tile):
+    return len(tile) >= _FEWEST_NARROW_ROWS
+
+
+@jit
+def _panel(tile, like):
+    """Elements of a row of the register tile, a panel of output channels."""
+    return (VECTOR_BYTES if _is_narrow_tile(tile) else PANEL_BYTES) // like.itemsize
 
 
 @jit
@@ -115,11 +143,11 @@ def _pack_rows(x, n, first, layout, buffer):
 
 
 @jit
-def _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, task):
+def _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task):
     """A block of output rows of an image, and one of the `splits` that its panels are divided into."""
     out_height, out_width, out_channels = out
     positions, terms = layout.positions, layout.terms[:term_count]
-    padded, panel = bias.size, PANEL_BYTES // x.itemsize
+    padded, panel, tile_rows = bias.size, _panel(tile, x), len(tile)
     row_blocks, panels = (out_height + layout.task_rows - 1) // layout.task_rows, padded // panel
     group_panels, group_outputs = panels // layout.groups, out_channels // layout.groups
     finishing, window = epilogue.coefficients.size > 0, epilogue.window
@@ -128,28 +156,29 @@ def _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, ta
     rows = min(layout.task_rows, out_height - first)
     count = rows * out_width
     buffer = _zeros(layout.height * layout.width, x)
-    values = scratch(max(count, _POSITION_ROWS) * panel, x)  # what is not written to y at once
+    values = scratch(max(count, tile_rows) * panel, x)  # what is not written to y at once
     _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
     for number in range(split * panels // splits, (split + 1) * panels // splits):
         group, within = number // group_panels, number % group_panels * panel
         base, o, b = group * layout.group_channels, group * group_outputs + within, number * panel
         channels = min(panel, group_outputs - within)
-        incomplete = channels < panel or count < _POSITION_ROWS
-        for start in range(0, count, _POSITION_ROWS):
-            m = max(0, min(start, count - _POSITION_ROWS))  # the last tiles overlap
-            tile = (
-                *(base + positions[m], base + positions[m + 1], base + positions[m + 2]),
-                *(base + positions[m + 3], base + positions[m + 4], base + positions[m + 5]),
-            )
+        incomplete = channels < panel or count < tile_rows
+        for start in range(0, count, tile_rows):
+            m = max(0, min(start, count - tile_rows))  # the last tiles overlap
+            rows_at: Any = positions_of_rows(base, positions, m, tile)
             at = ((n * out_height + first) * out_width + m) * out_channels + o
             target, to, to_row = flat_y, at, out_channels
             if finishing:
                 target, to, to_row = values, m * panel, panel
             elif incomplete:
                 target, to, to_row = values, 0, panel
-            gemm_micro_kernel(*(buffer, tile, terms), *(weight, b, padded), *(bias, b, 0), *(target, to, to_row))
+            left, right, start_at = (buffer, rows_at, terms), (weight, b, padded), (bias, b, 0)
+            if _is_narrow_tile(tile):
+                narrow_micro_kernel(*left, *right, *start_at, *(target, to, to_row))
+            else:
+                gemm_micro_kernel(*left, *right, *start_at, *(target, to, to_row))
             if incomplete and not finishing:
-                for r in range(min(_POSITION_ROWS, count)):
+                for r in range(min(tile_rows, count)):
                     for c in range(channels):
                         flat_y[at + r * out_channels + c] = values[r * panel + c]
         if finishing:
@@ -158,7 +187,7 @@ def _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, ta
 
 
 @parallel_jit
-def _convolution(x, weight, bias, layout, term_count, splits, epilogue, y, out):
+def _convolution(x, weight, bias, layout, tile, term_count, splits, epilogue, y, out):
     """y = `epilogue` of the convolution of x, (N, H, W * C_in), plus bias, without it of the shape `out`, (H, W, C).
 
     Weight and bias are flat, each group padded to panels, which each block of output rows splits into `splits` tasks.
@@ -167,21 +196,21 @@ def _convolution(x, weight, bias, layout, term_count, splits, epilogue, y, out):
     tasks = batch * ((out[0] + layout.task_rows - 1) // layout.task_rows) * splits
     if batch * out[0] * out[1] * out[2] * term_count <= _SERIAL_PRODUCTS:
         for task in range(tasks):
-            _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, task)
+            _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task)
         return
     for task in prange(tasks):
-        _task(x, weight, bias, layout, term_count, splits, epilogue, flat_y, out, task)
+        _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task)
 
 
 @parallel_jit
-def _split_k_weight_gradient(x, dy, layout, partial):
+def _split_k_weight_gradient(x, dy, layout, tile, partial):
     """partial[k]: the contribution of the k-th part of the tasks to the weight gradient, (terms, padded channels).
 
     `partial` must be zero on entry. The channels of each group of dy are padded to panels.
     """
     batch, out_height, out_width, channels = dy.shape
     positions, terms = layout.positions, layout.terms
-    flat_dy, flat_partial, panel = dy.reshape(-1), partial.reshape(-1), PANEL_BYTES // dy.itemsize
+    flat_dy, flat_partial, panel = dy.reshape(-1), partial.reshape(-1), _panel(tile, dy)
     tasks, group_outputs = (out_height + layout.task_rows - 1) // layout.task_rows, channels // layout.groups
     parts = partial.shape[0]
     for part in prange(parts):
@@ -195,10 +224,13 @@ def _split_k_weight_gradient(x, dy, layout, partial):
                 at = ((n * out_height + first) * out_width + start) * channels
                 for o in range(0, channels, panel):
                     base = o // group_outputs * layout.group_channels
-                    for t in range(0, terms.size, _TERM_ROWS):
-                        rows = base + terms[t], base + terms[t + 1], base + terms[t + 2], base + terms[t + 3]
+                    for t in range(0, terms.size, len(tile)):
+                        rows: Any = positions_of_rows(base, terms, t, tile)
                         total = flat_partial, (part * terms.size + t) * channels + o, channels
-                        gemm_micro_kernel(*(buffer, rows, chunk), *(flat_dy, at + o, channels), *total, *total)
+                        if _is_narrow_tile(tile):
+                            narrow_micro_kernel(*(buffer, rows, chunk), *(flat_dy, at + o, channels), *total, *total)
+                        else:
+                            gemm_micro_kernel(*(buffer, rows, chunk), *(flat_dy, at + o, channels), *total, *total)
 
 
 def convolution(
@@ -211,24 +243,29 @@ def convolution(
 ) -> None:
     """y = `epilogue` of the convolution of x plus bias, (C_out,) or empty."""
     weight = weight.reshape(-1, g.out_channels)
-    weight, term_count = _pad_to_panels(weight, g.groups), len(weight)
+    narrow = epilogue is None and _is_narrow(g, x.itemsize)  # an epilogue is applied to whole panels
+    panel = (VECTOR_BYTES if narrow else PANEL_BYTES) // x.itemsize
+    weight, term_count = _pad_to_panels(weight, g.groups, panel), len(weight)
     padded = len(weight) // term_count
-    bias = _pad_to_panels(bias[None], g.groups) if bias.size else np.zeros(padded, x.dtype)
+    bias = _pad_to_panels(bias[None], g.groups, panel) if bias.size else np.zeros(padded, x.dtype)
     epilogue = epilogue or no_epilogue(x.dtype)
-    rows, layout = x.reshape(g.batch, g.height, -1), _layout(g, epilogue.window)
+    rows, layout = x.reshape(g.batch, g.height, -1), _layout(g, epilogue.window, narrow)
     row_blocks = g.batch * -(-g.out_height // layout.task_rows)
-    splits = max(1, min(padded * x.itemsize // PANEL_BYTES, _TASKS // row_blocks))
-    _convolution(rows, weight, bias, layout, term_count, splits, epilogue, y, g.y_shape[1:])
+    splits = max(1, min(padded // panel, _TASKS // row_blocks))
+    tile = _NARROW_POSITION_ROWS if narrow else _POSITION_ROWS
+    _convolution(rows, weight, bias, layout, tile, term_count, splits, epilogue, y, g.y_shape[1:])
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     """The gradient of the weights, written to `dweight`."""
-    layout = _layout(g)
-    dy = _pad_to_panels(dy.reshape(-1, g.out_channels), g.groups).reshape(*dy.shape[:3], -1)
+    narrow = _is_narrow(g, x.itemsize)
+    layout, panel = _layout(g, 1, narrow), (VECTOR_BYTES if narrow else PANEL_BYTES) // x.itemsize
+    dy = _pad_to_panels(dy.reshape(-1, g.out_channels), g.groups, panel).reshape(*dy.shape[:3], -1)
     fitting = max(4, min(_SPLIT_K, _SPLIT_K_ELEMENTS // (len(layout.terms) * dy.shape[3])))
     parts = min(fitting, g.batch * -(-g.out_height // layout.task_rows))
     partial = aligned.zeros((parts, len(layout.terms), dy.shape[3]), x.dtype)
-    _split_k_weight_gradient(x.reshape(g.batch, g.height, -1), dy, layout, partial)
+    tile = _NARROW_TERM_ROWS if narrow else _TERM_ROWS
+    _split_k_weight_gradient(x.reshape(g.batch, g.height, -1), dy, layout, tile, partial)
     total = aligned.empty(partial.shape[1:], x.dtype)
     reduce_split_k(partial.reshape(parts, -1), total.reshape(-1))
     outer = g.out_channels // g.groups
