@@ -27,7 +27,7 @@ def test_outcomes_of_a_part() -> None:
     assert (passed.status, passed.facts, passed.tail) == ("passed", {"speed": 3}, "")
     plain = run(python("print('== 5 passed in 1 s ==')"), 60)
     assert (plain.status, plain.summary, plain.facts) == ("passed", "5 passed in 1 s", None)
-    failed = run(python("import sys; print('out'); sys.exit('broken')"), 60)
+    failed = run(python("import sys; print('out', flush=True); sys.exit('broken')"), 60)
     assert failed.status == "failed" and failed.tail == "out\nbroken"
     slow = run(python("import time; print('begun', flush=True); time.sleep(60)", limit=2), 60)
     assert slow.status == "timed out" and slow.tail == "begun" and 2 <= slow.seconds < 20

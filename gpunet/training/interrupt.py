@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import signal
@@ -45,7 +46,13 @@ class Interrupts(contextlib.AbstractContextManager["Interrupts"]):
         if self.number is not None:
             raise Interrupted(number)
         self.number = number
-        logger.warning("%s: stopping after this step; once more stops at once", signal.Signals(number).name)
+        # From another thread: the signal may have come while this one was writing to the stream of the messages, and a
+        # buffered stream refuses to be entered again. Not by a Thread, whose start takes a lock of all threads.
+        _thread.start_new_thread(_tell, (signal.Signals(number).name,))
+
+
+def _tell(name: str) -> None:
+    logger.warning("%s: stopping after this step; once more stops at once", name)
 
 
 _REPLACED = (signal.SIG_DFL, signal.default_int_handler, raise_interrupted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -209,6 +210,7 @@ def test_a_signal_ends_the_command_with_its_code_and_the_way_to_go_on(
         [sys.executable, "-c", command, *map(str, words), "--device", "cpu", "--runs-dir", str(runs)],
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},  # buffered, as most have it
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
