@@ -48,7 +48,8 @@ class Interrupts(contextlib.AbstractContextManager["Interrupts"]):
         self.number = number
         # From another thread: the signal may have come while this one was writing to the stream of the messages, and a
         # buffered stream refuses to be entered again. Not by a Thread, whose start takes a lock of all threads.
-        _thread.start_new_thread(_tell, (signal.Signals(number).name,))
+        with contextlib.suppress(RuntimeError):  # no more threads: what ends the training still says how to go on
+            _thread.start_new_thread(_tell, (signal.Signals(number).name,))
 
 
 def _tell(name: str) -> None:
