@@ -20,7 +20,15 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._simd import PANEL_BYTES, VECTOR_BYTES, gemm_micro_kernel, multiples, scratch, winograd_transform
+from gpunet.ops._simd import (
+    PANEL_BYTES,
+    VECTOR_BYTES,
+    gemm_micro_kernel,
+    multiples,
+    positions_of_rows,
+    scratch,
+    winograd_transform,
+)
 from gpunet.ops.conv2d.cpu.cook_toom import Matrix, minimal_filter, transposed
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue
 from gpunet.ops.geometry import Conv2dGeometry
@@ -33,8 +41,8 @@ _ENOUGH_TILES = 20
 """Number of tiles from which the transform of the weights pays off (measured on Zen 3)."""
 _CHUNK = 128
 """Tiles that the gradient of the weights accumulates at a time: more do not stay in the L2 cache."""
-_GRADIENT_ROWS = 8 if VECTOR_BYTES == 64 else 4
-"""Rows of its register tile, input channels: AVX-512 has registers for more of them."""
+_GRADIENT_ROWS = (0,) * (8 if VECTOR_BYTES == 64 else 4)
+"""As many entries as its register tile has rows, input channels: AVX-512 has registers for more of them."""
 
 
 def _transform(matrix: Matrix) -> Any:
@@ -87,19 +95,6 @@ def _transform_tap_gradients(m, x, x_start, x_offsets, y, y_start, y_offsets, ch
         _tap_gradients_3(x, x_start, x_offsets, y, y_start, y_offsets, channels)
     else:
         _tap_gradients_4(x, x_start, x_offsets, y, y_start, y_offsets, channels)
-
-
-if _GRADIENT_ROWS == 8:
-
-    @jit(inline="always")
-    def _gradient_rows(at):
-        return at, at + 1, at + 2, at + 3, at + 4, at + 5, at + 6, at + 7
-
-else:
-
-    @jit(inline="always")
-    def _gradient_rows(at):
-        return at, at + 1, at + 2, at + 3
 
 
 class _Tiling(NamedTuple):
@@ -210,7 +205,7 @@ def _weight_gradient(x, dy, tiling, dtransformed, dweight):
     batch, channels, out_channels = x.shape[0], x.shape[3], dy.shape[3]
     points, m, tiles = dtransformed.shape[0], tiling.m, tiling.inputs.shape[0]
     lanes, width = VECTOR_BYTES // x.itemsize, PANEL_BYTES // x.itemsize
-    block = max(lanes, _GRADIENT_ROWS)  # of input channels
+    block, consecutive = max(lanes, len(_GRADIENT_ROWS)), multiples(len(_GRADIENT_ROWS), 1)  # input channels
     flat_x, flat_dy, flat_dweight = x.reshape(-1), dy.reshape(-1), dweight.reshape(-1)
     flat_sums = dtransformed.reshape(-1)
     x_image, dy_image = x.size // batch, dy.size // batch
@@ -232,11 +227,11 @@ def _weight_gradient(x, dy, tiling, dtransformed, dweight):
         for task in prange(points * panels):
             point, panel = task // panels, task % panels
             output = (point * out_channels + panel * width) * _CHUNK
-            for c in range(0, channels, _GRADIENT_ROWS):
+            for c in range(0, channels, len(_GRADIENT_ROWS)):
                 at = (point * channels + c // block * block) * _CHUNK + c % block
                 total_at = (point * channels + c) * out_channels + panel * width
                 gemm_micro_kernel(
-                    *(inputs, _gradient_rows(at), depth),
+                    *(inputs, positions_of_rows(at, consecutive, 0, _GRADIENT_ROWS), depth),
                     *(outputs, output, width),
                     *(flat_sums, total_at, out_channels),
                     *(flat_sums, total_at, out_channels),
