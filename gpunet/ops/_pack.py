@@ -100,3 +100,33 @@ def transpose(*, whole: bool) -> Any:
         return signature, codegen
 
     return transpose
+
+
+@intrinsic
+def copy_elements(typing_context: Any, x: Any, x_start: Any, y: Any, y_start: Any, count: Any) -> Any:
+    """Copy `count` elements of `x` to `y`. A Python loop checks each index for its sign, and is not vectorised."""
+    index = types.intp
+    signature = types.void(x, index, y, index, index)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = Code(context, builder, signature, args, x.dtype)
+        source, target = (builder.gep(code.array(at).data, [args[at + 1]]) for at in (0, 2))
+        cgutils.raw_memcpy(builder, target, source, args[4], code.integer(code.itemsize))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def clear_elements(typing_context: Any, y: Any, y_start: Any, count: Any) -> Any:
+    """Set `count` elements of `y` to zero."""
+    index = types.intp
+    signature = types.void(y, index, index)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = Code(context, builder, signature, args, y.dtype)
+        target = builder.gep(code.array(0).data, [args[1]])
+        cgutils.memset(builder, target, builder.mul(args[2], code.integer(code.itemsize)), 0)
+        return context.get_dummy_value()
+
+    return signature, codegen

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from gpunet.ops._numba import jit
-from gpunet.ops._simd import PANEL_BYTES, VECTOR_BYTES, gemm_micro_kernel, winograd_transform
+from gpunet.ops._simd import PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, gemm_micro_kernel, micro_kernel
 from gpunet.ops.conv2d import reference
+from gpunet.ops.conv2d.cpu.winograd_transform import winograd_transform
 from tests.support import assert_close
 
 MATRIX = [[0.0, 1.0, -1.0], [0.5, 0.0, 3.0]]
-transform = winograd_transform(MATRIX)
+transform, transform_clipped = winograd_transform(MATRIX), winograd_transform(MATRIX, clipped=True)
+vectors_apart, elements_apart = micro_kernel(PANEL_VECTORS, 3, vectors_apart=True), micro_kernel(PANEL_VECTORS, 3)
 
 
 @jit
@@ -31,8 +33,19 @@ def _multiply(a, rows, offsets, b, stride, c, d):  # type: ignore[no-untyped-def
 
 
 @jit
-def _transform(x, x_start, x_offsets, y, y_start, y_offsets, channels):  # type: ignore[no-untyped-def]
-    transform(x, x_start, x_offsets, y, y_start, y_offsets, channels)
+def _multiply_apart(by_vectors, a, start, offsets, b, stride, c, d):  # type: ignore[no-untyped-def]
+    if by_vectors:
+        vectors_apart(*(a, start, offsets), *(b, 0, stride), *(c, 0, stride), *(d, 0, stride))
+    else:
+        elements_apart(*(a, start, offsets), *(b, 0, stride), *(c, 0, stride), *(d, 0, stride))
+
+
+@jit
+def _transform(clipped, x, x_place, y, y_place, steps, rows, columns):  # type: ignore[no-untyped-def]
+    if clipped:
+        transform_clipped(x, *x_place, y, *y_place, steps, rows, columns)
+    else:
+        transform(x, *x_place, y, *y_place, steps, rows, columns)
 
 
 @numba.njit  # code from the cache cannot be inspected
@@ -54,27 +67,39 @@ def test_micro_kernel(dtype: type) -> None:
     assert_close(d, wanted, terms=8)
 
 
+@pytest.mark.parametrize("by_vectors", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_winograd_transform(dtype: type) -> None:
-    rng, length = np.random.default_rng(1), 2 * VECTOR_BYTES // np.dtype(dtype).itemsize
-    entries = rng.standard_normal((12, length)).astype(dtype)
+def test_micro_kernel_with_rows_at_equal_distances(dtype: type, by_vectors: bool) -> None:
+    rng, panel = np.random.default_rng(0), PANEL_BYTES // np.dtype(dtype).itemsize
+    a, b = rng.standard_normal(100).astype(dtype), rng.standard_normal((7, panel)).astype(dtype)
+    c, d = rng.standard_normal((3, panel)).astype(dtype), np.full((3, panel), np.nan, dtype)
+    offsets = np.array([5, 1, 0, 9, 59, 3, 3])
+    _multiply_apart(by_vectors, a, 4, offsets, b.reshape(-1), panel, c.reshape(-1), d.reshape(-1))
+    rows = 4 + np.arange(3)[:, None] * (panel // PANEL_VECTORS if by_vectors else 1)
+    wanted = c.astype(np.float64) + a.astype(np.float64)[rows + offsets] @ b.astype(np.float64)
+    assert_close(d, wanted, terms=8)
+
+
+@pytest.mark.parametrize("corner", [None, (2, 2), (7, 1), (1, 9)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_winograd_transform(dtype: type, corner: tuple[int, int] | None) -> None:
+    """Of two vectors of channels. If only a corner of the result is wanted, nothing else is touched."""
+    rng, lanes = np.random.default_rng(0), VECTOR_BYTES // np.dtype(dtype).itemsize
+    entries = rng.standard_normal((3, 4, 2 * lanes)).astype(dtype)  # the last column is not part of it
     source = np.concatenate([np.full(3, np.nan, dtype), entries.reshape(-1)])
-    where = np.array([[3, 0, -1], [5, 11, 2], [-1, 4, 9]])  # -1: zeros
-    x = np.where(where[:, :, None] >= 0, entries[where], 0).astype(np.float64)
-    target = np.full(1 + 4 * length, 7, dtype)
-    target_where = np.array([2, 0, -1, 3])  # -1: not stored
-    _transform(
-        *(source, 3, np.where(where < 0, -1, where * length).reshape(-1)),
-        *(target, 1, np.where(target_where < 0, -1, target_where * length)),
-        length,
-    )
-    m = np.array(MATRIX)
-    y = np.einsum("ik,klc,jl->ijc", m, x, m).reshape(4, length)
-    stored = target[1:].reshape(4, length)
-    assert target[0] == 7 and (stored[1] == 7).all()
-    for k, place in enumerate(target_where):
-        if place >= 0:
-            assert_close(stored[place], y[k], terms=9, scale=float(np.abs(y).max()) * 4)
+    target = np.full(1 + 2 * 4 * lanes, 7, dtype)  # one of the vectors, then the other
+    x_place, y_place = (3, 4 * 2 * lanes, 2 * lanes), (1, 2 * lanes, lanes, 4 * lanes)
+    rows, columns = corner or (0, 0)
+    _transform(corner is not None, source, x_place, target, y_place, 2, rows, columns)
+    m, x = np.array(MATRIX), entries[:, :3].astype(np.float64)
+    wanted = np.einsum("ik,klc,jl->ijc", m, x, m).reshape(2, 2, 2, lanes)
+    found = target[1:].reshape(2, 2, 2, lanes)
+    assert target[0] == 7
+    for i, j in np.ndindex(2, 2):
+        if corner is None or (i < rows and j < columns):
+            assert_close(found[:, i, j], wanted[i, j], terms=9, scale=float(np.abs(wanted).max()) * 4)
+        else:
+            assert (found[:, i, j] == 7).all()
 
 
 @pytest.mark.parametrize(("width", "dtype"), [(16, np.float32), (16, np.float64), (64, np.float32)])

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._pack import clear_elements, copy_elements
 from gpunet.ops._simd import (
     PANEL_BYTES,
     VECTOR_BYTES,
@@ -131,15 +132,13 @@ def _panel(tile, like):
 @jit
 def _pack_rows(x, n, first, layout, buffer):
     """Pack rows of the map x[n], starting at `first` (may be negative), into `buffer`, whose margins are zero."""
-    height, length = x.shape[1], x.shape[2]
+    flat_x, height, length = x.reshape(-1), x.shape[1], x.shape[2]
     for k in range(layout.height):
         row, at = first + k, k * layout.width + layout.margin
         if 0 <= row < height:
-            for e in range(length):
-                buffer[at + e] = x[n, row, e]
+            copy_elements(flat_x, (n * height + row) * length, buffer, at, length)
         else:
-            for e in range(length):
-                buffer[at + e] = 0
+            clear_elements(buffer, at, length)
 
 
 @jit

@@ -13,98 +13,230 @@ Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 20
 
 from __future__ import annotations
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._pack import clear_elements, copy_elements
 from gpunet.ops._simd import (
     PANEL_BYTES,
+    PANEL_VECTORS,
     VECTOR_BYTES,
-    gemm_micro_kernel,
+    micro_kernel,
     multiples,
-    positions_of_rows,
     scratch,
-    winograd_transform,
 )
 from gpunet.ops.conv2d.cpu.cook_toom import Matrix, minimal_filter, transposed
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue
+from gpunet.ops.conv2d.cpu.winograd_transform import winograd_transform
 from gpunet.ops.geometry import Conv2dGeometry
 
 _TASK_TILES, _MAX_TASK_TILES = 24, 48
 """Tiles per task of a convolution, so that their transforms stay in the L2 cache."""
-_TILE_ROWS = 6
-"""Rows of the register tile: tiles of the maps."""
+_MANY_REGISTERS = VECTOR_BYTES == 64
+"""AVX-512 has 32 vector registers, AVX 16."""
+_TILE_ROWS, _GRADIENT_ROWS = (12, 8) if _MANY_REGISTERS else (6, 4)
+"""Rows of the register tile: tiles of the maps, in the gradient of the weights input channels."""
 _ENOUGH_TILES = 20
 """Number of tiles from which the transform of the weights pays off (measured on Zen 3)."""
 _CHUNK = 128
 """Tiles that the gradient of the weights accumulates at a time: more do not stay in the L2 cache."""
-_GRADIENT_ROWS = (0,) * (8 if VECTOR_BYTES == 64 else 4)
-"""As many entries as its register tile has rows, input channels: AVX-512 has registers for more of them."""
+_forward_tile = micro_kernel(PANEL_VECTORS, _TILE_ROWS, vectors_apart=True)
+_gradient_tile = micro_kernel(PANEL_VECTORS, _GRADIENT_ROWS)
 
 
-def _transform(matrix: Matrix) -> Any:
-    return winograd_transform([[float(entry) for entry in row] for row in matrix])
+def _transform(matrix: Matrix, *, clipped: bool = False) -> Any:
+    return winograd_transform([[float(entry) for entry in row] for row in matrix], clipped=clipped)
 
 
 _F3, _F4 = minimal_filter(3), minimal_filter(4)
 _inputs_3, _inputs_4 = _transform(_F3.inputs), _transform(_F4.inputs)
 _taps_3, _taps_4 = _transform(_F3.taps), _transform(_F4.taps)
-_outputs_3, _outputs_4 = _transform(_F3.outputs), _transform(_F4.outputs)
+_outputs_3, _outputs_4 = _transform(_F3.outputs, clipped=True), _transform(_F4.outputs, clipped=True)
 _output_gradients_3, _output_gradients_4 = _transform(transposed(_F3.outputs)), _transform(transposed(_F4.outputs))
 _tap_gradients_3, _tap_gradients_4 = _transform(transposed(_F3.taps)), _transform(transposed(_F4.taps))
 
 
 @jit
-def _transform_inputs(m, x, x_start, x_offsets, y, y_start, y_offsets, channels):
-    if m == 3:
-        _inputs_3(x, x_start, x_offsets, y, y_start, y_offsets, channels)
-    else:
-        _inputs_4(x, x_start, x_offsets, y, y_start, y_offsets, channels)
+def _pack_band(x, start, height, width, channels, top, left, rows, columns, band):
+    """Copy `rows` rows and `columns` columns of the map at ``x[start]``, from row `top` and column `left` on.
+
+    Both may be negative. What is outside the map is zero. In `band`, the rows are one after another.
+    """
+    first, end = max(0, left), min(width, left + columns)
+    for k in range(rows):
+        row, to = top + k, k * columns * channels
+        if 0 <= row < height:
+            before, inside = (first - left) * channels, (end - first) * channels
+            clear_elements(band, to, before)
+            copy_elements(x, start + (row * width + first) * channels, band, to + before, inside)
+            clear_elements(band, to + before + inside, columns * channels - before - inside)
+        else:
+            clear_elements(band, to, columns * channels)
 
 
 @jit
-def _transform_taps(m, x, x_start, x_offsets, y, y_start, y_offsets, channels):
-    if m == 3:
-        _taps_3(x, x_start, x_offsets, y, y_start, y_offsets, channels)
-    else:
-        _taps_4(x, x_start, x_offsets, y, y_start, y_offsets, channels)
+def _transform_inputs(m, band, columns, channels, block, inputs, to, room, point):
+    """Transform all tiles of a band of `columns` columns of x: [c // block, tile, c % block] from ``inputs[to]`` on.
+
+    There is `room` for so many tiles. `block` is at least the vector width, `point` the distance between points.
+    """
+    lanes = VECTOR_BYTES // band.itemsize
+    for tile in range((columns - 2) // m):
+        for c in range(0, channels, block):
+            source = band, tile * m * channels + c, columns * channels, channels
+            target = inputs, to + c * room + tile * block, (m + 2) * point, point, lanes
+            if m == 3:
+                _inputs_3(*source, *target, block // lanes, 0, 0)
+            else:
+                _inputs_4(*source, *target, block // lanes, 0, 0)
 
 
-@jit
-def _transform_outputs(m, x, x_start, x_offsets, y, y_start, y_offsets, channels):
-    if m == 3:
-        _outputs_3(x, x_start, x_offsets, y, y_start, y_offsets, channels)
-    else:
-        _outputs_4(x, x_start, x_offsets, y, y_start, y_offsets, channels)
+@parallel_jit
+def _transformed_weights(m, weight, result):
+    """result[panel, point, c, :]: the transformed weights, in panels of PANEL_BYTES of output channels."""
+    _, _, channels, out_channels = weight.shape
+    panels, _, _, width = result.shape
+    size, point, lanes = channels * out_channels, channels * width, width // PANEL_VECTORS
+    flat_weight, flat_result = weight.reshape(-1), result.reshape(-1)
+    for c in prange(channels):
+        for panel in range(panels):
+            source = flat_weight, c * out_channels + panel * width, 3 * size, size
+            target = flat_result, (panel * (m + 2) ** 2 * channels + c) * width, (m + 2) * point, point, lanes
+            if m == 3:
+                _taps_3(*source, *target, PANEL_VECTORS, 0, 0)
+            else:
+                _taps_4(*source, *target, PANEL_VECTORS, 0, 0)
 
 
-@jit
-def _transform_output_gradients(m, x, x_start, x_offsets, y, y_start, y_offsets, channels):
-    if m == 3:
-        _output_gradients_3(x, x_start, x_offsets, y, y_start, y_offsets, channels)
-    else:
-        _output_gradients_4(x, x_start, x_offsets, y, y_start, y_offsets, channels)
+@parallel_jit
+def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
+    """y = `epilogue` of the convolution of x with the transformed weights, without it of the shape `out`, (H, W, C).
+
+    A task is `task_bands` rows of tiles, with an epilogue those of whole images. `padding` is that at the top and at
+    the left, `zeros` a zero panel row.
+    """
+    batch, height, width, channels = x.shape
+    out_height, out_width, out_channels = out
+    panels, points, group_channels, panel_width = weights.shape
+    group_panels, lanes = panels * group_channels // channels, VECTOR_BYTES // x.itemsize
+    down, across = (out_height + m - 1) // m, (out_width + m - 1) // m
+    flat_x, flat_weights, flat_y = x.reshape(-1), weights.reshape(-1), y.reshape(-1)
+    x_image, y_image, map_size = x.size // batch, y.size // batch, out_height * out_width * panel_width
+    tile_rows = _TILE_ROWS
+    room = (task_bands * across + tile_rows - 1) // tile_rows * tile_rows
+    point_size = room * channels + lanes  # points whose distance is a power of two would evict each other
+    terms = np.empty(group_channels, np.intp)
+    for c in range(group_channels):
+        terms[c] = c // lanes * lanes * room + c % lanes
+    finishing = epilogue.coefficients.size > 0
+    for task in prange((batch * down + task_bands - 1) // task_bands):
+        first, end = task * task_bands, min((task + 1) * task_bands, batch * down)
+        count = (end - first) * across
+        band = scratch((m + 2) * (across * m + 2) * channels, x)
+        inputs = scratch(points * point_size, x)  # [point, c // lanes, tile, c % lanes], transformed
+        products = scratch(room * points * panel_width, x)  # [tile, point, channel]
+        maps = scratch(task_bands // down * map_size if finishing else 0, x)  # a panel of channels
+        for number in range(first, end):
+            n, top, columns = number // down, number % down * m - padding[0], across * m + 2
+            _pack_band(*(flat_x, n * x_image, height, width, channels), *(top, -padding[1], m + 2, columns), band)
+            to = (number - first) * across * lanes
+            _transform_inputs(m, band, columns, channels, lanes, inputs, to, room, point_size)
+        for tile in range(count, room):  # computed in vain, but quickly: with whatever is there, it may not be
+            for point in range(points):
+                for c in range(channels):
+                    inputs[point * point_size + (c // lanes * room + tile) * lanes + c % lanes] = 0
+        for panel in range(panels):
+            group = panel // group_panels * group_channels * room
+            for point in range(points):
+                for tile in range(0, count, tile_rows):
+                    at = point * point_size + group + tile * lanes
+                    right = (panel * points + point) * group_channels * panel_width
+                    _forward_tile(
+                        *(inputs, at, terms, flat_weights, right, panel_width, zeros, 0, 0),
+                        *(products, (tile * points + point) * panel_width, points * panel_width),
+                    )
+            for tile in range(count):
+                number = first + tile // across
+                n, i, j = number // down, number % down * m, tile % across * m
+                target, to, step = flat_y, n * y_image + panel * panel_width, out_channels
+                if finishing:
+                    target, to, step = maps, (n - first // down) * map_size, panel_width
+                source = products, tile * points * panel_width, (m + 2) * panel_width, panel_width
+                place = target, to + (i * out_width + j) * step, out_width * step, step, lanes
+                if m == 3:
+                    _outputs_3(*source, *place, PANEL_VECTORS, out_height - i, out_width - j)
+                else:
+                    _outputs_4(*source, *place, PANEL_VECTORS, out_height - i, out_width - j)
+            for image in range((end - first) // down if finishing else 0):
+                at = (first // down + image) * y_image + panel * panel_width
+                here = maps[image * map_size : (image + 1) * map_size]
+                finish(
+                    *(here, out_height, out_width, epilogue),
+                    *(panel * panel_width, panel_width, out_channels, flat_y, at),
+                )
 
 
-@jit
-def _transform_tap_gradients(m, x, x_start, x_offsets, y, y_start, y_offsets, channels):
-    if m == 3:
-        _tap_gradients_3(x, x_start, x_offsets, y, y_start, y_offsets, channels)
-    else:
-        _tap_gradients_4(x, x_start, x_offsets, y, y_start, y_offsets, channels)
+@parallel_jit
+def _weight_gradient(x, dy, m, padding, chunk_bands, dtransformed, dweight):
+    """dweight; `dtransformed`, (points, C_in, C_out), zero on entry, receives that of the transformed weights.
 
-
-class _Tiling(NamedTuple):
-    """Offsets of each tile's elements in an image; -1 for those outside."""
-
-    m: int
-    inputs: np.ndarray
-    """(tiles, (m + 2)^2)"""
-    outputs: np.ndarray
-    """(tiles, m^2)"""
+    `chunk_bands` rows of tiles are accumulated at a time. `padding` is that at the top and at the left.
+    """
+    batch, height, width, channels = x.shape
+    _, out_height, out_width, out_channels = dy.shape
+    points, lanes, panel_width = dtransformed.shape[0], VECTOR_BYTES // x.itemsize, PANEL_BYTES // x.itemsize
+    down, across = (out_height + m - 1) // m, (out_width + m - 1) // m
+    flat_x, flat_dy, flat_dweight = x.reshape(-1), dy.reshape(-1), dweight.reshape(-1)
+    flat_sums = dtransformed.reshape(-1)
+    x_image, dy_image, panels = x.size // batch, dy.size // batch, out_channels // panel_width
+    room = chunk_bands * across
+    input_point, output_point = room * channels + lanes, room * out_channels + lanes
+    inputs = scratch(points * input_point, x)  # [point, c // block, tile, c % block], transformed
+    outputs = scratch(points * output_point, x)  # [point, o // panel_width, tile, o % panel_width], transformed
+    block = max(lanes, _GRADIENT_ROWS)  # input channels
+    for first in range(0, batch * down, chunk_bands):
+        bands = min(chunk_bands, batch * down - first)
+        for number in prange(bands):
+            n, i = (first + number) // down, (first + number) % down * m
+            columns = across * m + 2
+            band = scratch((m + 2) * columns * max(channels, out_channels), x)
+            top, left = i - padding[0], -padding[1]
+            _pack_band(*(flat_x, n * x_image, height, width, channels), *(top, left, m + 2, columns), band)
+            to = number * across * block
+            _transform_inputs(m, band, columns, channels, block, inputs, to, room, input_point)
+            columns = across * m
+            _pack_band(*(flat_dy, n * dy_image, out_height, out_width, out_channels), *(i, 0, m, columns), band)
+            for tile in range(across):
+                for panel in range(panels):
+                    at = tile * m * out_channels + panel * panel_width
+                    to = (panel * room + number * across + tile) * panel_width
+                    source = band, at, columns * out_channels, out_channels
+                    target = outputs, to, (m + 2) * output_point, output_point, lanes
+                    if m == 3:
+                        _output_gradients_3(*source, *target, PANEL_VECTORS, 0, 0)
+                    else:
+                        _output_gradients_4(*source, *target, PANEL_VECTORS, 0, 0)
+        terms = multiples(bands * across, block)
+        for task in prange(points * panels):
+            point, panel = task // panels, task % panels
+            output = point * output_point + panel * room * panel_width
+            for c in range(0, channels, _GRADIENT_ROWS):
+                at = point * input_point + c // block * block * room + c % block
+                total = flat_sums, (point * channels + c) * out_channels + panel * panel_width, out_channels
+                _gradient_tile(*(inputs, at, terms), *(outputs, output, panel_width), *total, *total)
+    size = channels * out_channels
+    for c in prange(channels):
+        sums, taps = (
+            (flat_sums, c * out_channels, (m + 2) * size, size),
+            (flat_dweight, c * out_channels, 3 * size, size),
+        )
+        if m == 3:
+            _tap_gradients_3(*sums, *taps, lanes, out_channels // lanes, 0, 0)
+        else:
+            _tap_gradients_4(*sums, *taps, lanes, out_channels // lanes, 0, 0)
 
 
 def tile_size(height: int, width: int) -> int:
@@ -114,133 +246,6 @@ def tile_size(height: int, width: int) -> int:
         return (-(-height // m) * (m + 2)) * (-(-width // m) * (m + 2))
 
     return min((4, 3), key=multiplications)
-
-
-@functools.lru_cache(maxsize=256)
-def _tiling(m: int, g: Conv2dGeometry, out_channels: int) -> _Tiling:
-    """For outputs whose positions are `out_channels` apart."""
-    first_i, first_j = (grid.reshape(-1, 1, 1) for grid in np.mgrid[0 : g.out_height : m, 0 : g.out_width : m])
-
-    def offsets(size: int, top: int, left: int, height: int, width: int, channels: int) -> np.ndarray:
-        i, j = first_i - top + np.arange(size)[:, None], first_j - left + np.arange(size)[None, :]
-        inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
-        return np.where(inside, (i * width + j) * channels, -1).reshape(len(first_i), -1)
-
-    return _Tiling(
-        m,
-        offsets(m + 2, g.padding[0], g.padding[2], g.height, g.width, g.in_channels),
-        offsets(m, 0, 0, g.out_height, g.out_width, out_channels),
-    )
-
-
-@parallel_jit
-def _transformed_weights(m, weight, result):
-    """result[panel, point, c, :]: the transformed weights, in panels of PANEL_BYTES of output channels."""
-    _, _, channels, out_channels = weight.shape
-    panels, points, _, width = result.shape
-    flat_weight, flat_result = weight.reshape(-1), result.reshape(-1)
-    tap_offsets, point_offsets = multiples(9, channels * out_channels), multiples(points, channels * width)
-    for c in prange(channels):
-        for panel in range(panels):
-            at, to = c * out_channels + panel * width, (panel * points * channels + c) * width
-            _transform_taps(m, flat_weight, at, tap_offsets, flat_result, to, point_offsets, width)
-
-
-@parallel_jit
-def _convolution(x, weights, tiling, task_tiles, zeros, epilogue, y, out):
-    """y = `epilogue` of the convolution of x with the transformed weights, without it of the shape `out`, (H, W, C).
-
-    A task is `task_tiles` tiles, with an epilogue those of whole images. `zeros` is a zero panel row.
-    """
-    batch, channels = x.shape[0], x.shape[3]
-    panels, points, group_channels, width = weights.shape
-    group_panels = panels * group_channels // channels
-    m, tiles = tiling.m, tiling.inputs.shape[0]
-    flat_x, flat_weights, flat_y = x.reshape(-1), weights.reshape(-1), y.reshape(-1)
-    x_image, y_image, map_size = x.size // batch, y.size // batch, out[0] * out[1] * width
-    total, room = batch * tiles, (task_tiles + _TILE_ROWS - 1) // _TILE_ROWS * _TILE_ROWS
-    depth, input_offsets = multiples(group_channels, 1), multiples(points, room * channels)
-    product_offsets = multiples(points, width)
-    finishing = epilogue.coefficients.size > 0
-    for task in prange((total + task_tiles - 1) // task_tiles):
-        inputs = scratch(points * room * channels, x)  # [point, tile, channel], transformed
-        products = scratch(room * points * width, x)  # [tile, point, channel]
-        maps = scratch(task_tiles // tiles * map_size if finishing else 0, x)  # a panel of channels
-        first = task * task_tiles
-        count = min(task_tiles, total - first)
-        for k in range(room):
-            n, tile = (first + min(k, count - 1)) // tiles, (first + min(k, count - 1)) % tiles
-            to = k * channels
-            _transform_inputs(m, flat_x, n * x_image, tiling.inputs[tile], inputs, to, input_offsets, channels)
-        for panel in range(panels):
-            for point in range(points):
-                for k in range(0, room, _TILE_ROWS):
-                    at = (point * room + k) * channels + panel // group_panels * group_channels
-                    rows = (
-                        *(at, at + channels, at + 2 * channels),
-                        *(at + 3 * channels, at + 4 * channels, at + 5 * channels),
-                    )
-                    gemm_micro_kernel(
-                        *(inputs, rows, depth),
-                        *(flat_weights, (panel * points + point) * group_channels * width, width),
-                        *(zeros, 0, 0),
-                        *(products, (k * points + point) * width, points * width),
-                    )
-            for k in range(count):
-                n, tile = (first + k) // tiles, (first + k) % tiles
-                target, to = flat_y, n * y_image + panel * width
-                if finishing:
-                    target, to = maps, k // tiles * map_size
-                at = k * points * width
-                _transform_outputs(m, products, at, product_offsets, target, to, tiling.outputs[tile], width)
-            for image in range(count // tiles if finishing else 0):
-                at = (first // tiles + image) * y_image + panel * width
-                here = maps[image * map_size : (image + 1) * map_size]
-                finish(here, out[0], out[1], epilogue, panel * width, width, out[2], flat_y, at)
-
-
-@parallel_jit
-def _weight_gradient(x, dy, tiling, dtransformed, dweight):
-    """dweight; `dtransformed`, (points, C_in, C_out), zero on entry, receives that of the transformed weights."""
-    batch, channels, out_channels = x.shape[0], x.shape[3], dy.shape[3]
-    points, m, tiles = dtransformed.shape[0], tiling.m, tiling.inputs.shape[0]
-    lanes, width = VECTOR_BYTES // x.itemsize, PANEL_BYTES // x.itemsize
-    block, consecutive = max(lanes, len(_GRADIENT_ROWS)), multiples(len(_GRADIENT_ROWS), 1)  # input channels
-    flat_x, flat_dy, flat_dweight = x.reshape(-1), dy.reshape(-1), dweight.reshape(-1)
-    flat_sums = dtransformed.reshape(-1)
-    x_image, dy_image = x.size // batch, dy.size // batch
-    total, panels = batch * tiles, out_channels // width
-    inputs = scratch(points * channels * _CHUNK, x)  # [point, c // block, k, c % block], transformed
-    outputs = scratch(points * out_channels * _CHUNK, x)  # [point, o // width, k, o % width], transformed
-    input_offsets, output_offsets = multiples(points, channels * _CHUNK), multiples(points, out_channels * _CHUNK)
-    for first in range(0, total, _CHUNK):
-        count = min(_CHUNK, total - first)
-        for k in prange(count):
-            n, tile = (first + k) // tiles, (first + k) % tiles
-            for c in range(0, channels, lanes):
-                at, to = n * x_image + c, c // block * block * _CHUNK + k * block + c % block
-                _transform_inputs(m, flat_x, at, tiling.inputs[tile], inputs, to, input_offsets, lanes)
-            for o in range(0, out_channels, width):
-                at, to = n * dy_image + o, o * _CHUNK + k * width
-                _transform_output_gradients(m, flat_dy, at, tiling.outputs[tile], outputs, to, output_offsets, width)
-        depth = multiples(count, block)
-        for task in prange(points * panels):
-            point, panel = task // panels, task % panels
-            output = (point * out_channels + panel * width) * _CHUNK
-            for c in range(0, channels, len(_GRADIENT_ROWS)):
-                at = (point * channels + c // block * block) * _CHUNK + c % block
-                total_at = (point * channels + c) * out_channels + panel * width
-                gemm_micro_kernel(
-                    *(inputs, positions_of_rows(at, consecutive, 0, _GRADIENT_ROWS), depth),
-                    *(outputs, output, width),
-                    *(flat_sums, total_at, out_channels),
-                    *(flat_sums, total_at, out_channels),
-                )
-    size = channels * out_channels
-    point_offsets, tap_offsets = multiples(points, size), multiples(9, size)
-    for c in prange(channels):
-        at = c * out_channels
-        _transform_tap_gradients(m, flat_sums, at, point_offsets, flat_dweight, at, tap_offsets, out_channels)
 
 
 def applies(g: Conv2dGeometry) -> bool:
@@ -288,13 +293,14 @@ def convolution(
     epilogue: Epilogue | None = None,
 ) -> None:
     """y = `epilogue` of the convolution of x, or the convolution plus bias, (C_out,) or empty."""
-    m, width, tiles = tile_size(g.out_height, g.out_width), PANEL_BYTES // x.itemsize, _tiles(g)
-    weights = aligned.empty((g.out_channels // width, (m + 2) ** 2, g.weight_shape[2], width), x.dtype)
+    m, panel_width, tiles = tile_size(g.out_height, g.out_width), PANEL_BYTES // x.itemsize, _tiles(g)
+    weights = aligned.empty((g.out_channels // panel_width, (m + 2) ** 2, g.weight_shape[2], panel_width), x.dtype)
     _transformed_weights(m, weight, weights)
-    task_tiles = _TASK_TILES if epilogue is None else _task_images(tiles) * tiles
-    tiling = _tiling(m, g, g.out_channels if epilogue is None else width)
+    down = -(-g.out_height // m)
+    task_bands = max(1, _TASK_TILES * down // tiles) if epilogue is None else _task_images(tiles) * down
+    padding, zeros = (g.padding[0], g.padding[2]), np.zeros(panel_width, x.dtype)
     after = epilogue or no_epilogue(x.dtype)
-    _convolution(x, weights, tiling, task_tiles, np.zeros(width, x.dtype), after, y, g.y_shape[1:])
+    _convolution(x, weights, m, padding, task_bands, zeros, after, y, g.y_shape[1:])
     if bias.size:
         y += bias
 
@@ -302,6 +308,6 @@ def convolution(
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     """The gradient of the weights, written to `dweight`."""
     m = tile_size(g.out_height, g.out_width)
-    tiling = _tiling(m, g, g.out_channels)
+    chunk_bands = max(1, _CHUNK // -(-g.out_width // m))
     dtransformed = aligned.zeros(((m + 2) ** 2, g.in_channels, g.out_channels), x.dtype)
-    _weight_gradient(x, dy, tiling, dtransformed, dweight)
+    _weight_gradient(x, dy, m, (g.padding[0], g.padding[2]), chunk_bands, dtransformed, dweight)
