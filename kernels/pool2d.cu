@@ -18,6 +18,7 @@
 // of the argmax (more bytes); tiles of x in shared memory for overlapping windows (the first-level cache already serves
 // them); windows of 2 x 2 by the general kernels (about ten integer divisions a thread more). Not yet timed on a GPU.
 
+#define NO_TAP 4     // the argmax, of a window of 2 x 2, where ReLU lets nothing pass
 #define FEW_TAPS 64  // averages of so many elements are summed in `real`, longer ones in double, as on the CPU
 
 // ---- positions and windows ------------------------------------------------------------------------------------------
@@ -174,9 +175,10 @@ extern "C" __global__ void __launch_bounds__(256) max_pool_backward(
         gather_maxima(dy, argmax32, dx, batch, channels, rows, columns);
 }
 
+// With `relu`, a maximum that is not positive becomes zero, and its argmax NO_TAP, so that no gradient passes.
 extern "C" __global__ void __launch_bounds__(256) max_pool_2x2(
     const real* __restrict__ x, real* __restrict__ y, unsigned char* __restrict__ argmax, int batch, int height,
-    int width, int channels) {
+    int width, int channels, int relu) {
     const int out_height = height / 2, out_width = width / 2;
     const long long index = global_index();
     if (index >= work_items(batch, out_height, out_width, channels)) return;
@@ -191,6 +193,14 @@ extern "C" __global__ void __launch_bounds__(256) max_pool_2x2(
     best.meet(b, 1);
     best.meet(c, 2);
     best.meet(d, 3);
+    if (relu) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+            if (best.value.at[k] <= real(0)) {
+                best.value.at[k] = real(0);
+                best.tap.at[k] = NO_TAP;
+            }
+    }
     const int to = ((at.n * out_height + at.row) * out_width + at.column) * channels + at.channel;
     store_vec4(y + to, best.value, at.count, vectorized);
     Vec4<unsigned char> narrow;

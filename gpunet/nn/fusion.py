@@ -98,10 +98,10 @@ class LinearReLU:
 
 
 class BatchNormMaxPool:
-    """Batch norm followed by 2x2 max pooling, without materialising the normalised map."""
+    """Batch norm followed by 2x2 max pooling and perhaps ReLU, without materialising the normalised map."""
 
-    def __init__(self, norm: BatchNorm) -> None:
-        self.norm = norm
+    def __init__(self, norm: BatchNorm, relu: bool) -> None:
+        self.norm, self.relu = norm, relu
 
     def has_parameters(self) -> bool:
         return True
@@ -117,6 +117,7 @@ class BatchNormMaxPool:
             training=ctx.training,
             momentum=norm.momentum,
             eps=norm.eps,
+            relu=self.relu,
             gather=ctx.gather,
         )
 
@@ -186,7 +187,9 @@ def batch_norm_max_pool(layers: Sequence[Layer]) -> tuple[int, list[Step]] | Non
     pool = rest[0] if rest else None
     if type(norm) is not BatchNorm or type(pool) is not MaxPool2d or not pool.tiles_2x2:
         return None
-    return (2, [BatchNormMaxPool(norm)]) if activation is None else (3, [BatchNormMaxPool(norm), activation])
+    relu = type(activation) is ReLU
+    steps: list[Step] = [BatchNormMaxPool(norm, relu)]
+    return 2 + (activation is not None), steps if activation is None or relu else [*steps, activation]
 
 
 def conv_inference(layers: Sequence[Layer]) -> tuple[int, list[Step]] | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gpunet.backend import Gather, backend_of
 from gpunet.errors import ConfigError, DTypeError, ShapeError
-from gpunet.ops import batchnorm_pool
+from gpunet.ops import batchnorm_pool, relu
 from gpunet.ops.batchnorm import batch_norm, batch_norm_backward
 from gpunet.ops.batchnorm_pool import (
     BatchNormMaxPoolSaved,
@@ -40,6 +40,7 @@ def cases(draw: st.DrawFn) -> Case:
             "training": draw(st.booleans()),
             "momentum": draw(st.sampled_from([0.0, 0.1, 1.0])),
             "eps": draw(st.sampled_from([1e-5, 0.5])),
+            "relu": draw(st.booleans()),
         },
         "mean": draw(st.sampled_from([0.0, -3.0, 1000.0])),
         "std": draw(st.sampled_from([0.5, 20.0])),
@@ -89,9 +90,10 @@ def check(case: Case, results: tuple[np.ndarray, BatchNormMaxPoolSaved], moved: 
     assert_close(y, expected, terms=terms, scale=scale)
     assert_close((saved.mean - expected_saved.mean) / std, 0 * std, terms=terms, dtype=case["dtype"], scale=lost)
     assert_close(saved.inv_std * std, 0 * std + 1, terms=terms, dtype=case["dtype"])
-    # Two values may be nearer than their rounding: then either is the maximum.
-    taps = windows(normalised(exact, expected_saved))
+    # Two values may be nearer than their rounding: then either is the maximum. Tap 4 is ReLU's zero.
+    taps = np.pad(windows(normalised(exact, expected_saved)), [(0, 0)] * 4 + [(0, 1)])
     chosen = np.take_along_axis(taps, saved.argmax[..., None].astype(int), -1)[..., 0]
+    assert ((y <= 0) == (saved.argmax == 4)).all() if case["options"].get("relu") else (saved.argmax < 4).all()
     assert_close(chosen, expected, terms=terms, dtype=case["dtype"], scale=scale)
     for name in ("running_mean", "running_var"):
         assert_close(moved[name], exact[name], terms=terms)
@@ -163,7 +165,7 @@ def test_cpu_matches_reference(case: Case) -> None:
 @settings(max_examples=100)
 @given(case=cases(), special=st.booleans())
 def test_forward_has_the_bits_of_the_two_ops(case: Case, special: bool) -> None:
-    """In inference also with ties, NaN and infinities, which in training make the whole channel NaN."""
+    """Or of three, with ReLU. In inference also with ties, NaN and infinities, which in training make a channel NaN."""
     given, _ = arrays(case)
     rng = np.random.default_rng(case["seed"])
     given["x"][...] = np.round(given["x"])
@@ -172,8 +174,11 @@ def test_forward_has_the_bits_of_the_two_ops(case: Case, special: bool) -> None:
         given["gamma"][0] = 0
     apart = {name: array.copy() for name, array in given.items()}
     y, saved = batch_norm_max_pool(**given, **case["options"])
-    full, norm_saved = batch_norm(**apart, **case["options"])
+    full, norm_saved = batch_norm(**apart, **{k: v for k, v in case["options"].items() if k != "relu"})
     expected, argmax = max_pool2d(full, 2)
+    if case["options"]["relu"]:
+        expected = relu(expected)
+        argmax[expected == 0] = 4
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(saved.argmax, argmax)
     for name in ("mean", "inv_std"):
@@ -197,6 +202,7 @@ def test_reference_matches_pytorch(case: Case) -> None:
         tensors["beta"], options["training"], options["momentum"], options["eps"],
     )  # fmt: skip
     ty = functional.max_pool2d(full, 2).movedim(1, -1)
+    ty = ty.relu() if options["relu"] else ty
     ty.backward(torch.tensor(dy))
     y, saved = reference.batch_norm_max_pool(**given, **options)
     scale, rows = scales(given, dy, saved), given["x"].size // dy.shape[-1]
@@ -255,6 +261,17 @@ def test_inference_by_hand(impl: Any) -> None:
     assert_close(dx, maps([7, 0, 0], [0, 0, 0], [0, 0, 0]))
     assert_close(dgamma, np.array([7.0]))
     assert_close(dbeta, np.array([7.0]))
+
+
+@IMPLEMENTATIONS
+def test_relu_by_hand(impl: Any) -> None:
+    """Of three windows with maxima 1, 0 and -1 the first alone passes a gradient, and it alone counts in the sums."""
+    x, one, zero = maps([1, -2, 0, -3, -1, -4], [-5, -6, -7, -8, -9, -9]), np.array([1.0]), np.array([0.0])
+    y, saved = impl.batch_norm_max_pool(x, one, zero, zero, one.copy(), training=False, eps=1e-30, relu=True)
+    assert (y.tolist(), saved.argmax.tolist()) == ([[[[1.0], [0.0], [0.0]]]], [[[[0], [4], [4]]]])
+    dx, dgamma, dbeta = impl.batch_norm_max_pool_backward(maps([2, 3, 5]), x, one, saved)
+    assert_close(dx, maps([2, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]))
+    assert (dgamma.tolist(), dbeta.tolist()) == ([2.0], [2.0])
 
 
 @pytest.mark.parametrize("training", [True, False])

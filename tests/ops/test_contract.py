@@ -33,7 +33,7 @@ SIGNATURES = {
     "batch_norm": ("(x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-05, gather=None)"),
     "batch_norm_backward": "(dy, x, gamma, saved, *, out=(None, None))",
     "batch_norm_max_pool": (
-        "(x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-05, gather=None)"
+        "(x, gamma, beta, running_mean, running_var, *, training, momentum=0.1, eps=1e-05, relu=False, gather=None)"
     ),
     "batch_norm_max_pool_backward": "(dy, x, gamma, saved, *, out=(None, None))",
     "linear": "(x, weight, bias=None, *, relu=False)",

@@ -1,4 +1,4 @@
-"""Batch normalisation and 2x2 max pooling of NHWC maps in one op, which never stores the normalised map."""
+"""Batch normalisation, 2x2 max pooling and ReLU of NHWC maps in one op, which never stores the normalised map."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from gpunet.ops._empty import no_rows, no_sum
 from gpunet.ops.batchnorm.parameters import BatchNormParameters, check_gradient
 from gpunet.ops.geometry import Pool2dGeometry
 
+NO_TAP = 4
+"""The argmax of a window whose maximum ReLU made zero, so that no gradient passes."""
+
 
 class BatchNormMaxPoolSaved(NamedTuple):
     """What the forward pass saves for the backward pass, besides `x`."""
@@ -23,7 +26,9 @@ class BatchNormMaxPoolSaved(NamedTuple):
     inv_std: Array
     """1 / sqrt(variance + eps), float64 (C,)."""
     argmax: Array
-    """Position of the largest normalised value in its window, ``2 * row + column``; uint8 (N, H // 2, W // 2, C)."""
+    """Position of the largest normalised value in its window, ``2 * row + column``; uint8 (N, H // 2, W // 2, C).
+
+    With `relu`, 4 where that value is not positive."""
     training: bool
     """Whether mean and variance are those of the batch, so that gradients flow through them."""
     gather: Gather | None = None
@@ -40,9 +45,12 @@ def batch_norm_max_pool(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    relu: bool = False,
     gather: Gather | None = None,
 ) -> tuple[Array, BatchNormMaxPoolSaved]:
     """:func:`gpunet.ops.batch_norm` followed by :func:`gpunet.ops.max_pool2d` with non-overlapping 2x2 windows.
+
+    ReLU may follow, or come between the two, which is the same.
 
     The last row or column of an odd-sized map is in no window, but counts towards the batch's mean and variance.
 
@@ -51,6 +59,7 @@ def batch_norm_max_pool(
         gamma, beta, running_mean, running_var: (C,), dtype of `x`; training updates the last two **in place**.
         momentum: weight of the batch statistics in the running ones, 0 to 1.
         eps: added to the variance, positive.
+        relu: whether values of y that are not positive become 0.
         gather: for one of several equal parts of a batch, see :func:`gpunet.ops.batch_norm`.
 
     Returns:
@@ -76,7 +85,7 @@ def batch_norm_max_pool(
         y, argmax = no_rows(geometry.y_shape, x), no_rows(geometry.y_shape, x, np.uint8)
         mean, inv_std = parameters.running_statistics()
         return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, False)
-    y, mean, inv_std, argmax = impl.batch_norm_max_pool(x, parameters)
+    y, mean, inv_std, argmax = impl.batch_norm_max_pool(x, parameters, bool(relu))
     return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, parameters.training, gather)
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation and 2x2 max pooling on the CPU: each direction is a reduction and one more pass over x.
+"""Batch normalisation, 2x2 max pooling and ReLU on the CPU: each direction is a reduction and one more pass over x.
 
 Forward, x is normalised and pooled as it is read. Backward, the gradient is non-zero only at the maxima, so the two
 sums need only dy and x there; dx is the gradient through the batch statistics everywhere, plus the scaled dy at the
@@ -18,13 +18,15 @@ from gpunet.backend import Gather
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops.batchnorm import cpu as batchnorm
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
+from gpunet.ops.batchnorm_pool import NO_TAP
 from gpunet.ops.geometry import Pool2dGeometry
 from gpunet.ops.pool2d import cpu as pool2d
 
 
 @parallel_jit
-def _normalise_and_pool(x: Any, coefficients: Any, y: Any, argmax: Any) -> None:
+def _normalise_and_pool(x: Any, coefficients: Any, relu: bool, y: Any, argmax: Any) -> None:
     batch, out_height, out_width, channels = y.shape
+    zero, no_tap = y.dtype.type(0), np.uint8(NO_TAP)
     for piece in prange(batch * out_height):
         n, i = piece // out_height, piece % out_height
         for j in range(out_width):
@@ -39,8 +41,10 @@ def _normalise_and_pool(x: Any, coefficients: Any, y: Any, argmax: Any) -> None:
                 right = (v3 > v2) | (v3 != v3)
                 lower, lower_tap = v3 if right else v2, np.uint8(3) if right else np.uint8(2)
                 down = (lower > upper) | (lower != lower)
-                y[n, i, j, c] = lower if down else upper
-                argmax[n, i, j, c] = lower_tap if down else upper_tap
+                value, tap = lower if down else upper, lower_tap if down else upper_tap
+                cut = relu & (value <= zero)
+                y[n, i, j, c] = zero if cut else value
+                argmax[n, i, j, c] = no_tap if cut else tap
 
 
 @parallel_jit
@@ -49,6 +53,7 @@ def _piece_gradients(
 ) -> None:
     """Sums over each piece of dy and of dy * (x at the maximum - shift), where shift is the mean in x's dtype."""
     batch, out_height, out_width, channels = dy.shape
+    zero = dy.dtype.type(0)
     rows, pieces_across = batch * out_height, (out_width + piece_columns - 1) // piece_columns
     for piece in prange(sums.shape[0]):
         down, across = piece // pieces_across, piece % pieces_across
@@ -65,6 +70,7 @@ def _piece_gradients(
                     x0, x1 = x[n, 2 * i, 2 * j, c], x[n, 2 * i, 2 * j + 1, c]
                     x2, x3 = x[n, 2 * i + 1, 2 * j, c], x[n, 2 * i + 1, 2 * j + 1, c]
                     upper, lower = x1 if tap == 1 else x0, x3 if tap == 3 else x2
+                    d = zero if tap == NO_TAP else d
                     first[c] += d
                     second[c] += d * ((lower if tap >= 2 else upper) - shift[c])
         for c in range(channels):
@@ -110,12 +116,12 @@ def _piece_shape(out_width: int, channels: int) -> tuple[int, int]:
 
 
 def batch_norm_max_pool(
-    x: np.ndarray, parameters: BatchNormParameters
+    x: np.ndarray, parameters: BatchNormParameters, relu: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     x, y_shape = np.ascontiguousarray(x), Pool2dGeometry.of(x.shape, 2).y_shape
     mean, inv_std, coefficients = batchnorm.normalisation(x.reshape(-1, x.shape[3]), parameters)
     y, argmax = aligned.empty(y_shape, x.dtype), aligned.empty(y_shape, np.uint8)
-    _normalise_and_pool(x, coefficients, y, argmax)
+    _normalise_and_pool(x, coefficients, relu, y, argmax)
     return y, mean, inv_std, argmax
 
 

@@ -11,9 +11,11 @@ from gpunet.ops.geometry import Pool2dGeometry
 from gpunet.ops.pool2d import cuda as pool2d
 
 
-def batch_norm_max_pool(x: Array, parameters: BatchNormParameters) -> tuple[Array, Array, Array, Array]:
+def batch_norm_max_pool(
+    x: Array, parameters: BatchNormParameters, relu: bool = False
+) -> tuple[Array, Array, Array, Array]:
     normalised, mean, inv_std = batchnorm.batch_norm(x, parameters)
-    y, argmax = pool2d.max_pool2d(normalised, Pool2dGeometry.of(x.shape, 2), np.dtype(np.uint8))
+    y, argmax = pool2d.max_pool2d(normalised, Pool2dGeometry.of(x.shape, 2), np.dtype(np.uint8), relu=relu)
     return y, mean, inv_std, argmax
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from gpunet.backend import Gather
 from gpunet.ops.batchnorm import BatchNormSaved
 from gpunet.ops.batchnorm import reference as batchnorm
-from gpunet.ops.batchnorm_pool import BatchNormMaxPoolSaved
+from gpunet.ops.batchnorm_pool import NO_TAP, BatchNormMaxPoolSaved
 from gpunet.ops.pool2d import reference as pool2d
 
 
@@ -21,6 +21,7 @@ def batch_norm_max_pool(
     training: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    relu: bool = False,
     gather: Gather | None = None,
 ) -> tuple[np.ndarray, BatchNormMaxPoolSaved]:
     """See :func:`gpunet.ops.batchnorm_pool.batch_norm_max_pool`."""
@@ -28,6 +29,9 @@ def batch_norm_max_pool(
         x, gamma, beta, running_mean, running_var, training=training, momentum=momentum, eps=eps, gather=gather
     )
     y, argmax = pool2d.max_pool2d(normalised, 2)
+    if relu:
+        argmax[y <= 0] = NO_TAP
+        y[y <= 0] = 0
     return y, BatchNormMaxPoolSaved(saved.mean, saved.inv_std, argmax, training, gather)
 
 

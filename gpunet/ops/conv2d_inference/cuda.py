@@ -30,8 +30,9 @@ def conv2d_inference(
     if norm is not None:
         gamma, beta, mean, var = norm
         parameters = BatchNormParameters(gamma, beta, mean, var, False, 0.0, eps)
-        normalised = batchnorm_pool.batch_norm_max_pool if max_pool else batchnorm.batch_norm
-        y = normalised(y, parameters)[0]
+        if max_pool:
+            return batchnorm_pool.batch_norm_max_pool(y, parameters, relu)[0]
+        y = batchnorm.batch_norm(y, parameters)[0]
     elif max_pool:
         y = pool2d.max_pool2d(y, Pool2dGeometry.of(y.shape, 2), np.dtype(np.uint8))[0]
     return activation.relu(y) if relu else y

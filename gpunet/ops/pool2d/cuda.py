@@ -44,12 +44,13 @@ def _by_width(argmax: Array) -> tuple[Array | None, Array | None]:
     return (argmax, None) if argmax.dtype == np.uint8 else (None, argmax)
 
 
-def max_pool2d(x: Array, geometry: Pool2dGeometry, argmax_dtype: Any) -> tuple[Array, Array]:
+def max_pool2d(x: Array, geometry: Pool2dGeometry, argmax_dtype: Any, *, relu: bool = False) -> tuple[Array, Array]:
+    """With `relu`, for windows of 2x2 side by side only, argmax is 4 where the maximum is not positive."""
     g, x = geometry, cuda.contiguous(x)
     y, argmax = cuda.empty(g.y_shape, x.dtype, x), cuda.empty(g.y_shape, argmax_dtype, x)
     positions = g.batch * g.out_height * g.out_width
     if g.tiles_2x2:
-        _launch("max_pool_2x2", positions, g, x.dtype, x, y, argmax, *g.x_shape)
+        _launch("max_pool_2x2", positions, g, x.dtype, x, y, argmax, *g.x_shape, int(relu))
     else:
         _launch("max_pool", positions, g, x.dtype, x, y, *_by_width(argmax), g.batch, g.channels, *_axes(g))
     return y, argmax
