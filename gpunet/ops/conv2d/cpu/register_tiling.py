@@ -155,22 +155,21 @@ def _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, o
     rows = min(layout.task_rows, out_height - first)
     count = rows * out_width
     buffer = _zeros(layout.height * layout.width, x)
-    values = scratch(max(count, tile_rows) * panel, x)  # what is not written to y at once
+    buffered = finishing or count < tile_rows or group_outputs % panel != 0  # not written to y at once
+    values = scratch(max(count, tile_rows) * panel if buffered else 0, x)
     _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
     for number in range(split * panels // splits, (split + 1) * panels // splits):
         group, within = number // group_panels, number % group_panels * panel
         base, o, b = group * layout.group_channels, group * group_outputs + within, number * panel
         channels = min(panel, group_outputs - within)
         incomplete = channels < panel or count < tile_rows
+        # Chosen once: to bind an array to a name counts a reference, atomically.
+        target, to_row = (values, panel) if finishing or incomplete else (flat_y, out_channels)
         for start in range(0, count, tile_rows):
             m = max(0, min(start, count - tile_rows))  # the last tiles overlap
             rows_at: Any = positions_of_rows(base, positions, m, tile)
             at = ((n * out_height + first) * out_width + m) * out_channels + o
-            target, to, to_row = flat_y, at, out_channels
-            if finishing:
-                target, to, to_row = values, m * panel, panel
-            elif incomplete:
-                target, to, to_row = values, 0, panel
+            to = m * panel if finishing else 0 if incomplete else at
             left, right, start_at = (buffer, rows_at, terms), (weight, b, padded), (bias, b, 0)
             if _is_narrow_tile(tile):
                 narrow_micro_kernel(*left, *right, *start_at, *(target, to, to_row))

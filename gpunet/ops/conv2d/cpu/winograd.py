@@ -158,12 +158,12 @@ def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
                         *(inputs, at, terms, flat_weights, right, panel_width, zeros, 0, 0),
                         *(products, (tile * points + point) * panel_width, points * panel_width),
                     )
+            # Chosen once: to bind an array to a name counts a reference, atomically.
+            target, step = (maps, panel_width) if finishing else (flat_y, out_channels)
             for tile in range(count):
                 number = first + tile // across
                 n, i, j = number // down, number % down * m, tile % across * m
-                target, to, step = flat_y, n * y_image + panel * panel_width, out_channels
-                if finishing:
-                    target, to, step = maps, (n - first // down) * map_size, panel_width
+                to = (n - first // down) * map_size if finishing else n * y_image + panel * panel_width
                 source = products, tile * points * panel_width, (m + 2) * panel_width, panel_width
                 place = target, to + (i * out_width + j) * step, out_width * step, step, lanes
                 if m == 3:
