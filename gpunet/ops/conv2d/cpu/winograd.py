@@ -13,12 +13,13 @@ Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 20
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, numba, parallel_jit, prange
 from gpunet.ops._pack import clear_elements, copy_elements
 from gpunet.ops._simd import (
     PANEL_BYTES,
@@ -33,16 +34,20 @@ from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue
 from gpunet.ops.conv2d.cpu.winograd_transform import winograd_transform
 from gpunet.ops.geometry import Conv2dGeometry
 
-_TASK_TILES, _MAX_TASK_TILES = 24, 48
-"""Tiles per task of a convolution, so that their transforms stay in the L2 cache."""
+_TASK_TILES, _TASK_BYTES, _MAX_TASK_TILES = (12, 24), 2**18, 48
+"""Fewest and most tiles of a task of a convolution, bytes of their transforms, which share the L2 cache with those of
+the weights; and most tiles of a task of whole images."""
 _MANY_REGISTERS = VECTOR_BYTES == 64
 """AVX-512 has 32 vector registers, AVX 16."""
 _TILE_ROWS, _GRADIENT_ROWS = (12, 8) if _MANY_REGISTERS else (6, 4)
 """Rows of the register tile: tiles of the maps, in the gradient of the weights input channels."""
 _ENOUGH_TILES = 20
 """Number of tiles from which the transform of the weights pays off (measured on Zen 3)."""
-_CHUNK = 128
-"""Tiles that the gradient of the weights accumulates at a time: more do not stay in the L2 cache."""
+_PARTS, _PARTIAL_BYTES, _PART_TILES = 8, 5 * 2**19, 256
+"""Maximum number of parts of the tiles whose gradients of the weights are summed apart, of bytes of these sums, and
+minimum of tiles of a part. They depend only on the shapes, so that results do not depend on the number of threads."""
+_CHUNK = 48
+"""Tiles that a part accumulates at a time: more do not stay in the L2 cache."""
 _forward_tile = micro_kernel(PANEL_VECTORS, _TILE_ROWS, vectors_apart=True)
 _gradient_tile = micro_kernel(PANEL_VECTORS, _GRADIENT_ROWS)
 
@@ -144,10 +149,9 @@ def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
             _pack_band(*(flat_x, n * x_image, height, width, channels), *(top, -padding[1], m + 2, columns), band)
             to = (number - first) * across * lanes
             _transform_inputs(m, band, columns, channels, lanes, inputs, to, room, point_size)
-        for tile in range(count, room):  # computed in vain, but quickly: with whatever is there, it may not be
-            for point in range(points):
-                for c in range(channels):
-                    inputs[point * point_size + (c // lanes * room + tile) * lanes + c % lanes] = 0
+        for point in range(points):  # computed in vain, but quickly: with whatever is there, it may not be
+            for c in range(0, channels, lanes):
+                clear_elements(inputs, point * point_size + c * room + count * lanes, (room - count) * lanes)
         for panel in range(panels):
             group = panel // group_panels * group_channels * room
             for point in range(points):
@@ -179,60 +183,86 @@ def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
                 )
 
 
-@parallel_jit
-def _weight_gradient(x, dy, m, padding, chunk_bands, dtransformed, dweight):
-    """dweight; `dtransformed`, (points, C_in, C_out), zero on entry, receives that of the transformed weights.
+@jit
+def _accumulate(x, dy, m, padding, bands, panels, chunk_bands, sums, start):
+    """Add what some rows of tiles contribute to ``sums[start]``, flat (points, C_in, C_out), for some output channels.
 
-    `chunk_bands` rows of tiles are accumulated at a time. `padding` is that at the top and at the left.
+    `bands` and `panels` are the first number and the one after the last, of rows of tiles and of panels of channels.
+    `chunk_bands` rows of tiles are transformed at a time.
     """
     batch, height, width, channels = x.shape
     _, out_height, out_width, out_channels = dy.shape
-    points, lanes, panel_width = dtransformed.shape[0], VECTOR_BYTES // x.itemsize, PANEL_BYTES // x.itemsize
-    down, across = (out_height + m - 1) // m, (out_width + m - 1) // m
-    flat_x, flat_dy, flat_dweight = x.reshape(-1), dy.reshape(-1), dweight.reshape(-1)
-    flat_sums = dtransformed.reshape(-1)
-    x_image, dy_image, panels = x.size // batch, dy.size // batch, out_channels // panel_width
-    room = chunk_bands * across
-    input_point, output_point = room * channels + lanes, room * out_channels + lanes
+    lanes, panel_width = VECTOR_BYTES // x.itemsize, PANEL_BYTES // x.itemsize
+    block = max(lanes, _GRADIENT_ROWS)  # input channels
+    down, across, points = (out_height + m - 1) // m, (out_width + m - 1) // m, (m + 2) ** 2
+    flat_x, flat_dy, x_image, dy_image = x.reshape(-1), dy.reshape(-1), x.size // batch, dy.size // batch
+    room, outputs_count = chunk_bands * across, (panels[1] - panels[0]) * panel_width
+    input_point, output_point = room * channels + lanes, room * outputs_count + lanes
     inputs = scratch(points * input_point, x)  # [point, c // block, tile, c % block], transformed
     outputs = scratch(points * output_point, x)  # [point, o // panel_width, tile, o % panel_width], transformed
-    block = max(lanes, _GRADIENT_ROWS)  # input channels
-    for first in range(0, batch * down, chunk_bands):
-        bands = min(chunk_bands, batch * down - first)
-        for number in prange(bands):
-            n, i = (first + number) // down, (first + number) % down * m
+    band = scratch((m + 2) * (across * m + 2) * max(channels, out_channels), x)
+    all_terms = multiples(room, block)
+    for first in range(bands[0], bands[1], chunk_bands):
+        end = min(first + chunk_bands, bands[1])
+        for number in range(first, end):
+            n, i, tiles_before = number // down, number % down * m, (number - first) * across
             columns = across * m + 2
-            band = scratch((m + 2) * columns * max(channels, out_channels), x)
             top, left = i - padding[0], -padding[1]
             _pack_band(*(flat_x, n * x_image, height, width, channels), *(top, left, m + 2, columns), band)
-            to = number * across * block
-            _transform_inputs(m, band, columns, channels, block, inputs, to, room, input_point)
+            _transform_inputs(m, band, columns, channels, block, inputs, tiles_before * block, room, input_point)
             columns = across * m
             _pack_band(*(flat_dy, n * dy_image, out_height, out_width, out_channels), *(i, 0, m, columns), band)
             for tile in range(across):
-                for panel in range(panels):
+                for panel in range(panels[0], panels[1]):
                     at = tile * m * out_channels + panel * panel_width
-                    to = (panel * room + number * across + tile) * panel_width
+                    to = ((panel - panels[0]) * room + tiles_before + tile) * panel_width
                     source = band, at, columns * out_channels, out_channels
                     target = outputs, to, (m + 2) * output_point, output_point, lanes
                     if m == 3:
                         _output_gradients_3(*source, *target, PANEL_VECTORS, 0, 0)
                     else:
                         _output_gradients_4(*source, *target, PANEL_VECTORS, 0, 0)
-        terms = multiples(bands * across, block)
-        for task in prange(points * panels):
-            point, panel = task // panels, task % panels
-            output = point * output_point + panel * room * panel_width
-            for c in range(0, channels, _GRADIENT_ROWS):
-                at = point * input_point + c // block * block * room + c % block
-                total = flat_sums, (point * channels + c) * out_channels + panel * panel_width, out_channels
-                _gradient_tile(*(inputs, at, terms), *(outputs, output, panel_width), *total, *total)
-    size = channels * out_channels
+        terms = all_terms[: (end - first) * across]
+        for point in range(points):
+            for panel in range(panels[0], panels[1]):
+                output = point * output_point + (panel - panels[0]) * room * panel_width
+                for c in range(0, channels, _GRADIENT_ROWS):
+                    at = point * input_point + c // block * block * room + c % block
+                    to = start + (point * channels + c) * out_channels + panel * panel_width
+                    _gradient_tile(
+                        *(inputs, at, terms, outputs, output, panel_width),
+                        *(sums, to, out_channels, sums, to, out_channels),
+                    )
+
+
+@parallel_jit
+def _partial_gradients(x, dy, m, padding, parts, panel_groups, chunk_bands, partial):
+    """partial[k], (points, C_in, C_out), zero on entry: the gradient of transformed weights that part k of tiles gives.
+
+    A task is one of the `parts` of the rows of tiles, and one of the groups of panels of output channels.
+    """
+    batch, out_height, panels = x.shape[0], dy.shape[1], dy.shape[3] // (PANEL_BYTES // x.itemsize)
+    flat_partial, size, bands = partial.reshape(-1), partial[0].size, batch * ((out_height + m - 1) // m)
+    for task in prange(parts * panel_groups):
+        part, group = task // panel_groups, task % panel_groups
+        own_bands = part * bands // parts, (part + 1) * bands // parts
+        own_panels = group * panels // panel_groups, (group + 1) * panels // panel_groups
+        _accumulate(x, dy, m, padding, own_bands, own_panels, chunk_bands, flat_partial, part * size)
+
+
+@parallel_jit
+def _tap_gradients(m, partial, dweight):
+    """The gradient of the weights, of the sum over the parts of that of the transformed weights."""
+    parts, points, channels, out_channels = partial.shape
+    lanes, size = VECTOR_BYTES // partial.itemsize, channels * out_channels
+    flat, flat_dweight = partial.reshape(-1), dweight.reshape(-1)
     for c in prange(channels):
-        sums, taps = (
-            (flat_sums, c * out_channels, (m + 2) * size, size),
-            (flat_dweight, c * out_channels, 3 * size, size),
-        )
+        for point in range(points):
+            for part in range(1, parts):
+                total, values = partial[0, point, c], partial[part, point, c]
+                for o in range(out_channels):
+                    total[o] += values[o]
+        sums, taps = (flat, c * out_channels, (m + 2) * size, size), (flat_dweight, c * out_channels, 3 * size, size)
         if m == 3:
             _tap_gradients_3(*sums, *taps, lanes, out_channels // lanes, 0, 0)
         else:
@@ -297,7 +327,11 @@ def convolution(
     weights = aligned.empty((g.out_channels // panel_width, (m + 2) ** 2, g.weight_shape[2], panel_width), x.dtype)
     _transformed_weights(m, weight, weights)
     down = -(-g.out_height // m)
-    task_bands = max(1, _TASK_TILES * down // tiles) if epilogue is None else _task_images(tiles) * down
+    if epilogue is None:
+        fitting = _TASK_BYTES // ((m + 2) ** 2 * g.in_channels * x.itemsize) // _TILE_ROWS * _TILE_ROWS
+        task_bands = max(1, min(max(fitting, _TASK_TILES[0]), _TASK_TILES[1]) * down // tiles)
+    else:
+        task_bands = _task_images(tiles) * down
     padding, zeros = (g.padding[0], g.padding[2]), np.zeros(panel_width, x.dtype)
     after = epilogue or no_epilogue(x.dtype)
     _convolution(x, weights, m, padding, task_bands, zeros, after, y, g.y_shape[1:])
@@ -308,6 +342,11 @@ def convolution(
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     """The gradient of the weights, written to `dweight`."""
     m = tile_size(g.out_height, g.out_width)
+    shape = (m + 2) ** 2, g.in_channels, g.out_channels
+    parts = max(1, min(_PARTS, _PARTIAL_BYTES // (math.prod(shape) * x.itemsize), g.batch * _tiles(g) // _PART_TILES))
+    panels = g.out_channels * x.itemsize // PANEL_BYTES
+    panel_groups = min(panels, -(-numba.get_num_threads() // parts))  # which do not show in the result
     chunk_bands = max(1, _CHUNK // -(-g.out_width // m))
-    dtransformed = aligned.zeros(((m + 2) ** 2, g.in_channels, g.out_channels), x.dtype)
-    _weight_gradient(x, dy, m, (g.padding[0], g.padding[2]), chunk_bands, dtransformed, dweight)
+    partial = aligned.zeros((parts, *shape), x.dtype)
+    _partial_gradients(x, dy, m, (g.padding[0], g.padding[2]), parts, panel_groups, chunk_bands, partial)
+    _tap_gradients(m, partial, dweight)
