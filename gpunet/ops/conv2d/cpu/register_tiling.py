@@ -15,11 +15,13 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._pack import clear_elements, copy_elements
+from gpunet.ops._pack import copy_elements
 from gpunet.ops._simd import (
     PANEL_BYTES,
+    PANEL_VECTORS,
     VECTOR_BYTES,
     gemm_micro_kernel,
+    micro_kernel,
     narrow_micro_kernel,
     positions_of_rows,
     scratch,
@@ -29,6 +31,8 @@ from gpunet.ops.geometry import Conv2dGeometry
 
 _POSITIONS = 256
 """Approximate number of output positions per task, so that the micro-kernel's reused operands stay in the L1 cache."""
+_DEPTH_BYTES = 24 * 1024
+"""Size of the weights of a panel that are applied at a time, so that they stay in the L1 cache while positions pass."""
 _CHUNK = 32
 """Positions that the weight gradient accumulates at a time: as many as fit in the L1 cache at a stride of 512 bytes."""
 _SPLIT_K, _SPLIT_K_ELEMENTS = 32, 2**22
@@ -45,6 +49,10 @@ _NARROW_POSITION_ROWS, _NARROW_TERM_ROWS = (0,) * 12, (0,) * 8
 """If the output channels, or those of a group, fit in a vector: then a row of the tile is one vector, not two."""
 _FEWEST_NARROW_ROWS = 8
 """By which a kernel knows these tiles from the others."""
+_RUN, _NARROW_RUN = (8, 16) if VECTOR_BYTES == 64 else (4, 8)
+"""Rows of the register tile of the weight gradient if the input channels of a group are a multiple of them: then they
+are consecutive elements, and take one register together, so that there may be more where there are 32 registers."""
+_run_tile, _narrow_run_tile = micro_kernel(PANEL_VECTORS, _RUN), micro_kernel(1, _NARROW_RUN)
 
 
 class _Layout(NamedTuple):
@@ -63,7 +71,7 @@ class _Layout(NamedTuple):
     margin: int
     """Elements of padding at the left of a row."""
     positions: np.ndarray
-    """Offset of each output position, in elements; padded to the rows of a tile."""
+    """Offset of each output position, in elements; padded to a multiple of the rows of a tile."""
     terms: np.ndarray
     """Offset of each term of the first group, in elements; padded to a multiple of the rows of a tile."""
     groups: int
@@ -95,7 +103,7 @@ def _layout(g: Conv2dGeometry, window: int, narrow: bool) -> _Layout:
         height=(task_rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1,
         width=width,
         margin=g.padding[2] * channels,
-        positions=np.pad(positions, (0, max(0, len(position_rows) - len(positions)))),
+        positions=np.pad(positions, (0, -len(positions) % len(position_rows))),
         terms=np.pad(terms, (0, -len(terms) % len(term_rows))),
         groups=g.groups,
         group_channels=g.weight_shape[2],
@@ -132,13 +140,15 @@ def _panel(tile, like):
 @jit
 def _pack_rows(x, n, first, layout, buffer):
     """Pack rows of the map x[n], starting at `first` (may be negative), into `buffer`, whose margins are zero."""
-    flat_x, height, length = x.reshape(-1), x.shape[1], x.shape[2]
+    height, length = x.shape[1], x.shape[2]
     for k in range(layout.height):
         row, at = first + k, k * layout.width + layout.margin
         if 0 <= row < height:
-            copy_elements(flat_x, (n * height + row) * length, buffer, at, length)
+            for e in range(length):
+                buffer[at + e] = x[n, row, e]
         else:
-            clear_elements(buffer, at, length)
+            for e in range(length):
+                buffer[at + e] = 0
 
 
 @jit
@@ -155,33 +165,35 @@ def _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, o
     rows = min(layout.task_rows, out_height - first)
     count = rows * out_width
     buffer = _zeros(layout.height * layout.width, x)
-    buffered = finishing or count < tile_rows or group_outputs % panel != 0  # not written to y at once
-    values = scratch(max(count, tile_rows) * panel if buffered else 0, x)
+    depth = _DEPTH_BYTES // (panel * x.itemsize)
+    buffered = finishing or count < tile_rows or group_outputs % panel != 0 or term_count > depth
+    values = scratch((count + tile_rows - 1) // tile_rows * tile_rows * panel if buffered else 0, x)
     _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
     for number in range(split * panels // splits, (split + 1) * panels // splits):
         group, within = number // group_panels, number % group_panels * panel
         base, o, b = group * layout.group_channels, group * group_outputs + within, number * panel
-        channels = min(panel, group_outputs - within)
-        incomplete = channels < panel or count < tile_rows
+        channels, at = min(panel, group_outputs - within), (n * out_height + first) * out_width * out_channels + o
         # Chosen once: to bind an array to a name counts a reference, atomically.
-        target, to_row = (values, panel) if finishing or incomplete else (flat_y, out_channels)
-        for start in range(0, count, tile_rows):
-            m = max(0, min(start, count - tile_rows))  # the last tiles overlap
-            rows_at: Any = positions_of_rows(base, positions, m, tile)
-            at = ((n * out_height + first) * out_width + m) * out_channels + o
-            to = m * panel if finishing else 0 if incomplete else at
-            left, right, start_at = (buffer, rows_at, terms), (weight, b, padded), (bias, b, 0)
-            if _is_narrow_tile(tile):
-                narrow_micro_kernel(*left, *right, *start_at, *(target, to, to_row))
-            else:
-                gemm_micro_kernel(*left, *right, *start_at, *(target, to, to_row))
-            if incomplete and not finishing:
-                for r in range(min(tile_rows, count)):
-                    for c in range(channels):
-                        flat_y[at + r * out_channels + c] = values[r * panel + c]
+        target, to_row, to_start = (values, panel, 0) if buffered else (flat_y, out_channels, at)
+        begin, begin_row, begin_start = bias, 0, b
+        for k in range(0, max(term_count, 1), depth):
+            part = terms[k : min(k + depth, term_count)]
+            for start in range(0, count, tile_rows):
+                m = start if buffered else min(start, count - tile_rows)  # in y, the last tiles overlap
+                left: Any = buffer, positions_of_rows(base, positions, m, tile), part
+                right, sums_at = (weight, k * padded + b, padded), begin_start + m * begin_row
+                to = to_start + m * to_row
+                if _is_narrow_tile(tile):
+                    narrow_micro_kernel(*left, *right, *(begin, sums_at, begin_row), *(target, to, to_row))
+                else:
+                    gemm_micro_kernel(*left, *right, *(begin, sums_at, begin_row), *(target, to, to_row))
+            begin, begin_row, begin_start = target, to_row, to_start
         if finishing:
             at = (n * out_height + first) // window * (out_width // window) * out_channels + o
             finish(values, rows, out_width, epilogue, o, channels, out_channels, flat_y, at)
+        elif buffered:
+            for r in range(count):
+                copy_elements(values, r * panel, flat_y, at + r * out_channels, channels)
 
 
 @parallel_jit
@@ -210,7 +222,8 @@ def _split_k_weight_gradient(x, dy, layout, tile, partial):
     positions, terms = layout.positions, layout.terms
     flat_dy, flat_partial, panel = dy.reshape(-1), partial.reshape(-1), _panel(tile, dy)
     tasks, group_outputs = (out_height + layout.task_rows - 1) // layout.task_rows, channels // layout.groups
-    parts = partial.shape[0]
+    parts, run = partial.shape[0], _NARROW_RUN if _is_narrow_tile(tile) else _RUN
+    consecutive = layout.group_channels % run == 0
     for part in prange(parts):
         buffer = _zeros(layout.height * layout.width, x)
         for task in range(part * batch * tasks // parts, (part + 1) * batch * tasks // parts):
@@ -222,13 +235,19 @@ def _split_k_weight_gradient(x, dy, layout, tile, partial):
                 at = ((n * out_height + first) * out_width + start) * channels
                 for o in range(0, channels, panel):
                     base = o // group_outputs * layout.group_channels
-                    for t in range(0, terms.size, len(tile)):
+                    for t in range(0, terms.size, run if consecutive else len(tile)):
                         rows: Any = positions_of_rows(base, terms, t, tile)
                         total = flat_partial, (part * terms.size + t) * channels + o, channels
+                        right = flat_dy, at + o, channels
                         if _is_narrow_tile(tile):
-                            narrow_micro_kernel(*(buffer, rows, chunk), *(flat_dy, at + o, channels), *total, *total)
+                            if consecutive:
+                                _narrow_run_tile(*(buffer, base + terms[t], chunk), *right, *total, *total)
+                            else:
+                                narrow_micro_kernel(*(buffer, rows, chunk), *right, *total, *total)
+                        elif consecutive:
+                            _run_tile(*(buffer, base + terms[t], chunk), *right, *total, *total)
                         else:
-                            gemm_micro_kernel(*(buffer, rows, chunk), *(flat_dy, at + o, channels), *total, *total)
+                            gemm_micro_kernel(*(buffer, rows, chunk), *right, *total, *total)
 
 
 def convolution(
