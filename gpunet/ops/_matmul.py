@@ -18,7 +18,7 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
-from gpunet.ops._pack import copy_rows, transpose
+from gpunet.ops._pack import copy_rows, transpose_matrix
 from gpunet.ops._simd import PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, gemm_tile, scratch
 
 _MANY_REGISTERS = VECTOR_BYTES == 64
@@ -31,7 +31,6 @@ _narrow = gemm_tile(_NARROW_HEIGHT, 1, packed=False)
 _copy_term, _copy_part_of_term = copy_rows(_PACKED_HEIGHT), copy_rows(_PACKED_HEIGHT, whole=False)
 _copy_panel, _copy_part = copy_rows(vectors=PANEL_VECTORS), copy_rows(vectors=1, whole=False)
 _store_part = copy_rows(vectors=1, whole=False, fill=False)
-_transpose_square, _transpose_part = transpose(whole=True), transpose(whole=False)
 _DEPTH = 256
 """Terms that are added up at a time: a panel of so many rows fits in the L1 cache."""
 _BLOCK_ROWS = 240
@@ -60,26 +59,13 @@ def _pack_rows(a, base, step, rows, depth, memory, to):
 
 
 @jit
-def _transpose(x, x_start, x_row, y, y_start, y_row, rows, columns):
-    """``y[y_start + j * y_row + i] = x[x_start + i * x_row + j]`` for i up to `rows` and j up to `columns`."""
-    lanes = VECTOR_BYTES // x.itemsize
-    for i in range(0, rows, lanes):
-        for j in range(0, columns, lanes):
-            source, target = x_start + i * x_row + j, y_start + j * y_row + i
-            if i + lanes <= rows and j + lanes <= columns:
-                _transpose_square(x, source, x_row, y, target, y_row, lanes, lanes)
-            else:
-                _transpose_part(x, source, x_row, y, target, y_row, min(lanes, rows - i), min(lanes, columns - j))
-
-
-@jit
 def _pack_panel(b, trans_b, stride, k, depth, column, columns, width, memory, to):
     """Pack rows k ... k + depth - 1 of a panel of op(B) with `columns` columns, filled up to `width` by zeros."""
     lanes = VECTOR_BYTES // b.itemsize
     if columns < width and trans_b:
         memory[to : to + depth * width] = 0
     if trans_b:
-        _transpose(b, column * stride + k, stride, memory, to, width, columns, depth)
+        transpose_matrix(b, column * stride + k, stride, memory, to, width, columns, depth)
     elif columns == PANEL_BYTES // b.itemsize:
         _copy_panel(b, k * stride + column, stride, memory, to, width, depth, columns)
     else:
@@ -135,7 +121,7 @@ def _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left,
                     _narrow(rows - i, depth, flat_a, (first + i) * inner + k, inner, source, at, step, *sums)
             if incomplete and part == parts - 1:
                 if trans_out:
-                    _transpose(memory, to, width, flat, j * stride + first, stride, rows, count)
+                    transpose_matrix(memory, to, width, flat, j * stride + first, stride, rows, count)
                 else:
                     for c in range(0, count, lanes):
                         _store_part(memory, to + c, width, flat, first * stride + j + c, stride, rows, count - c)

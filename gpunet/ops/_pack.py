@@ -9,7 +9,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from gpunet.ops._simd import Code
+from gpunet.ops._numba import jit
+from gpunet.ops._simd import VECTOR_BYTES, Code
 
 
 def copy_rows(elements: int = 0, *, vectors: int = 0, whole: bool = True, fill: bool = True) -> Any:
@@ -47,7 +48,7 @@ def copy_rows(elements: int = 0, *, vectors: int = 0, whole: bool = True, fill: 
     return copy
 
 
-def transpose(*, whole: bool) -> Any:
+def _transpose(*, whole: bool) -> Any:
     """An intrinsic that transposes a matrix of a vector each way or, unless it is `whole`, of up to one.
 
     ``transpose(x, x_start, x_row, y, y_start, y_row, rows, columns)``: ``y[y_start + j * y_row + i]`` becomes
@@ -100,6 +101,22 @@ def transpose(*, whole: bool) -> Any:
         return signature, codegen
 
     return transpose
+
+
+_transpose_square, _transpose_part = _transpose(whole=True), _transpose(whole=False)
+
+
+@jit
+def transpose_matrix(x, x_start, x_row, y, y_start, y_row, rows, columns):
+    """``y[y_start + j * y_row + i] = x[x_start + i * x_row + j]`` for i up to `rows` and j up to `columns`."""
+    lanes = VECTOR_BYTES // x.itemsize
+    for i in range(0, rows, lanes):
+        for j in range(0, columns, lanes):
+            source, target = x_start + i * x_row + j, y_start + j * y_row + i
+            if i + lanes <= rows and j + lanes <= columns:
+                _transpose_square(x, source, x_row, y, target, y_row, lanes, lanes)
+            else:
+                _transpose_part(x, source, x_row, y, target, y_row, min(lanes, rows - i), min(lanes, columns - j))
 
 
 @intrinsic

@@ -79,6 +79,21 @@ def test_matches_reference(sizes: Any, channels: Any, padding: Any, dtype: Any, 
         check_against_reference(case, AMPLIFICATION)
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 2100), (9, 13, 14), (300, 3, 3)])
+def test_gradient_of_the_weights_in_parts(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of maps with few rows of many tiles, of a few chunks in a part, of a last chunk that is not whole."""
+    monkeypatch.setattr(winograd, "_PART_TILES", 40)
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((*shape, PANEL), np.float32) for _ in range(2))
+    g = Conv2dGeometry.of(x.shape, (3, 3, PANEL, PANEL), padding=1)
+    dweight = np.full(g.weight_shape, np.nan, np.float32)
+    winograd.weight_gradient(x, dy, g, dweight)
+    weight = np.zeros(g.weight_shape)
+    wanted = reference.conv2d_backward(dy.astype(np.float64), x.astype(np.float64), weight, padding=1)[1]
+    assert np.isfinite(dweight).all()
+    assert np.linalg.norm(dweight - wanted) <= 3e-6 * np.linalg.norm(wanted)
+
+
 def test_sizes_of_tiles() -> None:
     assert [winograd.tile_size(size, size) for size in (3, 4, 6, 7, 8, 14, 28)] == [3, 4, 3, 4, 4, 4, 4]
 

@@ -6,21 +6,27 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import parallel_jit, prange
+from gpunet.ops._pack import transpose_matrix
+
+_BLOCK = 64
+"""Input channels of a task."""
 
 
 @parallel_jit
 def _rotate(weight, result):
     kernel_h, kernel_w, channels, out_channels = weight.shape
-    outer = result.shape[2]
-    block = 16
-    blocks = (channels + block - 1) // block
-    for task in prange(kernel_h * kernel_w * blocks):
-        tap, first = task // blocks, task % blocks * block
-        p, q = tap // kernel_w, tap % kernel_w
-        for o in range(out_channels):
-            for c in range(first, min(first + block, channels)):
-                at = o // outer * channels + c
-                result[kernel_h - 1 - p, kernel_w - 1 - q, o % outer, at] = weight[p, q, c, o]
+    taps, outer, all_channels = kernel_h * kernel_w, result.shape[2], result.shape[3]
+    flat_weight, flat_result = weight.reshape(-1), result.reshape(-1)
+    blocks = (channels + _BLOCK - 1) // _BLOCK
+    for task in prange(taps * blocks):
+        tap, first = task // blocks, task % blocks * _BLOCK
+        for group in range(out_channels // outer):
+            at = (tap * channels + first) * out_channels + group * outer
+            to = (taps - 1 - tap) * outer * all_channels + group * channels + first
+            transpose_matrix(
+                *(flat_weight, at, out_channels, flat_result, to, all_channels),
+                *(min(_BLOCK, channels - first), outer),
+            )
 
 
 def rotate_weight(weight: np.ndarray, groups: int = 1) -> np.ndarray:

@@ -185,7 +185,7 @@ def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
 
 @jit
 def _accumulate(x, dy, m, padding, bands, panels, chunk_bands, sums, start):
-    """Add what some rows of tiles contribute to ``sums[start]``, flat (points, C_in, C_out), for some output channels.
+    """What some rows of tiles contribute to ``sums[start]``, flat (points, C_in, C_out), for some output channels.
 
     `bands` and `panels` are the first number and the one after the last, of rows of tiles and of panels of channels.
     `chunk_bands` rows of tiles are transformed at a time.
@@ -201,7 +201,8 @@ def _accumulate(x, dy, m, padding, bands, panels, chunk_bands, sums, start):
     inputs = scratch(points * input_point, x)  # [point, c // block, tile, c % block], transformed
     outputs = scratch(points * output_point, x)  # [point, o // panel_width, tile, o % panel_width], transformed
     band = scratch((m + 2) * (across * m + 2) * max(channels, out_channels), x)
-    all_terms = multiples(room, block)
+    all_terms, zeros = multiples(room, block), scratch(panel_width, x)
+    clear_elements(zeros, 0, panel_width)
     for first in range(bands[0], bands[1], chunk_bands):
         end = min(first + chunk_bands, bands[1])
         for number in range(first, end):
@@ -223,21 +224,24 @@ def _accumulate(x, dy, m, padding, bands, panels, chunk_bands, sums, start):
                     else:
                         _output_gradients_4(*source, *target, PANEL_VECTORS, 0, 0)
         terms = all_terms[: (end - first) * across]
+        is_first = first == bands[0]
+        begin = zeros if is_first else sums
         for point in range(points):
             for panel in range(panels[0], panels[1]):
                 output = point * output_point + (panel - panels[0]) * room * panel_width
                 for c in range(0, channels, _GRADIENT_ROWS):
                     at = point * input_point + c // block * block * room + c % block
                     to = start + (point * channels + c) * out_channels + panel * panel_width
+                    begin_at, begin_row = (0, 0) if is_first else (to, out_channels)
                     _gradient_tile(
                         *(inputs, at, terms, outputs, output, panel_width),
-                        *(sums, to, out_channels, sums, to, out_channels),
+                        *(begin, begin_at, begin_row, sums, to, out_channels),
                     )
 
 
 @parallel_jit
 def _partial_gradients(x, dy, m, padding, parts, panel_groups, chunk_bands, partial):
-    """partial[k], (points, C_in, C_out), zero on entry: the gradient of transformed weights that part k of tiles gives.
+    """partial[k], (points, C_in, C_out): the gradient of the transformed weights that part k of the tiles gives.
 
     A task is one of the `parts` of the rows of tiles, and one of the groups of panels of output channels.
     """
@@ -342,11 +346,12 @@ def convolution(
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     """The gradient of the weights, written to `dweight`."""
     m = tile_size(g.out_height, g.out_width)
-    shape = (m + 2) ** 2, g.in_channels, g.out_channels
-    parts = max(1, min(_PARTS, _PARTIAL_BYTES // (math.prod(shape) * x.itemsize), g.batch * _tiles(g) // _PART_TILES))
+    shape, bands = ((m + 2) ** 2, g.in_channels, g.out_channels), g.batch * -(-g.out_height // m)
+    fitting = _PARTIAL_BYTES // (math.prod(shape) * x.itemsize)
+    parts = max(1, min(_PARTS, fitting, g.batch * _tiles(g) // _PART_TILES, bands))
     panels = g.out_channels * x.itemsize // PANEL_BYTES
     panel_groups = min(panels, -(-numba.get_num_threads() // parts))  # which do not show in the result
     chunk_bands = max(1, _CHUNK // -(-g.out_width // m))
-    partial = aligned.zeros((parts, *shape), x.dtype)
+    partial = aligned.empty((parts, *shape), x.dtype)
     _partial_gradients(x, dy, m, (g.padding[0], g.padding[2]), parts, panel_groups, chunk_bands, partial)
     _tap_gradients(m, partial, dweight)
