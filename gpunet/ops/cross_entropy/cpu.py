@@ -118,12 +118,16 @@ def _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, 
         losses[r] = loss
 
 
+@jit
+def _cross_entropy_of_one_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits, rows):
+    """As :func:`_cross_entropy`, by one thread. A kernel of its own, so that only one of the two need be compiled."""
+    _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits)
+    return _sum(losses)
+
+
 @parallel_jit
 def _cross_entropy(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits, rows):
     """Returns the sum of the losses."""
-    if logits.shape[0] <= rows:
-        _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits)
-        return _sum(losses)
     for p in prange((logits.shape[0] + rows - 1) // rows):
         part = slice(p * rows, (p + 1) * rows)
         _cross_entropy_piece(
@@ -227,9 +231,9 @@ def softmax_cross_entropy(
     logits = np.ascontiguousarray(logits)
     adjusted = sample_weight is not None or gamma != 0
     first = 1.0 if adjusted else scale
-    total = _cross_entropy(
-        logits, labels, weights, all_weights, label_smoothing, first, losses, dlogits, _piece(classes)
-    )
+    piece = _piece(classes)
+    kernel = _cross_entropy_of_one_piece if rows <= piece else _cross_entropy  # waking another thread takes longer
+    total = kernel(logits, labels, weights, all_weights, label_smoothing, first, losses, dlogits, piece)
     if adjusted:
         factors = _NO_FACTORS if sample_weight is None else sample_weight.astype(np.float64)
         total = _adjust(losses, dlogits, labels, weights, factors, gamma, scale)

@@ -9,6 +9,7 @@ over the positions, with dy, for the gradient of the weights.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -196,19 +197,22 @@ def _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, o
                 copy_elements(values, r * panel, flat_y, at + r * out_channels, channels)
 
 
+@jit
+def _small_convolution(x, weight, bias, layout, tile, term_count, splits, epilogue, y, out):
+    """As :func:`_convolution`, by one thread. A kernel of its own, so that only one of the two need be compiled."""
+    flat_y, row_blocks = y.reshape(-1), (out[0] + layout.task_rows - 1) // layout.task_rows
+    for task in range(x.shape[0] * row_blocks * splits):
+        _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task)
+
+
 @parallel_jit
 def _convolution(x, weight, bias, layout, tile, term_count, splits, epilogue, y, out):
     """y = `epilogue` of the convolution of x, (N, H, W * C_in), plus bias, without it of the shape `out`, (H, W, C).
 
     Weight and bias are flat, each group padded to panels, which each block of output rows splits into `splits` tasks.
     """
-    flat_y, batch = y.reshape(-1), x.shape[0]
-    tasks = batch * ((out[0] + layout.task_rows - 1) // layout.task_rows) * splits
-    if batch * out[0] * out[1] * out[2] * term_count <= _SERIAL_PRODUCTS:
-        for task in range(tasks):
-            _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task)
-        return
-    for task in prange(tasks):
+    flat_y, row_blocks = y.reshape(-1), (out[0] + layout.task_rows - 1) // layout.task_rows
+    for task in prange(x.shape[0] * row_blocks * splits):
         _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task)
 
 
@@ -270,7 +274,8 @@ def convolution(
     row_blocks = g.batch * -(-g.out_height // layout.task_rows)
     splits = max(1, min(padded // panel, _TASKS // row_blocks))
     tile = _NARROW_POSITION_ROWS if narrow else _POSITION_ROWS
-    _convolution(rows, weight, bias, layout, tile, term_count, splits, epilogue, y, g.y_shape[1:])
+    kernel = _small_convolution if math.prod(g.y_shape) * term_count <= _SERIAL_PRODUCTS else _convolution
+    kernel(rows, weight, bias, layout, tile, term_count, splits, epilogue, y, g.y_shape[1:])
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
