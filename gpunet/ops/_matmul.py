@@ -19,11 +19,9 @@ import numpy as np
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops._pack import copy_rows, transpose_matrix
-from gpunet.ops._simd import PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, gemm_tile, scratch
+from gpunet.ops._simd import MANY_REGISTERS, PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, gemm_tile, scratch
 
-_MANY_REGISTERS = VECTOR_BYTES == 64
-"""AVX-512 has 32 vector registers, AVX 16."""
-_HEIGHT, _PACKED_HEIGHT, _NARROW_HEIGHT = (8, 12, 8) if _MANY_REGISTERS else (6, 6, 8)
+_HEIGHT, _PACKED_HEIGHT, _NARROW_HEIGHT = (8, 12, 8) if MANY_REGISTERS else (6, 6, 8)
 """Rows of the register tile, with A read in place (a pointer to each), with A packed, and if it is one vector wide."""
 _in_place = gemm_tile(_HEIGHT, PANEL_VECTORS, packed=False)
 _packed = gemm_tile(_PACKED_HEIGHT, PANEL_VECTORS, packed=True)

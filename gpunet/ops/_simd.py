@@ -32,6 +32,8 @@ def _vector_bytes() -> int:
 
 
 VECTOR_BYTES = _vector_bytes()
+MANY_REGISTERS = VECTOR_BYTES == 64
+"""AVX-512 has 32 vector registers, AVX 16."""
 PANEL_VECTORS = 2
 """Vectors per row of the register tile."""
 PANEL_BYTES = PANEL_VECTORS * VECTOR_BYTES

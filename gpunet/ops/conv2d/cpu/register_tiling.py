@@ -18,6 +18,7 @@ from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops._pack import copy_elements
 from gpunet.ops._simd import (
+    MANY_REGISTERS,
     PANEL_BYTES,
     PANEL_VECTORS,
     VECTOR_BYTES,
@@ -50,7 +51,7 @@ _NARROW_POSITION_ROWS, _NARROW_TERM_ROWS = (0,) * 12, (0,) * 8
 """If the output channels, or those of a group, fit in a vector: then a row of the tile is one vector, not two."""
 _FEWEST_NARROW_ROWS = 8
 """By which a kernel knows these tiles from the others."""
-_RUN, _NARROW_RUN = (8, 16) if VECTOR_BYTES == 64 else (4, 8)
+_RUN, _NARROW_RUN = (8, 16) if MANY_REGISTERS else (4, 8)
 """Rows of the register tile of the weight gradient if the input channels of a group are a multiple of them: then they
 are consecutive elements, and take one register together, so that there may be more where there are 32 registers."""
 _run_tile, _narrow_run_tile = micro_kernel(PANEL_VECTORS, _RUN), micro_kernel(1, _NARROW_RUN)

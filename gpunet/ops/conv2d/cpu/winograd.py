@@ -22,6 +22,7 @@ from gpunet import aligned
 from gpunet.ops._numba import jit, numba, parallel_jit, prange
 from gpunet.ops._pack import clear_elements, copy_elements
 from gpunet.ops._simd import (
+    MANY_REGISTERS,
     PANEL_BYTES,
     PANEL_VECTORS,
     VECTOR_BYTES,
@@ -37,9 +38,7 @@ from gpunet.ops.geometry import Conv2dGeometry
 _TASK_TILES, _TASK_BYTES, _MAX_TASK_TILES = (12, 24), 2**18, 48
 """Fewest and most tiles of a task of a convolution, bytes of their transforms, which share the L2 cache with those of
 the weights; and most tiles of a task of whole images."""
-_MANY_REGISTERS = VECTOR_BYTES == 64
-"""AVX-512 has 32 vector registers, AVX 16."""
-_TILE_ROWS, _GRADIENT_ROWS = (12, 8) if _MANY_REGISTERS else (6, 4)
+_TILE_ROWS, _GRADIENT_ROWS = (12, 8) if MANY_REGISTERS else (6, 4)
 """Rows of the register tile: tiles of the maps, in the gradient of the weights input channels."""
 _ENOUGH_TILES = 20
 """Number of tiles from which the transform of the weights pays off (measured on Zen 3)."""
@@ -70,7 +69,8 @@ def _pack_band(x, start, height, width, channels, top, left, rows, columns, band
 
     Both may be negative. What is outside the map is zero. In `band`, the rows are one after another.
     """
-    first, end = max(0, left), min(width, left + columns)
+    first = max(0, left)
+    end = max(first, min(width, left + columns))
     for k in range(rows):
         row, to = top + k, k * columns * channels
         if 0 <= row < height:
@@ -130,8 +130,7 @@ def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
     down, across = (out_height + m - 1) // m, (out_width + m - 1) // m
     flat_x, flat_weights, flat_y = x.reshape(-1), weights.reshape(-1), y.reshape(-1)
     x_image, y_image, map_size = x.size // batch, y.size // batch, out_height * out_width * panel_width
-    tile_rows = _TILE_ROWS
-    room = (task_bands * across + tile_rows - 1) // tile_rows * tile_rows
+    room = (task_bands * across + _TILE_ROWS - 1) // _TILE_ROWS * _TILE_ROWS
     point_size = room * channels + lanes  # points whose distance is a power of two would evict each other
     terms = np.empty(group_channels, np.intp)
     for c in range(group_channels):
@@ -155,7 +154,7 @@ def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
         for panel in range(panels):
             group = panel // group_panels * group_channels * room
             for point in range(points):
-                for tile in range(0, count, tile_rows):
+                for tile in range(0, count, _TILE_ROWS):
                     at = point * point_size + group + tile * lanes
                     right = (panel * points + point) * group_channels * panel_width
                     _forward_tile(
