@@ -12,8 +12,10 @@ from gpunet.data.loader import Loader
 from gpunet.experiments.config import merge
 from gpunet.models import MODELS, create
 from gpunet.training import Trainer, evaluate
+from gpunet.training.evaluation import EVALUATION_BATCH
 
-_IMAGES, _CLASSES = 256, 10
+_TRAINED, _CLASSES = 256, 10
+"""Images of the training step, and classes."""
 
 
 def warm_up(backend: Backend, on_compile: Callable[[str, int | None], None]) -> None:
@@ -30,12 +32,13 @@ def warm_up(backend: Backend, on_compile: Callable[[str, int | None], None]) -> 
 
 def _train_once(backend: Backend) -> None:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (_IMAGES, 28, 28, 1), np.uint8)
-    labels = rng.integers(0, _CLASSES, _IMAGES)
+    images = rng.integers(0, 256, (EVALUATION_BATCH, 28, 28, 1), np.uint8)  # large batches have kernels of their own
+    labels = rng.integers(0, _CLASSES, EVALUATION_BATCH)
     for kind in MODELS:
         config = merge(kind=kind)
         model = create(config.model, images.shape[1:], _CLASSES).initialize(device=backend)
-        augmented = Loader(images, labels, backend=backend, flip=config.data.flip, shift=config.data.shift)
+        some = images[:_TRAINED], labels[:_TRAINED]
+        augmented = Loader(*some, backend=backend, flip=config.data.flip, shift=config.data.shift)
         plain = Loader(images, labels, backend=backend)
         Trainer(model, replace(config.training, epochs=1), train=augmented, validation=plain, progress=False).fit()
         evaluate(model, plain, keep_probabilities=True)
