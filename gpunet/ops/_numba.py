@@ -69,7 +69,7 @@ def jit(function: Any = None, **options: Any) -> Any:
 parallel_jit: Any = functools.partial(jit, parallel=True)
 """As :data:`jit`, with ``prange`` loops run in parallel.
 
-Work is partitioned by shape only, never by the number of threads, and partial sums are added in a fixed order, so that
+Sums are partitioned by shape only, never by the number of threads, and partial sums are added in a fixed order, so that
 results are bit-identical for any number of threads.
 """
 

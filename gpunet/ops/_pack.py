@@ -121,7 +121,7 @@ def transpose_matrix(x, x_start, x_row, y, y_start, y_row, rows, columns):
 
 @intrinsic
 def copy_elements(typing_context: Any, x: Any, x_start: Any, y: Any, y_start: Any, count: Any) -> Any:
-    """Copy `count` elements of `x` to `y`. A Python loop checks each index for its sign, and is not vectorised."""
+    """Copy `count` elements of `x` to `y`. A loop may check each index for its sign, and then is not vectorised."""
     index = types.intp
     signature = types.void(x, index, y, index, index)
 

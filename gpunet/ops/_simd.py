@@ -1,9 +1,9 @@
 """SIMD code for Numba kernels, emitted as LLVM IR because Python loops cannot express it.
 
 Numba leaves vectorisation to LLVM, which does not keep a tile of accumulators in registers across a loop. These
-intrinsics do, for float32 and float64; :data:`gemm_micro_kernel` and :func:`gemm_tile` are the inner loops of every
-matrix product outside BLAS. All their arrays are flat and contiguous; starts, strides
-and offsets are in elements; nothing is checked.
+intrinsics do, for float32 and float64; :func:`micro_kernel` and :func:`gemm_tile` are the inner loops of every matrix
+product outside BLAS. All their arrays are flat and contiguous; starts, strides and offsets are in elements; nothing is
+checked.
 
 Sums accumulate their terms in order, with fused multiply-adds if the processor has them, so that their bits do not
 depend on the vector width.

@@ -15,7 +15,7 @@ from gpunet.ops.batchnorm.parameters import BatchNormParameters, check_gradient
 from gpunet.ops.geometry import Pool2dGeometry
 
 NO_TAP = 4
-"""The argmax of a window whose maximum ReLU made zero, so that no gradient passes."""
+"""The argmax of a window whose maximum ReLU made zero, so that no gradient passes; also in ``kernels/pool2d.cu``."""
 
 
 class BatchNormMaxPoolSaved(NamedTuple):

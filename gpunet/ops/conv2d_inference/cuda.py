@@ -34,5 +34,5 @@ def conv2d_inference(
             return batchnorm_pool.batch_norm_max_pool(y, parameters, relu)[0]
         y = batchnorm.batch_norm(y, parameters)[0]
     elif max_pool:
-        y = pool2d.max_pool2d(y, Pool2dGeometry.of(y.shape, 2), np.dtype(np.uint8))[0]
+        return pool2d.max_pool2d(y, Pool2dGeometry.of(y.shape, 2), np.dtype(np.uint8), relu=relu)[0]
     return activation.relu(y) if relu else y

@@ -119,7 +119,7 @@ def _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, 
 
 
 @jit
-def _cross_entropy_of_one_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits, rows):
+def _cross_entropy_of_one_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits):
     """As :func:`_cross_entropy`, by one thread. A kernel of its own, so that only one of the two need be compiled."""
     _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits)
     return _sum(losses)
@@ -232,8 +232,9 @@ def softmax_cross_entropy(
     adjusted = sample_weight is not None or gamma != 0
     first = 1.0 if adjusted else scale
     piece = _piece(classes)
-    kernel = _cross_entropy_of_one_piece if rows <= piece else _cross_entropy  # waking another thread takes longer
-    total = kernel(logits, labels, weights, all_weights, label_smoothing, first, losses, dlogits, piece)
+    args = logits, labels, weights, all_weights, label_smoothing, first, losses, dlogits
+    # Waking another thread takes longer than one piece.
+    total = _cross_entropy_of_one_piece(*args) if rows <= piece else _cross_entropy(*args, piece)
     if adjusted:
         factors = _NO_FACTORS if sample_weight is None else sample_weight.astype(np.float64)
         total = _adjust(losses, dlogits, labels, weights, factors, gamma, scale)

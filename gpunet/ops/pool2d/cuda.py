@@ -45,7 +45,8 @@ def _by_width(argmax: Array) -> tuple[Array | None, Array | None]:
 
 
 def max_pool2d(x: Array, geometry: Pool2dGeometry, argmax_dtype: Any, *, relu: bool = False) -> tuple[Array, Array]:
-    """With `relu`, for windows of 2x2 side by side only, argmax is 4 where the maximum is not positive."""
+    """With `relu`, for windows of 2x2 side by side only, y and argmax are 0 and 4 where the maximum is not positive."""
+    assert geometry.tiles_2x2 or not relu
     g, x = geometry, cuda.contiguous(x)
     y, argmax = cuda.empty(g.y_shape, x.dtype, x), cuda.empty(g.y_shape, argmax_dtype, x)
     positions = g.batch * g.out_height * g.out_width
