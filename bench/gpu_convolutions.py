@@ -137,8 +137,8 @@ def torchs(torch: Any, device: str, x: np.ndarray, weight: np.ndarray, dy: np.nd
     }
 
 
-def cudnn(device: str) -> Any:
-    """PyTorch, set to have cuDNN choose its fastest algorithm in float32; None if it is not there, or has no GPU."""
+def cudnn(device: str, precision: str) -> Any:
+    """PyTorch, set to have cuDNN choose its fastest algorithm in `precision`; None if it or its GPU is not there."""
     try:
         import torch
     except ImportError:
@@ -146,16 +146,21 @@ def cudnn(device: str) -> Any:
     if device != "cpu" and not torch.cuda.is_available():
         return None
     torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return torch
 
 
 def convolutions(
-    backend: Backend, batch: int = 256, layers: Mapping[str, tuple[int, int, int]] = NETWORK, **options: int
+    backend: Backend,
+    batch: int = 256,
+    layers: Mapping[str, tuple[int, int, int]] = NETWORK,
+    *,
+    precision: str = "float32",
+    **options: int,
 ) -> dict[str, str]:
-    """A line for each of the network's convolutions and each direction."""
+    """A line for each of the network's convolutions and each direction, of both libraries in `precision`."""
     rng, found = np.random.default_rng(0), {}
-    torch = cudnn(backend.device)
+    torch = cudnn(backend.device, precision)
     for layer, (channels, filters, size) in layers.items():
         x = rng.standard_normal((batch, size, size, channels), np.float32)
         weight = rng.standard_normal((3, 3, channels, filters), np.float32)
@@ -164,11 +169,12 @@ def convolutions(
         calls, clock = ours(backend, x, weight, dy), Clock(backend, **options)
         peers = torchs(torch, backend.device, x, weight, dy) if torch else {}
         for direction in DIRECTIONS:
-            line = _line(*clock.warm_and_cold(calls[direction]), flops)
+            with backend.use_precision(precision):
+                line = _line(*clock.warm_and_cold(calls[direction]), flops)
             if torch:
                 peer = TorchClock(torch, backend.device, **options)
                 line += f"; PyTorch: {_line(*peer.warm_and_cold(peers[direction]), flops)}"
-            found[f"{layer} {direction} N={batch}"] = line
+            found[f"{layer} {direction} N={batch}, {precision}"] = line
     found["PyTorch"] = f"{torch.__version__}, cuDNN {torch.backends.cudnn.version()}" if torch else "not installed"
     return found
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.gpu_check import LEFT_OUT
 from bench.gpu_convolutions import convolutions
-from gpunet.backend import Backend
+from gpunet.backend import PRECISIONS, Backend
 from gpunet.data.loader import Loader
 from gpunet.devices import get_backend
 from gpunet.errors import DataError
@@ -56,10 +56,14 @@ def timings(backend: Backend, *, rehearse: bool = False) -> dict[str, Any]:
         for kind, small in _SMALL.items():
             found[f"{kind} training, batch 16"] = steps(backend, merge(kind=kind, overrides=small), 16, images=64)
         return found
-    found = convolutions(backend)
+    found = {}
+    for precision in PRECISIONS:
+        found |= convolutions(backend, precision=precision)
     for kind in ("cnn", "mlp"):
-        for batch in (128, 256, 1024):
-            found[f"{kind} training, batch {batch}"] = steps(backend, merge(kind=kind), batch)
+        for precision in PRECISIONS:
+            config = merge(kind=kind, overrides={"precision": precision})
+            for batch in (128, 256, 1024):
+                found[f"{kind} training, batch {batch}, {precision}"] = steps(backend, config, batch)
     return found
 
 

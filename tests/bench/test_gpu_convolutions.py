@@ -38,7 +38,7 @@ def test_lines_and_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     found = convolutions(CPU, 1000, SMALL)
     expected = "2.0 us (0.19 TFLOP/s) with a warm L2, 4.0 us (0.10) with a cold one"
     assert found == {
-        **{f"conv {direction} N=1000": expected for direction in ("forward", "dx", "dweight")},
+        **{f"conv {direction} N=1000, float32": expected for direction in ("forward", "dx", "dweight")},
         "PyTorch": "not installed",
     }
 
@@ -75,4 +75,4 @@ def test_pytorch_computes_the_same_beside(monkeypatch: pytest.MonkeyPatch) -> No
         np.testing.assert_allclose(found, peer.numpy().transpose(axes), rtol=1e-4, atol=1e-4)
     lines = convolutions(CPU, 2, SMALL, **ONCE)
     number = r"[\d.]+ us \([\d.]+ TFLOP/s\) with a warm L2, [\d.]+ us \([\d.]+\) with a cold one"
-    assert re.fullmatch(f"{number}; PyTorch: {number}", lines["conv dx N=2"])
+    assert re.fullmatch(f"{number}; PyTorch: {number}", lines["conv dx N=2, float32"])
