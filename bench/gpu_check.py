@@ -68,7 +68,7 @@ def parts(quick: bool, rehearse: bool = False) -> list[Part]:
 
     return [
         Part("doctor", (python, "-m", "gpunet", "doctor", "--device", "cuda", "--json"), 30),
-        Part("compile all", (python, "-m", "bench.gpu_step", "--compile"), 60),
+        Part("compile all", (python, "-m", "bench.gpu_step", "--compile"), 40),
         Part(
             "GPU tests",
             (python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/cuda"),
@@ -76,8 +76,9 @@ def parts(quick: bool, rehearse: bool = False) -> list[Part]:
             {"GPUNET_REQUIRE_GPU": "1"},
         ),
         sanitized("memcheck", 45),
-        Part("training", (python, "-m", "bench.gpu_step", "--train", "2" if quick else "20", *small), 80),
-        Part("timings", (python, "-m", "bench.gpu_step", *small), 75),
+        Part("training", (python, "-m", "bench.gpu_step", "--train", "2" if quick else "20", *small), 40),
+        Part("timings", (python, "-m", "bench.gpu_step", *small), 60),
+        Part("race", (python, "-m", "bench.gpu_race", *small), 90),
         sanitized("initcheck", 40),
         sanitized("racecheck", 40),
         sanitized("synccheck", 30),

@@ -57,29 +57,35 @@ def model_of(case: str) -> Any:
 # --- gpunet -----------------------------------------------------------------------------------------------------------
 
 
-def gpunet(case: str, batch: int, count: int | None = None) -> Turn:
+def gpunet(case: str, batch: int, count: int | None = None, backend: Any = None, precision: str = "float32") -> Turn:
+    """On the CPU by default; `precision` is a GPU's."""
     from gpunet.backend import CPU
     from gpunet.data.loader import Loader
     from gpunet.training import Trainer, TrainingConfig
     from gpunet.training.interrupt import Interrupts
 
-    model = model_of(case).initialize(device=CPU)
+    backend = CPU if backend is None else backend
+    model = model_of(case).initialize(device=backend)
     if case == "cnn-infer":
-        x = np.random.default_rng(0).random((batch, 28, 28, 1), np.float32)
+        x = backend.asarray(np.random.default_rng(0).random((batch, 28, 28, 1), np.float32))
+        predict = backend.capture(lambda: model(x))
 
         def infer() -> int:
-            model(x)
+            with backend.use_precision(precision):
+                predict()
             return batch
 
         return infer
     pixels, labels = images(count or images_of_a_turn(case, batch))
-    loader = Loader(pixels, labels, backend=CPU)
-    config = TrainingConfig(optimizer="adam", lr=1e-3, schedule="constant", batch_size=batch, epochs=1)
+    loader = Loader(pixels, labels, backend=backend)
+    recipe: dict[str, Any] = {"optimizer": "adam", "lr": 1e-3, "schedule": "constant", "precision": precision}
+    config = TrainingConfig(batch_size=batch, epochs=1, **recipe)
     trainer = Trainer(model, config, train=loader, validation=loader, progress=False)
 
     def epoch() -> int:
         trainer._epoch_steps = 0  # the first epoch again, without the validation that Trainer.fit adds
-        totals = trainer._run_epoch(Interrupts())
+        with backend.active(), backend.use_precision(precision):
+            totals = trainer._run_epoch(Interrupts())
         assert totals is not None
         return totals.steps * batch
 

@@ -1,10 +1,12 @@
 // Convolution as implicit GEMM: a matrix product whose A matrix, the im2col patches, is never materialised; groups = 1.
-// compile: REAL=float | REAL=double | REAL=float TF32=1
+// compile: REAL=float TILE_M=128 TILE_N=64 | REAL=float TILE_M=128 TILE_N=32 | REAL=float TILE_M=64 TILE_N=64
+// compile: REAL=float TF32=1 TILE_M=128 TILE_N=64 | REAL=float TF32=1 TILE_M=128 TILE_N=32
+// compile: REAL=float TF32=1 TILE_M=64 TILE_N=64 | REAL=double TILE_M=64 TILE_N=64
 // needs: conv_shape.cuh
 // needs: ptx.cuh
 // needs: gemm.cuh
 //
-// Thread mapping: a thread block of 128 threads for a 64 x 64 tile of the GEMM's M x N result, see gemm.cuh.
+// Thread mapping: a thread block of 128 threads for a tile of the GEMM's M x N result, see gemm.cuh.
 //   gemm_forward          M: output pixels        N: output channels  K: tap, input channel   (fprop)
 //   gemm_backward_x       M: input pixels         N: input channels   K: tap, output channel  (dgrad)
 //   gemm_backward_weight  M: tap, input channel   N: output channels  K: output pixels        (wgrad)
@@ -23,7 +25,9 @@
 // and no transposition on the way either). Not yet timed on a GPU.
 
 #define OUTSIDE (-(1 << 30))
-#define BLOCKS (sizeof(real) == 4 ? 4 : 2)  // a multiprocessor: leaves registers enough that none spill
+// Thread blocks a multiprocessor: leaves registers enough that none spill.
+#define BLOCKS (sizeof(real) == 8 ? 2 : TILE_M * TILE_N > 4096 ? 3 : 4)
+#define WEIGHT_BLOCKS (sizeof(real) == 8 ? 2 : TILE_M > 64 ? 3 : 4)
 
 // ---- pixels and taps ------------------------------------------------------------------------------------------------
 
@@ -87,11 +91,11 @@ __device__ __forceinline__ Axis backward_axis(
 // Fills the table of the tile's rows, and trims the axes to the taps that any of them meets. The GEMM's M index is
 // (row, column, image) if images_innermost, else (image, row, column).
 __device__ __forceinline__ void make_rows(
-    GemmRow (&rows)[TILE_MN], Axis& h, Axis& w, int batch, int channels, int output_h, int output_w,
+    GemmRow (&rows)[TILE_M], Axis& h, Axis& w, int batch, int channels, int output_h, int output_w,
     int images_innermost
 ) {
-    const int first = blockIdx.x * TILE_MN, count = min(TILE_MN, batch * h.outputs * w.outputs - first);
-    if (threadIdx.x < TILE_MN) {
+    const int first = blockIdx.x * TILE_M, count = min(TILE_M, batch * h.outputs * w.outputs - first);
+    if (threadIdx.x < TILE_M) {
         GemmRow row = {-1, 0, OUTSIDE, OUTSIDE};
         if ((int)threadIdx.x < count) {
             const Radix radix = images_innermost ? Radix{w.outputs, batch} : Radix{h.outputs, w.outputs};
@@ -133,7 +137,7 @@ struct PatchIterator {
     Axis h, w;
     int channels;
     bool vectorized;
-    KMajorThreadMap thread_map;
+    KMajorThreadMap<TILE_M> thread_map;
     Radix radix;
     Digits k, step;
 
@@ -143,9 +147,9 @@ struct PatchIterator {
         radix{max(1, w.taps), channels}, k(radix.digits(first_tile * TILE_K + thread_map.k)),
         step(radix.digits(TILE_K)) {}
 
-    __device__ __forceinline__ void load(Vec4<real> (&fragment)[2]) const {
+    __device__ __forceinline__ void load(Fragment<TILE_M>& fragment) const {
         load_k_major(fragment, map, vectorized, radix, k, [&](const Digits& at, int i) {
-            const GemmRow& row = rows[thread_map.mn + i * TILE_MN / 2];
+            const GemmRow& row = rows[thread_map.mn + i * PASS];
             const int y = h.at(row.h, at.high), x = w.at(row.w, at.middle);
             const bool inside = at.high < h.taps && (unsigned)y < (unsigned)h.size && (unsigned)x < (unsigned)w.size;
             return inside ? row.offset + (h.at(0, at.high) * w.size + w.at(0, at.middle)) * channels + at.low : -1;
@@ -159,7 +163,7 @@ struct ForwardOperands {
     const real* weight;
     int kernel_w, column, columns;
     bool vectorized;
-    MNMajorThreadMap thread_map;
+    MNMajorThreadMap<TILE_N> thread_map;
     Digits k;
 
     __device__ __forceinline__ ForwardOperands(
@@ -167,18 +171,18 @@ struct ForwardOperands {
     ) : patches(patches), weight(weight), kernel_w(kernel_w), column(column), columns(columns),
         vectorized(is_vectorizable(weight, columns)), k(patches.radix.digits(first_tile * TILE_K + thread_map.k)) {}
 
-    __device__ __forceinline__ void load(Vec4<real> (&a)[2], Vec4<real> (&b)[2]) const {
+    __device__ __forceinline__ void load(Fragment<TILE_M>& a, Fragment<TILE_N>& b) const {
         patches.load(a);
         const int tap = tap_offset(patches.h, patches.w, kernel_w, k, patches.channels * columns);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int at = column + thread_map.mn + i * TILE_MN / 2;
+        for (int i = 0; i < TILE_N / PASS; ++i) {
+            const int at = column + thread_map.mn + i * PASS;
             const int count = k.high < patches.h.taps ? columns - at : 0;
             b[i] = load_vec4(weight + tap + k.low * columns + at, count, vectorized && count > 0);
         }
     }
     __device__ __forceinline__ void store(
-        const Vec4<real> (&a)[2], const Vec4<real> (&b)[2], OperandTile& tile_a, OperandTile& tile_b
+        const Fragment<TILE_M>& a, const Fragment<TILE_N>& b, OperandTile<TILE_M>& tile_a, OperandTile<TILE_N>& tile_b
     ) const {
         patches.thread_map.store(a, tile_a);
         thread_map.store(b, tile_b);
@@ -195,20 +199,21 @@ struct BackwardXOperands {
     const real* weight;
     int kernel_w, column, columns;
     bool vectorized;
+    KMajorThreadMap<TILE_N> thread_map;
 
-    __device__ __forceinline__ void load(Vec4<real> (&a)[2], Vec4<real> (&b)[2]) const {
+    __device__ __forceinline__ void load(Fragment<TILE_M>& a, Fragment<TILE_N>& b) const {
         patches.load(a);
         load_k_major(b, weight, vectorized, patches.radix, patches.k, [&](const Digits& at, int i) {
-            const int in_channel = column + patches.thread_map.mn + i * TILE_MN / 2, channels = patches.channels;
+            const int in_channel = column + thread_map.mn + i * PASS, channels = patches.channels;
             const int tap = tap_offset(patches.h, patches.w, kernel_w, at, channels * columns);
             return at.high < patches.h.taps && in_channel < columns ? tap + in_channel * channels + at.low : -1;
         });
     }
     __device__ __forceinline__ void store(
-        const Vec4<real> (&a)[2], const Vec4<real> (&b)[2], OperandTile& tile_a, OperandTile& tile_b
+        const Fragment<TILE_M>& a, const Fragment<TILE_N>& b, OperandTile<TILE_M>& tile_a, OperandTile<TILE_N>& tile_b
     ) const {
         patches.thread_map.store(a, tile_a);
-        patches.thread_map.store(b, tile_b);
+        thread_map.store(b, tile_b);
     }
     __device__ __forceinline__ void advance() { patches.radix.add(patches.k, patches.step); }
 };
@@ -220,13 +225,14 @@ struct BackwardWeightOperands {
     Axis h, w;
     Digits first, k, step;  // (image, row, column) of the first k, and of this thread's, counted from there
     Radix radix;
-    Digits row[2];  // (tap row, tap column, channel) of this thread's vectors
+    Digits row[TILE_M / PASS];  // (tap row, tap column, channel) of this thread's vectors
     Radix taps;
     int batch, column, columns;
     bool x_vectorized, dy_vectorized;
-    MNMajorThreadMap thread_map;
+    MNMajorThreadMap<TILE_M> x_map;
+    MNMajorThreadMap<TILE_N> dy_map;
 
-    __device__ __forceinline__ void load(Vec4<real> (&a)[2], Vec4<real> (&b)[2]) const {
+    __device__ __forceinline__ void load(Fragment<TILE_M>& a, Fragment<TILE_N>& b) const {
         const int n = k.high, i = first.middle + k.middle, j = first.low + k.low;
         const int y0 = h.start + i * h.step, x0 = w.start + j * w.step;
         const bool inside = n < batch;
@@ -237,7 +243,7 @@ struct BackwardWeightOperands {
             return ((n * h.size + at_y) * w.size + at_x) * taps.lows + at.low;
         };
 #pragma unroll
-        for (int v = 0; v < 2; ++v) {
+        for (int v = 0; v < TILE_M / PASS; ++v) {
             if (x_vectorized) {
                 const int from = offset(row[v]);
                 a[v] = from >= 0 ? load_vec4(x + from) : Vec4<real>{};
@@ -250,17 +256,20 @@ struct BackwardWeightOperands {
                     taps.next(at);
                 }
             }
-            const int at = column + thread_map.mn + v * TILE_MN / 2;
-            const int pixel = (n * h.outputs + i) * w.outputs + j;
+        }
+        const int pixel = (n * h.outputs + i) * w.outputs + j;
+#pragma unroll
+        for (int v = 0; v < TILE_N / PASS; ++v) {
+            const int at = column + dy_map.mn + v * PASS;
             const int count = inside ? columns - at : 0;
             b[v] = load_vec4(dy + pixel * columns + at, count, dy_vectorized && count > 0);
         }
     }
     __device__ __forceinline__ void store(
-        const Vec4<real> (&a)[2], const Vec4<real> (&b)[2], OperandTile& tile_a, OperandTile& tile_b
+        const Fragment<TILE_M>& a, const Fragment<TILE_N>& b, OperandTile<TILE_M>& tile_a, OperandTile<TILE_N>& tile_b
     ) const {
-        thread_map.store(a, tile_a);
-        thread_map.store(b, tile_b);
+        x_map.store(a, tile_a);
+        dy_map.store(b, tile_b);
     }
     __device__ __forceinline__ void advance() { radix.add(k, step); }
 };
@@ -274,12 +283,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_forward(
     int images_innermost, const __grid_constant__ ConvShape s
 ) {
     __shared__ SharedStorage shared;
-    __shared__ GemmRow rows[TILE_MN];
+    __shared__ GemmRow rows[TILE_M];
     Axis h = forward_axis(s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h);
     Axis w = forward_axis(s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w);
     make_rows(rows, h, w, s.batch, s.in_channels, s.out_height, s.out_width, images_innermost);
     const SplitKSlice slice(h.taps * w.taps * s.in_channels, blockIdx.z, gridDim.z);
-    const int column = blockIdx.y * TILE_MN;
+    const int column = blockIdx.y * TILE_N;
     const PatchIterator patches(x, rows, h, w, s.in_channels, slice.first_tile);
     ForwardOperands operands(patches, weight, s.kernel_w, column, s.out_channels, slice.first_tile);
     Accumulators accumulators;
@@ -294,7 +303,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_x(
     const __grid_constant__ ConvShape s
 ) {
     __shared__ SharedStorage shared;
-    __shared__ GemmRow rows[TILE_MN];
+    __shared__ GemmRow rows[TILE_M];
     const int phases = s.stride_h * s.stride_w, phase = blockIdx.z % phases, slice_index = blockIdx.z / phases;
     Axis h = backward_axis(
         s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h, phase / s.stride_w);
@@ -302,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_x(
         s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w, phase % s.stride_w);
     make_rows(rows, h, w, s.batch, s.out_channels, s.height, s.width, images_innermost);
     const SplitKSlice slice(h.taps * w.taps * s.out_channels, slice_index, gridDim.z / phases);
-    const int column = blockIdx.y * TILE_MN;
+    const int column = blockIdx.y * TILE_N;
     const PatchIterator patches(dy, rows, h, w, s.out_channels, slice.first_tile);
     BackwardXOperands operands = {
         patches, weight, s.kernel_w, column, s.in_channels, is_vectorizable(weight, s.out_channels)};
@@ -313,17 +322,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_x(
 }
 
 // Grid: tiles along M, tiles along N, split-K slices. K is the output pixels for which a tap of this tile is inside x.
-extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_weight(
+extern "C" __global__ void __launch_bounds__(THREADS, WEIGHT_BLOCKS) gemm_backward_weight(
     const real* __restrict__ dy, const real* __restrict__ x, real* __restrict__ dweight,
     const __grid_constant__ ConvShape s
 ) {
     __shared__ SharedStorage shared;
-    __shared__ int output_rows[TILE_MN];
+    __shared__ int output_rows[TILE_M];
     const Axis h = forward_axis(s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h);
     const Axis w = forward_axis(s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w);
-    const int all_rows = s.kernel_h * s.kernel_w * s.in_channels, first_row = blockIdx.x * TILE_MN;
-    const int last_row = min(all_rows, first_row + TILE_MN) - 1, column = blockIdx.y * TILE_MN;
-    if (threadIdx.x < TILE_MN) {
+    const int all_rows = s.kernel_h * s.kernel_w * s.in_channels, first_row = blockIdx.x * TILE_M;
+    const int last_row = min(all_rows, first_row + TILE_M) - 1, column = blockIdx.y * TILE_N;
+    if (threadIdx.x < TILE_M) {
         const int row = first_row + threadIdx.x;
         output_rows[threadIdx.x] = row <= last_row ? row : -1;
     }
@@ -341,11 +350,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_weig
     operands.dy_vectorized = is_vectorizable(dy, s.out_channels);
     operands.radix = {max(1, lines.count), max(1, pixels.count)};
     operands.first = {0, lines.first, pixels.first};
-    operands.k = operands.radix.digits(slice.first_tile * TILE_K + operands.thread_map.k);
+    operands.k = operands.radix.digits(slice.first_tile * TILE_K + operands.x_map.k);
     operands.step = operands.radix.digits(TILE_K);
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-        operands.row[i] = taps.digits(first_row + operands.thread_map.mn + i * TILE_MN / 2);
+    for (int i = 0; i < TILE_M / PASS; ++i)
+        operands.row[i] = taps.digits(first_row + operands.x_map.mn + i * PASS);
 
     Accumulators accumulators;
     main_loop(accumulators, operands, slice.tiles, shared);

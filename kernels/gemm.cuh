@@ -1,17 +1,18 @@
 // The main loop and epilogue of a tiled GEMM, C (M x N) = A (M x K) B (K x N), for sources that name this file as
 // needed. What A, B and C are in memory is up to the source: it supplies iterators that load tiles of A and B.
 //
-// A thread block of 128 threads computes a 64 x 64 tile of C. K tiles of 16 are double buffered in shared memory: while
-// one is multiplied, the next is loaded from global memory into registers.
+// A thread block of 128 threads computes a TILE_M x TILE_N tile of C: 128 x 64 where there are enough of them, 128 x 32
+// for narrow results, 64 x 64 for small ones. K tiles of 16 are double buffered in shared memory: while one is
+// multiplied, the next is loaded from global memory into registers.
 //
-// With FMA, a thread accumulates 8 x 4 elements: for each k it reads 2 + 1 vectors of four from shared memory, 3
-// wavefronts of a warp for 32 fused multiply-adds a thread. Rows of a tile in shared memory are padded to 68 elements,
-// and a transposing store takes 16 rows x 2 vectors a warp: neither has bank conflicts (float). 8 x 8 accumulators for
-// 64 threads would halve the reads, but also the warps, of which small feature maps give a multiprocessor few.
+// With FMA, a thread accumulates 8 x 8 elements (8 x 4 of the two smaller tiles): for each k it reads 2 + 2 vectors of
+// four from shared memory for 64 fused multiply-adds. Rows of a tile in shared memory are padded by 4 elements, and a
+// transposing store takes 16 rows x 2 vectors a warp: neither has bank conflicts (float).
 //
-// With TF32 (float only) elements are rounded to TF32 on their way into shared memory, and a warp accumulates 32 x 32
-// elements in 2 x 4 fragments of mma.m16n8k8, which read rows of 72 elements without bank conflicts (transposing stores
-// have 2-way ones). GPUs before compute capability 8.0 have no such instruction: for them the FMA path is compiled.
+// With TF32 (float only) elements are rounded to TF32 on their way into shared memory, and a warp accumulates 64 x 32
+// elements (32 x 32) in 4 x 4 (2 x 4) fragments of mma.m16n8k8, which read rows padded by 8 elements without bank
+// conflicts (transposing stores have 2-way ones). GPUs before compute capability 8.0 have no such instruction: for them
+// the FMA path is compiled.
 
 #if defined(TF32) && (defined(GPUNET_EMULATOR) || __CUDA_ARCH__ >= 800)
 #define TENSOR_CORES 1
@@ -19,10 +20,10 @@
 #define TENSOR_CORES 0
 #endif
 
-#define TILE_MN 64
 #define TILE_K 16
-#define PITCH (TILE_MN + (TENSOR_CORES ? 8 : 4))  // a multiple of four keeps vectors aligned
+#define PADDING (TENSOR_CORES ? 8 : 4)  // of rows in shared memory: a multiple of four keeps vectors aligned
 #define THREADS 128
+#define PASS 32  // rows of A, or columns of B, that a vector of four of each thread covers
 
 // ---- vectorized loads -----------------------------------------------------------------------------------------------
 
@@ -62,12 +63,19 @@ struct Radix {
 
 // ---- K tiles in shared memory ---------------------------------------------------------------------------------------
 
-typedef real OperandTile[TILE_K][PITCH];  // MN-major: the 64 rows of A, or columns of B, are contiguous for each k
+// MN-major: the rows of A, or columns of B, are contiguous for each k.
+template <int MN>
+using OperandTile = real[TILE_K][MN + PADDING];
 
 // Both operands, double buffered. They are read as vectors of four, wherever the compiler puts them.
 struct alignas(16) SharedStorage {
-    OperandTile a[2], b[2];
+    OperandTile<TILE_M> a[2];
+    OperandTile<TILE_N> b[2];
 };
+
+// A thread's part of a K tile: vectors of four, PASS rows (columns) apart.
+template <int MN>
+using Fragment = Vec4<real>[MN / PASS];
 
 // An element of A or B as the multiplication takes it.
 __device__ __forceinline__ real rounded(real value) {
@@ -93,9 +101,10 @@ struct SplitKSlice {
     }
 };
 
-// Which elements of a K tile a thread moves: two vectors of four, TILE_MN / 2 rows (columns) apart.
+// Which elements of a K tile a thread moves.
 //
 // A K-major operand, contiguous along K in global memory: 16 rows x 2 vectors a warp, transposed by the store.
+template <int MN>
 struct KMajorThreadMap {
     int k, mn;
 
@@ -104,35 +113,36 @@ struct KMajorThreadMap {
         k = 4 * (warp % 2 * 2 + lane % 2);
         mn = warp / 2 * 16 + lane / 2;
     }
-    __device__ __forceinline__ void store(const Vec4<real> (&fragment)[2], OperandTile& tile) const {
+    __device__ __forceinline__ void store(const Fragment<MN>& fragment, OperandTile<MN>& tile) const {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i = 0; i < MN / PASS; ++i) {
 #pragma unroll
-            for (int e = 0; e < 4; ++e) tile[k + e][mn + i * TILE_MN / 2] = rounded(fragment[i].at[e]);
+            for (int e = 0; e < 4; ++e) tile[k + e][mn + i * PASS] = rounded(fragment[i].at[e]);
         }
     }
 };
 
-// An MN-major operand, contiguous along its rows or columns: both vectors have the same k, stored as they are.
+// An MN-major operand, contiguous along its rows or columns: all vectors have the same k, stored as they are.
+template <int MN>
 struct MNMajorThreadMap {
     int k, mn;
 
     __device__ __forceinline__ MNMajorThreadMap() : k(threadIdx.x / 8), mn(threadIdx.x % 8 * 4) {}
-    __device__ __forceinline__ void store(const Vec4<real> (&fragment)[2], OperandTile& tile) const {
+    __device__ __forceinline__ void store(const Fragment<MN>& fragment, OperandTile<MN>& tile) const {
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
-            *reinterpret_cast<Vec4<real>*>(&tile[k][mn + i * TILE_MN / 2]) = rounded(fragment[i]);
+        for (int i = 0; i < MN / PASS; ++i)
+            *reinterpret_cast<Vec4<real>*>(&tile[k][mn + i * PASS]) = rounded(fragment[i]);
     }
 };
 
 // A thread's vectors of a K-major operand; offset(k, i) is negative where there is no element (predicated off: zero).
-template <typename Offset>
+template <int VECTORS, typename Offset>
 __device__ __forceinline__ void load_k_major(
-    Vec4<real> (&fragment)[2], const real* array, bool vectorized, const Radix& radix, Digits k, const Offset& offset
+    Vec4<real> (&fragment)[VECTORS], const real* array, bool vectorized, const Radix& radix, Digits k, const Offset& offset
 ) {
     if (vectorized) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i = 0; i < VECTORS; ++i) {
             const int from = offset(k, i);
             fragment[i] = from >= 0 ? load_vec4(array + from) : Vec4<real>{};
         }
@@ -141,7 +151,7 @@ __device__ __forceinline__ void load_k_major(
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i = 0; i < VECTORS; ++i) {
             const int from = offset(k, i);
             fragment[i].at[e] = from >= 0 ? array[from] : real(0);
         }
@@ -151,32 +161,35 @@ __device__ __forceinline__ void load_k_major(
 
 // ---- accumulators ---------------------------------------------------------------------------------------------------
 
-// The 32 accumulators of a thread, as vectors of WIDTH contiguous columns; row() and column() say where in the tile.
+// The accumulators of a thread, as VECTORS of WIDTH contiguous columns; row() and column() say where in the tile.
 #if TENSOR_CORES
 
 struct Accumulators {
-    static constexpr int WIDTH = 2;
-    float at[2][4][4];  // fragments of 16 rows x 8 columns: two columns of rows `group` and `group` + 8
+    static constexpr int WARPS_N = TILE_N / 32, FRAGMENTS = TILE_M * WARPS_N * 32 / THREADS / 16;  // of a warp, along M
+    static constexpr int WIDTH = 2, VECTORS = FRAGMENTS * 8;
+    float at[FRAGMENTS][4][4];  // of 16 rows x 8 columns: two columns of rows `group` and `group` + 8
     int warp_row, warp_column, group, thread_in_group;
 
     __device__ __forceinline__ Accumulators() : at{} {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        warp_row = warp / 2 * 32, warp_column = warp % 2 * 32;
+        warp_row = warp / WARPS_N * FRAGMENTS * 16, warp_column = warp % WARPS_N * 32;
         group = lane / 4, thread_in_group = lane % 4;
     }
     __device__ __forceinline__ int row(int v) const { return warp_row + v / 8 * 16 + v % 2 * 8 + group; }
     __device__ __forceinline__ int column(int v) const { return warp_column + v / 2 % 4 * 8 + thread_in_group * 2; }
     __device__ __forceinline__ real value(int v, int e) const { return at[v / 8][v / 2 % 4][v % 2 * 2 + e]; }
 
-    __device__ __forceinline__ void multiply_add(const OperandTile& tile_a, const OperandTile& tile_b) {
+    __device__ __forceinline__ void multiply_add(
+        const OperandTile<TILE_M>& tile_a, const OperandTile<TILE_N>& tile_b
+    ) {
 #pragma unroll
         for (int k0 = 0; k0 < TILE_K; k0 += 8) {
-            unsigned a[2][4], b[4][2];
+            unsigned a[FRAGMENTS][4], b[4][2];
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 const int k = k0 + 4 * half + thread_in_group;
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
+                for (int i = 0; i < FRAGMENTS; ++i) {
                     const int row = warp_row + i * 16 + group;
                     a[i][2 * half] = __float_as_uint(tile_a[k][row]);
                     a[i][2 * half + 1] = __float_as_uint(tile_a[k][row + 8]);
@@ -185,7 +198,7 @@ struct Accumulators {
                 for (int j = 0; j < 4; ++j) b[j][half] = __float_as_uint(tile_b[k][warp_column + j * 8 + group]);
             }
 #pragma unroll
-            for (int i = 0; i < 2; ++i) {
+            for (int i = 0; i < FRAGMENTS; ++i) {
 #pragma unroll
                 for (int j = 0; j < 4; ++j) mma_m16n8k8_tf32(at[i][j], a[i], b[j]);
             }
@@ -196,30 +209,39 @@ struct Accumulators {
 #else
 
 struct Accumulators {
-    static constexpr int WIDTH = 4;
-    real at[8][4];  // of four contiguous rows, and of those TILE_MN / 2 further on; a warp's threads are 4 x 8
+    static constexpr int GROUPS = TILE_M * TILE_N / THREADS / 32;  // of four contiguous columns, TILE_N / 2 apart
+    static constexpr int WARPS_N = TILE_N / 32 / GROUPS;
+    static constexpr int WIDTH = 4, VECTORS = GROUPS * 8;
+    real at[8][GROUPS][4];  // of four contiguous rows, and of those TILE_M / 2 further on; a warp's threads are 4 x 8
     int first_row, first_column;
 
     __device__ __forceinline__ Accumulators() : at{} {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        first_row = 4 * (warp / 2 * 4 + lane / 8), first_column = 4 * (warp % 2 * 8 + lane % 8);
+        first_row = 4 * (warp / WARPS_N * 4 + lane / 8), first_column = 4 * (warp % WARPS_N * 8 + lane % 8);
     }
-    __device__ __forceinline__ int row(int v) const { return first_row + v % 4 + v / 4 * (TILE_MN / 2); }
-    __device__ __forceinline__ int column(int v) const { return first_column; }
-    __device__ __forceinline__ real value(int v, int e) const { return at[v][e]; }
+    __device__ __forceinline__ int row(int v) const { return first_row + v % 4 + v / 4 % 2 * (TILE_M / 2); }
+    __device__ __forceinline__ int column(int v) const { return first_column + v / 8 * (TILE_N / 2); }
+    __device__ __forceinline__ real value(int v, int e) const { return at[v % 8][v / 8][e]; }
 
-    __device__ __forceinline__ void multiply_add(const OperandTile& tile_a, const OperandTile& tile_b) {
+    __device__ __forceinline__ void multiply_add(
+        const OperandTile<TILE_M>& tile_a, const OperandTile<TILE_N>& tile_b
+    ) {
 #pragma unroll
         for (int k = 0; k < TILE_K; ++k) {
             const Vec4<real> upper = load_vec4(&tile_a[k][first_row]);
-            const Vec4<real> lower = load_vec4(&tile_a[k][first_row + TILE_MN / 2]);
-            const Vec4<real> b = load_vec4(&tile_b[k][first_column]);
+            const Vec4<real> lower = load_vec4(&tile_a[k][first_row + TILE_M / 2]);
+            Vec4<real> b[GROUPS];
+#pragma unroll
+            for (int g = 0; g < GROUPS; ++g) b[g] = load_vec4(&tile_b[k][first_column + g * (TILE_N / 2)]);
 #pragma unroll
             for (int r = 0; r < 4; ++r) {
 #pragma unroll
-                for (int c = 0; c < 4; ++c) {
-                    at[r][c] += upper.at[r] * b.at[c];
-                    at[r + 4][c] += lower.at[r] * b.at[c];
+                for (int g = 0; g < GROUPS; ++g) {
+#pragma unroll
+                    for (int c = 0; c < 4; ++c) {
+                        at[r][g][c] += upper.at[r] * b[g].at[c];
+                        at[r + 4][g][c] += lower.at[r] * b[g].at[c];
+                    }
                 }
             }
         }
@@ -236,7 +258,8 @@ template <typename Operands>
 __device__ __forceinline__ void main_loop(
     Accumulators& accumulators, Operands& operands, int tiles, SharedStorage& shared
 ) {
-    Vec4<real> a[2], b[2];
+    Fragment<TILE_M> a;
+    Fragment<TILE_N> b;
     if (tiles > 0) {
         operands.load(a, b);
         operands.store(a, b, shared.a[0], shared.b[0]);
@@ -263,7 +286,7 @@ __device__ __forceinline__ void epilogue(
     constexpr int WIDTH = Accumulators::WIDTH;
     const bool vectorized = is_vectorizable(y, columns);
 #pragma unroll
-    for (int v = 0; v < 32 / WIDTH; ++v) {
+    for (int v = 0; v < Accumulators::VECTORS; ++v) {
         const int row = output_rows[accumulators.row(v) * stride], first = column + accumulators.column(v);
         if (row < 0 || first >= columns) continue;
         real* const to = y + row * columns + first;

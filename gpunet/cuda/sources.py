@@ -103,11 +103,12 @@ def _read(file: str) -> str:
 
 @functools.cache
 def specialisations(name: str) -> tuple[dict[str, str], ...]:
-    """The sets of defines that the line ``// compile: A=1 B=2 | A=2`` of a source allows, in its order."""
+    """The sets of defines that the lines ``// compile: A=1 B=2 | A=2`` of a source allow, in its order."""
     found = _COMPILE.findall(source_text(name))
-    if len(found) != 1:
-        raise ConfigError(f"{name}.cu must have one line '// compile: NAME=VALUE ... | ...', found {len(found)}")
-    return tuple(dict(item.split("=", 1) for item in alternative.split()) for alternative in found[0].split("|"))
+    if not found:
+        raise ConfigError(f"{name}.cu must have a line '// compile: NAME=VALUE ... | ...'")
+    alternatives = "|".join(found).split("|")
+    return tuple(dict(item.split("=", 1) for item in alternative.split()) for alternative in alternatives)
 
 
 def kernels(name: str, defines: Defines) -> dict[str, Kernel]:

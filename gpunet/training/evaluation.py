@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,13 +88,20 @@ class Captured:
     def share(self, rank: int, ranks: int) -> Iterator[tuple[np.ndarray, ...]]:
         """The same for batch number `rank` and every `ranks`-th after it."""
         backend, size = self._loader.backend, self._loader.size
+        # Reading waits for the device: meanwhile the next batches are queued, and what they return is copied, because
+        # a captured step returns the same arrays each time.
+        queued: deque[tuple[Array, ...]] = deque()
         for start in range(rank * self._batch, size, ranks * self._batch):
             step = self._step(min(self._batch, size - start))
             self._loader.prepare(start, min(self._batch, size - start))
             with backend.active(), backend.compile_together(step):
                 backend.assign(self._start, start)
-                found = tuple(map(backend.to_numpy, step()))
-            yield found
+                found = step()
+                queued.append(found if backend.steps_between_reads == 1 else tuple(map(backend.copy, found)))
+            if len(queued) == backend.steps_between_reads:
+                yield tuple(map(backend.to_numpy, queued.popleft()))
+        while queued:
+            yield tuple(map(backend.to_numpy, queued.popleft()))
 
     def _step(self, size: int) -> Callable[[], tuple[Array, ...]]:
         function, loader, first = self._function, self._loader, self._start

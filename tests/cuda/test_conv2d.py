@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from gpunet.ops.conv2d import conv2d, conv2d_backward, reference
 from gpunet.ops.conv2d import cuda as room
@@ -49,10 +50,16 @@ def check_against_reference(device: Device, shapes: dict[str, Any]) -> None:
         assert_close(device.host(actual), wanted_gradient, terms=length, scale=sum_scale(wanted_gradient, length))
 
 
+Tile = tuple[int, int]
+TILES: list[Tile] = [(128, 64), (128, 32), (64, 64)]
+
+
 @contextmanager
-def forced(algorithm: str, blocks: int = 264) -> Iterator[None]:
-    """Take `algorithm` on all ways, and so many slices as give `blocks` blocks, however short they are."""
+def forced(algorithm: str, blocks: int = 264, tile: Tile | None = None) -> Iterator[None]:
+    """Take `algorithm` on all ways, this tile, and so many slices as give `blocks` blocks, however short they are."""
     with pytest.MonkeyPatch.context() as patch:
+        if tile is not None:
+            patch.setattr(room, "_tile", lambda *args: tile)
         patch.setattr(room, "_choose", lambda direction, g: algorithm)
         patch.setattr(room, "_BLOCKS", blocks)
         patch.setattr(room, "_MIN_SLICE_TILES", 1)
@@ -74,10 +81,10 @@ def test_direct(device: Device, shapes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("blocks", [1, 12])
 @settings(max_examples=40)
-@given(shapes=cases(max_batch=9))
-def test_gemm(device: Device, blocks: int, shapes: dict[str, Any]) -> None:
+@given(shapes=cases(max_batch=9), tile=st.sampled_from(TILES))
+def test_gemm(device: Device, blocks: int, shapes: dict[str, Any], tile: Tile) -> None:
     assume(shapes["options"]["groups"] == 1)
-    with forced("gemm", blocks):
+    with forced("gemm", blocks, None if shapes["dtype"] == np.float64 else tile):
         check_against_reference(device, shapes)
 
 
@@ -93,13 +100,19 @@ GEMM_SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
 ]
 
 
-@DTYPES
+@pytest.mark.parametrize(("dtype", "tile"), [*((np.float32, tile) for tile in TILES), (np.float64, None)])
 @pytest.mark.parametrize("blocks", [1, 30])
 @pytest.mark.parametrize(("x", "weight", "options"), GEMM_SHAPES)
 def test_gemm_shapes(
-    device: Device, x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], blocks: int, dtype: Any
+    device: Device,
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    options: dict[str, Any],
+    blocks: int,
+    dtype: Any,
+    tile: Tile | None,
 ) -> None:
-    with forced("gemm", blocks):
+    with forced("gemm", blocks, tile):
         check_against_reference(device, case(x, weight, dtype, **options))
 
 
@@ -107,15 +120,16 @@ def rounded_to_tf32(x: np.ndarray) -> np.ndarray:
     return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
 
 
+@pytest.mark.parametrize("tile", TILES)
 @pytest.mark.parametrize("blocks", [1, 30])
 @pytest.mark.parametrize(("x", "weight", "options"), GEMM_SHAPES)
 def test_tf32(
-    device: Device, x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], blocks: int
+    device: Device, x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], blocks: int, tile: Tile
 ) -> None:
     """Of factors that are TF32 numbers, the products are exact; others are rounded to such first."""
     shapes = case(x, weight, **options)
     on_device = [device.array(array) for array in arrays(shapes)]
-    with forced("gemm", blocks), device.backend.use_precision("tf32"):
+    with forced("gemm", blocks, tile), device.backend.use_precision("tf32"):
         y = conv2d(*on_device[:3], **options)
         dx, dweight, dbias = conv2d_backward(on_device[3], *on_device[:2], **options)
     factors = [rounded_to_tf32(array).astype(np.float64) for array in arrays(shapes)]
@@ -153,6 +167,20 @@ def test_few_input_channels(
 
 
 @DTYPES
+@pytest.mark.parametrize(("slices", "columns", "period"), [(1, 5, 1), (2, 12, 4), (9, 1030, 5), (16, 2048, 64)])
+def test_few_slices_are_added_as_many(device: Device, slices: int, columns: int, period: int, dtype: Any) -> None:
+    rng = np.random.default_rng(slices)
+    partial, start = rng.standard_normal((slices, columns)).astype(dtype), rng.standard_normal(period).astype(dtype)
+    on_device, added = device.array(partial), device.array(start)
+    for extra in (None, added):
+        few = device.host(room._add_slices(on_device, device.array(np.full(columns, np.nan, dtype)), extra))
+        out = device.array(np.full(columns, np.nan, dtype))
+        np.testing.assert_array_equal(few, device.host(room._column_sums(on_device, slices, 1, out, extra)))
+        wanted = partial.sum(0, np.float64) + (0 if extra is None else np.resize(start, columns))
+        assert_close(few, wanted, terms=8, scale=np.abs(partial).sum(0).max())
+
+
+@DTYPES
 @pytest.mark.parametrize("groups", [2, 8])
 def test_groups(device: Device, groups: int, dtype: Any) -> None:
     check_against_reference(device, case((2, 5, 4, 8), (3, 3, 8 // groups, 16), dtype, groups=groups, padding=1))
@@ -165,7 +193,7 @@ def test_groups(device: Device, groups: int, dtype: Any) -> None:
             (2, 5, 5, 32),
             (3, 3, 32, 64),
             {},
-            ["gemm_forward", "column_sums", "gemm_backward_x", "column_sums", "gemm_backward_weight", "column_sums"],
+            ["gemm_forward", "add_rows", "gemm_backward_x", "add_rows", "gemm_backward_weight", "column_sums"],
         ),
         (
             (2, 6, 6, 1),

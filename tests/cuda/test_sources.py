@@ -90,7 +90,7 @@ def test_a_source_that_needs_a_header(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("// compile:", "// compiled:", r"scale.cu must have one line '// compile: NAME=VALUE"),
+        ("// compile:", "// compiled:", r"scale.cu must have a line '// compile: NAME=VALUE"),
         (
             'extern "C" __global__ void plain',
             "__global__ void plain",

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,13 +26,16 @@ from gpunet.backend import Array
 from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
-_TILE_MN, _TILE_K, _GEMM_THREADS = 64, 16, 128  # of gemm.cuh
+_TILE_K, _GEMM_THREADS = 16, 128  # of gemm.cuh
+_LARGE_TILE, _NARROW_TILE, _SMALL_TILE = (128, 64), (128, 32), (64, 64)  # rows, columns; the lines "compile" name them
 _FEW_TILE_M, _FEW_TILE_K = 16, 64  # of few_channels_backward_weight
 _THREADS, _WARPS, _CHUNK = 256, 8, 8  # of conv2d.cu and column_sums.cu
 _BLOCKS = 264
 """Blocks that a launch should at least have: two for each of the 132 multiprocessors of an H100."""
-_MIN_SLICE_TILES = 8
+_MIN_SLICE_TILES = 4
 """The least K tiles of a split-K slice: fewer are not worth writing and adding a partial result."""
+_FEW_ROWS = 16
+"""So many rows of a matrix are added by a thread for four columns."""
 _MAX_PHASES = 64
 """Of a strided input gradient by gemm, which has a layer of blocks for each."""
 
@@ -92,16 +95,43 @@ def _images_innermost(g: Conv2dGeometry) -> bool:
     return _valid_taps(g)[1] < 7 / 8
 
 
-def _gemm(kernel: str, grid: tuple[int, ...], *args: Any, real: Any) -> None:
-    defines: dict[str, Any] = (
-        {"TF32": "1"} if cuda.cuda_backend_of(args[0]).precision == "tf32" and real == np.float32 else {}
-    )
-    cuda.launch("conv2d_gemm", kernel, grid, _GEMM_THREADS, *args, real=real, **defines)
+class _Plan(NamedTuple):
+    """How a GEMM is cut into thread blocks."""
+
+    tile: tuple[int, int]
+    tiles: tuple[int, int]
+    """Along M and N."""
+    slices: int
+    """Of split-K."""
+
+
+def _plan(rows: int, columns: int, k: int, real: Any, layers: int = 1) -> _Plan:
+    """For a result of rows x columns, `layers` of them with K of `k` each."""
+    tile = _tile(rows, columns, real, layers)
+    tiles = cuda.ceil_div(rows, tile[0]), cuda.ceil_div(columns, tile[1])
+    return _Plan(tile, tiles, _split_k(max(1, math.prod(tiles) * layers), k))
+
+
+def _tile(rows: int, columns: int, real: Any, layers: int) -> tuple[int, int]:
+    if real == np.float64:
+        return _SMALL_TILE
+    if columns <= _NARROW_TILE[1]:
+        return _NARROW_TILE
+    large = layers * cuda.ceil_div(rows, _LARGE_TILE[0]) * cuda.ceil_div(columns, _LARGE_TILE[1])
+    return _LARGE_TILE if large >= _BLOCKS else _SMALL_TILE
 
 
 def _split_k(tiles: int, k: int) -> int:
     """The number of split-K slices for a result of so many tiles."""
     return max(1, min(cuda.ceil_div(_BLOCKS, tiles), k // (_TILE_K * _MIN_SLICE_TILES)))
+
+
+def _gemm(kernel: str, plan: _Plan, layers: int, *args: Any, real: Any) -> None:
+    tf32 = cuda.cuda_backend_of(args[0]).precision == "tf32" and real == np.float32
+    defines: dict[str, Any] = {"TF32": "1"} if tf32 else {}
+    defines |= {"TILE_M": str(plan.tile[0]), "TILE_N": str(plan.tile[1])}
+    grid = *plan.tiles, layers * plan.slices
+    cuda.launch("conv2d_gemm", kernel, grid, _GEMM_THREADS, *args, real=real, **defines)
 
 
 # --- sums over rows ---------------------------------------------------------------------------------------------------
@@ -116,6 +146,18 @@ def _column_sums(x: Array, rows: int, slices: int, out: Array, start: Array | No
     cuda.launch(
         "column_sums", "column_sums", grid, (32, warps), x, start, out, rows, columns, slice_rows, period, real=x.dtype
     )
+    return out
+
+
+def _add_slices(partial: Array, out: Array, start: Array | None = None) -> Array:
+    """out = the sum over the first axis of `partial`, in order, plus `start`, repeated along the columns."""
+    slices = len(partial)
+    if slices > _FEW_ROWS:
+        return _column_sums(partial, slices, 1, out, start)
+    period = 1 if start is None else start.size
+    grid = cuda.ceil_div(cuda.ceil_div(out.size, 4), _THREADS)
+    args = partial, start, out, slices, out.size, period
+    cuda.launch("column_sums", "add_rows", grid, _THREADS, *args, real=out.dtype)
     return out
 
 
@@ -144,12 +186,11 @@ def conv2d(x: Array, weight: Array, bias: Array | None, g: Conv2dGeometry) -> Ar
         grid = cuda.ceil_div(y.size // width, _THREADS)
         cuda.launch("conv2d", kernel, grid, _THREADS, x, weight, bias, y, _shape(g), real=x.dtype)
         return y
-    tiles = cuda.ceil_div(y.size // g.out_channels, _TILE_MN), cuda.ceil_div(g.out_channels, _TILE_MN)
-    slices = _split_k(max(1, math.prod(tiles)), _valid_taps(g)[0] * g.in_channels)
-    target = y if slices == 1 else cuda.empty((slices, *g.y_shape), x.dtype, x)
+    plan = _plan(y.size // g.out_channels, g.out_channels, _valid_taps(g)[0] * g.in_channels, x.dtype)
+    target = y if plan.slices == 1 else cuda.empty((plan.slices, *g.y_shape), x.dtype, x)
     args = x, weight, bias, target, _images_innermost(g), _shape(g)
-    _gemm("gemm_forward", (*tiles, slices), *args, real=x.dtype)
-    return y if slices == 1 else _column_sums(target, slices, 1, y, bias)
+    _gemm("gemm_forward", plan, 1, *args, real=x.dtype)
+    return y if plan.slices == 1 else _add_slices(target, y, bias)
 
 
 def conv2d_backward_x(dy: Array, weight: Array, g: Conv2dGeometry) -> Array:
@@ -162,12 +203,11 @@ def conv2d_backward_x(dy: Array, weight: Array, g: Conv2dGeometry) -> Array:
         return dx
     phases = math.prod(g.stride)
     rows = g.batch * cuda.ceil_div(g.height, g.stride[0]) * cuda.ceil_div(g.width, g.stride[1])
-    tiles = cuda.ceil_div(rows, _TILE_MN), cuda.ceil_div(g.in_channels, _TILE_MN)
-    slices = _split_k(max(1, math.prod(tiles) * phases), _valid_taps(g)[0] * g.out_channels // phases)
-    target = dx if slices == 1 else cuda.empty((slices, *g.x_shape), dy.dtype, dy)
+    plan = _plan(rows, g.in_channels, _valid_taps(g)[0] * g.out_channels // phases, dy.dtype, phases)
+    target = dx if plan.slices == 1 else cuda.empty((plan.slices, *g.x_shape), dy.dtype, dy)
     args = dy, weight, target, _images_innermost(g), _shape(g)
-    _gemm("gemm_backward_x", (*tiles, phases * slices), *args, real=dy.dtype)
-    return dx if slices == 1 else _column_sums(target, slices, 1, dx)
+    _gemm("gemm_backward_x", plan, phases, *args, real=dy.dtype)
+    return dx if plan.slices == 1 else _add_slices(target, dx)
 
 
 def conv2d_backward_weight(dy: Array, x: Array, g: Conv2dGeometry, out: Array | None = None) -> Array:
@@ -179,12 +219,11 @@ def conv2d_backward_weight(dy: Array, x: Array, g: Conv2dGeometry, out: Array | 
 
 def _gemm_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
     rows = math.prod(g.weight_shape[:3])
-    tiles = cuda.ceil_div(rows, _TILE_MN), cuda.ceil_div(g.out_channels, _TILE_MN)
-    slices = _split_k(math.prod(tiles), g.batch * g.out_height * g.out_width)
-    target = dweight if slices == 1 else cuda.empty((slices, *g.weight_shape), x.dtype, x)
+    plan = _plan(rows, g.out_channels, g.batch * g.out_height * g.out_width, x.dtype)
+    target = dweight if plan.slices == 1 else cuda.empty((plan.slices, *g.weight_shape), x.dtype, x)
     args = dy, x, target, _shape(g)
-    _gemm("gemm_backward_weight", (*tiles, slices), *args, real=x.dtype)
-    return dweight if slices == 1 else _column_sums(target, slices, 1, dweight)
+    _gemm("gemm_backward_weight", plan, 1, *args, real=x.dtype)
+    return dweight if plan.slices == 1 else _add_slices(target, dweight)
 
 
 def _few_channels_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
@@ -196,7 +235,7 @@ def _few_channels_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2d
     target = dweight if slices == 1 else cuda.empty((slices, *g.weight_shape), x.dtype, x)
     args = dy, x, target, slice_pixels, _shape(g)
     cuda.launch("conv2d", "few_channels_backward_weight", (*tiles, slices), _THREADS, *args, real=x.dtype)
-    return dweight if slices == 1 else _column_sums(target, slices, 1, dweight)
+    return dweight if slices == 1 else _add_slices(target, dweight)
 
 
 def _direct_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
@@ -207,7 +246,7 @@ def _direct_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeomet
     target = dweight if slices == 1 else cuda.empty((slices, *g.weight_shape), x.dtype, x)
     args = dy, x, target, slice_rows, _shape(g)
     cuda.launch("conv2d", "direct_backward_weight", (tiles, slices), (32, _WARPS), *args, real=x.dtype)
-    return dweight if slices == 1 else _column_sums(target, slices, 1, dweight)
+    return dweight if slices == 1 else _add_slices(target, dweight)
 
 
 _BACKWARD_WEIGHT = {
