@@ -1,6 +1,7 @@
 // Convolution as implicit GEMM: a matrix product whose A matrix, the im2col patches, is never materialised; groups = 1.
 // compile: REAL=float | REAL=double | REAL=float TF32=1
 // needs: conv_shape.cuh
+// needs: digits.cuh
 // needs: ptx.cuh
 // needs: gemm.cuh
 //
