@@ -3,6 +3,7 @@
 // compile: REAL=float TF32=1 TILE_M=128 TILE_N=64 | REAL=float TF32=1 TILE_M=128 TILE_N=32
 // compile: REAL=float TF32=1 TILE_M=64 TILE_N=64 | REAL=double TILE_M=64 TILE_N=64
 // needs: conv_shape.cuh
+// needs: digits.cuh
 // needs: ptx.cuh
 // needs: gemm.cuh
 //

@@ -149,21 +149,59 @@ def test_tf32_leaves_float64_alone(device: Device) -> None:
         check_against_reference(device, case((2, 3, 3, 8), (3, 3, 8, 8), np.float64, padding=1))
 
 
+@contextmanager
+def few_blocks(blocks: int) -> Iterator[None]:
+    """Cut the pixels of few channels for so many blocks: with one, a block has all tiles of a result."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "_FEW_BLOCKS", blocks)
+        yield
+
+
+def algorithms(x: tuple[int, ...], weight: tuple[int, ...], **options: Any) -> tuple[str, ...]:
+    return tuple(room._choose(way, Conv2dGeometry.of(x, weight, **options)) for way in ("forward", "backward_weight"))
+
+
+FEW_SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((9, 7, 6, 1), (3, 3, 1, 32), {"padding": 1}),
+    ((2, 9, 40, 1), (4, 4, 1, 33), {"stride": (2, 1)}),  # a second block of columns
+    ((3, 12, 11, 3), (1, 4, 3, 70), {"padding": ((2, 1), (0, 3)), "stride": (1, 3), "dilation": (2, 3)}),
+    ((150, 3, 2, 2), (3, 2, 2, 5), {}),  # one pixel of an image: a tile is 64 images
+    ((2, 70, 3, 1), (1, 3, 1, 17), {}),  # one column
+    ((2, 3, 70, 1), (3, 1, 1, 16), {}),  # one row
+    ((1, 1, 1, 4), (2, 2, 4, 3), {"padding": 1}),
+    ((5, 5, 5, 1), (2, 2, 1, 6), {"padding": 9, "dilation": 8}),  # patches of padding alone
+]
+
+
 @DTYPES
-@pytest.mark.parametrize(
-    ("x", "weight", "options"),
-    [
-        ((9, 7, 6, 1), (3, 3, 1, 32), {"padding": 1}),
-        ((3, 9, 40, 1), (5, 4, 1, 33), {"stride": (2, 1)}),
-        ((1, 6, 6, 3), (3, 3, 3, 5), {"padding": "same", "dilation": 2}),
-        ((1, 1, 1, 2), (2, 2, 2, 3), {"padding": 1}),
-    ],
-)
+@pytest.mark.parametrize("blocks", [1, 5, 528])
+@pytest.mark.parametrize(("x", "weight", "options"), FEW_SHAPES)
 def test_few_input_channels(
-    device: Device, x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], dtype: Any
+    device: Device, x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], blocks: int, dtype: Any
 ) -> None:
-    assert room._choose("backward_weight", Conv2dGeometry.of(x, weight, **options)) == "few_channels"
-    check_against_reference(device, case(x, weight, dtype, **options))
+    assert algorithms(x, weight, **options) == ("few_channels", "few_channels")
+    with few_blocks(blocks):
+        check_against_reference(device, case(x, weight, dtype, **options))
+
+
+@pytest.mark.parametrize("rows", range(1, 17))
+def test_few_rows_of_weights(device: Device, rows: int) -> None:
+    """As channels, and as taps; with more than 16 rows, the weight gradient has a second block of them."""
+    with few_blocks(1):
+        check_against_reference(device, case((3, 7, 5, rows), (1, 1, rows, 19)))
+        check_against_reference(device, case((2, 3, 31, 1), (1, rows, 1, 34), padding=((1, 0), (0, 2))))
+        assert algorithms((2, 9, 8, 1), (16 + rows, 1, 1, 3), padding=16) == ("gemm", "few_channels")
+        check_against_reference(device, case((2, 9, 8, 1), (16 + rows, 1, 1, 3), padding=16))
+
+
+@DTYPES
+def test_the_bits_of_y_do_not_depend_on_the_slices(device: Device, dtype: Any) -> None:
+    x, weight, bias, _ = (device.array(array) for array in arrays(case((7, 9, 8, 1), (3, 3, 1, 40), dtype)))
+    results = set()
+    for blocks in (1, 4, 528):
+        with few_blocks(blocks):
+            results.add(device.host(conv2d(x, weight, bias)).tobytes())
+    assert len(results) == 1
 
 
 @DTYPES
@@ -199,7 +237,13 @@ def test_groups(device: Device, groups: int, dtype: Any) -> None:
             (2, 6, 6, 1),
             (3, 3, 1, 8),
             {},
-            ["direct_forward_vec4", "gemm_backward_x", "few_channels_backward_weight", "column_sums"],
+            ["few_channels_forward", "gemm_backward_x", "few_channels_backward_weight", "column_sums"],
+        ),
+        (
+            (2, 6, 6, 8),
+            (3, 3, 4, 8),
+            {"groups": 2},
+            ["direct_forward_vec4", "direct_backward_x", "direct_backward_weight", "column_sums"],
         ),
         (
             (2, 6, 6, 6),
@@ -266,13 +310,13 @@ def test_no_bias(device: Device) -> None:
     shapes = case((2, 4, 4, 3), (2, 2, 3, 5))
     x, weight, _, _ = arrays(shapes)
     wanted = reference.conv2d(x.astype(np.float64), weight.astype(np.float64))
-    for algorithm in ("gemm", "direct"):
+    for algorithm in ("gemm", "few_channels", "direct"):
         with forced(algorithm):
             y = conv2d(device.array(x), device.array(weight))
         assert_close(device.host(y), wanted, terms=12, scale=sum_scale(wanted, 12))
 
 
-@pytest.mark.parametrize("algorithm", ["gemm", "direct"])
+@pytest.mark.parametrize("algorithm", ["gemm", "few_channels", "direct"])
 def test_values_that_are_not_finite(device: Device, algorithm: str) -> None:
     """They reach the outputs that see them, and no other."""
     x = np.zeros((1, 4, 4, 4), np.float32)

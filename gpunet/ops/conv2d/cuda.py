@@ -4,7 +4,8 @@
     ``kernels/conv2d_gemm.cu``: implicit GEMM, for one group of channels; the only way that tensor cores take part in,
     if the precision is ``tf32``.
 ``few_channels``
-    The weight gradient of few input channels, ``few_channels_backward_weight`` of ``kernels/conv2d.cu``.
+    The forward pass and the weight gradient of few input channels, ``few_channels_forward`` and
+    ``few_channels_backward_weight`` of ``kernels/conv2d.cu``.
 ``direct``
     ``kernels/conv2d.cu``: direct convolution, for groups and whatever does not suit the tiles.
 
@@ -28,10 +29,12 @@ from gpunet.ops.geometry import Conv2dGeometry
 
 _TILE_K, _GEMM_THREADS = 16, 128  # of gemm.cuh
 _LARGE_TILE, _NARROW_TILE, _SMALL_TILE = (128, 64), (128, 32), (64, 64)  # rows, columns; the lines "compile" name them
-_FEW_TILE_M, _FEW_TILE_K = 16, 64  # of few_channels_backward_weight
+_FEW_TILE_M, _FEW_TILE_K = 16, 64  # of few_channels_forward and few_channels_backward_weight
 _THREADS, _WARPS, _CHUNK = 256, 8, 8  # of conv2d.cu and column_sums.cu
 _BLOCKS = 264
 """Blocks that a launch should at least have: two for each of the 132 multiprocessors of an H100."""
+_FEW_BLOCKS = 528
+"""Blocks that a launch of few_channels kernels should at most have: the four that an H100's multiprocessors hold."""
 _MIN_SLICE_TILES = 4
 """The least K tiles of a split-K slice: fewer are not worth writing and adding a partial result."""
 _FEW_ROWS = 16
@@ -49,7 +52,7 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
         return "few_channels" if rows <= 2 * _FEW_TILE_M else "gemm"  # of the 64 rows of a GEMM tile
     if direction == "backward_x":
         return "gemm" if math.prod(g.stride) <= _MAX_PHASES else "direct"
-    return "direct" if rows < _TILE_K else "gemm"
+    return "few_channels" if rows <= _FEW_TILE_M else "gemm"
 
 
 # --- sizes ------------------------------------------------------------------------------------------------------------
@@ -172,6 +175,14 @@ def column_sums(x: Array, out: Array | None = None) -> Array:
     return _column_sums(partial, slices, 1, total)
 
 
+def _few_channels_slices(g: Conv2dGeometry, tiles: int) -> tuple[int, int]:
+    """The number of slices of the output pixels for a result of so many tiles, and the pixels of one: whole K tiles."""
+    pixels = g.batch * g.out_height * g.out_width
+    k_tiles = cuda.ceil_div(cuda.ceil_div(pixels, _FEW_TILE_K), max(1, _FEW_BLOCKS // tiles))
+    slice_pixels = _FEW_TILE_K * max(1, k_tiles)
+    return max(1, cuda.ceil_div(pixels, slice_pixels)), slice_pixels
+
+
 # --- the entries that the op calls ------------------------------------------------------------------------------------
 
 
@@ -180,7 +191,14 @@ def conv2d(x: Array, weight: Array, bias: Array | None, g: Conv2dGeometry) -> Ar
     x, weight = cuda.contiguous(x), cuda.contiguous(weight)
     bias = None if bias is None else cuda.contiguous(bias)
     y = cuda.empty(g.y_shape, x.dtype, x)
-    if _choose("forward", g) == "direct":
+    algorithm = _choose("forward", g)
+    if algorithm == "few_channels":
+        blocks = cuda.ceil_div(g.out_channels, 32)
+        slices, slice_pixels = _few_channels_slices(g, blocks)
+        args = x, weight, bias, y, slice_pixels, _shape(g)
+        cuda.launch("conv2d", "few_channels_forward", (blocks, slices), _THREADS, *args, real=x.dtype)
+        return y
+    if algorithm == "direct":
         vectorized = g.out_channels // g.groups % 4 == 0
         kernel, width = ("direct_forward_vec4", 4) if vectorized else ("direct_forward", 1)
         grid = cuda.ceil_div(y.size // width, _THREADS)
@@ -227,11 +245,8 @@ def _gemm_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry
 
 
 def _few_channels_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
-    pixels, rows = g.batch * g.out_height * g.out_width, math.prod(g.weight_shape[:3])
-    tiles = cuda.ceil_div(g.out_channels, 32), cuda.ceil_div(rows, _FEW_TILE_M)
-    k_tiles = cuda.ceil_div(pixels, _FEW_TILE_K)
-    slice_pixels = _FEW_TILE_K * cuda.ceil_div(k_tiles, max(1, _BLOCKS // math.prod(tiles)))
-    slices = max(1, cuda.ceil_div(pixels, max(1, slice_pixels)))
+    tiles = cuda.ceil_div(g.out_channels, 32), cuda.ceil_div(math.prod(g.weight_shape[:3]), _FEW_TILE_M)
+    slices, slice_pixels = _few_channels_slices(g, math.prod(tiles))
     target = dweight if slices == 1 else cuda.empty((slices, *g.weight_shape), x.dtype, x)
     args = dy, x, target, slice_pixels, _shape(g)
     cuda.launch("conv2d", "few_channels_backward_weight", (*tiles, slices), _THREADS, *args, real=x.dtype)
