@@ -102,13 +102,22 @@ def test_parts_that_meet_are_the_whole_batch(
 
 
 @pytest.mark.parametrize("shape", [(8, 28, 28, 32), (12544, 128), (2304, 256), (256, 512), (10**8, 1), (2, 10**7)])
-def test_slices_follow_from_the_shape(shape: tuple[int, ...]) -> None:
-    slicing = cuda_batchnorm._slicing(shape)
+@pytest.mark.parametrize("in_flight", [4, 1])
+def test_slices_follow_from_the_shape(shape: tuple[int, ...], in_flight: int) -> None:
+    slicing = cuda_batchnorm.slicing(shape, in_flight)
     assert slicing.slice_rows * (slicing.slices - 1) < slicing.rows <= slicing.slice_rows * slicing.slices
-    assert slicing.block[0] * slicing.block[1] == 256 and slicing.slice_rows % (4 * slicing.block[1]) == 0
-    tiles = slicing.grid // slicing.slices
-    assert slicing.slices == 1 or slicing.grid <= cuda_batchnorm._BLOCKS
+    assert slicing.block[0] * slicing.block[1] == 256 and slicing.slice_rows % (in_flight * slicing.block[1]) == 0
+    tiles, slices = slicing.grid
+    assert slices == slicing.slices and (slices == 1 or slices * tiles <= cuda_batchnorm._BLOCKS)
     assert 4 * slicing.block[0] * (tiles - 1) < slicing.channels <= 4 * slicing.block[0] * tiles
+
+
+@pytest.mark.parametrize("slices", [1, 2, 8, 9, 100, 256, 257, 528])
+def test_blocks_that_combine_slices(slices: int) -> None:
+    """Whole warps, and no thread with more than three slices."""
+    grid, (channels, threads) = cuda_batchnorm._finish(33, slices)
+    assert channels * (grid - 1) < 33 <= channels * grid and channels * threads % 32 == 0 and channels * threads <= 1024
+    assert slices <= 3 * threads and (threads == 8 or threads // 2 < slices)
 
 
 def test_arrays_that_vectors_cannot_read(device: Device) -> None:
@@ -150,7 +159,7 @@ def vectors(device: Device, channels: int, *values: float) -> list[Array]:
 @pytest.mark.parametrize("kind", ["plain", "sorted", "drifting", "outliers"])
 @pytest.mark.parametrize(("rows", "channels"), [(6000, 2), (1500, 33)])
 def test_a_large_mean_costs_no_digits(device: Device, small_slices: None, kind: str, rows: int, channels: int) -> None:
-    x = large_means(kind, rows, channels, cuda_batchnorm._slicing((rows, channels)).slice_rows)
+    x = large_means(kind, rows, channels, cuda_batchnorm.slicing((rows, channels)).slice_rows)
     exact = x.astype(np.float64)
     one, zero, running_mean, running_var = vectors(device, channels, 1, 0, 0, 1)
     y, saved = batch_norm(device.array(x), one, zero, running_mean, running_var, training=True, momentum=1.0)

@@ -61,8 +61,10 @@ def forced(algorithm: str, blocks: int = 264, tile: Tile | None = None) -> Itera
         if tile is not None:
             patch.setattr(room, "_tile", lambda *args: tile)
         patch.setattr(room, "_choose", lambda direction, g: algorithm)
-        patch.setattr(room, "_BLOCKS", blocks)
-        patch.setattr(room, "_MIN_SLICE_TILES", 1)
+        for name in ("_BLOCKS", "_MANY_BLOCKS"):
+            patch.setattr(room, name, blocks)
+        for name in ("_MIN_SLICE_TILES", "_LONG_SLICE_TILES"):
+            patch.setattr(room, name, 1)
         yield
 
 
@@ -237,7 +239,7 @@ def test_groups(device: Device, groups: int, dtype: Any) -> None:
             (2, 6, 6, 1),
             (3, 3, 1, 8),
             {},
-            ["few_channels_forward", "gemm_backward_x", "few_channels_backward_weight", "column_sums"],
+            ["few_channels_forward", "gemm_backward_x", "add_rows", "few_channels_backward_weight", "column_sums"],
         ),
         (
             (2, 6, 6, 8),

@@ -31,11 +31,20 @@ _TILE_K, _GEMM_THREADS = 16, 128  # of gemm.cuh
 _LARGE_TILE, _NARROW_TILE, _SMALL_TILE = (128, 64), (128, 32), (64, 64)  # rows, columns; the lines "compile" name them
 _FEW_TILE_M, _FEW_TILE_K = 16, 64  # of few_channels_forward and few_channels_backward_weight
 _THREADS, _WARPS, _CHUNK = 256, 8, 8  # of conv2d.cu and column_sums.cu
-_BLOCKS = 264
-"""Blocks that a launch should at least have: two for each of the 132 multiprocessors of an H100."""
+_BLOCKS = 396
+"""Blocks that a launch should have: three for each of the 132 multiprocessors of an H100, as many as hold large tiles.
+
+These numbers are from timings of the networks' products on an H200 with every tile and many numbers of slices: with
+them a product takes about 4 % longer than with the best (layers, directions, 128 to 1,024 images, both precisions)."""
+_LARGE_BLOCKS = 264
+"""The least blocks for which large tiles are taken."""
+_NARROW_ROWS = 2048
+"""The least rows for which narrow tiles are taken."""
+_MANY_BLOCKS, _LONG_SLICE_TILES, _MAX_SLICES = 1056, 9, 88
+"""Of weight gradients: so many blocks, if a slice then has so many K tiles, and at most so many slices."""
 _FEW_BLOCKS = 528
 """Blocks that a launch of few_channels kernels should at most have: the four that an H100's multiprocessors hold."""
-_MIN_SLICE_TILES = 4
+_MIN_SLICE_TILES = 2
 """The least K tiles of a split-K slice: fewer are not worth writing and adding a partial result."""
 _FEW_ROWS = 16
 """So many rows of a matrix are added by a thread for four columns."""
@@ -108,25 +117,38 @@ class _Plan(NamedTuple):
     """Of split-K."""
 
 
-def _plan(rows: int, columns: int, k: int, real: Any, layers: int = 1) -> _Plan:
-    """For a result of rows x columns, `layers` of them with K of `k` each."""
-    tile = _tile(rows, columns, real, layers)
-    tiles = cuda.ceil_div(rows, tile[0]), cuda.ceil_div(columns, tile[1])
-    return _Plan(tile, tiles, _split_k(max(1, math.prod(tiles) * layers), k))
+def _plan(rows: int, columns: int, k: int, real: Any, *, layers: int = 1, pixels: bool = False) -> _Plan:
+    """For a result of rows x columns, `layers` of them with K of `k` each; `pixels`: K is the output pixels."""
+    split_k = _split_pixels if pixels else _split_k
+
+    def plan(tile: tuple[int, int]) -> _Plan:
+        tiles = cuda.ceil_div(rows, tile[0]), cuda.ceil_div(columns, tile[1])
+        return _Plan(tile, tiles, split_k(max(1, math.prod(tiles) * layers), k))
+
+    return plan(_tile(rows, columns, k, real, layers, pixels))
 
 
-def _tile(rows: int, columns: int, real: Any, layers: int) -> tuple[int, int]:
-    if real == np.float64:
+def _tile(rows: int, columns: int, k: int, real: Any, layers: int, pixels: bool) -> tuple[int, int]:
+    if real == np.float64 or pixels:
         return _SMALL_TILE
-    if columns <= _NARROW_TILE[1]:
+    if columns <= _NARROW_TILE[1] and rows >= _NARROW_ROWS:
         return _NARROW_TILE
     large = layers * cuda.ceil_div(rows, _LARGE_TILE[0]) * cuda.ceil_div(columns, _LARGE_TILE[1])
-    return _LARGE_TILE if large >= _BLOCKS else _SMALL_TILE
+    return _LARGE_TILE if large * _split_k(max(1, large), k) >= _LARGE_BLOCKS else _SMALL_TILE
 
 
-def _split_k(tiles: int, k: int) -> int:
+def _split_k(tiles: int, k: int, most: int = _FEW_ROWS) -> int:
     """The number of split-K slices for a result of so many tiles."""
-    return max(1, min(cuda.ceil_div(_BLOCKS, tiles), k // (_TILE_K * _MIN_SLICE_TILES)))
+    return max(1, min(round(_BLOCKS / tiles), k // (_TILE_K * _MIN_SLICE_TILES), most))
+
+
+def _split_pixels(tiles: int, k: int) -> int:
+    """The same where K is the output pixels.
+
+    Tiles whose taps are on the padding skip pixels: more blocks than fit at once share the work better, if it is long.
+    """
+    many = min(round(_MANY_BLOCKS / tiles), k // (_TILE_K * _LONG_SLICE_TILES), _MAX_SLICES)
+    return max(_split_k(tiles, k, _MAX_SLICES), many)
 
 
 def _gemm(kernel: str, plan: _Plan, layers: int, *args: Any, real: Any) -> None:
@@ -221,7 +243,7 @@ def conv2d_backward_x(dy: Array, weight: Array, g: Conv2dGeometry) -> Array:
         return dx
     phases = math.prod(g.stride)
     rows = g.batch * cuda.ceil_div(g.height, g.stride[0]) * cuda.ceil_div(g.width, g.stride[1])
-    plan = _plan(rows, g.in_channels, _valid_taps(g)[0] * g.out_channels // phases, dy.dtype, phases)
+    plan = _plan(rows, g.in_channels, _valid_taps(g)[0] * g.out_channels // phases, dy.dtype, layers=phases)
     target = dx if plan.slices == 1 else cuda.empty((plan.slices, *g.x_shape), dy.dtype, dy)
     args = dy, weight, target, _images_innermost(g), _shape(g)
     _gemm("gemm_backward_x", plan, phases, *args, real=dy.dtype)
@@ -237,7 +259,7 @@ def conv2d_backward_weight(dy: Array, x: Array, g: Conv2dGeometry, out: Array | 
 
 def _gemm_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
     rows = math.prod(g.weight_shape[:3])
-    plan = _plan(rows, g.out_channels, g.batch * g.out_height * g.out_width, x.dtype)
+    plan = _plan(rows, g.out_channels, g.batch * g.out_height * g.out_width, x.dtype, pixels=True)
     target = dweight if plan.slices == 1 else cuda.empty((plan.slices, *g.weight_shape), x.dtype, x)
     args = dy, x, target, _shape(g)
     _gemm("gemm_backward_weight", plan, 1, *args, real=x.dtype)
