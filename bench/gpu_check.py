@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ class Part:
     command: tuple[str, ...]
     limit: int
     environment: dict[str, str] = field(default_factory=dict)
+    alone: bool = True
+    """Whether it must not run beside others, because it measures times."""
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Outcome:
 
 
 def parts(quick: bool, rehearse: bool = False) -> list[Part]:
-    """All parts in order: the most telling come first. The limits add up to less than :data:`BUDGET`.
+    """All parts in order; neighbours that need not be alone run side by side. It takes less than :data:`BUDGET`.
 
     Args:
         quick: train for 2 epochs only.
@@ -63,26 +66,35 @@ def parts(quick: bool, rehearse: bool = False) -> list[Part]:
     step = (python, "-m", "bench.gpu_step", "--sanitize")
     small = ("--rehearse",) if rehearse else ()
 
-    def sanitized(tool: str, limit: int) -> Part:
-        return Part(tool, (sanitizer, "--tool", tool, "--error-exitcode", "9", *step), limit)
+    def sanitized(tool: str) -> Part:
+        return Part(tool, (sanitizer, "--tool", tool, "--error-exitcode", "9", *step), 150, alone=False)
 
     return [
         Part("doctor", (python, "-m", "gpunet", "doctor", "--device", "cuda", "--json"), 30),
-        Part("compile all", (python, "-m", "bench.gpu_step", "--compile"), 40),
+        Part("compile all", (python, "-m", "bench.gpu_step", "--compile"), 60),
         Part(
             "GPU tests",
             (python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/cuda"),
-            150,
+            180,
             {"GPUNET_REQUIRE_GPU": "1"},
+            alone=False,
         ),
-        sanitized("memcheck", 45),
-        Part("training", (python, "-m", "bench.gpu_step", "--train", "2" if quick else "20", *small), 40),
-        Part("timings", (python, "-m", "bench.gpu_step", *small), 60),
-        Part("race", (python, "-m", "bench.gpu_race", *small), 90),
-        sanitized("initcheck", 40),
-        sanitized("racecheck", 40),
-        sanitized("synccheck", 30),
+        *map(sanitized, ("memcheck", "initcheck", "racecheck", "synccheck")),
+        Part("training", (python, "-m", "bench.gpu_step", "--train", "2" if quick else "20", *small), 60),
+        Part("timings", (python, "-m", "bench.gpu_step", *small), 80),
+        Part("race", (python, "-m", "bench.gpu_race", *small), 140),
     ]
+
+
+def stages(parts: Sequence[Part]) -> list[list[Part]]:
+    """Those that run at the same time."""
+    found: list[list[Part]] = []
+    for part in parts:
+        if found and not part.alone and not found[-1][-1].alone:
+            found[-1].append(part)
+        else:
+            found.append([part])
+    return found
 
 
 def run(part: Part, seconds_left: float) -> Outcome:
@@ -158,10 +170,14 @@ def markdown(facts: dict[str, str], outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         if isinstance(outcome.facts, dict):
             lines += ["", f"## {outcome.name}", "", "| | |", "|---|---|"]
-            lines += [f"| {name} | {value} |" for name, value in outcome.facts.items()]
+            lines += [f"| {name} | {_cell(value)} |" for name, value in outcome.facts.items()]
         if outcome.tail:
             lines += ["", f"## Output of {outcome.name}", "", "```", outcome.tail, "```"]
     return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return "; ".join(f"{name}: {item}" for name, item in value.items()) if isinstance(value, dict) else str(value)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -177,14 +193,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     name = f"{datetime.date.today().isoformat()}-gpu-{_slug(facts['gpu'])}"
     args.out.mkdir(parents=True, exist_ok=True)
-    for part in chosen:
-        outcome = run(part, BUDGET - (time.monotonic() - started))
-        outcomes.append(outcome)
-        print(f"{part.name:<12} {outcome.status:<9} {outcome.seconds:>6} s  {outcome.summary}", flush=True)
-        if outcome.tail:
-            print("\n".join(f"    {line}" for line in outcome.tail.splitlines()[-25:]), flush=True)
-        # After each part, so that an interrupted run leaves its results so far.
-        report = {"environment": facts, "parts": [asdict(done) for done in outcomes]}
+    for stage in stages(chosen):
+        left = BUDGET - (time.monotonic() - started)
+        with ThreadPoolExecutor(len(stage)) as pool:
+            done = list(pool.map(run, stage, [left] * len(stage)))
+        for outcome in done:
+            print(f"{outcome.name:<12} {outcome.status:<9} {outcome.seconds:>6} s  {outcome.summary}", flush=True)
+            if outcome.tail:
+                print("\n".join(f"    {line}" for line in outcome.tail.splitlines()[-25:]), flush=True)
+        outcomes += done
+        # After each stage, so that an interrupted run leaves its results so far.
+        report = {"environment": facts, "parts": [asdict(outcome) for outcome in outcomes]}
         (args.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
         (args.out / f"{name}.md").write_text(markdown(facts, outcomes))
     return 0 if all(outcome.status in ("passed", "left out") for outcome in outcomes) else 1

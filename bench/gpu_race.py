@@ -99,8 +99,21 @@ def _captured(torch: Any, step: Callable[[], None]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    replay: Callable[[], None] = graph.replay
+
+    def replay() -> None:
+        assert step  # keeps the arrays that the graph computes with
+        graph.replay()
+
     return replay
+
+
+def pytorch(device: str) -> Any:
+    """PyTorch; None if it or its GPU is not there."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch if device == "cpu" or torch.cuda.is_available() else None
 
 
 def race(contestants: dict[str, Turn], rounds: int = ROUNDS) -> dict[str, str]:
@@ -129,10 +142,7 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
     backend = get_backend(args.device)
-    try:
-        import torch
-    except ImportError:
-        torch = None
+    torch = pytorch(args.device)
     found: dict[str, Any] = {"PyTorch": torch.__version__ if torch else "not installed"}
     steps, rounds = (1, 1) if args.rehearse else (STEPS, ROUNDS)
     for case, batches in {"mlp-train": (8,)}.items() if args.rehearse else BATCHES.items():
