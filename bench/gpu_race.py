@@ -1,12 +1,13 @@
 """Training steps and inference of gpunet and PyTorch on a GPU, side by side; the last line of the output is JSON.
 
 python -m bench.gpu_race
---rehearse    one step of each on next to no data: that it runs
+--contestant NAME    the times of one alone
+--rehearse           one step of each on next to no data: that it runs
 
 Both have the same layers, float32 arrays and Adam, and images on the device: gpunet's as uint8, gathered and scaled in
 each step, PyTorch's as a batch of floats that is there already. PyTorch runs as it is (eager), as one CUDA graph and
-compiled (``reduce-overhead``, which makes CUDA graphs), channels last and with cuDNN's fastest algorithms. They take
-turns of some steps each, in rotating order; a time is the median of the rounds, a ratio that of the two in each round.
+compiled (``reduce-overhead``, which makes CUDA graphs), channels last and with cuDNN's fastest algorithms. Each runs in
+a process of its own, one after the other: a time is the median of rounds of some steps each, a ratio that of two times.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench import racers
@@ -24,9 +27,13 @@ from gpunet.backend import PRECISIONS, Backend
 from gpunet.devices import get_backend
 
 BATCHES = {"cnn-train": (128, 256, 1024), "mlp-train": (128, 1024), "cnn-infer": (1000,)}
+REHEARSED = {"mlp-train": (8,)}
 COMPILED = {("cnn-train", 256), ("mlp-train", 128)}
 """What PyTorch compiles: each takes some ten seconds."""
 STEPS, ROUNDS = 30, 7
+PEERS = {"PyTorch eager": "eager", "PyTorch graph": "graph", "PyTorch compiled": "compiled"}
+LIMIT = 70
+"""Seconds of a contestant."""
 
 Turn = Callable[[], int]
 """Some steps, waited for; returns how many."""
@@ -116,45 +123,81 @@ def pytorch(device: str) -> Any:
     return torch if device == "cpu" or torch.cuda.is_available() else None
 
 
-def race(contestants: dict[str, Turn], rounds: int = ROUNDS) -> dict[str, str]:
-    """Of each contestant microseconds a step; of gpunet's peers also the ratio of their time to gpunet's."""
-    names = list(contestants)
-    for turn in contestants.values():
-        for _ in range(3):
-            turn()
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            started = time.perf_counter()
-            steps = contestants[name]()
-            times[name].append((time.perf_counter() - started) / steps * 1e6)
-    found = {name: f"{statistics.median(taken):.1f} us" for name, taken in times.items()}
-    for name in names:
-        if name != "gpunet":
-            ratios = [theirs / ours for theirs, ours in zip(times[name], times["gpunet"], strict=True)]
-            found[name] += f", {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) times gpunet's"
+def times(turn: Turn, rounds: int) -> list[float]:
+    """Microseconds a step, of each round."""
+    for _ in range(3):
+        turn()
+    found = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        steps = turn()
+        found.append((time.perf_counter() - started) / steps * 1e6)
     return found
+
+
+def contest(contestant: str, device: str, rehearse: bool) -> Iterator[tuple[str, list[float]]]:
+    """The times of one contestant in each case that it takes part in."""
+    backend, steps, rounds = get_backend(device), *((1, 1) if rehearse else (STEPS, ROUNDS))
+    torch = None if contestant == "gpunet" else pytorch(device)
+    for case, batches in (REHEARSED if rehearse else BATCHES).items():
+        for batch in batches:
+            if contestant == "PyTorch compiled" and (case, batch) not in COMPILED:
+                continue
+            for precision in PRECISIONS:
+                if contestant == "gpunet":
+                    turn = ours(backend, case, batch, precision, steps)
+                else:
+                    turn = theirs(torch, device, case, batch, PEERS[contestant], precision, steps)
+                yield f"{case}, batch {batch}, {precision}", times(turn, rounds)
+
+
+def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, str]]:
+    """Of each case and contestant the median time, its range, and how often gpunet's it is."""
+    lines: dict[str, dict[str, str]] = {}
+    for case, by_name in found.items():
+        medians = {name: statistics.median(taken) for name, taken in by_name.items()}
+        lines[case] = {
+            name: f"{medians[name]:.1f} us ({min(taken):.1f} to {max(taken):.1f})" for name, taken in by_name.items()
+        }
+        for name in lines[case]:
+            if name != "gpunet" and "gpunet" in medians:
+                lines[case][name] += f", {medians[name] / medians['gpunet']:.2f} times gpunet's"
+    return lines
+
+
+def run(contestant: str, arguments: list[str]) -> tuple[dict[str, list[float]], str]:
+    """What :func:`contest` finds in another process, and why it is not all."""
+    command = [sys.executable, "-m", "bench.gpu_race", "--contestant", contestant, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+        output, problem = done.stdout, "" if done.returncode == 0 else (done.stderr.strip() or "?").splitlines()[-1]
+    except subprocess.TimeoutExpired as error:
+        output, problem = (error.stdout or b"").decode(), f"took more than {LIMIT} s"
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("[")]
+    return dict(lines), problem
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_race")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--contestant", choices=["gpunet", *PEERS])
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
-    backend = get_backend(args.device)
+    if args.contestant:
+        for case, taken in contest(args.contestant, args.device, args.rehearse):
+            print(json.dumps([case, taken]), flush=True)
+        return
     torch = pytorch(args.device)
-    found: dict[str, Any] = {"PyTorch": torch.__version__ if torch else "not installed"}
-    steps, rounds = (1, 1) if args.rehearse else (STEPS, ROUNDS)
-    for case, batches in {"mlp-train": (8,)}.items() if args.rehearse else BATCHES.items():
-        for batch in batches:
-            for precision in PRECISIONS:
-                contestants = {"gpunet": ours(backend, case, batch, precision, steps)}
-                ways = ("eager", "graph", *(("compiled",) if (case, batch) in COMPILED else ())) if torch else ()
-                for how in ways:
-                    contestants[f"PyTorch {how}"] = theirs(torch, args.device, case, batch, how, precision, steps)
-                found[f"{case}, batch {batch}, {precision}"] = race(contestants, rounds)
-                print(case, batch, precision, found[f"{case}, batch {batch}, {precision}"], flush=True)
-    print(json.dumps(found))
+    found: dict[str, dict[str, list[float]]] = {}
+    problems: dict[str, str] = {}
+    for contestant in ["gpunet", *(PEERS if torch else ())]:
+        by_case, problem = run(contestant, ["--device", args.device, *(["--rehearse"] if args.rehearse else [])])
+        for case, taken in by_case.items():
+            found.setdefault(case, {})[contestant] = taken
+        if problem:
+            problems[contestant] = problem
+    print(json.dumps({"PyTorch": torch.__version__ if torch else "not installed", **summary(found), **problems}))
+    sys.exit("gpunet" in problems)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ import json
 import re
 import sys
 import time
+from typing import Any
 
 import pytest
 
 from bench import gpu_race
-from bench.gpu_race import ours, race, theirs
+from bench.gpu_race import ours, summary, theirs, times
 from gpunet.backend import CPU
 
 
@@ -25,27 +26,55 @@ def test_pytorch_steps(case: str) -> None:
     assert theirs(torch, "cpu", case, 4, "eager", "float32", steps=2)() == 2
 
 
-def test_times_and_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turns of two steps that take 20 us each, and of one of 50 us."""
+def test_times_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns of two steps that take 20 us each."""
     now = 0.0
 
-    def turn(steps: int, seconds: float) -> int:
+    def turn() -> int:
         nonlocal now
-        now += seconds
-        return steps
+        now += 40e-6
+        return 2
 
     monkeypatch.setattr(time, "perf_counter", lambda: now)
-    found = race({"gpunet": lambda: turn(2, 40e-6), "peer": lambda: turn(1, 50e-6)}, rounds=3)
-    assert found == {"gpunet": "20.0 us", "peer": "50.0 us, 2.50 (2.50 to 2.50) times gpunet's"}
+    assert times(turn, 2) == pytest.approx([20.0, 20.0])
+
+
+def test_medians_and_ratios() -> None:
+    found = summary({"a case": {"gpunet": [10.0, 30.0, 20.0], "PyTorch graph": [50.0, 49.0, 60.0]}})
+    assert found == {
+        "a case": {
+            "gpunet": "20.0 us (10.0 to 30.0)",
+            "PyTorch graph": "50.0 us (49.0 to 60.0), 2.50 times gpunet's",
+        }
+    }
+
+
+def raced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    monkeypatch.setattr(sys, "argv", ["gpu_race", "--device", "cpu", "--rehearse"])
+    with pytest.raises(SystemExit) as ended:
+        gpu_race.main()
+    assert not ended.value.code
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
 
 
 def test_without_pytorch_gpunet_is_timed_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(sys, "argv", ["gpu_race", "--device", "cpu", "--rehearse"])
-    gpu_race.main()
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = raced(monkeypatch, capsys)
     assert found.pop("PyTorch") == "not installed"
     assert set(found) == {"mlp-train, batch 8, float32", "mlp-train, batch 8, tf32"}
-    assert all(re.fullmatch(r"[\d.]+ us", times["gpunet"]) and len(times) == 1 for times in found.values())
+    assert all(re.fullmatch(r"[\d.]+ us \(.*\)", by_name["gpunet"]) and len(by_name) == 1 for by_name in found.values())
+
+
+@pytest.mark.slow
+def test_one_that_crashes_is_left_out_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a CPU, PyTorch makes no CUDA graph."""
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[peers]'")
+    monkeypatch.setattr(gpu_race, "PEERS", {"PyTorch eager": "eager", "PyTorch graph": "graph"})
+    found = raced(monkeypatch, capsys)
+    assert "PyTorch eager" not in found and found["PyTorch graph"]
+    assert set(found["mlp-train, batch 8, float32"]) == {"gpunet", "PyTorch eager"}

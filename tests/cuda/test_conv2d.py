@@ -278,7 +278,7 @@ def test_long_sums(device: Device) -> None:
     dy = (1 + np.random.default_rng(0).random((700, 3, 35))).astype(np.float32)
     expected = dy.astype(np.float64).sum((0, 1))
     total = room.conv2d_backward_bias(device.array(dy.reshape(700, 3, 1, 35)))
-    assert_close(device.host(total), expected, terms=1, c=1)
+    assert_close(device.host(total), expected, terms=8, c=1)  # eight rows at a time are added in float32
 
 
 def test_arrays_at_any_address(device: Device) -> None:

@@ -48,6 +48,8 @@ _MIN_SLICE_TILES = 2
 """The least K tiles of a split-K slice: fewer are not worth writing and adding a partial result."""
 _FEW_ROWS = 16
 """So many rows of a matrix are added by a thread for four columns."""
+_ROWS_OF_A_BLOCK = 256
+"""So many rows are summed by one thread block: fewer are not worth a second launch."""
 _MAX_PHASES = 64
 """Of a strided input gradient by gemm, which has a layer of blocks for each."""
 
@@ -177,6 +179,8 @@ def _column_sums(x: Array, rows: int, slices: int, out: Array, start: Array | No
 def _add_slices(partial: Array, out: Array, start: Array | None = None) -> Array:
     """out = the sum over the first axis of `partial`, in order, plus `start`, repeated along the columns."""
     slices = len(partial)
+    if slices > _FEW_ROWS and start is None:
+        return column_sums(partial.reshape(slices, -1), out)
     if slices > _FEW_ROWS:
         return _column_sums(partial, slices, 1, out, start)
     period = 1 if start is None else start.size
@@ -190,7 +194,7 @@ def column_sums(x: Array, out: Array | None = None) -> Array:
     """Sums over the rows of a C-contiguous (M, C) matrix, as (C,) of its dtype; in `out` if given."""
     rows, columns = x.shape
     total = cuda.empty(columns, x.dtype, x) if out is None else out
-    slices = max(1, min(cuda.ceil_div(rows, _WARPS * _CHUNK), _BLOCKS // cuda.ceil_div(columns, 32)))
+    slices = max(1, min(cuda.ceil_div(rows, _ROWS_OF_A_BLOCK), _BLOCKS // cuda.ceil_div(columns, 32)))
     if slices == 1:
         return _column_sums(x, rows, 1, total)
     partial = _column_sums(x, rows, slices, cuda.empty((slices, columns), x.dtype, x))
