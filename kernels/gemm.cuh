@@ -70,9 +70,9 @@ struct SplitKSlice {
     int first_tile, tiles;
 
     __device__ __forceinline__ SplitKSlice(int k, int slice, int slices) {
-        const long long k_tiles = (k + TILE_K - 1) / TILE_K;
-        first_tile = int(k_tiles * slice / slices);
-        tiles = int(k_tiles * (slice + 1) / slices) - first_tile;
+        const int k_tiles = (k + TILE_K - 1) / TILE_K, each = k_tiles / slices, longer = k_tiles - each * slices;
+        first_tile = slice * each + min(slice, longer);
+        tiles = each + (slice < longer);
     }
 };
 
