@@ -28,7 +28,7 @@ from gpunet.devices import get_backend
 
 BATCHES = {"cnn-train": (128, 256, 1024), "mlp-train": (128, 1024), "cnn-infer": (1000,)}
 REHEARSED = {"mlp-train": (8,)}
-COMPILED = {("cnn-train", 256), ("mlp-train", 128)}
+COMPILED = {("cnn-train", 256)}
 """What PyTorch compiles: each takes some ten seconds."""
 STEPS, ROUNDS = 30, 7
 PEERS = {"PyTorch eager": "eager", "PyTorch graph": "graph", "PyTorch compiled": "compiled"}
