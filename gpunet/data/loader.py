@@ -77,6 +77,9 @@ class Loader:
     [5, 6, 7]
     """
 
+    _ahead: tuple[int, int, np.ndarray] | None = None
+    """Seed, epoch and order of :meth:`shuffle_ahead`."""
+
     def __init__(
         self,
         images: Images,
@@ -234,12 +237,19 @@ class Loader:
     def serve(self, first: int, last: int, of: int) -> None:
         """Training batches of `of` images are asked for their rows `first` to `last` - 1 alone, those of a rank."""
 
+    def shuffle_ahead(self, seed: int, epoch: int) -> None:
+        """Compute the order of an `epoch` that will come, for :meth:`shuffle`, while the device has work to do."""
+        self._ahead = seed, epoch, self._shuffled(seed, epoch)
+
     def shuffle(self, seed: int, epoch: int) -> None:
         """Shuffle the training images for `epoch`: the order depends only on `seed` and `epoch`."""
         self.backend.assign(self._order, self._shuffled(seed, epoch))  # in place: a captured step refers to this array
 
     def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
         """The order of an epoch, int64 (n,): numbers of images, or of mirror images, which follow all images."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[:2] == (seed, epoch):
+            return ahead[2]
         order = random.PhiloxStream(seed, random.SHUFFLE, epoch).permutation(self.size)
         if self._blocks is not None:
             order = in_blocks(order, self._blocks, seed, epoch)

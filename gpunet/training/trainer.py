@@ -247,6 +247,7 @@ class Trainer:
 
     def _run_epoch(self, interrupts: Interrupts) -> EpochTotals | None:
         """Run the steps of the epoch that are left; None if a signal ended it after one of them."""
+        resumed, started = self._epoch_seconds, time.perf_counter()
         first, done = self.epoch * self.steps_per_epoch, self._epoch_steps
         self.step = first + done
         self.train.shuffle(self.config.seed, self.epoch)
@@ -257,7 +258,6 @@ class Trainer:
         else:
             self._state.start_epoch(first, rates)
         every = self.backend.steps_between_reads
-        resumed, started = self._epoch_seconds, time.perf_counter()
         alone = self.communicator.size == 1
         saved = started
         for index in range(done, self.steps_per_epoch):
@@ -270,6 +270,8 @@ class Trainer:
             if (index + 1) % every and not (last or (alone and (save or interrupts.number is not None))):
                 continue
             number, save = agreed(self.communicator, interrupts, save)
+            if last and self.epoch + 1 < self.config.epochs:
+                self.train.shuffle_ahead(self.config.seed, self.epoch + 1)  # while a GPU is at the steps in its queue
             totals = self._state.totals()
             if not totals.finite:
                 raise diverged(self, index if totals.failed is None else totals.failed - first)

@@ -53,6 +53,10 @@ def test_an_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
     assert epoch(0, 1) != first != epoch(1, 0)
     assert epoch(0, 0) == first
 
+    for shuffled in ((0, 0), (0, 1)):  # the one that was computed ahead, and another one
+        loader.shuffle_ahead(0, 0)
+        assert (epoch(*shuffled) == first) == (shuffled == (0, 0))
+
 
 def test_training_batches_are_augmented_and_evaluation_is_not() -> None:
     images = np.zeros((8, 4, 5, 1), np.uint8)

@@ -132,6 +132,13 @@ def test_permutation_is_one(n):
     assert sorted(order.tolist()) == list(range(n))
 
 
+def test_equal_keys_keep_their_order(monkeypatch):
+    keys = np.tile(np.arange(3, dtype=np.uint64)[::-1], 20)
+    monkeypatch.setattr(random.PhiloxStream, "_keys", lambda self, n: keys[:n])
+    expected = sorted(range(60), key=lambda i: (keys[i], i))
+    assert random.PhiloxStream(0, random.SHUFFLE).permutation(60).tolist() == expected
+
+
 def test_permutation_sorts_the_reference_keys():
     words = reference.bits(3, random.SHUFFLE, 8, 100)
     keys = [words[2 * i + 1] << 32 | words[2 * i] for i in range(50)]

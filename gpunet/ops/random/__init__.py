@@ -144,5 +144,10 @@ class PhiloxStream:
         return np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=1).reshape(-1)[:n]
 
     def permutation(self, n: int) -> np.ndarray:
-        """The numbers 0 to n - 1 in random order, int64 (n,): the argsort of n random 64-bit keys."""
-        return np.argsort(self._keys(n), kind="stable").astype(np.int64, copy=False)
+        """The numbers 0 to n - 1 in random order, int64 (n,): the stable argsort of n random 64-bit keys."""
+        keys = self._keys(n)
+        order = np.argsort(keys)  # four times as fast as a stable sort, and the same unless two keys are equal
+        found = keys[order]
+        if (found[1:] == found[:-1]).any():
+            order = np.argsort(keys, kind="stable")
+        return order.astype(np.int64, copy=False)
