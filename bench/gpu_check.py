@@ -1,6 +1,6 @@
 """Checks that need a GPU: runs each part in a separate process, continues past failures, and writes the results.
 
-The result is a dated JSON file and a Markdown table of the same name in ``bench/results/``. Run it with
+The result is a dated JSON file and a Markdown page of the same name in ``bench/results/``. Run it with
 ``scripts/gpu_check.sh``. Only the standard library is imported here, so that missing packages can be reported.
 """
 
@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -144,7 +144,7 @@ def _last_json(lines: Sequence[str]) -> Any:
 def environment() -> dict[str, str]:
     """Device, driver, versions and commit."""
     found = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "gpu": _said(
             "nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm", "--format=csv,noheader"
         ),
@@ -166,7 +166,20 @@ def _said(*command: str) -> str:
     return " / ".join(done.stdout.split("\n")).strip(" /") if done.returncode == 0 else ""
 
 
-def markdown(facts: dict[str, str], outcomes: Sequence[Outcome]) -> str:
+def report(facts: Mapping[str, str], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The contents of the result file, as :mod:`bench.results` has them."""
+    versions = {name: value for name, value in facts.items() if name not in ("date", "gpu", "commit")}
+    return {
+        "kind": "gpu-check",
+        "date": facts["date"],
+        "machine": {"gpu": facts["gpu"]},
+        "versions": versions,
+        "commit": facts.get("commit", "unknown"),
+        "results": [asdict(outcome) for outcome in outcomes],
+    }
+
+
+def markdown(facts: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
     """The results as a Markdown page."""
     lines = [f"# GPU check, {facts['date']}", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     lines += ["| part | result | seconds | |", "|---|---|---|---|"]
@@ -181,7 +194,13 @@ def markdown(facts: dict[str, str], outcomes: Sequence[Outcome]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return "; ".join(f"{name}: {item}" for name, item in value.items()) if isinstance(value, dict) else str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    return "; ".join(f"{name}: {_microseconds(item)}" for name, item in value.items())
+
+
+def _microseconds(item: Any) -> str:
+    return "{} us ({} to {})".format(*item) if isinstance(item, list) and len(item) == 3 else str(item)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -195,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [part for part in parts(args.quick, args.rehearse) if not args.only or part.name in args.only]
     facts, outcomes = environment(), []
     started = time.monotonic()
-    name = f"{datetime.date.today().isoformat()}-gpu-{_slug(facts['gpu'])}"
+    name = f"gpu-check-{facts['date'].replace('T', '-').replace(':', '').rstrip('Z')}"
     args.out.mkdir(parents=True, exist_ok=True)
     for stage in stages(chosen):
         left = BUDGET - (time.monotonic() - started)
@@ -207,15 +226,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("\n".join(f"    {line}" for line in outcome.tail.splitlines()[-25:]), flush=True)
         outcomes += done
         # After each stage, so that an interrupted run leaves its results so far.
-        report = {"environment": facts, "parts": [asdict(outcome) for outcome in outcomes]}
-        (args.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.out / f"{name}.json").write_text(json.dumps(report(facts, outcomes), indent=1) + "\n")
         (args.out / f"{name}.md").write_text(markdown(facts, outcomes))
     return 0 if all(outcome.status in ("passed", "left out") for outcome in outcomes) else 1
-
-
-def _slug(gpu: str) -> str:
-    model = gpu.split(",")[0].strip().lower() or "none"
-    return "".join(letter if letter.isalnum() else "-" for letter in model)
 
 
 if __name__ == "__main__":

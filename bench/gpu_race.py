@@ -7,7 +7,8 @@ python -m bench.gpu_race
 Both have the same layers, float32 arrays and Adam, and images on the device: gpunet's as uint8, gathered and scaled in
 each step, PyTorch's as a batch of floats that is there already. PyTorch runs as it is (eager), as one CUDA graph and
 compiled (``reduce-overhead``, which makes CUDA graphs), channels last and with cuDNN's fastest algorithms. Each runs in
-a process of its own, one after the other: a time is the median of rounds of some steps each, a ratio that of two times.
+a process of its own, one after the other: times are microseconds a step, the median, lowest and highest of rounds of
+some steps each.
 """
 
 from __future__ import annotations
@@ -151,18 +152,15 @@ def contest(contestant: str, device: str, rehearse: bool) -> Iterator[tuple[str,
                 yield f"{case}, batch {batch}, {precision}", times(turn, rounds)
 
 
-def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, str]]:
-    """Of each case and contestant the median time, its range, and how often gpunet's it is."""
-    lines: dict[str, dict[str, str]] = {}
-    for case, by_name in found.items():
-        medians = {name: statistics.median(taken) for name, taken in by_name.items()}
-        lines[case] = {
-            name: f"{medians[name]:.1f} us ({min(taken):.1f} to {max(taken):.1f})" for name, taken in by_name.items()
+def summary(found: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, list[float]]]:
+    """Of each case and contestant median, lowest and highest of the times."""
+    return {
+        case: {
+            name: [round(number, 1) for number in (statistics.median(taken), min(taken), max(taken))]
+            for name, taken in by_name.items()
         }
-        for name in lines[case]:
-            if name != "gpunet" and "gpunet" in medians:
-                lines[case][name] += f", {medians[name] / medians['gpunet']:.2f} times gpunet's"
-    return lines
+        for case, by_name in found.items()
+    }
 
 
 def run(contestant: str, arguments: list[str]) -> tuple[dict[str, list[float]], str]:

@@ -134,8 +134,68 @@ def peak_memory(found: results.Report) -> str:
     return "\n".join([text, markdown(["model", "batch", "library", "MB"], lines, left=3), "", source(found)])
 
 
-STEPS = {"race": whole_steps}
-TABLES = {"race": whole_steps, "bench": single_ops, "start-up": first_steps, "memory": peak_memory}
+def gpu_cases(found: results.Report) -> list[tuple[str, int, str, float, str, float]]:
+    """Of each case of the GPU's race: work, batch, precision, gpunet's microseconds, fastest peer, its microseconds."""
+    (race,) = (part["facts"] for part in found["results"] if part["name"] == "race")
+    cases = []
+    for case, times in race.items():
+        if not isinstance(times, dict) or len(times) < 2:
+            continue  # a version, or one who crashed
+        work, batch, precision = case.split(", ")
+        medians = {name: numbers[0] for name, numbers in times.items()}
+        ours = medians.pop("gpunet")
+        peer = min(medians, key=lambda name: medians[name])
+        cases.append((WORK[work], int(batch.split()[1]), precision, ours, peer, medians[peer]))
+    return cases
+
+
+def gpu_source(found: results.Report) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    gpu = found["machine"]["gpu"].split(",")[0]
+    place = f"Measured on {results.day(found)} on {gpu}; {versions}; commit {found['commit']}"
+    return f"{place} (`bench/results/{found['file']}`).\n"
+
+
+def gpu_steps(found: results.Report) -> str:
+    """Each case of the GPU's race against the fastest way of PyTorch."""
+    lines = [
+        [
+            work, str(batch), precision, peer, ratio(theirs / ours), f"{1e6 * batch / ours:,.0f}",
+            f"{1e6 * batch / theirs:,.0f}",
+        ]
+        for work, batch, precision, ours, peer, theirs in gpu_cases(found)
+    ]  # fmt: skip
+    text = (
+        "Whole steps on a GPU, against the fastest of PyTorch's ways (eager, as a CUDA graph, with 256 images also "
+        "compiled); the ratio is that of the speeds, so below 1 gpunet is slower:\n"
+    )
+    header = ["on a GPU", "batch", "precision", "against", "ratio", "gpunet images/s", "peer images/s"]
+    return "\n".join([text, markdown(header, lines, left=4), "", gpu_source(found)])
+
+
+def gpu_sentence(found: results.Report) -> str:
+    """The same in one sentence."""
+    by_case: dict[str, list[str]] = {}
+    cases = gpu_cases(found)
+    fastest = " or ".join(sorted({peer for *_, peer, _ in cases}))
+    for work, batch, _, ours, _, theirs in cases:
+        by_case.setdefault(f"{work} with {batch:,} images", []).append(ratio(theirs / ours))
+    said = "; ".join(f"{case} {' and '.join(ratios)}" for case, ratios in by_case.items())
+    gpu = found["machine"]["gpu"].split(",")[0]
+    return (
+        f"On a GPU ({gpu}), the ratios to the fastest peer ({fastest}) in float32 and in TF32 are: {said} "
+        f"(`bench/results/{found['file']}`).\n"
+    )
+
+
+STEPS = {"race": whole_steps, "gpu-check": gpu_sentence}
+TABLES = {
+    "race": whole_steps,
+    "gpu-check": gpu_steps,
+    "bench": single_ops,
+    "start-up": first_steps,
+    "memory": peak_memory,
+}
 """The tables of each kind of result, for the README and for the page of benchmarks."""
 PAGES = {machine.ROOT / "README.md": STEPS, machine.ROOT / "docs" / "benchmarks.md": TABLES}
 

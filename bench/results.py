@@ -1,7 +1,7 @@
 """Result files: a dated JSON file and a Markdown page of the same name in ``bench/results/``.
 
 The JSON holds kind, date (UTC), machine, versions, commit and ``results``, a list of objects. Kinds are ``bench``
-(ops), ``race`` (whole steps), ``start-up``, ``memory``, ``conv-training`` and ``own-data``.
+(ops), ``race`` (whole steps), ``start-up``, ``memory``, ``conv-training``, ``own-data`` and ``gpu-check``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ TITLES = {
     "memory": "Peak memory of training",
     "conv-training": "Training with each convolution algorithm",
     "own-data": "The defaults on small data sets beside scikit-learn's MLPClassifier",
+    "gpu-check": "Checks and timings on a GPU",
 }
 
 Report = dict[str, Any]

@@ -16,7 +16,10 @@
 // Considered: a block a row (mostly idle for ten classes); exponentials kept in registers between the passes (ties the
 // code to a number of classes); keeping them in dlogits as the CPU does (a trip to memory instead of an exponential); a
 // last block that adds up the others' sums (saves a launch for large batches, needs an atomic counter and its reset);
-// fusion with the last linear layer. Not yet timed on a GPU.
+// fusion with the last linear layer.
+//
+// In training steps on an H200 with ten classes, cross_entropy takes 3.8 us for 128 rows and 6.5 for 256, in one thread
+// block, and 3.6 for 1,024, in 16; count_correct 2.0 to 2.7.
 
 #define NOT_A_NUMBER __longlong_as_double(0x7ff8000000000000LL)
 #define NEGATIVE_INFINITY real(__longlong_as_double(0xfff0000000000000LL))

@@ -8,8 +8,8 @@
 // All arithmetic is in double: a batch of targets is small, and the sum of squares of many needs its digits.
 //
 // Considered: four elements a thread and vector loads (a row of targets has one to some tens of elements: the launch is
-// most of the cost); a kernel for each loss (the choice is uniform over a launch, so no warp diverges). Not yet timed
-// on a GPU.
+// most of the cost); a kernel for each loss (the choice is uniform over a launch, so no warp diverges).
+// Not timed on a GPU.
 
 #define NOT_A_NUMBER __longlong_as_double(0x7ff8000000000000LL)
 

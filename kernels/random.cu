@@ -2,7 +2,7 @@
 // compile: REAL=float
 //
 // Thread mapping: one thread per counter, which gives four words, thread blocks of 256. Bytes per word: 4. Operations
-// per word: about 25, of which 5 are products of 32 x 32 -> 64 bits. Not yet timed on a GPU.
+// per word: about 25, of which 5 are products of 32 x 32 -> 64 bits. Not timed on a GPU.
 
 extern "C" __global__ void philox_words(unsigned* out, int n, unsigned long long seed, unsigned stream,
                                         const long long* step_pointer, long long step) {

@@ -8,7 +8,7 @@
 //
 // Considered: four columns a thread and vector loads (a warp's 32 floats are a full line already); a tree over the
 // shards (no gain for some tens of them, and the order would not be that of the CPU); compensated sums in `real` (four
-// additions for one). Not yet timed on a GPU.
+// additions for one). Not timed on a GPU.
 
 // out[column] = the sum of weights[shard] * rows[shard, column], rows (shards, columns). The product is rounded before
 // it is added, as on the CPU.

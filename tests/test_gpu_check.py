@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from bench import gpu_check, gpu_step
 from bench.gpu_check import Outcome, Part, run
+from bench.results import load
 from gpunet.errors import DataError
 
 ROOT = Path(__file__).parent.parent
@@ -90,12 +90,12 @@ def test_sanitizers_see_every_array_and_launch(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_markdown() -> None:
-    facts = {"conv1": "3 us", "cnn": {"gpunet": "2 us", "PyTorch": "3 us"}}
+    facts = {"conv1": "3 us", "cnn": {"gpunet": [2.0, 1.5, 2.5], "PyTorch": [3.0, 2.0, 4.0]}}
     outcomes = [Outcome("timings", "passed", 2.5, facts=facts), Outcome("tests", "failed", tail="E boom")]
     page = gpu_check.markdown({"date": "2026-01-02", "gpu": "H100"}, outcomes)
     assert page.startswith("# GPU check, 2026-01-02\n\n- date: 2026-01-02\n- gpu: H100\n")
     assert "| timings | passed | 2.5 |  |" in page and "| conv1 | 3 us |" in page
-    assert "| cnn | gpunet: 2 us; PyTorch: 3 us |" in page
+    assert "| cnn | gpunet: 2.0 us (1.5 to 2.5); PyTorch: 3.0 us (2.0 to 4.0) |" in page
     assert "## Output of tests\n\n```\nE boom\n```" in page
 
 
@@ -108,8 +108,8 @@ def test_without_a_gpu_every_part_is_reported(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     (written,) = tmp_path.glob("*.json")
-    report = json.loads(written.read_text())
-    assert [(part["name"], part["status"]) for part in report["parts"]] == [(part, "failed") for part in parts]
-    assert all("device 'cuda' is not available" in part["tail"] for part in report["parts"])
-    assert report["environment"]["numpy"] and report["environment"]["commit"]
+    report = load(written)
+    assert [(part["name"], part["status"]) for part in report["results"]] == [(part, "failed") for part in parts]
+    assert all("device 'cuda' is not available" in part["tail"] for part in report["results"])
+    assert report["versions"]["numpy"] and report["commit"]
     assert written.with_suffix(".md").read_text().count("| failed |") == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from typing import Any
@@ -39,14 +38,9 @@ def test_times_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert times(turn, 2) == pytest.approx([20.0, 20.0])
 
 
-def test_medians_and_ratios() -> None:
+def test_medians_and_ranges() -> None:
     found = summary({"a case": {"gpunet": [10.0, 30.0, 20.0], "PyTorch graph": [50.0, 49.0, 60.0]}})
-    assert found == {
-        "a case": {
-            "gpunet": "20.0 us (10.0 to 30.0)",
-            "PyTorch graph": "50.0 us (49.0 to 60.0), 2.50 times gpunet's",
-        }
-    }
+    assert found == {"a case": {"gpunet": [20.0, 10.0, 30.0], "PyTorch graph": [50.0, 49.0, 60.0]}}
 
 
 def raced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -65,7 +59,7 @@ def test_without_pytorch_gpunet_is_timed_alone(
     found = raced(monkeypatch, capsys)
     assert found.pop("PyTorch") == "not installed"
     assert set(found) == {"mlp-train, batch 8, float32", "mlp-train, batch 8, tf32"}
-    assert all(re.fullmatch(r"[\d.]+ us \(.*\)", by_name["gpunet"]) and len(by_name) == 1 for by_name in found.values())
+    assert all(list(by_name) == ["gpunet"] and min(by_name["gpunet"]) > 0 for by_name in found.values())
 
 
 @pytest.mark.slow

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench import readme, results
+from bench import gpu_check, readme, results
 from gpunet.errors import DataError
 from tests.bench import samples
 
@@ -58,6 +59,36 @@ def test_the_newest_file_of_each_kind(tmp_path: Path) -> None:
     place = "Measured on 2026-01-02 on Some CPU (AVX2), 2 cores, 2 threads, 8.0 GB, no GPU; python 3.12.1, numpy 2.4.0;"
     assert readme.speed(readme.STEPS, files).count(place) == 1
     assert text.count(place) == 4 and "(`bench/results/race-2026-01-02.json`)" in text
+
+
+def test_the_race_on_a_gpu(tmp_path: Path) -> None:
+    """The fastest peer counts; a case without one, and what is no case, are left out."""
+    times = {
+        "gpunet": [200.0, 190.0, 210.0],
+        "PyTorch eager": [900.0, 1.0, 999.0],
+        "PyTorch graph": [300.0, 1.0, 999.0],
+    }
+    facts = {
+        "PyTorch": "2.11.0",
+        "cnn-train, batch 128, float32": times,
+        "cnn-train, batch 128, tf32": {**times, "PyTorch graph": [150.0, 140.0, 160.0]},
+        "mlp-train, batch 1024, tf32": {"gpunet": [100.0, 100.0, 100.0]},
+    }
+    environment = {"date": "2026-01-02T03:04:05Z", "gpu": "A GPU, 580", "numpy": "2.4.0", "commit": "abc"}
+    outcomes = [gpu_check.Outcome("doctor", "passed"), gpu_check.Outcome("race", "passed", facts=facts)]
+    path = tmp_path / "gpu-check-2026-01-02.json"
+    path.write_text(json.dumps(gpu_check.report(environment, outcomes)))
+    table = readme.speed({"gpu-check": readme.gpu_steps}, [path])
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in table.splitlines() if line[:1] == "|"]
+    assert rows[2:] == [
+        ("CNN, training", "128", "float32", "PyTorch graph", "1.50", "640,000", "426,667"),
+        ("CNN, training", "128", "tf32", "PyTorch graph", "0.75", "640,000", "853,333"),
+    ]
+    assert (
+        "Measured on 2026-01-02 on A GPU; numpy 2.4.0; commit abc (`bench/results/gpu-check-2026-01-02.json`)" in table
+    )
+    sentence = readme.speed({"gpu-check": readme.gpu_sentence}, [path])
+    assert "(PyTorch graph) in float32 and in TF32 are: CNN, training with 128 images 1.50 and 0.75 (" in sentence
 
 
 def test_filling() -> None:
