@@ -15,10 +15,9 @@
 #define WARPS 8  // at most
 #define CHUNK 8
 
-// y[slice, column] = start[column % period] + the sum of x[row, column] over the rows of the slice; start may be null.
+// y[slice, column] = the sum of x[row, column] over the rows of the slice.
 extern "C" __global__ void __launch_bounds__(256) column_sums(
-    const real* __restrict__ x, const real* __restrict__ start, real* __restrict__ y,
-    int rows, int columns, int slice_rows, int period
+    const real* __restrict__ x, real* __restrict__ y, int rows, int columns, int slice_rows
 ) {
     __shared__ double totals[WARPS][32];
     const long long column = (long long)blockIdx.x * 32 + threadIdx.x;
@@ -38,7 +37,6 @@ extern "C" __global__ void __launch_bounds__(256) column_sums(
     __syncthreads();
     if (threadIdx.y > 0 || column >= columns) return;
     for (int warp = 1; warp < warps; ++warp) total += totals[warp][threadIdx.x];
-    if (start) total += start[column % period];
     y[blockIdx.y * (long long)columns + column] = (real)total;
 }
 

@@ -121,13 +121,10 @@ class _Plan(NamedTuple):
 
 def _plan(rows: int, columns: int, k: int, real: Any, *, layers: int = 1, pixels: bool = False) -> _Plan:
     """For a result of rows x columns, `layers` of them with K of `k` each; `pixels`: K is the output pixels."""
+    tile = _tile(rows, columns, k, real, layers, pixels)
+    tiles = cuda.ceil_div(rows, tile[0]), cuda.ceil_div(columns, tile[1])
     split_k = _split_pixels if pixels else _split_k
-
-    def plan(tile: tuple[int, int]) -> _Plan:
-        tiles = cuda.ceil_div(rows, tile[0]), cuda.ceil_div(columns, tile[1])
-        return _Plan(tile, tiles, split_k(max(1, math.prod(tiles) * layers), k))
-
-    return plan(_tile(rows, columns, k, real, layers, pixels))
+    return _Plan(tile, tiles, split_k(max(1, math.prod(tiles) * layers), k))
 
 
 def _tile(rows: int, columns: int, k: int, real: Any, layers: int, pixels: bool) -> tuple[int, int]:
@@ -164,25 +161,25 @@ def _gemm(kernel: str, plan: _Plan, layers: int, *args: Any, real: Any) -> None:
 # --- sums over rows ---------------------------------------------------------------------------------------------------
 
 
-def _column_sums(x: Array, rows: int, slices: int, out: Array, start: Array | None = None) -> Array:
-    """out[slice] = the sum over a slice of the rows of x (rows, columns), plus `start`, repeated along the columns."""
+def _column_sums(x: Array, rows: int, slices: int, out: Array) -> Array:
+    """out[slice] = the sum over a slice of the rows of x (rows, columns)."""
     columns = out.size // slices
     slice_rows = max(1, cuda.ceil_div(rows, slices))
     warps = max(1, min(_WARPS, cuda.ceil_div(slice_rows, _CHUNK)))
-    grid, period = (cuda.ceil_div(columns, 32), slices), 1 if start is None else start.size
-    cuda.launch(
-        "column_sums", "column_sums", grid, (32, warps), x, start, out, rows, columns, slice_rows, period, real=x.dtype
-    )
+    grid, args = (cuda.ceil_div(columns, 32), slices), (x, out, rows, columns, slice_rows)
+    cuda.launch("column_sums", "column_sums", grid, (32, warps), *args, real=x.dtype)
     return out
 
 
 def _add_slices(partial: Array, out: Array, start: Array | None = None) -> Array:
-    """out = the sum over the first axis of `partial`, in order, plus `start`, repeated along the columns."""
+    """out = the sum over the first axis of `partial`, in order.
+
+    `start`, for _FEW_ROWS slices at most, is added: repeated along the columns.
+    """
     slices = len(partial)
-    if slices > _FEW_ROWS and start is None:
-        return column_sums(partial.reshape(slices, -1), out)
     if slices > _FEW_ROWS:
-        return _column_sums(partial, slices, 1, out, start)
+        assert start is None
+        return column_sums(partial.reshape(slices, -1), out)
     period = 1 if start is None else start.size
     grid = cuda.ceil_div(cuda.ceil_div(out.size, 4), _THREADS)
     args = partial, start, out, slices, out.size, period
