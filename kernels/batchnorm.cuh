@@ -2,8 +2,13 @@
 // rows and sums over them, and the application of a channel's coefficients.
 
 // How many blocks of 256 threads a multiprocessor is to hold of a kernel that sums over slices: as many as the launch
-// counts on (_BLOCKS in gpunet/ops/batchnorm/cuda.py), of up to 64 registers a thread; in double registers are wider.
+// counts on (_BLOCKS in gpunet/ops/batchnorm/cuda.py), of up to 64 registers a thread; in double registers are wider. On
+// Blackwell the compiler would spill some of them.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int RESIDENT = sizeof(real) == 4 ? 3 : 2;
+#else
 constexpr int RESIDENT = sizeof(real) == 4 ? 4 : 2;
+#endif
 
 // ---- slices of rows -------------------------------------------------------------------------------------------------
 

@@ -28,10 +28,12 @@ def unaligned(text: str) -> list[str]:
     """The names of shared arrays in `text` that are read wider than they are aligned."""
     text = _COMMENT.sub("", text)
     names = {found["name"] for found in _WIDE.finditer(text)}
-    declared = re.findall(r"\b(\w+)\s*[&*]?\s+[&*]?\s*(\w+)\b", text) + re.findall(r"\b(\w+)[&*]\s*(\w+)\b", text)
+    plain = re.sub(r"(?<=\w)<[\w, ]+>", "", text)  # without arguments of templates
+    declared = re.findall(r"\b(\w+)\s*[&*]?\s+[&*]?\s*(\w+)\b", plain) + re.findall(r"\b(\w+)[&*]\s*(\w+)\b", plain)
     types = {kind for kind, name in declared if name in names} - _KEYWORDS
     structs = {found["name"]: found for found in _STRUCT.finditer(text)}
-    tiles = set(re.findall(r"typedef\s+[\w<>]+\s+(\w+)\s*\[", text)) & types  # arrays of narrow elements
+    narrow = re.findall(r"typedef\s+\w+\s+(\w+)\s*\[", plain) + re.findall(r"using\s+(\w+)\s*=\s*\w+\s*\[", plain)
+    tiles = set(narrow) & types  # arrays of narrow elements
     holders = {name for name in structs if tiles & set(re.findall(r"\w+", structs[name]["body"]))}
     wrong = []
     for found in _SHARED.finditer(text):
