@@ -32,7 +32,7 @@ train: $(VENV)/.run
 SANITIZED := tests/cuda/test_every_kernel.py::test_kernels_are_clean_under_the_sanitizers
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n auto --deselect $(SANITIZED) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal --deselect $(SANITIZED) $(PYTEST_ARGS)
 
 sanitize: $(DEV)
 	$(BIN)/python -m pytest $(SANITIZED) $(PYTEST_ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import types
 from typing import Any
 
 import pytest
@@ -62,13 +63,14 @@ def test_without_pytorch_gpunet_is_timed_alone(
     assert all(list(by_name) == ["gpunet"] and min(by_name["gpunet"]) > 0 for by_name in found.values())
 
 
-@pytest.mark.slow
 def test_one_that_crashes_is_left_out_with_a_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a CPU, PyTorch makes no CUDA graph."""
-    pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[peers]'")
-    monkeypatch.setattr(gpu_race, "PEERS", {"PyTorch eager": "eager", "PyTorch graph": "graph"})
+    started = gpu_race.run
+    monkeypatch.setattr(gpu_race, "pytorch", lambda device: types.SimpleNamespace(__version__="2.0"))
+    monkeypatch.setattr(gpu_race, "PEERS", {"nobody": "eager"})
+    case = {"mlp-train, batch 8, float32": [3.0, 1.0, 2.0]}
+    monkeypatch.setattr(gpu_race, "run", lambda name, given: (case, "") if name == "gpunet" else started(name, given))
     found = raced(monkeypatch, capsys)
-    assert "PyTorch eager" not in found and found["PyTorch graph"]
-    assert set(found["mlp-train, batch 8, float32"]) == {"gpunet", "PyTorch eager"}
+    assert "invalid choice: 'nobody'" in found.pop("nobody")
+    assert found == {"PyTorch": "2.0", "mlp-train, batch 8, float32": {"gpunet": [2.0, 1.0, 3.0]}}
