@@ -52,6 +52,8 @@ def check_against_reference(device: Device, shapes: dict[str, Any]) -> None:
 
 Tile = tuple[int, int]
 TILES: list[Tile] = [(128, 64), (128, 32), (64, 64)]
+CUTS = [(TILES[0], 1), (TILES[0], 30), (TILES[1], 30), (TILES[2], 1)]
+"""Tiles and blocks, see :func:`forced`."""
 
 
 @contextmanager
@@ -102,8 +104,9 @@ GEMM_SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("dtype", "tile"), [*((np.float32, tile) for tile in TILES), (np.float64, None)])
-@pytest.mark.parametrize("blocks", [1, 30])
+@pytest.mark.parametrize(
+    ("dtype", "tile", "blocks"), [*((np.float32, *cut) for cut in CUTS), (np.float64, None, 1), (np.float64, None, 30)]
+)
 @pytest.mark.parametrize(("x", "weight", "options"), GEMM_SHAPES)
 def test_gemm_shapes(
     device: Device,
@@ -122,8 +125,7 @@ def rounded_to_tf32(x: np.ndarray) -> np.ndarray:
     return ((x.view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
 
 
-@pytest.mark.parametrize("tile", TILES)
-@pytest.mark.parametrize("blocks", [1, 30])
+@pytest.mark.parametrize(("tile", "blocks"), CUTS)
 @pytest.mark.parametrize(("x", "weight", "options"), GEMM_SHAPES)
 def test_tf32(
     device: Device, x: tuple[int, ...], weight: tuple[int, ...], options: dict[str, Any], blocks: int, tile: Tile

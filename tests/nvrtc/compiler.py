@@ -82,10 +82,14 @@ def compile_for(source: str, defines: Mapping[str, str], architecture: str) -> d
 
 
 def compile_for_all(source: str, defines: Mapping[str, str]) -> dict[str, dict[str, Usage]]:
-    """The usages by architecture and kernel; the compiler works on several architectures at a time."""
+    """The usages by architecture and kernel; the compiler works on several architectures at a time.
+
+    sm_75 has no TF32: there such a variant is the code of the one without.
+    """
+    architectures = ARCHITECTURES[1:] if "TF32" in defines else ARCHITECTURES
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        compiled = pool.map(lambda architecture: compile_for(source, defines, architecture), ARCHITECTURES)
-        return dict(zip(ARCHITECTURES, compiled, strict=True))
+        compiled = pool.map(lambda architecture: compile_for(source, defines, architecture), architectures)
+        return dict(zip(architectures, compiled, strict=True))
 
 
 def _usages(report: str) -> dict[str, Usage]:
