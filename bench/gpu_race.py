@@ -100,6 +100,7 @@ def _set_precision(torch: Any, precision: str) -> None:
 
 def _captured(torch: Any, step: Callable[[], None]) -> Callable[[], None]:
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # where the arrays are made
     with torch.cuda.stream(stream):
         for _ in range(3):
             step()

@@ -136,11 +136,11 @@ def peak_memory(found: results.Report) -> str:
 
 def gpu_cases(found: results.Report) -> list[tuple[str, int, str, float, str, float]]:
     """Of each case of the GPU's race: work, batch, precision, gpunet's microseconds, fastest peer, its microseconds."""
-    (race,) = (part["facts"] for part in found["results"] if part["name"] == "race")
+    race = next((part["facts"] for part in found["results"] if part["name"] == "race"), None)
     cases = []
-    for case, times in race.items():
-        if not isinstance(times, dict) or len(times) < 2:
-            continue  # a version, or one who crashed
+    for case, times in (race or {}).items():  # a check of chosen parts, or one that failed, may have none
+        if not isinstance(times, dict) or len(times) < 2 or "gpunet" not in times:
+            continue  # a version, or the words of one who crashed
         work, batch, precision = case.split(", ")
         medians = {name: numbers[0] for name, numbers in times.items()}
         ours = medians.pop("gpunet")

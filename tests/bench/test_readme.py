@@ -73,6 +73,7 @@ def test_the_race_on_a_gpu(tmp_path: Path) -> None:
         "cnn-train, batch 128, float32": times,
         "cnn-train, batch 128, tf32": {**times, "PyTorch graph": [150.0, 140.0, 160.0]},
         "mlp-train, batch 1024, tf32": {"gpunet": [100.0, 100.0, 100.0]},
+        "mlp-train, batch 128, tf32": {"PyTorch eager": [9.0, 9.0, 9.0], "PyTorch graph": [9.0, 9.0, 9.0]},
     }
     environment = {"date": "2026-01-02T03:04:05Z", "gpu": "A GPU, 580", "numpy": "2.4.0", "commit": "abc"}
     outcomes = [gpu_check.Outcome("doctor", "passed"), gpu_check.Outcome("race", "passed", facts=facts)]
@@ -87,6 +88,9 @@ def test_the_race_on_a_gpu(tmp_path: Path) -> None:
     assert (
         "Measured on 2026-01-02 on A GPU; numpy 2.4.0; commit abc (`bench/results/gpu-check-2026-01-02.json`)" in table
     )
+    failed = gpu_check.Outcome("race", "failed")
+    for without in ([], [failed]):
+        assert readme.gpu_cases(gpu_check.report(environment, without)) == []
     sentence = readme.speed({"gpu-check": readme.gpu_sentence}, [path])
     assert "(PyTorch graph) in float32 and in TF32 are: CNN, training with 128 images 1.50 and 0.75 (" in sentence
 

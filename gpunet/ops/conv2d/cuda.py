@@ -35,7 +35,7 @@ _BLOCKS = 396
 """Blocks that a launch should have: three for each of the 132 multiprocessors of an H100, as many as hold large tiles.
 
 These numbers are from timings of the networks' products on an H200 with every tile and many numbers of slices: with
-them a product takes about 4 % longer than with the best (layers, directions, 128 to 1,024 images, both precisions)."""
+them a product takes about 3 % longer than with the best (layers, directions, 128 to 1,024 images, both precisions)."""
 _LARGE_BLOCKS = 264
 """The least blocks for which large tiles are taken."""
 _NARROW_ROWS = 2048
