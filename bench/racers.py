@@ -79,11 +79,11 @@ def gpunet(case: str, batch: int, count: int | None = None, backend: Any = None,
     pixels, labels = images(count or images_of_a_turn(case, batch))
     loader = Loader(pixels, labels, backend=backend)
     recipe: dict[str, Any] = {"optimizer": "adam", "lr": 1e-3, "schedule": "constant", "precision": precision}
-    config = TrainingConfig(batch_size=batch, epochs=1, **recipe)
+    config = TrainingConfig(batch_size=batch, epochs=10**6, **recipe)
     trainer = Trainer(model, config, train=loader, validation=loader, progress=False)
 
     def epoch() -> int:
-        trainer._epoch_steps = 0  # the first epoch again, without the validation that Trainer.fit adds
+        trainer.epoch, trainer._epoch_steps = trainer.epoch + 1, 0  # without the validation that Trainer.fit adds
         with backend.active(), backend.use_precision(precision):
             totals = trainer._run_epoch(Interrupts())
         assert totals is not None

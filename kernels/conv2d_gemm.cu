@@ -136,98 +136,107 @@ __device__ __forceinline__ int tap_offset(const Axis& h, const Axis& w, int kern
 
 // ---- operands: what A and B are -------------------------------------------------------------------------------------
 
-// A of the forward pass and of the input gradient: im2col patches of a feature map, K-major, with k as (tap row, tap
-// column, channel).
+using PatchTile = KMajorTile<TILE_M>;
+
+// The rows of this thread's vectors of A. Tensor cores leave registers enough to keep them there.
+struct ThreadRows {
+#if TENSOR_CORES
+    GemmRow kept[TILE_M / PASS];
+
+    __device__ __forceinline__ ThreadRows(const GemmRow* rows) {
+#pragma unroll
+        for (int i = 0; i < TILE_M / PASS; ++i) kept[i] = rows[KMajorThreadMap().mn + i * PASS];
+    }
+    __device__ __forceinline__ const GemmRow& operator[](int i) const { return kept[i]; }
+#else
+    const GemmRow* rows;
+
+    __device__ __forceinline__ ThreadRows(const GemmRow* rows) : rows(rows + KMajorThreadMap().mn) {}
+    __device__ __forceinline__ const GemmRow& operator[](int i) const { return rows[i * PASS]; }
+#endif
+};
+
+// A of the forward pass and of the input gradient: im2col patches of a feature map, with k as (tap row, tap column,
+// channel).
 struct PatchIterator {
     const real* map;
-    const GemmRow* rows;
     Axis h, w;
     int channels;
     bool vectorized;
-    KMajorThreadMap<TILE_M> thread_map;
+    ThreadRows rows;
     Radix radix;
     Digits k, step;
 
     __device__ __forceinline__ PatchIterator(
         const real* map, const GemmRow* rows, const Axis& h, const Axis& w, int channels, int first_tile
-    ) : map(map), rows(rows), h(h), w(w), channels(channels), vectorized(is_vectorizable(map, channels)),
-        radix{max(1, w.taps), channels}, k(radix.digits(first_tile * TILE_K + thread_map.k)),
+    ) : map(map), h(h), w(w), channels(channels), vectorized(is_vectorizable(map, channels)), rows(rows),
+        radix{max(1, w.taps), channels}, k(radix.digits(first_tile * TILE_K + KMajorThreadMap().k)),
         step(radix.digits(TILE_K)) {}
 
-    __device__ __forceinline__ void load(Fragment<TILE_M>& fragment) const {
-        load_k_major(fragment, map, vectorized, radix, k, [&](const Digits& at, int i) {
-            const GemmRow& row = rows[thread_map.mn + i * PASS];
-            const int y = h.at(row.h, at.high), x = w.at(row.w, at.middle);
-            const bool inside = at.high < h.taps && (unsigned)y < (unsigned)h.size && (unsigned)x < (unsigned)w.size;
-            return inside ? row.offset + (h.at(0, at.high) * w.size + w.at(0, at.middle)) * channels + at.low : -1;
+    __device__ __forceinline__ void copy(PatchTile& tile) const {
+        copy_k_major(tile, map, vectorized, radix, k, [&](const Digits& at, int i) {
+            const GemmRow row = rows[i];
+            const int below = h.at(0, at.high), right = w.at(0, at.middle);
+            const bool on_map =
+                (unsigned)(row.h + below) < (unsigned)h.size && (unsigned)(row.w + right) < (unsigned)w.size;
+            const int from = row.offset + (below * w.size + right) * channels + at.low;
+            return Source{from, at.high < h.taps && on_map};
         });
     }
+    __device__ __forceinline__ void advance() { radix.add(k, step); }
 };
 
 // B of the forward pass is weight[tap, input channel, column], MN-major.
 struct ForwardOperands {
+    using WeightTile = MNMajorTile<TILE_N>;
     PatchIterator patches;
     const real* weight;
     int kernel_w, column, columns;
     bool vectorized;
-    MNMajorThreadMap<TILE_N> thread_map;
     Digits k;
 
     __device__ __forceinline__ ForwardOperands(
         const PatchIterator& patches, const real* weight, int kernel_w, int column, int columns, int first_tile
     ) : patches(patches), weight(weight), kernel_w(kernel_w), column(column), columns(columns),
-        vectorized(is_vectorizable(weight, columns)), k(patches.radix.digits(first_tile * TILE_K + thread_map.k)) {}
+        vectorized(is_vectorizable(weight, columns)),
+        k(patches.radix.digits(first_tile * TILE_K + MNMajorThreadMap().k)) {}
 
-    __device__ __forceinline__ void load(Fragment<TILE_M>& a, Fragment<TILE_N>& b) const {
-        patches.load(a);
+    __device__ __forceinline__ void copy(Stage<PatchTile, WeightTile>& stage) const {
+        patches.copy(stage.a);
         const int tap = tap_offset(patches.h, patches.w, kernel_w, k, patches.channels * columns);
-#pragma unroll
-        for (int i = 0; i < TILE_N / PASS; ++i) {
-            const int at = column + thread_map.mn + i * PASS;
-            const int count = k.high < patches.h.taps ? columns - at : 0;
-            b[i] = load_vec4(weight + tap + k.low * columns + at, count, vectorized && count > 0);
-        }
-    }
-    __device__ __forceinline__ void store(
-        const Fragment<TILE_M>& a, const Fragment<TILE_N>& b, OperandTile<TILE_M>& tile_a, OperandTile<TILE_N>& tile_b
-    ) const {
-        patches.thread_map.store(a, tile_a);
-        thread_map.store(b, tile_b);
+        const int count = k.high < patches.h.taps ? columns - column : 0;
+        copy_mn_major(stage.b, weight, tap + k.low * columns + column, count, vectorized);
     }
     __device__ __forceinline__ void advance() {
-        patches.radix.add(patches.k, patches.step);
+        patches.advance();
         patches.radix.add(k, patches.step);
     }
 };
 
 // B of the input gradient is weight[tap, column, output channel], K-major.
 struct BackwardXOperands {
+    using WeightTile = KMajorTile<TILE_N>;
     PatchIterator patches;
     const real* weight;
     int kernel_w, column, columns;
     bool vectorized;
-    KMajorThreadMap<TILE_N> thread_map;
 
-    __device__ __forceinline__ void load(Fragment<TILE_M>& a, Fragment<TILE_N>& b) const {
-        patches.load(a);
-        load_k_major(b, weight, vectorized, patches.radix, patches.k, [&](const Digits& at, int i) {
-            const int in_channel = column + thread_map.mn + i * PASS, channels = patches.channels;
+    __device__ __forceinline__ void copy(Stage<PatchTile, WeightTile>& stage) const {
+        patches.copy(stage.a);
+        copy_k_major(stage.b, weight, vectorized, patches.radix, patches.k, [&](const Digits& at, int i) {
+            const int in_channel = column + KMajorThreadMap().mn + i * PASS, channels = patches.channels;
             const int tap = tap_offset(patches.h, patches.w, kernel_w, at, channels * columns);
-            return at.high < patches.h.taps && in_channel < columns ? tap + in_channel * channels + at.low : -1;
+            return Source{tap + in_channel * channels + at.low, at.high < patches.h.taps && in_channel < columns};
         });
     }
-    __device__ __forceinline__ void store(
-        const Fragment<TILE_M>& a, const Fragment<TILE_N>& b, OperandTile<TILE_M>& tile_a, OperandTile<TILE_N>& tile_b
-    ) const {
-        patches.thread_map.store(a, tile_a);
-        thread_map.store(b, tile_b);
-    }
-    __device__ __forceinline__ void advance() { patches.radix.add(patches.k, patches.step); }
+    __device__ __forceinline__ void advance() { patches.advance(); }
 };
 
 // Of the weight gradient, A is x at (output pixel, tap, input channel) and B is dy at (output pixel, column), both
 // MN-major: k is an output pixel.
 struct BackwardWeightOperands {
+    using XTile = MNMajorTile<TILE_M>;
+    using DyTile = MNMajorTile<TILE_N>;
     const real *x, *dy;
     Axis h, w;
     Digits first, k, step;  // (image, row, column) of the first k, and of this thread's, counted from there
@@ -236,47 +245,36 @@ struct BackwardWeightOperands {
     Radix taps;
     int batch, column, columns;
     bool x_vectorized, dy_vectorized;
-    MNMajorThreadMap<TILE_M> x_map;
-    MNMajorThreadMap<TILE_N> dy_map;
 
-    __device__ __forceinline__ void load(Fragment<TILE_M>& a, Fragment<TILE_N>& b) const {
+    __device__ __forceinline__ void copy(Stage<XTile, DyTile>& stage) const {
+        const MNMajorThreadMap map;
         const int n = k.high, i = first.middle + k.middle, j = first.low + k.low;
         const int y0 = h.start + i * h.step, x0 = w.start + j * w.step;
         const bool inside = n < batch;
-        const auto offset = [&](const Digits& at) {
+        const auto source = [&](const Digits& at) {
             const int at_y = h.at(y0, at.high), at_x = w.at(x0, at.middle);
             const bool on_map = (unsigned)at_y < (unsigned)h.size && (unsigned)at_x < (unsigned)w.size;
-            if (!inside || at.high >= h.taps || !on_map) return -1;
-            return ((n * h.size + at_y) * w.size + at_x) * taps.lows + at.low;
+            const int from = ((n * h.size + at_y) * w.size + at_x) * taps.lows + at.low;
+            return Source{from, inside && at.high < h.taps && on_map};
         };
 #pragma unroll
         for (int v = 0; v < TILE_M / PASS; ++v) {
+            real* const to = &stage.a.at[map.k][map.mn + v * PASS];
             if (x_vectorized) {
-                const int from = offset(row[v]);
-                a[v] = from >= 0 ? load_vec4(x + from) : Vec4<real>{};
-            } else {
-                Digits at = row[v];
+                const Source from = source(row[v]);
+                copy_vec4(to, x + from.offset, from.inside);
+                continue;
+            }
+            Digits at = row[v];
 #pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    const int from = offset(at);
-                    a[v].at[e] = from >= 0 ? x[from] : real(0);
-                    taps.next(at);
-                }
+            for (int e = 0; e < 4; ++e) {
+                const Source from = source(at);
+                copy_element(to + e, x + from.offset, from.inside);
+                taps.next(at);
             }
         }
         const int pixel = (n * h.outputs + i) * w.outputs + j;
-#pragma unroll
-        for (int v = 0; v < TILE_N / PASS; ++v) {
-            const int at = column + dy_map.mn + v * PASS;
-            const int count = inside ? columns - at : 0;
-            b[v] = load_vec4(dy + pixel * columns + at, count, dy_vectorized && count > 0);
-        }
-    }
-    __device__ __forceinline__ void store(
-        const Fragment<TILE_M>& a, const Fragment<TILE_N>& b, OperandTile<TILE_M>& tile_a, OperandTile<TILE_N>& tile_b
-    ) const {
-        x_map.store(a, tile_a);
-        dy_map.store(b, tile_b);
+        copy_mn_major(stage.b, dy, pixel * columns + column, inside ? columns - column : 0, dy_vectorized);
     }
     __device__ __forceinline__ void advance() { radix.add(k, step); }
 };
@@ -289,7 +287,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_forward(
     const real* __restrict__ x, const real* __restrict__ weight, const real* __restrict__ bias, real* __restrict__ y,
     int images_innermost, const __grid_constant__ ConvShape s
 ) {
-    __shared__ SharedStorage shared;
+    using Operands = ForwardOperands;
+    __shared__ Stage<PatchTile, Operands::WeightTile> stages[STAGES];
     __shared__ GemmRow rows[TILE_M];
     Axis h = forward_axis(s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h);
     Axis w = forward_axis(s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w);
@@ -297,9 +296,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_forward(
     const SplitKSlice slice(h.taps * w.taps * s.in_channels, blockIdx.z, gridDim.z);
     const int column = blockIdx.y * TILE_N;
     const PatchIterator patches(x, rows, h, w, s.in_channels, slice.first_tile);
-    ForwardOperands operands(patches, weight, s.kernel_w, column, s.out_channels, slice.first_tile);
-    Accumulators accumulators;
-    main_loop(accumulators, operands, slice.tiles, shared);
+    Operands operands(patches, weight, s.kernel_w, column, s.out_channels, slice.first_tile);
+    Accumulators<PatchTile, Operands::WeightTile> accumulators;
+    main_loop(accumulators, operands, slice.tiles, stages);
     real* const to = y + (long long)blockIdx.z * s.batch * s.out_height * s.out_width * s.out_channels;
     epilogue(accumulators, &rows[0].output, 4, gridDim.z == 1 ? bias : nullptr, to, column, s.out_channels);
 }
@@ -309,7 +308,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_x(
     const real* __restrict__ dy, const real* __restrict__ weight, real* __restrict__ dx, int images_innermost,
     const __grid_constant__ ConvShape s
 ) {
-    __shared__ SharedStorage shared;
+    using Operands = BackwardXOperands;
+    __shared__ Stage<PatchTile, Operands::WeightTile> stages[STAGES];
     __shared__ GemmRow rows[TILE_M];
     const int phases = s.stride_h * s.stride_w, phase = blockIdx.z % phases, slice_index = blockIdx.z / phases;
     Axis h = backward_axis(
@@ -320,10 +320,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm_backward_x(
     const SplitKSlice slice(h.taps * w.taps * s.out_channels, slice_index, gridDim.z / phases);
     const int column = blockIdx.y * TILE_N;
     const PatchIterator patches(dy, rows, h, w, s.out_channels, slice.first_tile);
-    BackwardXOperands operands = {
+    Operands operands = {
         patches, weight, s.kernel_w, column, s.in_channels, is_vectorizable(weight, s.out_channels)};
-    Accumulators accumulators;
-    main_loop(accumulators, operands, slice.tiles, shared);
+    Accumulators<PatchTile, Operands::WeightTile> accumulators;
+    main_loop(accumulators, operands, slice.tiles, stages);
     real* const to = dx + (long long)slice_index * s.batch * s.height * s.width * s.in_channels;
     epilogue(accumulators, &rows[0].output, 4, nullptr, to, column, s.in_channels);
 }
@@ -333,7 +333,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, WEIGHT_BLOCKS) gemm_backwa
     const real* __restrict__ dy, const real* __restrict__ x, real* __restrict__ dweight,
     const __grid_constant__ ConvShape s
 ) {
-    __shared__ SharedStorage shared;
+    using Operands = BackwardWeightOperands;
+    __shared__ Stage<Operands::XTile, Operands::DyTile> stages[STAGES];
     __shared__ int output_rows[TILE_M];
     const Axis h = forward_axis(s.height, s.out_height, s.kernel_h, s.stride_h, s.pad_top, s.dilation_h);
     const Axis w = forward_axis(s.width, s.out_width, s.kernel_w, s.stride_w, s.pad_left, s.dilation_w);
@@ -343,6 +344,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, WEIGHT_BLOCKS) gemm_backwa
         const int row = first_row + threadIdx.x;
         output_rows[threadIdx.x] = row <= last_row ? row : -1;
     }
+    __syncthreads();  // a slice without K tiles has no other
     const Radix taps = {s.kernel_w, s.in_channels};
     const Digits low = taps.digits(first_row), high = taps.digits(last_row);
     const Range lines = h.outputs_inside(low.high, high.high);
@@ -350,21 +352,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, WEIGHT_BLOCKS) gemm_backwa
         low.high == high.high ? w.outputs_inside(low.middle, high.middle) : w.outputs_inside(0, s.kernel_w - 1);
     const SplitKSlice slice(s.batch * lines.count * pixels.count, blockIdx.z, gridDim.z);
 
-    BackwardWeightOperands operands;
+    Operands operands;
     operands.x = x, operands.dy = dy, operands.h = h, operands.w = w, operands.batch = s.batch, operands.taps = taps;
     operands.column = column, operands.columns = s.out_channels;
     operands.x_vectorized = is_vectorizable(x, s.in_channels);
     operands.dy_vectorized = is_vectorizable(dy, s.out_channels);
+    const MNMajorThreadMap thread_map;
     operands.radix = {max(1, lines.count), max(1, pixels.count)};
     operands.first = {0, lines.first, pixels.first};
-    operands.k = operands.radix.digits(slice.first_tile * TILE_K + operands.x_map.k);
+    operands.k = operands.radix.digits(slice.first_tile * TILE_K + thread_map.k);
     operands.step = operands.radix.digits(TILE_K);
 #pragma unroll
     for (int i = 0; i < TILE_M / PASS; ++i)
-        operands.row[i] = taps.digits(first_row + operands.x_map.mn + i * PASS);
+        operands.row[i] = taps.digits(first_row + thread_map.mn + i * PASS);
 
-    Accumulators accumulators;
-    main_loop(accumulators, operands, slice.tiles, shared);
+    Accumulators<Operands::XTile, Operands::DyTile> accumulators;
+    main_loop(accumulators, operands, slice.tiles, stages);
     real* const to = dweight + (long long)blockIdx.z * all_rows * s.out_channels;
     epilogue(accumulators, output_rows, 1, nullptr, to, column, s.out_channels);
 }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gpunet.ops.conv2d import conv2d, conv2d_backward, reference
+from gpunet.ops.conv2d import conv2d, conv2d_backward, gemm_plan, reference
 from gpunet.ops.conv2d import cuda as room
 from gpunet.ops.geometry import Conv2dGeometry
 from tests.cuda.conftest import Device
@@ -59,14 +59,18 @@ CUTS = [(TILES[0], 1), (TILES[0], 30), (TILES[1], 30), (TILES[2], 1)]
 @contextmanager
 def forced(algorithm: str, blocks: int = 264, tile: Tile | None = None) -> Iterator[None]:
     """Take `algorithm` on all ways, this tile, and so many slices as give `blocks` blocks, however short they are."""
+    chosen = gemm_plan.plan.__wrapped__
+
+    def plan(rows: int, columns: int, k: int, *args: Any, max_slices: int, **options: Any) -> gemm_plan.Plan:
+        rows_columns = tile or chosen(rows, columns, k, *args, max_slices=max_slices, **options).tile
+        tiles = math.ceil(rows / rows_columns[0]), math.ceil(columns / rows_columns[1])
+        slices = round(blocks / (math.prod(tiles) * options.get("layers", 1)))
+        return gemm_plan.Plan(rows_columns, tiles, max(1, min(slices, k // gemm_plan.TILE_K, max_slices)))
+
     with pytest.MonkeyPatch.context() as patch:
-        if tile is not None:
-            patch.setattr(room, "_tile", lambda *args: tile)
+        patch.setattr(gemm_plan, "plan", plan)
         patch.setattr(room, "_choose", lambda direction, g: algorithm)
-        for name in ("_BLOCKS", "_MANY_BLOCKS"):
-            patch.setattr(room, name, blocks)
-        for name in ("_MIN_SLICE_TILES", "_LONG_SLICE_TILES"):
-            patch.setattr(room, name, 1)
+        patch.setattr(room, "_BLOCKS", blocks)
         yield
 
 

@@ -9,45 +9,34 @@
 ``direct``
     ``kernels/conv2d.cu``: direct convolution, for groups and whatever does not suit the tiles.
 
-Where the tiles of the result alone would be too few thread blocks to fill a GPU, the reduction dimension K is split
-into slices (split-K), whose partial results ``kernels/column_sums.cu`` adds in order. The number of slices is a
-function of the shapes, so the same arrays give the same bits on the same device.
+Where the tiles of the result alone would be too few thread blocks to fill a GPU, the reduction dimension is split into
+slices, whose partial results ``kernels/column_sums.cu`` adds in order. Their number is a function of the shapes (for
+``gemm`` see :mod:`.gemm_plan`), so the same arrays give the same bits on the same device.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from gpunet import cuda
 from gpunet.backend import Array
+from gpunet.ops.conv2d import gemm_plan
 from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
-_TILE_K, _GEMM_THREADS = 16, 128  # of gemm.cuh
-_LARGE_TILE, _NARROW_TILE, _SMALL_TILE = (128, 64), (128, 32), (64, 64)  # rows, columns; the lines "compile" name them
+_GEMM_THREADS = 128  # of gemm.cuh
 _FEW_TILE_M, _FEW_TILE_K = 16, 64  # of few_channels_forward and few_channels_backward_weight
 _THREADS, _WARPS, _CHUNK = 256, 8, 8  # of conv2d.cu and column_sums.cu
 _BLOCKS = 396
-"""Blocks that a launch should have: three for each of the 132 multiprocessors of an H100, as many as hold large tiles.
-
-These numbers are from timings of the networks' products on an H200 with every tile and many numbers of slices: with
-them a product takes about 3 % longer than with the best (layers, directions, 128 to 1,024 images, both precisions)."""
-_LARGE_BLOCKS = 264
-"""The least blocks for which large tiles are taken."""
-_NARROW_ROWS = 2048
-"""The least rows for which narrow tiles are taken."""
-_MANY_BLOCKS, _LONG_SLICE_TILES, _MAX_SLICES = 1056, 9, 88
-"""Of weight gradients: so many blocks, if a slice then has so many K tiles, and at most so many slices."""
+"""Blocks that a launch of column_sums or direct_backward_weight should have: three a multiprocessor of an H100."""
+_MAX_SLICES = 88
+"""Of a weight gradient by gemm."""
 _FEW_BLOCKS = 528
 """Blocks that a launch of few_channels kernels should at most have: the four that an H100's multiprocessors hold."""
-_MIN_SLICE_TILES = 2
-"""The least K tiles of a split-K slice: fewer are not worth writing and adding a partial result."""
 _FEW_ROWS = 16
-"""So many rows of a matrix are added by a thread for four columns."""
+"""So many rows of a matrix are added by a thread for four columns: the most slices where a bias is added, too."""
 _ROWS_OF_A_BLOCK = 256
 """So many rows are summed by one thread block: fewer are not worth a second launch."""
 _MAX_PHASES = 64
@@ -109,53 +98,22 @@ def _images_innermost(g: Conv2dGeometry) -> bool:
     return _valid_taps(g)[1] < 7 / 8
 
 
-class _Plan(NamedTuple):
-    """How a GEMM is cut into thread blocks."""
-
-    tile: tuple[int, int]
-    tiles: tuple[int, int]
-    """Along M and N."""
-    slices: int
-    """Of split-K."""
+def _precision(x: Array) -> str:
+    """Of a product with `x`, as :mod:`.gemm_plan` names it."""
+    return gemm_plan.precision_name(x.dtype, cuda.cuda_backend_of(x).precision)
 
 
-def _plan(rows: int, columns: int, k: int, real: Any, *, layers: int = 1, pixels: bool = False) -> _Plan:
-    """For a result of rows x columns, `layers` of them with K of `k` each; `pixels`: K is the output pixels."""
-    tile = _tile(rows, columns, k, real, layers, pixels)
-    tiles = cuda.ceil_div(rows, tile[0]), cuda.ceil_div(columns, tile[1])
-    split_k = _split_pixels if pixels else _split_k
-    return _Plan(tile, tiles, split_k(max(1, math.prod(tiles) * layers), k))
-
-
-def _tile(rows: int, columns: int, k: int, real: Any, layers: int, pixels: bool) -> tuple[int, int]:
-    if real == np.float64 or pixels:
-        return _SMALL_TILE
-    if columns <= _NARROW_TILE[1] and rows >= _NARROW_ROWS:
-        return _NARROW_TILE
-    large = layers * cuda.ceil_div(rows, _LARGE_TILE[0]) * cuda.ceil_div(columns, _LARGE_TILE[1])
-    return _LARGE_TILE if large * _split_k(max(1, large), k) >= _LARGE_BLOCKS else _SMALL_TILE
-
-
-def _split_k(tiles: int, k: int, most: int = _FEW_ROWS) -> int:
-    """The number of split-K slices for a result of so many tiles."""
-    return max(1, min(round(_BLOCKS / tiles), k // (_TILE_K * _MIN_SLICE_TILES), most))
-
-
-def _split_pixels(tiles: int, k: int) -> int:
-    """The same where K is the output pixels.
-
-    Tiles whose taps are on the padding skip pixels: more blocks than fit at once share the work better, if it is long.
-    """
-    many = min(round(_MANY_BLOCKS / tiles), k // (_TILE_K * _LONG_SLICE_TILES), _MAX_SLICES)
-    return max(_split_k(tiles, k, _MAX_SLICES), many)
-
-
-def _gemm(kernel: str, plan: _Plan, layers: int, *args: Any, real: Any) -> None:
-    tf32 = cuda.cuda_backend_of(args[0]).precision == "tf32" and real == np.float32
-    defines: dict[str, Any] = {"TF32": "1"} if tf32 else {}
+def _gemm(kernel: str, plan: gemm_plan.Plan, layers: int, *args: Any, real: Any) -> None:
+    defines: dict[str, Any] = {"TF32": "1"} if _precision(args[0]) == "tf32" else {}
     defines |= {"TILE_M": str(plan.tile[0]), "TILE_N": str(plan.tile[1])}
     grid = *plan.tiles, layers * plan.slices
     cuda.launch("conv2d_gemm", kernel, grid, _GEMM_THREADS, *args, real=real, **defines)
+
+
+def _k(g: Conv2dGeometry, channels: int) -> int:
+    """Mean length of the sums over taps and `channels`."""
+    taps, inside = _valid_taps(g)
+    return math.ceil((math.prod(g.kernel) * inside if _images_innermost(g) else taps) * channels)
 
 
 # --- sums over rows ---------------------------------------------------------------------------------------------------
@@ -227,7 +185,8 @@ def conv2d(x: Array, weight: Array, bias: Array | None, g: Conv2dGeometry) -> Ar
         grid = cuda.ceil_div(y.size // width, _THREADS)
         cuda.launch("conv2d", kernel, grid, _THREADS, x, weight, bias, y, _shape(g), real=x.dtype)
         return y
-    plan = _plan(y.size // g.out_channels, g.out_channels, _valid_taps(g)[0] * g.in_channels, x.dtype)
+    rows, k = y.size // g.out_channels, _k(g, g.in_channels)
+    plan = gemm_plan.plan(rows, g.out_channels, k, _precision(x), max_slices=_FEW_ROWS)
     target = y if plan.slices == 1 else cuda.empty((plan.slices, *g.y_shape), x.dtype, x)
     args = x, weight, bias, target, _images_innermost(g), _shape(g)
     _gemm("gemm_forward", plan, 1, *args, real=x.dtype)
@@ -244,7 +203,8 @@ def conv2d_backward_x(dy: Array, weight: Array, g: Conv2dGeometry) -> Array:
         return dx
     phases = math.prod(g.stride)
     rows = g.batch * cuda.ceil_div(g.height, g.stride[0]) * cuda.ceil_div(g.width, g.stride[1])
-    plan = _plan(rows, g.in_channels, _valid_taps(g)[0] * g.out_channels // phases, dy.dtype, layers=phases)
+    k, most = _k(g, g.out_channels) // phases, _FEW_ROWS
+    plan = gemm_plan.plan(rows, g.in_channels, k, _precision(dy), max_slices=most, layers=phases)
     target = dx if plan.slices == 1 else cuda.empty((plan.slices, *g.x_shape), dy.dtype, dy)
     args = dy, weight, target, _images_innermost(g), _shape(g)
     _gemm("gemm_backward_x", plan, phases, *args, real=dy.dtype)
@@ -259,8 +219,10 @@ def conv2d_backward_weight(dy: Array, x: Array, g: Conv2dGeometry, out: Array | 
 
 
 def _gemm_backward_weight(dy: Array, x: Array, dweight: Array, g: Conv2dGeometry) -> Array:
-    rows = math.prod(g.weight_shape[:3])
-    plan = _plan(rows, g.out_channels, g.batch * g.out_height * g.out_width, x.dtype, pixels=True)
+    rows, (taps, inside) = math.prod(g.weight_shape[:3]), _valid_taps(g)
+    pixels = math.ceil(g.batch * g.out_height * g.out_width * inside * math.prod(g.kernel) / max(1, taps))
+    busy = taps * g.in_channels
+    plan = gemm_plan.plan(rows, g.out_channels, pixels, _precision(x), max_slices=_MAX_SLICES, busy_rows=busy)
     target = dweight if plan.slices == 1 else cuda.empty((plan.slices, *g.weight_shape), x.dtype, x)
     args = dy, x, target, _shape(g)
     _gemm("gemm_backward_weight", plan, 1, *args, real=x.dtype)
