@@ -22,14 +22,14 @@
 // feature map once where it fits the second-level cache. One input channel would leave most of a tile empty (3x3: K = 9
 // of 16 forward, M = 9 of 64 for the weights), so its forward pass and weight gradient are in conv2d.cu.
 // Considered: im2col in memory (kernel_h * kernel_w times the bytes); Winograd (2.25 times fewer products for 3x3,
-// worse rounding, a kernel of its own); a three-stage cp.async pipeline (no staging registers, but no rounding to TF32
-// and no transposition on the way either).
+// worse rounding, a kernel of its own); staging in registers, with a transposing store to shared memory (16 to 22 % more
+// time with TF32, 4 to 5 % in float32); cp.async by the first-level cache (26 % more time).
 //
-// On an H200 (256 images, 3x3; rates without taps on the padding), us forward, input and weight gradient, with the sums
-// of split-K: 14x14x32 to 64 channels 51, 67, 72 (33, 25, 23 TFLOP/s), with TF32 27, 44, 38 (62, 38, 44); 7x7x64 to 128
-// 55, 58, 57, with TF32 34, 38, 34; 3x3x128 to 256 38, 38, 37, with TF32 27, 27, 24. In float32 cuDNN took 1.06 to 3.0
-// times as long, with TF32 0.39 to 1.3 times. A large product of cuBLAS reaches 51 TFLOP/s, with TF32 398. What bounds
-// the FMA path is probably reading shared memory: of 8 x 4 accumulators, 3 vectors for 32 multiply-adds.
+// On an H100 (256 images, 3x3; rates without taps on the padding), us forward, input and weight gradient, with the sums
+// of split-K: 14x14x32 to 64 channels 49, 62, 60 (34, 27, 28 TFLOP/s), with TF32 23, 46, 29 (73, 37, 57); 7x7x64 to 128
+// 51, 56, 57, with TF32 23, 29, 27; 3x3x128 to 256 39, 37, 34, with TF32 21, 20, 20. In float32 cuDNN took 1.1 to 3.1
+// times as long, with TF32 0.6 to 1.7 times. A large product of cuBLAS reaches 52 TFLOP/s, with TF32 397. What bounds
+// the TF32 path is the second-level cache (70 % of its throughput) and the latency of its loads.
 
 #define OUTSIDE (-(1 << 30))
 // Thread blocks a multiprocessor: leaves registers enough that none spill.

@@ -18,8 +18,10 @@ import numpy as np
 TILE_K = 16
 """Of ``gemm.cuh``."""
 _MULTIPROCESSORS = 132
-_LAUNCH, _BYTES = 0.57, 2.24e6
+_LAUNCH, _BYTES = 0.76, 2.5e6
 """What split-K adds: microseconds of a launch, and the bytes of partial results read and written in one."""
+_SET_UP = 1
+"""What a thread block does before and after its K tiles, as a number of K tiles."""
 _MIN_SLICE_TILES = 2
 """The least K tiles of a slice: fewer are not worth writing and adding a partial result."""
 
@@ -34,9 +36,9 @@ class _Tile(NamedTuple):
 
 
 _TILES = {
-    "float32": (_Tile(128, 64, 0.853, 0.42), _Tile(128, 32, 0.503, 0.58), _Tile(64, 64, 0.446, 0.62)),
-    "tf32": (_Tile(128, 64, 0.349, 0.50), _Tile(128, 32, 0.280, 0.42), _Tile(64, 64, 0.205, 0.76)),
-    "float64": (_Tile(64, 64, 0.892, 0.62),),
+    "float32": (_Tile(128, 64, 0.778, 0.55), _Tile(128, 32, 0.463, 0.76), _Tile(64, 64, 0.416, 0.76)),
+    "tf32": (_Tile(128, 64, 0.336, 0.61), _Tile(128, 32, 0.265, 0.58), _Tile(64, 64, 0.199, 0.89)),
+    "float64": (_Tile(64, 64, 0.832, 0.76),),
 }
 """By precision; the lines "compile" of conv2d_gemm.cu name the same tiles.
 
@@ -83,7 +85,7 @@ def plan(
         tile, slices = option
         blocks = layers * math.ceil(busy / tile.rows) * math.ceil(columns / tile.columns) * slices
         of_one = math.ceil(blocks / _MULTIPROCESSORS) + tile.exposed
-        multiplied = of_one * tile.microseconds * math.ceil(k_tiles / slices)
+        multiplied = of_one * tile.microseconds * (math.ceil(k_tiles / slices) + _SET_UP)
         itemsize = 8 if precision == "float64" else 4
         added = _LAUNCH + (slices + 1) * layers * rows * columns * itemsize / _BYTES
         return multiplied + (added if slices > 1 else 0)
