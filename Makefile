@@ -10,13 +10,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A path instead of an import hook, so that type checkers and editors see the package.
 EDITABLE := --config-settings editable_mode=compat
 
-.PHONY: help train test sanitize docs gpu-double lint fuzz bench bench-compare clean
+.PHONY: help train test sanitize nvrtc docs gpu-double lint fuzz bench bench-compare clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   environment, data, a quickly trained CNN with its figures"
 	@echo "make test    environment, all tests that this machine can run"
 	@echo "make sanitize   the CUDA kernels on the CPU under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make nvrtc   the CUDA kernels through NVIDIA's compiler: registers, spills and shared memory on seven architectures"
 	@echo "make docs    the documentation as HTML, its programs run"
 	@echo "make gpu-double   the tests of a GPU on a CUDA of host memory, with one device and with two, as nvcc rounds, too; no GPU is needed"
 	@echo "make lint    ruff, mypy, import-linter"
@@ -32,10 +33,13 @@ train: $(VENV)/.run
 SANITIZED := tests/cuda/test_every_kernel.py::test_kernels_are_clean_under_the_sanitizers
 
 test: $(DEV)
-	$(BIN)/python -m pytest -n auto --dist worksteal --deselect $(SANITIZED) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal --deselect $(SANITIZED) --ignore tests/nvrtc $(PYTEST_ARGS)
 
 sanitize: $(DEV)
 	$(BIN)/python -m pytest $(SANITIZED) $(PYTEST_ARGS)
+
+nvrtc: $(DEV)
+	$(BIN)/python -m pytest -n auto tests/nvrtc $(PYTEST_ARGS)
 
 gpu-double: $(DEV)
 	$(BIN)/python -m tests.cuda_double all $(PYTEST_ARGS)
