@@ -14,19 +14,38 @@ from numba.extending import overload
 from gpunet.ops._numba import numba
 
 _f = np.float32
-_ZERO, _HALF, _ONE = _f(0), _f(0.5), _f(1)
+_ZERO, _ONE = _f(0), _f(1)
 
 # x = k ln 2 + r with ln 2 in two parts, and a polynomial for |r| <= ln 2 / 2.
 _LOG2E, _LN2_HIGH, _LN2_LOW = _f(1.44269504088896341), _f(0.693359375), _f(-2.12194440e-4)
 _E2, _E3, _E4 = _f(5.0000001201e-1), _f(1.6666665459e-1), _f(4.1665795894e-2)
 _E5, _E6, _E7 = _f(8.3334519073e-3), _f(1.3981999507e-3), _f(1.9875691500e-4)
 _LOWEST = _f(-87.33)  # below this, exp is subnormal in float32
-_BIAS, _MANTISSA = np.int32(127), np.int32(23)
+_ROUND = _f(1.5 * 2**23)  # to add it leaves a number rounded to an integer, in the lowest bits
+_MANTISSA, _ONE_BITS = np.int32(23), np.int32(0x3F800000)
+
+
+def exp_parts(x: Any) -> Any:
+    """e and a power of two with exp(x) = (e + 1) * power, |e| < 0.42; for float32 x in [-87.33, 0], or NaN."""
+    raise NotImplementedError("only callable from Numba functions")
 
 
 def exp_nonpositive(x: Any) -> Any:
     """exp(x) for x <= 0; subnormal float32 results are flushed to 0."""
     raise NotImplementedError("only callable from Numba functions")
+
+
+@overload(exp_parts, jit_options={"fastmath": {"contract"}})
+def _exp_parts(x):
+    def single(x):
+        shifted = x * _LOG2E + _ROUND  # no conversion to an integer, which of NaN would be undefined
+        k = shifted - _ROUND
+        r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+        p = ((((_E7 * r + _E6) * r + _E5) * r + _E4) * r + _E3) * r + _E2
+        power = np.int32((np.float32(shifted).view(np.int32) << _MANTISSA) + _ONE_BITS).view(np.float32)
+        return p * r * r + r, power
+
+    return single
 
 
 @overload(exp_nonpositive, jit_options={"fastmath": {"contract"}})
@@ -35,11 +54,7 @@ def _exp_nonpositive(x):
         return lambda x: math.exp(x)
 
     def single(x):
-        # The exponent is taken from a clamped value, as converting NaN or infinity to an integer is undefined.
-        k = np.floor((x if x > _LOWEST else _LOWEST) * _LOG2E + _HALF)
-        r = (x - k * _LN2_HIGH) - k * _LN2_LOW
-        p = ((((_E7 * r + _E6) * r + _E5) * r + _E4) * r + _E3) * r + _E2
-        power = np.int32((np.int32(k) + _BIAS) << _MANTISSA).view(np.float32)
-        return _ZERO if x < _LOWEST else (p * r * r + r + _ONE) * power
+        e, power = exp_parts(_LOWEST if x < _LOWEST else x)
+        return _ZERO if x < _LOWEST else (e + _ONE) * power
 
     return single

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gpunet.errors import ConfigError, DTypeError, ShapeError
 from gpunet.ops.conv2d import conv2d, conv2d_backward, cpu, reference
+from gpunet.ops.conv2d.cpu.phases import of_phases
 from gpunet.ops.conv2d.taps import transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
 from tests.support import assert_close, check_gradient, sum_scale, torch_or_skip
@@ -143,6 +144,32 @@ def test_register_tiling_of_whole_and_partial_panels(
         check_against_reference({"x": x, "weight": weight, "options": options, "dtype": dtype, "seed": 2})
 
 
+@settings(max_examples=150)
+@given(case=cases())
+def test_phases_of_dilated_convolutions(case: dict[str, Any]) -> None:
+    """Maps and padding that dilation divides or does not, computed plainly once they are divided into phases."""
+
+    def choose(direction: str, g: Conv2dGeometry) -> str:
+        if direction == "backward_x":
+            return "groups" if g.groups > 1 else "convolution" if transposed(g) is not None else "im2col"
+        return "phases" if of_phases(g) is not None else "register_tiling"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "_choose", choose)
+        check_against_reference(case)
+
+
+def test_geometry_of_phases() -> None:
+    g = Conv2dGeometry.of((5, 14, 13, 8), (3, 5, 8, 16), padding=((2, 1), (6, 7)), dilation=(2, 3))
+    parts = of_phases(g)
+    assert parts is not None
+    assert parts.x_shape == (30, 7, 5, 8) and parts.padding == (1, 1, 2, 2) and parts.dilation == (1, 1)
+    assert (g.out_height, g.out_width) == (13, 14) and parts.y_shape == (30, 7, 5, 16)
+    assert of_phases(parts) is None  # not dilated
+    for options in ({"padding": 1, "dilation": 2}, {"padding": 2, "dilation": 2, "stride": 2}):
+        assert of_phases(Conv2dGeometry.of((5, 14, 14, 8), (3, 3, 8, 16), **options)) is None
+
+
 @pytest.mark.parametrize(
     ("x", "weight", "groups", "algorithms"),
     [
@@ -160,6 +187,16 @@ def test_choice(x: tuple[int, ...], weight: tuple[int, ...], groups: int, algori
     g = Conv2dGeometry.of(x, weight, padding=1, groups=groups)
     directions = "forward", "backward_x", "backward_weight"
     assert tuple(cpu._choose(direction, g) for direction in directions) == algorithms
+
+
+def test_choice_of_dilated_convolutions() -> None:
+    many, few = (Conv2dGeometry.of((n, 14, 14, 64), (3, 3, 64, 64), padding=2, dilation=2) for n in (128, 1))
+    assert [cpu._choose(d, many) for d in ("forward", "backward_x", "backward_weight")] == [
+        "phases",
+        "convolution",
+        "phases",
+    ]
+    assert cpu._choose("forward", few) == "register_tiling"
 
 
 def test_choice_of_products_and_strides() -> None:

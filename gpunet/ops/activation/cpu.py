@@ -15,7 +15,7 @@ import numpy as np
 from numba.extending import overload
 
 from gpunet import aligned
-from gpunet.ops._exp import exp_nonpositive
+from gpunet.ops._exp import exp_nonpositive, exp_parts
 from gpunet.ops._numba import jit, numba, parallel_jit, prange
 
 _CHUNK = 16384  # elements; smaller arrays are left to one thread, as waking the others would take longer
@@ -31,10 +31,7 @@ _NORMAL = 1 / math.sqrt(2 * math.pi)
 _f = np.float32
 _ZERO, _HALF, _ONE, _TWO = _f(0), _f(0.5), _f(1), _f(2)
 
-# tanh where |x| < 0.625: Cephes' tanhf.c.
-_T_LIMIT = _f(0.625)
-_T3, _T5, _T7 = _f(-3.33332819422e-1), _f(1.33314422036e-1), _f(-5.37397155531e-2)
-_T9, _T11 = _f(2.06390887954e-2), _f(-5.70498872745e-3)
+_SATURATED = _f(9.02)  # from here on, tanh is 1 in float32
 
 # erfcx(a / sqrt(2)) / 2 for a in [0, 13.3] as a polynomial in t = (a - 3) / (a + 3), the transformation of Shepherd &
 # Laframboise, Math. Comp. 36 (1981); minimax coefficients by Lawson's algorithm, relative error 6.7e-9.
@@ -76,12 +73,10 @@ def _scalar_tanh(x):
         return lambda x: math.tanh(x)
 
     def single(x):
+        # -expm1(-2 |x|) / (exp(-2 |x|) + 1), with the digits that expm1 has near zero. NaN stays NaN.
         a = abs(x)
-        z = x * x
-        near_zero = ((((_T11 * z + _T9) * z + _T7) * z + _T5) * z + _T3) * z * x + x
-        e = exp_nonpositive(-_TWO * a)
-        large = (_ONE - e) / (_ONE + e)
-        return near_zero if a < _T_LIMIT else (-large if x < _ZERO else large)
+        e, power = exp_parts(-_TWO * (_SATURATED if a > _SATURATED else a))
+        return math.copysign((e * power + (power - _ONE)) / (e * power + (power + _ONE)), x)
 
     return single
 

@@ -16,9 +16,10 @@
 ``direct``
     Plain loops, for groups of so few channels that a GEMM call would cost more than its work.
 
-Groups are computed by direct, register_tiling and, forward, winograd. Two more cases reduce to these. ``convolution``:
-the input gradient at stride 1 is the convolution of dy with the rotated weights. ``groups``: that of larger groups at
-other strides is computed group by group, on copies of their channels.
+Groups are computed by direct, register_tiling and, forward, winograd. Three more cases reduce to these.
+``convolution``: the input gradient at stride 1 is the convolution of dy with the rotated weights. ``groups``: that of
+larger groups at other strides is computed group by group, on copies of their channels. ``phases``: dilated convolution
+is that of the phases of the maps, if Winograd computes that.
 
 ``tap_gemm``, ``im2col`` and ``direct`` are driven by the tables of :mod:`gpunet.ops.conv2d.taps`. They also compute any
 input gradient, with the maps swapped, the tables inverted and the weights transposed.
@@ -35,7 +36,7 @@ from gpunet import aligned
 from gpunet.ops._blas import gemm_address
 from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
-from gpunet.ops.conv2d.cpu import col2im, direct, im2col, register_tiling, tap_gemm, winograd
+from gpunet.ops.conv2d.cpu import col2im, direct, im2col, phases, register_tiling, tap_gemm, winograd
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish_maps, reduce_split_k
 from gpunet.ops.conv2d.cpu.rotation import rotate_weight
 from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
@@ -68,6 +69,9 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
         return "groups"
     if winograd.applies(g) and winograd.pays_off(g):
         return "winograd"
+    plain = phases.of_phases(g)
+    if plain is not None and winograd.applies(plain) and winograd.pays_off(plain):
+        return "phases"
     if direction == "backward_x":
         return "tap_gemm" if g.batch >= _SMALL_BATCH // 2 else "im2col"
     large_map = g.out_height * g.out_width > _SMALL_MAP
@@ -134,6 +138,12 @@ def _channels(g: Conv2dGeometry, group: int) -> tuple[slice, slice]:
     return slice(group * inner, (group + 1) * inner), slice(group * outer, (group + 1) * outer)
 
 
+def _phases_of(g: Conv2dGeometry) -> Conv2dGeometry:
+    plain = phases.of_phases(g)
+    assert plain is not None
+    return plain
+
+
 def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeometry, y: np.ndarray) -> None:
     algorithm = _choose("forward", g)
     if algorithm == "matmul":
@@ -141,6 +151,11 @@ def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeom
         matmul(rows, weight[0, 0], bias=bias if bias.size else None, out=y.reshape(-1, g.out_channels))
     elif algorithm == "winograd":
         winograd.convolution(x, weight, bias, g, y)
+    elif algorithm == "phases":
+        plain = _phases_of(g)
+        outputs = aligned.empty(plain.y_shape, x.dtype)
+        _convolve(phases.split(x, g, plain.height, plain.width), weight, bias, plain, outputs)
+        phases.merge(outputs, g, y)
     elif algorithm == "register_tiling":
         register_tiling.convolution(x, weight, bias, g, y)
     else:
@@ -211,6 +226,10 @@ def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: 
         matmul(flat_x, flat_dy, trans_a=True, out=dweight[0, 0])
     elif algorithm == "winograd":
         winograd.weight_gradient(x, dy, g, dweight)
+    elif algorithm == "phases":
+        plain = _phases_of(g)
+        x, dy = phases.split(x, g, plain.height, plain.width), phases.split(dy, g, plain.out_height, plain.out_width)
+        _weight_gradient(x, dy, plain, dweight)
     elif algorithm == "register_tiling":
         register_tiling.weight_gradient(x, dy, g, dweight)
     elif algorithm == "direct":
