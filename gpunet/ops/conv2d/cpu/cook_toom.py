@@ -14,12 +14,13 @@ from fractions import Fraction
 from typing import NamedTuple
 
 POINTS = {
-    3: (Fraction(0), Fraction(1, 2), Fraction(-1), Fraction(2)),
-    4: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
+    5: (Fraction(0), Fraction(1, 2), Fraction(-1), Fraction(2)),
+    6: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
 }
-"""Interpolation points for each m. Of those tried, these had the smallest float32 errors on random maps: half of those
-of the usual 0, 1, -1, 2, -2. The resulting matrices B^T and A^T are exact in float32. On the choice of points: Alam et
-al., Winograd Convolution for Deep Neural Networks: Efficient Point Selection, ACM TECS, 2022."""
+"""Interpolation points for each number of multiplications, besides infinity. Of those tried for F(3, 3) and F(4, 3),
+these had the smallest float32 errors on random maps: half of those of the usual 0, 1, -1, 2, -2. For F(2, 5) they are
+as good as others. The resulting matrices B^T and A^T are exact in float32. On the choice of points: Alam et al.,
+Winograd Convolution for Deep Neural Networks: Efficient Point Selection, ACM TECS, 2022."""
 
 Matrix = list[list[Fraction]]
 
@@ -44,9 +45,9 @@ def _from_roots(roots: Sequence[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-def minimal_filter(m: int) -> MinimalFilter:
-    """The matrices of F(m, 3), with the points POINTS[m] and infinity."""
-    r, points = 3, POINTS[m]
+def minimal_filter(m: int, r: int) -> MinimalFilter:
+    """The matrices of F(m, r), with the points POINTS[m + r - 1] and infinity."""
+    points = POINTS[m + r - 1]
     inputs, taps = [], []
     for k, point in enumerate(points):
         others = (*points[:k], *points[k + 1 :])

@@ -1,9 +1,9 @@
-"""3x3 convolution by Winograd's minimal filtering, with fewer multiplications than direct convolution.
+"""Convolution by Winograd's minimal filtering F(m x m, r x r), with fewer multiplications than direct convolution.
 
-The output is divided into tiles of m x m. The input tiles, (m + 2) x (m + 2), and the weights are transformed; in the
-transformed domain, convolution is a matrix product over the channels at each of (m + 2)^2 points. The products are
-transformed back. The gradient of the weights works the same way with the roles swapped. F(4x4, 3x3) takes 36
-multiplications instead of 144, F(3x3, 3x3) 25 instead of 81.
+The output is divided into tiles of m x m. The input tiles, n x n with n = m + r - 1, and the weights are transformed;
+in the transformed domain, convolution is a matrix product over the channels at each of n^2 points. The products are
+transformed back. The gradient of the weights works the same way with the roles swapped. For 3x3 kernels, F(4x4, 3x3)
+takes 36 multiplications instead of 144, F(3x3, 3x3) 25 instead of 81; for 5x5 ones F(2x2, 5x5) 36 instead of 100.
 
 The transforms amplify rounding errors: in float32, on the maps of the default network, the largest were 4 to 15 times
 those of direct summation.
@@ -13,6 +13,7 @@ Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 20
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -33,6 +34,7 @@ from gpunet.ops._simd import (
 from gpunet.ops.conv2d.cpu.cook_toom import Matrix, minimal_filter, transposed
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue
 from gpunet.ops.conv2d.cpu.winograd_transform import winograd_transform
+from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
 _TASK_TILES, _TASK_BYTES, _MAX_TASK_TILES = (12, 24), 2**18, 48
@@ -55,11 +57,14 @@ def _transform(matrix: Matrix, *, clipped: bool = False) -> Any:
     return winograd_transform([[float(entry) for entry in row] for row in matrix], clipped=clipped)
 
 
-_F3, _F4 = minimal_filter(3), minimal_filter(4)
-_inputs_3, _inputs_4 = _transform(_F3.inputs), _transform(_F4.inputs)
-_taps_3, _taps_4 = _transform(_F3.taps), _transform(_F4.taps)
+_F2, _F3, _F4 = minimal_filter(2, 5), minimal_filter(3, 3), minimal_filter(4, 3)  # m tells them apart
+_inputs_5, _inputs_6 = _transform(_F3.inputs), _transform(_F4.inputs)  # of n x n; those of F2 are the same as of F4
+_taps_2, _taps_3, _taps_4 = _transform(_F2.taps), _transform(_F3.taps), _transform(_F4.taps)
+_outputs_2 = _transform(_F2.outputs, clipped=True)
 _outputs_3, _outputs_4 = _transform(_F3.outputs, clipped=True), _transform(_F4.outputs, clipped=True)
+_output_gradients_2 = _transform(transposed(_F2.outputs))
 _output_gradients_3, _output_gradients_4 = _transform(transposed(_F3.outputs)), _transform(transposed(_F4.outputs))
+_tap_gradients_2 = _transform(transposed(_F2.taps))
 _tap_gradients_3, _tap_gradients_4 = _transform(transposed(_F3.taps)), _transform(transposed(_F4.taps))
 
 
@@ -83,41 +88,43 @@ def _pack_band(x, start, height, width, channels, top, left, rows, columns, band
 
 
 @jit
-def _transform_inputs(m, band, columns, channels, block, inputs, to, room, point):
+def _transform_inputs(m, n, band, columns, channels, block, inputs, to, room, point):
     """Transform all tiles of a band of `columns` columns of x: [c // block, tile, c % block] from ``inputs[to]`` on.
 
     There is `room` for so many tiles. `block` is at least the vector width, `point` the distance between points.
     """
     lanes = VECTOR_BYTES // band.itemsize
-    for tile in range((columns - 2) // m):
+    for tile in range((columns - (n - m)) // m):
         for c in range(0, channels, block):
             source = band, tile * m * channels + c, columns * channels, channels
-            target = inputs, to + c * room + tile * block, (m + 2) * point, point, lanes
-            if m == 3:
-                _inputs_3(*source, *target, block // lanes, 0, 0)
+            target = inputs, to + c * room + tile * block, n * point, point, lanes
+            if n == 5:
+                _inputs_5(*source, *target, block // lanes, 0, 0)
             else:
-                _inputs_4(*source, *target, block // lanes, 0, 0)
+                _inputs_6(*source, *target, block // lanes, 0, 0)
 
 
 @parallel_jit
 def _transformed_weights(m, weight, result):
     """result[panel, point, c, :]: the transformed weights, in panels of PANEL_BYTES of output channels."""
-    _, _, channels, out_channels = weight.shape
-    panels, _, _, width = result.shape
+    r, _, channels, out_channels = weight.shape
+    panels, points, _, width = result.shape
     size, point, lanes = channels * out_channels, channels * width, width // PANEL_VECTORS
     flat_weight, flat_result = weight.reshape(-1), result.reshape(-1)
     for c in prange(channels):
         for panel in range(panels):
-            source = flat_weight, c * out_channels + panel * width, 3 * size, size
-            target = flat_result, (panel * (m + 2) ** 2 * channels + c) * width, (m + 2) * point, point, lanes
-            if m == 3:
+            source = flat_weight, c * out_channels + panel * width, r * size, size
+            target = flat_result, (panel * points * channels + c) * width, (m + r - 1) * point, point, lanes
+            if m == 2:
+                _taps_2(*source, *target, PANEL_VECTORS, 0, 0)
+            elif m == 3:
                 _taps_3(*source, *target, PANEL_VECTORS, 0, 0)
             else:
                 _taps_4(*source, *target, PANEL_VECTORS, 0, 0)
 
 
 @parallel_jit
-def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
+def _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, out):
     """y = `epilogue` of the convolution of x with the transformed weights, without it of the shape `out`, (H, W, C).
 
     A task is `task_bands` rows of tiles, with an epilogue those of whole images. `padding` is that at the top and at
@@ -139,15 +146,15 @@ def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
     for task in prange((batch * down + task_bands - 1) // task_bands):
         first, end = task * task_bands, min((task + 1) * task_bands, batch * down)
         count = (end - first) * across
-        band = scratch((m + 2) * (across * m + 2) * channels, x)
+        band = scratch(n * (across * m + n - m) * channels, x)
         inputs = scratch(points * point_size, x)  # [point, c // lanes, tile, c % lanes], transformed
         products = scratch(room * points * panel_width, x)  # [tile, point, channel]
         maps = scratch(task_bands // down * map_size if finishing else 0, x)  # a panel of channels
         for number in range(first, end):
-            n, top, columns = number // down, number % down * m - padding[0], across * m + 2
-            _pack_band(*(flat_x, n * x_image, height, width, channels), *(top, -padding[1], m + 2, columns), band)
+            image, top, columns = number // down, number % down * m - padding[0], across * m + n - m
+            _pack_band(*(flat_x, image * x_image, height, width, channels), *(top, -padding[1], n, columns), band)
             to = (number - first) * across * lanes
-            _transform_inputs(m, band, columns, channels, lanes, inputs, to, room, point_size)
+            _transform_inputs(m, n, band, columns, channels, lanes, inputs, to, room, point_size)
         for point in range(points):  # computed in vain, but quickly: with whatever is there, it may not be
             for c in range(0, channels, lanes):
                 clear_elements(inputs, point * point_size + c * room + count * lanes, (room - count) * lanes)
@@ -165,11 +172,13 @@ def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
             target, step = (maps, panel_width) if finishing else (flat_y, out_channels)
             for tile in range(count):
                 number = first + tile // across
-                n, i, j = number // down, number % down * m, tile % across * m
-                to = (n - first // down) * map_size if finishing else n * y_image + panel * panel_width
-                source = products, tile * points * panel_width, (m + 2) * panel_width, panel_width
+                image, i, j = number // down, number % down * m, tile % across * m
+                to = (image - first // down) * map_size if finishing else image * y_image + panel * panel_width
+                source = products, tile * points * panel_width, n * panel_width, panel_width
                 place = target, to + (i * out_width + j) * step, out_width * step, step, lanes
-                if m == 3:
+                if m == 2:
+                    _outputs_2(*source, *place, PANEL_VECTORS, out_height - i, out_width - j)
+                elif m == 3:
                     _outputs_3(*source, *place, PANEL_VECTORS, out_height - i, out_width - j)
                 else:
                     _outputs_4(*source, *place, PANEL_VECTORS, out_height - i, out_width - j)
@@ -183,7 +192,7 @@ def _convolution(x, weights, m, padding, task_bands, zeros, epilogue, y, out):
 
 
 @jit
-def _accumulate(x, dy, m, padding, bands, panels, chunk_bands, sums, start):
+def _accumulate(x, dy, m, n, padding, bands, panels, chunk_bands, sums, start):
     """What some rows of tiles contribute to ``sums[start]``, flat (points, C_in, C_out), for some output channels.
 
     `bands` and `panels` are the first number and the one after the last, of rows of tiles and of panels of channels.
@@ -193,32 +202,34 @@ def _accumulate(x, dy, m, padding, bands, panels, chunk_bands, sums, start):
     _, out_height, out_width, out_channels = dy.shape
     lanes, panel_width = VECTOR_BYTES // x.itemsize, PANEL_BYTES // x.itemsize
     block = max(lanes, _GRADIENT_ROWS)  # input channels
-    down, across, points = (out_height + m - 1) // m, (out_width + m - 1) // m, (m + 2) ** 2
+    down, across, points = (out_height + m - 1) // m, (out_width + m - 1) // m, n**2
     flat_x, flat_dy, x_image, dy_image = x.reshape(-1), dy.reshape(-1), x.size // batch, dy.size // batch
     room, outputs_count = chunk_bands * across, (panels[1] - panels[0]) * panel_width
     input_point, output_point = room * channels + lanes, room * outputs_count + lanes
     inputs = scratch(points * input_point, x)  # [point, c // block, tile, c % block], transformed
     outputs = scratch(points * output_point, x)  # [point, o // panel_width, tile, o % panel_width], transformed
-    band = scratch((m + 2) * (across * m + 2) * max(channels, out_channels), x)
+    band = scratch(n * (across * m + n - m) * max(channels, out_channels), x)
     all_terms, zeros = multiples(room, block), scratch(panel_width, x)
     clear_elements(zeros, 0, panel_width)
     for first in range(bands[0], bands[1], chunk_bands):
         end = min(first + chunk_bands, bands[1])
         for number in range(first, end):
-            n, i, tiles_before = number // down, number % down * m, (number - first) * across
-            columns = across * m + 2
+            image, i, tiles_before = number // down, number % down * m, (number - first) * across
+            columns = across * m + n - m
             top, left = i - padding[0], -padding[1]
-            _pack_band(*(flat_x, n * x_image, height, width, channels), *(top, left, m + 2, columns), band)
-            _transform_inputs(m, band, columns, channels, block, inputs, tiles_before * block, room, input_point)
+            _pack_band(*(flat_x, image * x_image, height, width, channels), *(top, left, n, columns), band)
+            _transform_inputs(m, n, band, columns, channels, block, inputs, tiles_before * block, room, input_point)
             columns = across * m
-            _pack_band(*(flat_dy, n * dy_image, out_height, out_width, out_channels), *(i, 0, m, columns), band)
+            _pack_band(*(flat_dy, image * dy_image, out_height, out_width, out_channels), *(i, 0, m, columns), band)
             for tile in range(across):
                 for panel in range(panels[0], panels[1]):
                     at = tile * m * out_channels + panel * panel_width
                     to = ((panel - panels[0]) * room + tiles_before + tile) * panel_width
                     source = band, at, columns * out_channels, out_channels
-                    target = outputs, to, (m + 2) * output_point, output_point, lanes
-                    if m == 3:
+                    target = outputs, to, n * output_point, output_point, lanes
+                    if m == 2:
+                        _output_gradients_2(*source, *target, PANEL_VECTORS, 0, 0)
+                    elif m == 3:
                         _output_gradients_3(*source, *target, PANEL_VECTORS, 0, 0)
                     else:
                         _output_gradients_4(*source, *target, PANEL_VECTORS, 0, 0)
@@ -239,7 +250,7 @@ def _accumulate(x, dy, m, padding, bands, panels, chunk_bands, sums, start):
 
 
 @parallel_jit
-def _partial_gradients(x, dy, m, padding, parts, panel_groups, chunk_bands, partial):
+def _partial_gradients(x, dy, m, n, padding, parts, panel_groups, chunk_bands, partial):
     """partial[k], (points, C_in, C_out): the gradient of the transformed weights that part k of the tiles gives.
 
     A task is one of the `parts` of the rows of tiles, and one of the groups of panels of output channels.
@@ -250,13 +261,14 @@ def _partial_gradients(x, dy, m, padding, parts, panel_groups, chunk_bands, part
         part, group = task // panel_groups, task % panel_groups
         own_bands = part * bands // parts, (part + 1) * bands // parts
         own_panels = group * panels // panel_groups, (group + 1) * panels // panel_groups
-        _accumulate(x, dy, m, padding, own_bands, own_panels, chunk_bands, flat_partial, part * size)
+        _accumulate(x, dy, m, n, padding, own_bands, own_panels, chunk_bands, flat_partial, part * size)
 
 
 @parallel_jit
 def _tap_gradients(m, partial, dweight):
     """The gradient of the weights, of the sum over the parts of that of the transformed weights."""
     parts, points, channels, out_channels = partial.shape
+    r = dweight.shape[0]
     lanes, size = VECTOR_BYTES // partial.itemsize, channels * out_channels
     flat, flat_dweight = partial.reshape(-1), dweight.reshape(-1)
     for c in prange(channels):
@@ -265,43 +277,57 @@ def _tap_gradients(m, partial, dweight):
                 total, values = partial[0, point, c], partial[part, point, c]
                 for o in range(out_channels):
                     total[o] += values[o]
-        sums, taps = (flat, c * out_channels, (m + 2) * size, size), (flat_dweight, c * out_channels, 3 * size, size)
-        if m == 3:
+        sums = flat, c * out_channels, (m + r - 1) * size, size
+        taps = flat_dweight, c * out_channels, r * size, size
+        if m == 2:
+            _tap_gradients_2(*sums, *taps, lanes, out_channels // lanes, 0, 0)
+        elif m == 3:
             _tap_gradients_3(*sums, *taps, lanes, out_channels // lanes, 0, 0)
         else:
             _tap_gradients_4(*sums, *taps, lanes, out_channels // lanes, 0, 0)
 
 
-def tile_size(height: int, width: int) -> int:
-    """The m for which F(m x m, 3x3) takes fewer multiplications on a map of this size."""
+def tile_size(height: int, width: int, r: int) -> int:
+    """The m for which F(m x m, r x r) takes fewer multiplications on a map of this size."""
 
     def multiplications(m: int) -> int:
-        return (-(-height // m) * (m + 2)) * (-(-width // m) * (m + 2))
+        return (-(-height // m) * (m + r - 1)) * (-(-width // m) * (m + r - 1))
 
-    return min((4, 3), key=multiplications)
+    return min((4, 3), key=multiplications) if r == 3 else 2
 
 
 def applies(g: Conv2dGeometry) -> bool:
-    """Whether Winograd is applicable: 3x3, stride 1, no dilation, channels a multiple of the panel width.
+    """Whether Winograd is applicable: 3x3 or 5x5, stride 1, no dilation, channels a multiple of the panel width.
 
     So must be the output channels of a group, and for the gradient of the weights there may be only one.
     """
     width = PANEL_BYTES // np.dtype(np.float32).itemsize
     return (
-        g.kernel == (3, 3)
+        g.kernel in ((3, 3), (5, 5))
         and g.stride == g.dilation == (1, 1)
         and g.in_channels % width == g.out_channels // g.groups % width == 0
     )
 
 
+@functools.lru_cache(maxsize=1024)
 def pays_off(g: Conv2dGeometry) -> bool:
-    """Whether there are enough tiles for the transform of the weights to pay off."""
-    return g.batch * _tiles(g) >= _ENOUGH_TILES
+    """Whether it takes fewer multiplications, and there are enough tiles for the transform of the weights to pay off.
+
+    On maps smaller than the kernel it takes more than there are taps that are not on the padding.
+    """
+    inside = math.prod(int((table >= 0).sum()) for table in tap_tables(g)[0])
+    return g.batch * _tiles(g) >= _ENOUGH_TILES and _tiles(g) * _sizes(g)[1] ** 2 < inside
+
+
+def _sizes(g: Conv2dGeometry) -> tuple[int, int]:
+    """m and n."""
+    m = tile_size(g.out_height, g.out_width, g.kernel[0])
+    return m, m + g.kernel[0] - 1
 
 
 def _tiles(g: Conv2dGeometry) -> int:
     """Tiles of an image."""
-    m = tile_size(g.out_height, g.out_width)
+    m, _ = _sizes(g)
     return -(-g.out_height // m) * -(-g.out_width // m)
 
 
@@ -326,31 +352,31 @@ def convolution(
     epilogue: Epilogue | None = None,
 ) -> None:
     """y = `epilogue` of the convolution of x, or the convolution plus bias, (C_out,) or empty."""
-    m, panel_width, tiles = tile_size(g.out_height, g.out_width), PANEL_BYTES // x.itemsize, _tiles(g)
-    weights = aligned.empty((g.out_channels // panel_width, (m + 2) ** 2, g.weight_shape[2], panel_width), x.dtype)
+    (m, n), panel_width, tiles = _sizes(g), PANEL_BYTES // x.itemsize, _tiles(g)
+    weights = aligned.empty((g.out_channels // panel_width, n**2, g.weight_shape[2], panel_width), x.dtype)
     _transformed_weights(m, weight, weights)
     down = -(-g.out_height // m)
     if epilogue is None:
-        fitting = _TASK_BYTES // ((m + 2) ** 2 * g.in_channels * x.itemsize) // _TILE_ROWS * _TILE_ROWS
+        fitting = _TASK_BYTES // (n**2 * g.in_channels * x.itemsize) // _TILE_ROWS * _TILE_ROWS
         task_bands = max(1, min(max(fitting, _TASK_TILES[0]), _TASK_TILES[1]) * down // tiles)
     else:
         task_bands = _task_images(tiles) * down
     padding, zeros = (g.padding[0], g.padding[2]), np.zeros(panel_width, x.dtype)
     after = epilogue or no_epilogue(x.dtype)
-    _convolution(x, weights, m, padding, task_bands, zeros, after, y, g.y_shape[1:])
+    _convolution(x, weights, m, n, padding, task_bands, zeros, after, y, g.y_shape[1:])
     if bias.size:
         y += bias
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     """The gradient of the weights, written to `dweight`."""
-    m = tile_size(g.out_height, g.out_width)
-    shape, bands = ((m + 2) ** 2, g.in_channels, g.out_channels), g.batch * -(-g.out_height // m)
+    m, n = _sizes(g)
+    shape, bands = (n**2, g.in_channels, g.out_channels), g.batch * -(-g.out_height // m)
     fitting = _PARTIAL_BYTES // (math.prod(shape) * x.itemsize)
     parts = max(1, min(_PARTS, fitting, g.batch * _tiles(g) // _PART_TILES, bands))
     panels = g.out_channels * x.itemsize // PANEL_BYTES
     panel_groups = min(panels, -(-numba.get_num_threads() // parts))  # which do not show in the result
     chunk_bands = max(1, _CHUNK // -(-g.out_width // m))
     partial = aligned.empty((parts, *shape), x.dtype)
-    _partial_gradients(x, dy, m, (g.padding[0], g.padding[2]), parts, panel_groups, chunk_bands, partial)
+    _partial_gradients(x, dy, m, n, (g.padding[0], g.padding[2]), parts, panel_groups, chunk_bands, partial)
     _tap_gradients(m, partial, dweight)
