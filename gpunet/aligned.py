@@ -32,6 +32,11 @@ def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
     return np.ndarray(shape, dtype, memory, -_address(_byte_at(memory)) % LINE)
 
 
+def empty_like(array: np.ndarray) -> np.ndarray:
+    """``empty(array.shape, array.dtype)``."""
+    return np.empty(array.shape, array.dtype) if array.nbytes < SMALL else empty(array.shape, array.dtype)
+
+
 def zeros(shape: Any, dtype: Any = np.float64) -> np.ndarray:
     """``np.zeros(shape, dtype)``, aligned as :func:`empty`."""
     array = empty(shape, dtype)

@@ -35,8 +35,8 @@ _BLOCK_ROWS = 240
 """Maximum number of rows of a task: _DEPTH terms of each fit in the L2 cache."""
 _IN_PLACE_ROWS = 12
 """Up to this many rows, whole panels are read in place, as packing them would take longer than it saves."""
-_SERIAL_PRODUCTS = 2**21
-"""Up to this many multiply-adds, some 40 microseconds, waking other threads takes longer than it saves."""
+_SERIAL_PRODUCTS = 2**19
+"""Up to this many multiply-adds, some 12 microseconds, waking other threads takes longer than it saves."""
 _MAX_TASKS, _TASK_PRODUCTS, _TASK_ROWS = 8, 2**18, 48
 """Maximum number of tasks of a product of one block of rows; their minimum of multiply-adds, a few microseconds, the
 cost of handing a task to a thread that is still awake, as in a training step; and of rows, as each packs its panels."""

@@ -248,13 +248,13 @@ def _gelu_tanh_backward(out, dy, x):
 
 
 def _of(kernel: Any, x: np.ndarray, *scalars: Any) -> np.ndarray:
-    y = aligned.empty(x.shape, x.dtype)
+    y = aligned.empty_like(x)
     kernel(y.ravel(), x.ravel(), *scalars)  # views, unless x is not contiguous
     return y
 
 
 def _of_both(kernel: Any, dy: np.ndarray, x: np.ndarray, *scalars: Any) -> np.ndarray:
-    dx = aligned.empty(x.shape, x.dtype)
+    dx = aligned.empty_like(x)
     kernel(dx.ravel(), dy.ravel(), x.ravel(), *scalars)
     return dx
 

@@ -229,7 +229,7 @@ def gradient_coefficients(
 
 
 def batch_norm(x: np.ndarray, parameters: BatchNormParameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    matrix, y = _matrix(x), aligned.empty(x.shape, x.dtype)
+    matrix, y = _matrix(x), aligned.empty_like(x)
     mean, inv_std, coefficients = normalisation(matrix, parameters)
     _apply(matrix, _piece_rows(matrix.shape[1]), y.reshape(matrix.shape), coefficients)
     return y, mean, inv_std
@@ -245,7 +245,7 @@ def batch_norm_backward(
     gather: Gather | None,
     out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    matrix, dmatrix, dx = _matrix(x), _matrix(dy), aligned.empty(x.shape, x.dtype)
+    matrix, dmatrix, dx = _matrix(x), _matrix(dy), aligned.empty_like(x)
     rows, channels = matrix.shape
     piece_rows = _piece_rows(channels)
     sums, products = np.empty((2, -(-rows // piece_rows), channels))

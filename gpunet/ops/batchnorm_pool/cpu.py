@@ -146,7 +146,7 @@ def batch_norm_max_pool_backward(
         sums, products, x.size // channels, gamma, mean, inv_std, training, gather, out
     )
     if training:
-        dx = aligned.empty(x.shape, x.dtype)
+        dx = aligned.empty_like(x)
         _apply_gradients(dy, x, argmax, coefficients, dx)
     else:  # no gradient through the statistics
         dx = pool2d.max_pool2d_backward(dy * coefficients[1], argmax, Pool2dGeometry.of(x.shape, 2))

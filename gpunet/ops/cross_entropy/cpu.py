@@ -199,7 +199,7 @@ def _rows(x: np.ndarray) -> np.ndarray:
 
 
 def softmax(x: np.ndarray, log: bool = False) -> np.ndarray:
-    out = aligned.empty(x.shape, x.dtype)
+    out = aligned.empty_like(x)
     _softmax(_rows(x), out.reshape(-1, x.shape[-1]), log, _piece(x.shape[-1]))
     return out
 

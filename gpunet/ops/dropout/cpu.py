@@ -74,7 +74,7 @@ def dropout(
     x: np.ndarray, p: float, *, seed: int, step: Any, stream: int, first_element: int
 ) -> tuple[np.ndarray, np.ndarray]:
     x = np.asarray(x, order="C")  # ascontiguousarray would make a 0-d array 1-d
-    y = aligned.empty(x.shape, x.dtype)
+    y = aligned.empty_like(x)
     first, lead = divmod(first_element, 4)
     packed = np.empty(-(-(lead + x.size) // 4), np.uint32)  # the last counter may reach beyond the last element
     mask = packed.view(np.uint8)[lead : lead + x.size]
@@ -87,6 +87,6 @@ def dropout(
 
 def dropout_backward(dy: np.ndarray, mask: np.ndarray, p: float) -> np.ndarray:
     dy, mask = np.asarray(dy, order="C"), np.asarray(mask, order="C")
-    dx = aligned.empty(dy.shape, dy.dtype)
+    dx = aligned.empty_like(dy)
     _dropout_backward(dy.reshape(-1), mask.reshape(-1), dx.reshape(-1), _scales(p, dy.dtype))
     return dx
