@@ -4,7 +4,8 @@ The right-hand matrix is packed into panels as wide as the register tile, up to 
 in the L1 cache while the rows of the left-hand matrix pass by. Those are read in place, six at a time.
 
 Each sum starts with the bias and takes its terms in order, whatever the shapes, so that the bits of a row do not depend
-on the rows beside it, nor on the number of threads.
+on the rows beside it, nor on the number of threads. Only the gradient of few weights, a sum over many rows, is added up
+in parts (split-K), whose number depends on the shapes alone.
 
 Source: Goto & van de Geijn, Anatomy of High-Performance Matrix Multiplication, ACM TOMS, 2008.
 """
@@ -19,6 +20,7 @@ import numpy as np
 from gpunet import aligned
 from gpunet.ops._numba import jit, parallel_jit, prange
 from gpunet.ops._pack import copy_rows, transpose_matrix
+from gpunet.ops._reduce import column_sums
 from gpunet.ops._simd import MANY_REGISTERS, PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, gemm_tile, scratch
 
 _HEIGHT, _PACKED_HEIGHT, _NARROW_HEIGHT = (8, 12, 8) if MANY_REGISTERS else (6, 6, 8)
@@ -40,6 +42,10 @@ _SERIAL_PRODUCTS = 2**19
 _MAX_TASKS, _TASK_PRODUCTS, _TASK_ROWS = 8, 2**18, 48
 """Maximum number of tasks of a product of one block of rows; their minimum of multiply-adds, a few microseconds, the
 cost of handing a task to a thread that is still awake, as in a training step; and of rows, as each packs its panels."""
+
+
+_PARTS, _PART_TERMS, _FEW_SUMS = (4, 8), 1024, 2**15
+"""Of split-K: the least and most parts, the least terms of a part, and the most sums that are added up in parts."""
 
 
 @jit
@@ -140,6 +146,16 @@ def _blocks(a, b, trans_a, trans_b, bias, relu, trans_out, out, row_tasks, colum
         _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left, right)
 
 
+@parallel_jit
+def _parts(a, b, start, partial):
+    """partial[k] = what part k of the terms adds to A^T B; `start` is empty."""
+    terms, (parts, rows, columns) = a.shape[0], partial.shape
+    for part in prange(parts):
+        first, end = part * terms // parts, (part + 1) * terms // parts
+        some_a, some_b = a[first:end], b[first:end]
+        _block(some_a, some_b, True, False, start, False, False, partial[part], 0, rows, 0, columns)
+
+
 def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
     """Numbers of tasks that the rows and the columns of a product are divided into."""
     products = rows * inner * columns
@@ -157,14 +173,16 @@ def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
 @functools.lru_cache(maxsize=1024)
 def _plan(
     rows: int, inner: int, columns: int, trans_a: bool, trans_b: bool, plain: bool, dtype: Any
-) -> tuple[bool, int, int, np.ndarray]:
-    """Whether the transpose is computed of a product that is `plain`, the numbers of tasks, and the bias if it is."""
+) -> tuple[bool, int, int, int, np.ndarray]:
+    """Whether the transpose is computed of a product that is `plain`, the parts of its sums, the tasks, and no bias."""
     panel = PANEL_BYTES // dtype.itemsize
     trans_out = trans_a and not trans_b and columns < panel <= rows and plain
     if trans_out:
         # Few columns leave most of a panel empty; as rows, they do not, and the other matrix is not transposed.
         rows, columns = columns, rows
-    return trans_out, *_tasks(rows, inner, columns, panel), np.empty(0, dtype)
+    few = trans_a and not trans_b and plain and not trans_out and rows * columns <= _FEW_SUMS
+    parts = min(_PARTS[1], inner // _PART_TERMS) if few else 1
+    return trans_out, parts if parts >= _PARTS[0] else 1, *_tasks(rows, inner, columns, panel), np.empty(0, dtype)
 
 
 def matmul(
@@ -187,7 +205,12 @@ def matmul(
     if out is None:
         out = aligned.empty((rows, columns), dtype)
     plain = bias is None and not relu
-    trans_out, row_tasks, column_tasks, start = _plan(rows, inner, columns, trans_a, trans_b, plain, dtype)
+    trans_out, parts, row_tasks, column_tasks, start = _plan(rows, inner, columns, trans_a, trans_b, plain, dtype)
+    if parts > 1:
+        partial = aligned.empty((parts, rows, columns), dtype)
+        _parts(a, b, start, partial)
+        column_sums(partial.reshape(parts, -1), out.reshape(-1))
+        return out
     if bias is not None:
         start = np.ascontiguousarray(bias)
     if trans_out:

@@ -69,6 +69,25 @@ def test_bits_of_a_row_do_not_depend_on_threads_or_on_the_rows_beside_it(shape: 
     assert matmul(np.ascontiguousarray(a.T), b, trans_a=True).tobytes() == found[0].tobytes()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5000, 40, 65), (9001, 64, 32), (4096, 1, 129)])
+def test_long_sums_in_parts(shape: tuple[int, int, int], dtype: type) -> None:
+    terms, rows, columns = shape
+    rng, threads, found = np.random.default_rng(0), numba.get_num_threads(), []
+    a, b = rng.standard_normal((terms, rows)).astype(dtype), rng.standard_normal((terms, columns)).astype(dtype)
+    assert _matmul._plan(rows, terms, columns, True, False, True, a.dtype)[1] >= 4
+    assert _matmul._plan(rows, terms, columns, True, False, False, a.dtype)[1] == 1  # with a bias
+    for count in (1, threads):
+        numba.set_num_threads(count)
+        try:
+            found.append(matmul(a, b, trans_a=True))
+        finally:
+            numba.set_num_threads(threads)
+    assert found[0].tobytes() == found[1].tobytes()
+    wanted = a.astype(np.float64).T @ b.astype(np.float64)
+    assert_close(found[0], wanted, terms=terms, scale=sum_scale(wanted, terms))
+
+
 @pytest.mark.parametrize("rows", [1, 20])
 def test_nothing_to_add_up_and_nan(rows: int) -> None:
     assert (matmul(np.ones((rows, 0)), np.ones((0, 16))) == 0).all()
