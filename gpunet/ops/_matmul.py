@@ -42,8 +42,6 @@ _SERIAL_PRODUCTS = 2**19
 _MAX_TASKS, _TASK_PRODUCTS, _TASK_ROWS = 8, 2**18, 48
 """Maximum number of tasks of a product of one block of rows; their minimum of multiply-adds, a few microseconds, the
 cost of handing a task to a thread that is still awake, as in a training step; and of rows, as each packs its panels."""
-
-
 _PARTS, _PART_TERMS, _FEW_SUMS = (4, 8), 1024, 2**15
 """Of split-K: the least and most parts, the least terms of a part, and the most sums that are added up in parts."""
 
