@@ -45,6 +45,10 @@ def implementation(package: str, *arrays: Array | None) -> ModuleType:
     return module
 
 
+ready_on_cpu = _on_cpu.get
+"""``ready_on_cpu(package)``: its module for NumPy arrays, or None before :func:`implementation` has found it."""
+
+
 def before_next_cpu_call(check: Callable[[], None]) -> None:
     """Call `check` when an op is next called on the CPU and, while it raises, at every such call.
 

@@ -5,10 +5,14 @@ Semantics are PyTorch's, including at kinks and for non-finite values: NaN gives
 
 from __future__ import annotations
 
+from types import ModuleType
+
+import numpy as np
+
 from gpunet.backend import Array
-from gpunet.checks import check_float, check_number, check_shape
+from gpunet.checks import FLOAT_DTYPES, check_float, check_number, check_shape
 from gpunet.errors import ConfigError
-from gpunet.ops._dispatch import implementation
+from gpunet.ops._dispatch import implementation, ready_on_cpu
 
 __all__ = [
     "gelu",
@@ -24,9 +28,25 @@ __all__ = [
 APPROXIMATIONS = ("none", "tanh")
 
 
-def _check_pair(dy: Array, name: str, array: Array) -> None:
+def _of(x: Array) -> ModuleType:
+    """The implementation for `x`, which is checked."""
+    if type(x) is np.ndarray and x.dtype in FLOAT_DTYPES:
+        found = ready_on_cpu(__name__)  # what most calls ask for, without what only errors need
+        if found is not None:
+            return found
+    check_float(x=x)
+    return implementation(__name__, x)
+
+
+def _of_pair(dy: Array, name: str, array: Array) -> ModuleType:
+    """The implementation for `dy` and the `array` of this name, which are checked."""
+    if type(dy) is type(array) is np.ndarray and dy.dtype is array.dtype and dy.shape == array.shape:
+        found = ready_on_cpu(__name__) if dy.dtype in FLOAT_DTYPES else None
+        if found is not None:
+            return found
     check_float(**{name: array, "dy": dy})
     check_shape("dy", dy, array.shape)
+    return implementation(__name__, dy, array)
 
 
 def _check_approximate(approximate: str) -> str:
@@ -44,8 +64,7 @@ def relu(x: Array) -> Array:
     >>> gn.ops.relu(np.float32([-1, 2]))
     array([0., 2.], dtype=float32)
     """
-    check_float(x=x)
-    return implementation(__name__, x).relu(x)
+    return _of(x).relu(x)
 
 
 def relu_backward(dy: Array, x: Array) -> Array:
@@ -57,8 +76,7 @@ def relu_backward(dy: Array, x: Array) -> Array:
     >>> gn.ops.relu_backward(np.float32([5, 7]), np.float32([-1, 2]))
     array([0., 7.], dtype=float32)
     """
-    _check_pair(dy, "x", x)
-    return implementation(__name__, dy, x).relu_backward(dy, x)
+    return _of_pair(dy, "x", x).relu_backward(dy, x)
 
 
 def leaky_relu(x: Array, slope: float = 0.01) -> Array:
@@ -71,8 +89,7 @@ def leaky_relu(x: Array, slope: float = 0.01) -> Array:
     >>> gn.ops.leaky_relu(np.float32([-1, 2]), slope=0.5)
     array([-0.5,  2. ], dtype=float32)
     """
-    check_float(x=x)
-    return implementation(__name__, x).leaky_relu(x, check_number("slope", slope))
+    return _of(x).leaky_relu(x, check_number("slope", slope))
 
 
 def leaky_relu_backward(dy: Array, x: Array, slope: float = 0.01) -> Array:
@@ -87,8 +104,7 @@ def leaky_relu_backward(dy: Array, x: Array, slope: float = 0.01) -> Array:
     >>> gn.ops.leaky_relu_backward(np.float32([5, 7]), np.float32([-1, 2]), slope=0.5)
     array([2.5, 7. ], dtype=float32)
     """
-    _check_pair(dy, "x", x)
-    return implementation(__name__, dy, x).leaky_relu_backward(dy, x, check_number("slope", slope))
+    return _of_pair(dy, "x", x).leaky_relu_backward(dy, x, check_number("slope", slope))
 
 
 def tanh(x: Array) -> Array:
@@ -100,8 +116,7 @@ def tanh(x: Array) -> Array:
     >>> gn.ops.tanh(np.float32([-100, 0, 100]))
     array([-1.,  0.,  1.], dtype=float32)
     """
-    check_float(x=x)
-    return implementation(__name__, x).tanh(x)
+    return _of(x).tanh(x)
 
 
 def tanh_backward(dy: Array, y: Array) -> Array:
@@ -113,8 +128,7 @@ def tanh_backward(dy: Array, y: Array) -> Array:
     >>> gn.ops.tanh_backward(np.float32([8, 8]), np.float32([0, 0.5]))
     array([8., 6.], dtype=float32)
     """
-    _check_pair(dy, "y", y)
-    return implementation(__name__, dy, y).tanh_backward(dy, y)
+    return _of_pair(dy, "y", y).tanh_backward(dy, y)
 
 
 def gelu(x: Array, approximate: str = "none") -> Array:
@@ -132,8 +146,7 @@ def gelu(x: Array, approximate: str = "none") -> Array:
     >>> gn.ops.gelu(np.float32([-100, 0, 100]))
     array([ -0.,   0., 100.], dtype=float32)
     """
-    check_float(x=x)
-    return implementation(__name__, x).gelu(x, _check_approximate(approximate))
+    return _of(x).gelu(x, _check_approximate(approximate))
 
 
 def gelu_backward(dy: Array, x: Array, approximate: str = "none") -> Array:
@@ -146,5 +159,4 @@ def gelu_backward(dy: Array, x: Array, approximate: str = "none") -> Array:
     >>> gn.ops.gelu_backward(np.float32([8, 8]), np.float32([0, 100]))  # Phi(0) = 1/2
     array([4., 8.], dtype=float32)
     """
-    _check_pair(dy, "x", x)
-    return implementation(__name__, dy, x).gelu_backward(dy, x, _check_approximate(approximate))
+    return _of_pair(dy, "x", x).gelu_backward(dy, x, _check_approximate(approximate))
