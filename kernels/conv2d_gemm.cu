@@ -22,8 +22,8 @@
 // feature map once where it fits the second-level cache. One input channel would leave most of a tile empty (3x3: K = 9
 // of 16 forward, M = 9 of 64 for the weights), so its forward pass and weight gradient are in conv2d.cu.
 // Considered: im2col in memory (kernel_h * kernel_w times the bytes); Winograd (2.25 times fewer products for 3x3,
-// worse rounding, a kernel of its own); staging in registers, with a transposing store to shared memory (16 to 22 % more
-// time with TF32, 4 to 5 % in float32); cp.async by the first-level cache (26 % more time).
+// worse rounding, a kernel of its own); staging in registers, with a transposing store to shared memory (15 to 28 % more
+// time with TF32, 4 to 7 % in float32); cp.async by the first-level cache (26 % more time).
 //
 // On an H100 (256 images, 3x3; rates without taps on the padding), us forward, input and weight gradient, with the sums
 // of split-K: 14x14x32 to 64 channels 49, 62, 60 (34, 27, 28 TFLOP/s), with TF32 23, 46, 29 (73, 37, 57); 7x7x64 to 128

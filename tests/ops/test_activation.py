@@ -220,3 +220,14 @@ def test_bad_input() -> None:
         activation.leaky_relu(x, math.nan)
     with pytest.raises(ConfigError, match=r'approximate must be "none" or "tanh", got \'erf\''):
         activation.gelu(x, "erf")
+
+
+def test_tanh_in_float32_is_within_two_units_in_the_last_place() -> None:
+    """Against float64, from subnormal numbers to where tanh is 1, and with the sign of zero."""
+    half = np.concatenate([np.geomspace(1e-37, 12, 200_001), np.linspace(1e-3, 10, 200_001)]).astype(np.float32)
+    x = np.concatenate([half, -half])
+    y, exact = activation.tanh(x), np.tanh(x.astype(np.float64))
+    assert np.isfinite(y).all() and (np.abs(y) <= 1).all()
+    assert (np.abs(y - exact) <= 2 * np.spacing(np.abs(exact).astype(np.float32))).all()
+    zeros = activation.tanh(np.float32([0.0, -0.0]))
+    assert not zeros.any() and np.signbit(zeros).tolist() == [False, True]
