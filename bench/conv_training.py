@@ -5,8 +5,8 @@
 The algorithms differ only in rounding errors, of which Winograd's are the largest (gpunet/ops/conv2d/cpu/winograd.py).
 Training amplifies such differences until two runs differ as much as two seeds. So each algorithm is run with the same
 few seeds, and the question is whether the means differ by more than the seeds do. Accuracies are validation accuracies
-of the last epoch; the test images are not used. `default` is gpunet's choice by shape, with Winograd wherever it saves
-time.
+of the last epoch; the test images are not used. `default` is gpunet's choice by shape, with Winograd
+or the FFT wherever it saves time.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Training:
 
 @contextlib.contextmanager
 def forced(algorithm: str) -> Iterator[None]:
-    """Make CPU convolutions use `algorithm`: ``sums`` is the default without Winograd, ``im2col`` is all BLAS."""
+    """Make CPU convolutions use `algorithm`: ``sums`` is the default without transforms, ``im2col`` is all BLAS."""
     if algorithm == "default":
         yield
     elif algorithm == "sums":
-        with patch.object(cpu.winograd, "applies", lambda g: False):
+        with patch.object(cpu, "_transformed", lambda g: None):
             yield
     elif algorithm == "im2col":
 

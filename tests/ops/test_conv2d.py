@@ -68,7 +68,7 @@ SUMS = ["tap_gemm", "im2col", "register_tiling", "direct", "groups"]
 
 def choose_always(algorithm: str, patch: pytest.MonkeyPatch) -> None:
     """Let the CPU use `algorithm` wherever it can."""
-    as_convolution = algorithm in ("register_tiling", "winograd")  # these have no input gradient of their own
+    as_convolution = algorithm in ("register_tiling", "winograd", "fft")  # these have no input gradient of their own
 
     def choose(direction: str, g: Conv2dGeometry) -> str:
         if g.groups > 1 and algorithm != "direct":
@@ -177,6 +177,7 @@ def test_geometry_of_phases() -> None:
         ((1, 14, 14, 32), (3, 3, 32, 64), 1, ("register_tiling", "convolution", "register_tiling")),
         ((128, 14, 14, 32), (3, 3, 32, 64), 1, ("winograd", "convolution", "winograd")),
         ((128, 3, 3, 128), (3, 3, 128, 256), 1, ("winograd", "convolution", "winograd")),
+        ((128, 7, 7, 64), (3, 3, 64, 128), 1, ("fft", "convolution", "fft")),
         ((1, 3, 3, 128), (3, 3, 128, 256), 1, ("register_tiling", "convolution", "tap_gemm")),
         ((64, 3, 3, 124), (3, 3, 124, 256), 1, ("tap_gemm", "convolution", "tap_gemm")),
         ((8, 14, 14, 48), (3, 3, 12, 48), 4, ("register_tiling", "convolution", "register_tiling")),

@@ -1,9 +1,12 @@
-"""Convolution on the CPU. Seven algorithms, selected by shape in :func:`_choose`:
+"""Convolution on the CPU. Eight algorithms, selected by shape in :func:`_choose`:
 
 ``matmul``
     1x1 kernels: a single matrix product.
 ``winograd``
-    3x3 kernels at stride 1: fewer multiplications, in exchange for transforms of the maps and the weights.
+    3x3 and 5x5 kernels at stride 1: fewer multiplications, in exchange for transforms of the maps and the weights.
+``fft``
+    Kernels of 5x5 and more at stride 1, and 3x3 on maps that just fit: the same with other transforms, fewer
+    multiplications still and smaller rounding errors, but more transformed weights.
 ``register_tiling``
     Implicit GEMM with its accumulators in registers, over input rows in the L1 cache. The fastest algorithm that
     computes the sums as defined.
@@ -16,10 +19,10 @@
 ``direct``
     Plain loops, for groups of so few channels that a GEMM call would cost more than its work.
 
-Groups are computed by direct, register_tiling and, forward, winograd. Three more cases reduce to these.
+Groups are computed by direct, register_tiling and, forward, winograd and fft. Three more cases reduce to these.
 ``convolution``: the input gradient at stride 1 is the convolution of dy with the rotated weights. ``groups``: that of
 larger groups at other strides is computed group by group, on copies of their channels. ``phases``: dilated convolution
-is that of the phases of the maps, if Winograd computes that.
+is that of the phases of the maps, if winograd or fft computes that.
 
 ``tap_gemm``, ``im2col`` and ``direct`` are driven by the tables of :mod:`gpunet.ops.conv2d.taps`. They also compute any
 input gradient, with the maps swapped, the tables inverted and the weights transposed.
@@ -36,7 +39,7 @@ from gpunet import aligned
 from gpunet.ops._blas import gemm_address
 from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
-from gpunet.ops.conv2d.cpu import col2im, direct, im2col, phases, register_tiling, tap_gemm, winograd
+from gpunet.ops.conv2d.cpu import col2im, direct, fft, fft_tiling, im2col, phases, register_tiling, tap_gemm, winograd
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish_maps, reduce_split_k
 from gpunet.ops.conv2d.cpu.rotation import rotate_weight
 from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
@@ -67,10 +70,10 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
         return "convolution"
     if direction == "backward_x" and g.groups > 1:
         return "groups"
-    if winograd.applies(g) and winograd.pays_off(g):
-        return "winograd"
+    if (transformed := _transformed(g)) is not None:
+        return transformed
     plain = phases.of_phases(g)
-    if plain is not None and winograd.applies(plain) and winograd.pays_off(plain):
+    if plain is not None and _transformed(plain) is not None:
         return "phases"
     if direction == "backward_x":
         return "tap_gemm" if g.batch >= _SMALL_BATCH // 2 else "im2col"
@@ -78,6 +81,14 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
     weights = g.kernel[0] * g.kernel[1] * inner * outer
     few = g.batch < _SMALL_BATCH if direction == "forward" else weights <= _FEW_WEIGHTS
     return "register_tiling" if large_map or few or g.groups > 1 else "tap_gemm"
+
+
+def _transformed(g: Conv2dGeometry) -> str | None:
+    """``"fft"`` or ``"winograd"``, if one of them pays off."""
+    winograd_pays = winograd.applies(g) and winograd.pays_off(g)
+    if fft_tiling.applies(g) and fft_tiling.pays_off(g, winograd.multiplications(g) if winograd_pays else None):
+        return "fft"
+    return "winograd" if winograd_pays else None
 
 
 def _image_block(g: Conv2dGeometry, out_height: int) -> int:
@@ -120,6 +131,8 @@ def conv2d_and_epilogue(x: np.ndarray, weight: np.ndarray, epilogue: Epilogue, g
         register_tiling.convolution(x, weight, no_bias, g, y, epilogue)
     elif algorithm == "winograd" and winograd.keeps_images_in_cache(g):
         winograd.convolution(x, weight, no_bias, g, y, epilogue)
+    elif algorithm == "fft" and fft_tiling.keeps_images_in_cache(g):
+        fft.convolution(x, weight, no_bias, g, y, epilogue)
     else:
         sums = y if window == 1 else aligned.empty(g.y_shape, x.dtype)
         _convolve(x, weight, no_bias, g, sums)
@@ -151,6 +164,8 @@ def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeom
         matmul(rows, weight[0, 0], bias=bias if bias.size else None, out=y.reshape(-1, g.out_channels))
     elif algorithm == "winograd":
         winograd.convolution(x, weight, bias, g, y)
+    elif algorithm == "fft":
+        fft.convolution(x, weight, bias, g, y)
     elif algorithm == "phases":
         plain = _phases_of(g)
         outputs = aligned.empty(plain.y_shape, x.dtype)
@@ -226,6 +241,8 @@ def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: 
         matmul(flat_x, flat_dy, trans_a=True, out=dweight[0, 0])
     elif algorithm == "winograd":
         winograd.weight_gradient(x, dy, g, dweight)
+    elif algorithm == "fft":
+        fft.weight_gradient(x, dy, g, dweight)
     elif algorithm == "phases":
         plain = _phases_of(g)
         x, dy = phases.split(x, g, plain.height, plain.width), phases.split(dy, g, plain.out_height, plain.out_width)

@@ -1,4 +1,4 @@
-"""Dilated convolution as one of the phases of the maps, which is not dilated: Winograd computes it, for example.
+"""Dilated convolution as one of the phases of the maps, which is not dilated: Winograd or the FFT computes it.
 
 With dilation d, output i reads only inputs that leave the same remainder as i when divided by d, if the padding before
 the map is a multiple of d. The d * d maps of one remainder for rows and columns are convolved as images of their own.

@@ -316,7 +316,12 @@ def pays_off(g: Conv2dGeometry) -> bool:
     On maps smaller than the kernel it takes more than there are taps that are not on the padding.
     """
     inside = math.prod(int((table >= 0).sum()) for table in tap_tables(g)[0])
-    return g.batch * _tiles(g) >= _ENOUGH_TILES and _tiles(g) * _sizes(g)[1] ** 2 < inside
+    return g.batch * _tiles(g) >= _ENOUGH_TILES and multiplications(g) < inside
+
+
+def multiplications(g: Conv2dGeometry) -> int:
+    """For each pair of channels of an image."""
+    return _tiles(g) * _sizes(g)[1] ** 2
 
 
 def _sizes(g: Conv2dGeometry) -> tuple[int, int]:
