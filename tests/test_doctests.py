@@ -43,6 +43,7 @@ RESULTS = {
     "gpunet.experiments.run.RunResult": "gpunet.experiments.run.train",
     "gpunet.ops.batchnorm.BatchNormSaved": "gpunet.ops.batch_norm",
     "gpunet.ops.batchnorm_pool.BatchNormMaxPoolSaved": "gpunet.ops.batch_norm_max_pool",
+    "gpunet.ops.conv2d_batchnorm_pool.ConvBatchNormMaxPoolSaved": "gpunet.ops.conv2d_batch_norm_max_pool",
     "gpunet.report.metrics.Calibration": "gpunet.report.metrics.calibration",
     "gpunet.report.metrics.ClassRow": "gpunet.report.metrics.per_class_table",
     "gpunet.report.metrics.PairedComparison": "gpunet.report.metrics.mcnemar",

@@ -9,11 +9,13 @@ To add a fusion, add a rule here and a test against the unfused layers, forward 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gpunet import ops
 from gpunet.backend import Array
+from gpunet.checks import pair
 from gpunet.errors import DTypeError
 from gpunet.nn.activation import Activation, ReLU, never_decreases
 from gpunet.nn.conv import Conv2d
@@ -21,6 +23,7 @@ from gpunet.nn.layer import Backward, ForwardContext, Layer
 from gpunet.nn.linear import Linear
 from gpunet.nn.norm import BatchNorm
 from gpunet.nn.pool import MaxPool2d
+from gpunet.ops.conv2d_batchnorm_pool import MAX_PATCH_INPUTS
 
 
 class Step(Protocol):
@@ -129,10 +132,12 @@ class BatchNormMaxPool:
         return y, backward
 
 
-class ConvInference:
+class FusedConv:
     """A convolution and what follows it, one op in inference; in training the steps of the other rules.
 
     Nothing is kept from one call to the next, so that parameters and running statistics may change at any time.
+
+    The first block of a network is one op in training, too, if it has few inputs and batch norm, and is pooled.
     """
 
     def __init__(
@@ -141,11 +146,16 @@ class ConvInference:
         self.conv, self.norm, self.max_pool, self.steps = conv, norm, max_pool, steps
         self.relu = type(activation) is ReLU
         self.activation = None if self.relu else activation
+        plain = conv.bias is None and conv.groups == 1 and _is_one(conv.stride) and _is_one(conv.dilation)
+        few = math.prod(conv.weight.shape[:3]) <= MAX_PATCH_INPUTS
+        self.may_be_first = norm is not None and max_pool and plain and few
 
     def has_parameters(self) -> bool:
         return True
 
     def forward(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
+        if ctx.training and self.may_be_first and not ctx.needs_input_grad:
+            return self._first(x, ctx)
         if ctx.training:
             return run(self.steps, x, ctx)
         conv, norm = self.conv, self.norm
@@ -166,6 +176,32 @@ class ConvInference:
         if self.activation is not None:
             y = self.activation.forward(y, ctx)[0]
         return y, lambda dy: run(self.steps, x, ctx)[1](dy)  # seldom wanted, so what it needs is computed then
+
+    def _first(self, x: Array, ctx: ForwardContext) -> tuple[Array, Backward]:
+        conv, norm = self.conv, self.norm
+        assert norm is not None
+        y, saved = ops.conv2d_batch_norm_max_pool(
+            *(x, conv.weight.value, norm.gamma.value, norm.beta.value),
+            *(norm.running_mean.value, norm.running_var.value),
+            padding=conv.padding,
+            momentum=norm.momentum,
+            eps=norm.eps,
+            relu=self.relu,
+            gather=ctx.gather,
+        )
+        after = None if self.activation is None else self.activation.forward(y, ctx)
+
+        def backward(dy: Array) -> None:
+            inner = dy if after is None else after[1](dy)
+            out = conv.weight.grad, norm.gamma.grad, norm.beta.grad
+            given = inner, x, conv.weight.value, norm.gamma.value, saved
+            ops.conv2d_batch_norm_max_pool_backward(*given, padding=conv.padding, out=out)
+
+        return y if after is None else after[0], backward
+
+
+def _is_one(value: int | Sequence[int]) -> bool:
+    return pair("value", value) == (1, 1)
 
 
 def linear_relu(layers: Sequence[Layer]) -> tuple[int, list[Step]] | None:
@@ -192,7 +228,7 @@ def batch_norm_max_pool(layers: Sequence[Layer]) -> tuple[int, list[Step]] | Non
     return 2 + (activation is not None), steps if activation is None or relu else [*steps, activation]
 
 
-def conv_inference(layers: Sequence[Layer]) -> tuple[int, list[Step]] | None:
+def conv_block(layers: Sequence[Layer]) -> tuple[int, list[Step]] | None:
     """Conv2d, then one or more of BatchNorm, ReLU and MaxPool2d with non-overlapping 2x2 windows, in this order.
 
     In place of ReLU there may be another non-decreasing activation if it is pooled: as it commutes with the maximum, it
@@ -212,11 +248,11 @@ def conv_inference(layers: Sequence[Layer]) -> tuple[int, list[Step]] | None:
     count = 1 + sum(part is not None for part in (norm, activation)) + pooled
     if count == 1:
         return None
-    steps = plan(layers[:count], [rule for rule in RULES if rule is not conv_inference])
-    return count, [ConvInference(conv, norm, activation, pooled, steps)]
+    steps = plan(layers[:count], [rule for rule in RULES if rule is not conv_block])
+    return count, [FusedConv(conv, norm, activation, pooled, steps)]
 
 
-RULES: list[Rule] = [linear_relu, conv_inference, batch_norm_max_pool]
+RULES: list[Rule] = [linear_relu, conv_block, batch_norm_max_pool]
 """Tried in this order at each layer; the first match wins."""
 
 

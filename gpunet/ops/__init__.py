@@ -14,6 +14,7 @@ from gpunet.ops.activation import *
 from gpunet.ops.batchnorm import batch_norm, batch_norm_backward
 from gpunet.ops.batchnorm_pool import batch_norm_max_pool, batch_norm_max_pool_backward
 from gpunet.ops.conv2d import conv2d, conv2d_backward
+from gpunet.ops.conv2d_batchnorm_pool import conv2d_batch_norm_max_pool, conv2d_batch_norm_max_pool_backward
 from gpunet.ops.conv2d_inference import conv2d_inference
 from gpunet.ops.cross_entropy import count_correct, log_softmax, softmax, softmax_cross_entropy
 from gpunet.ops.dropout import dropout, dropout_backward
@@ -44,6 +45,8 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "conv2d",
     "conv2d_backward",
+    "conv2d_batch_norm_max_pool",
+    "conv2d_batch_norm_max_pool_backward",
     "conv2d_inference",
     "count_correct",
     "dropout",

@@ -118,6 +118,52 @@ def test_a_convolution_and_what_follows_it_in_inference(layers: Callable[[], lis
     check_equal(model, plain, images(5, 6, 7, 3), exact=False, training=True)
 
 
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", None])
+@pytest.mark.parametrize(("size", "channels", "kernel"), [((8, 8), 1, 3), ((7, 9), 3, 3), ((6, 5), 1, 5)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_first_block_of_a_network(
+    monkeypatch: pytest.MonkeyPatch,
+    activation: str | None,
+    size: tuple[int, int],
+    channels: int,
+    kernel: int,
+    dtype: Any,
+) -> None:
+    """If no gradient of its input is wanted, it is one op in training. The gradients are sums in another order."""
+    model, plain = fused_and_plain(lambda: nn.ConvBlock(channels, 6, kernel, activation=activation), dtype)
+    calls, op = [], ops.conv2d_batch_norm_max_pool
+    monkeypatch.setattr(ops, "conv2d_batch_norm_max_pool", lambda *args, **named: calls.append(1) or op(*args, **named))
+    x, found = images(4, *size, channels, dtype=dtype), []
+    for each in (model, plain):
+        y, backward = each.forward(x, nn.ForwardContext(training=True, needs_input_grad=False))
+        assert backward(np.random.default_rng(3).standard_normal(y.shape).astype(dtype)) is None
+        found.append((y, each.flat.gradients, each.flat.state))
+    assert calls == [1]
+    for actual, wanted in zip(*found, strict=True):
+        assert_close(actual, wanted, terms=x[..., 0].size, c=64.0)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [nn.Conv2d(3, 4, 3), nn.BatchNorm(4), nn.ReLU(), nn.MaxPool2d(2)],  # with a bias
+        lambda: [nn.Conv2d(3, 4, 3, bias=False, stride=2), nn.BatchNorm(4), nn.MaxPool2d(2)],
+        lambda: [nn.Conv2d(3, 4, 3, bias=False, dilation=(1, 2)), nn.BatchNorm(4), nn.MaxPool2d(2)],
+        lambda: [nn.Conv2d(3, 3, 3, bias=False, groups=3), nn.BatchNorm(3), nn.MaxPool2d(2)],
+        lambda: [nn.Conv2d(3, 4, 5, bias=False), nn.BatchNorm(4), nn.MaxPool2d(2)],  # 75 inputs of a patch
+        lambda: [nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm(4), nn.ReLU()],
+        lambda: [nn.Conv2d(3, 4, 3, bias=False), nn.MaxPool2d(2)],
+    ],
+)
+def test_other_first_blocks_are_as_before(
+    monkeypatch: pytest.MonkeyPatch, layers: Callable[[], list[nn.Layer]]
+) -> None:
+    monkeypatch.delattr(ops, "conv2d_batch_norm_max_pool")
+    model = nn.Sequential(layers()).initialize(seed=1)
+    y, backward = model.forward(images(4, 12, 12, 3), nn.ForwardContext(training=True, needs_input_grad=False))
+    assert backward(np.ones_like(y)) is None
+
+
 def test_inference_follows_every_change() -> None:
     """Of a weight, of a parameter of batch norm, of a running statistic; written in place, as anybody may."""
     model, plain = fused_and_plain(lambda: nn.ConvBlock(3, 6))

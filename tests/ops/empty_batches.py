@@ -11,6 +11,7 @@ from gpunet import ops
 from gpunet.errors import ShapeError
 from gpunet.ops.batchnorm import BatchNormSaved
 from gpunet.ops.batchnorm_pool import BatchNormMaxPoolSaved
+from gpunet.ops.conv2d_batchnorm_pool import ConvBatchNormMaxPoolSaved
 
 F, D, BYTE, INT, LONG = np.float32, np.float64, np.uint8, np.int32, np.int64
 NewArray = Callable[[np.ndarray], Any]
@@ -32,6 +33,9 @@ def calls(new: NewArray) -> Calls:
     def ones(*shape: int, dtype: Any = F) -> Any:
         return new(of(shape, dtype, 1))
 
+    def gathered(array: np.ndarray) -> np.ndarray:
+        raise AssertionError("parts of no rows need not meet")
+
     def unset(*shape: int) -> Any:
         return new(of(shape, F, np.nan))
 
@@ -40,6 +44,7 @@ def calls(new: NewArray) -> Calls:
     norm, order = [ones(3), ones(3), ones(3), new(of((3,), F, 3))], none(dtype=LONG)
     saved = BatchNormSaved(ones(3, dtype=D), ones(3, dtype=D), False)
     pooled = BatchNormMaxPoolSaved(ones(3, dtype=D), ones(3, dtype=D), none(2, 2, 3, dtype=BYTE), False)
+    first = ConvBatchNormMaxPoolSaved(*[ones(2, dtype=D)] * 2, none(1, 1, 2, dtype=BYTE), none(2, 3, 2))
     statistics = of((3,), D, 1), of((3,), D, 0.5)  # 1 / sqrt(3 + eps) with eps 1
     rest = False, None  # the statistics of the batch, and the other parts of it
     no_rows, no_maps = of((0, 3)), of((0, 4, 5, 3))
@@ -104,6 +109,18 @@ def calls(new: NewArray) -> Calls:
         "batch_norm_max_pool training": (
             lambda: ops.batch_norm_max_pool(maps, *norm, training=True),
             ShapeError("one value per channel"),
+        ),
+        "conv2d_batch_norm_max_pool": (
+            lambda: ops.conv2d_batch_norm_max_pool(maps, kernel, *[ones(2)] * 4),
+            ShapeError("one value per channel"),
+        ),
+        "conv2d_batch_norm_max_pool parts": (
+            lambda: ops.conv2d_batch_norm_max_pool(maps, kernel, *[ones(2)] * 4, gather=gathered)[0],
+            of((0, 1, 1, 2)),
+        ),
+        "conv2d_batch_norm_max_pool_backward": (
+            lambda: ops.conv2d_batch_norm_max_pool_backward(none(1, 1, 2), maps, kernel, ones(2), first),
+            (of((3, 3, 3, 2)), of((2,)), of((2,))),
         ),
         "batch_norm_max_pool_backward": (
             lambda: ops.batch_norm_max_pool_backward(small, maps, ones(3), pooled, out=(None, unset(3))),

@@ -20,6 +20,11 @@ SIGNATURES = {
         "(x, weight, bias=None, norm=None, *, eps=1e-05, relu=False, max_pool=False, stride=1, padding=0, dilation=1, "
         "groups=1)"
     ),
+    "conv2d_batch_norm_max_pool": (
+        "(x, weight, gamma, beta, running_mean, running_var, *, padding=0, momentum=0.1, eps=1e-05, relu=False, "
+        "gather=None)"
+    ),
+    "conv2d_batch_norm_max_pool_backward": "(dy, x, weight, gamma, saved, *, padding=0, out=(None, None, None))",
     "max_pool2d": "(x, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False)",
     "max_pool2d_backward": (
         "(dy, argmax, x_shape, kernel_size, *, stride=None, padding=0, dilation=1, ceil_mode=False)"

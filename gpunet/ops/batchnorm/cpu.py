@@ -176,7 +176,7 @@ def normalisation(matrix: np.ndarray, parameters: BatchNormParameters) -> tuple[
 
     In training, the running statistics are updated.
     """
-    gamma, beta, running_mean, running_var, training, momentum, eps, gather = parameters
+    gamma, beta, running_mean, running_var, training, _, eps, _ = parameters
     rows, channels = matrix.shape
     if training:
         piece_rows = _piece_rows(channels)
@@ -184,17 +184,37 @@ def normalisation(matrix: np.ndarray, parameters: BatchNormParameters) -> tuple[
         means, squares = np.empty((2, -(-rows // piece_rows), channels))
         _piece_statistics(matrix, piece_rows, means, squares)
         _combine_statistics(means, squares, rows, piece_rows, mean, var)
-        if gather is not None:
-            means, squares = _of_parts(gather(np.stack([mean, var * rows])))
-            rows, piece_rows = rows * len(means), rows
-            _combine_statistics(means, squares, rows, piece_rows, mean, var)
-        running_mean[...] = _move_running(np.ascontiguousarray(running_mean), momentum, mean, 1.0)
-        running_var[...] = _move_running(np.ascontiguousarray(running_var), momentum, var, rows / (rows - 1))
+        _meet_others(mean, var, rows, parameters)
     else:
         mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
     inv_std, coefficients = np.empty(channels), np.empty((3, channels), matrix.dtype)
     _coefficients(mean, var, eps, np.ascontiguousarray(gamma), np.ascontiguousarray(beta), inv_std, coefficients)
     return mean, inv_std, coefficients
+
+
+def _meet_others(mean: np.ndarray, var: np.ndarray, rows: int, parameters: BatchNormParameters) -> None:
+    """Make `mean` and `var` of `rows`, in place, those of all parts of the batch, and update the running ones."""
+    _, _, running_mean, running_var, _, momentum, _, gather = parameters
+    if gather is not None:
+        means, squares = _of_parts(gather(np.stack([mean, var * rows])))
+        rows, piece_rows = rows * len(means), rows
+        _combine_statistics(means, squares, rows, piece_rows, mean, var)
+    running_mean[...] = _move_running(np.ascontiguousarray(running_mean), momentum, mean, 1.0)
+    running_var[...] = _move_running(np.ascontiguousarray(running_var), momentum, var, rows / (rows - 1))
+
+
+def of_statistics(
+    mean: np.ndarray, var: np.ndarray, rows: int, parameters: BatchNormParameters
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """`mean`, `inv_std`, and scale and offset in float64, y = x * scale + offset, of given statistics of `rows`.
+
+    `mean` and `var`, float64, are those of this part of the batch, and become those of all. The running statistics are
+    updated.
+    """
+    _meet_others(mean, var, rows, parameters)
+    inv_std = (var + parameters.eps) ** -0.5
+    scale = parameters.gamma * inv_std
+    return mean, inv_std, scale, parameters.beta - mean * scale
 
 
 def _of_parts(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

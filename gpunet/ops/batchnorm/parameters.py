@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,14 +28,17 @@ class BatchNormParameters(NamedTuple):
 
         ShapeError, too, for training with a single value per channel, whose variance is undefined, or none.
         """
-        vectors = dict(zip(self._fields[:4], self[:4], strict=True))
-        check_float(x=x, **vectors)
-        check_vectors(x.shape[-1], **vectors)
+        check_float(x=x, **dict(zip(self._fields[:4], self[:4], strict=True)))
+        return self.of_shape(x.shape)
+
+    def of_shape(self, shape: Sequence[int]) -> BatchNormParameters:
+        """Likewise, for maps of this `shape`, whose dtype is not checked."""
+        check_vectors(shape[-1], **dict(zip(self._fields[:4], self[:4], strict=True)))
         momentum = check_number("momentum", self.momentum, low=0, high=1)
         eps = check_number("eps", self.eps, low=0, low_open=True)
-        if self.training and self.gather is None and x.size <= x.shape[-1]:
+        if self.training and self.gather is None and math.prod(shape) <= shape[-1]:
             raise ShapeError(
-                f"training needs more than one value per channel, got x {tuple(x.shape)}: "
+                f"training needs more than one value per channel, got x {tuple(shape)}: "
                 "use a larger batch, or training=False"
             )
         return self._replace(training=bool(self.training), momentum=momentum, eps=eps)
