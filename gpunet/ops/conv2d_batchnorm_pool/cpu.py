@@ -210,10 +210,10 @@ def _patch_gradients(x, dy, argmax, layout, positions, partial):
 
 
 @jit
-def _statistics(products, filters):
-    """Mean and variance of the convolution, float64 (C,), with the `filters` (K, C)."""
+def _statistics(products, filters, mean, var):
+    """Mean and variance of the convolution, float64 (C,), with the `filters` (K, C); both zero on entry."""
     count, channels = filters.shape
-    positions, mean, var = products[count, count], np.zeros(channels), np.zeros(channels)
+    positions = products[count, count]
     for t in range(count):
         for c in range(channels):
             mean[c] += products[count, t] / positions * filters[t, c]
@@ -222,27 +222,25 @@ def _statistics(products, filters):
             covariance = products[t, u] / positions - products[count, t] / positions * (products[count, u] / positions)
             for c in range(channels):
                 var[c] += covariance * filters[u, c] * filters[t, c]
-    return mean, np.maximum(var, 0)
+    for c in range(channels):
+        var[c] = max(var[c], 0.0) if var[c] == var[c] else var[c]
 
 
 @jit
-def _scaled(filters, scale, offset, padded):
-    """`filters` (K, C), scaled, flat, and `offset`, with C padded to `padded` by zeros; in the filters' dtype."""
+def _scale(filters, scale, offset, weight, added):
+    """`filters` (K, C), scaled, in `weight`, and `offset` in `added`, whose C is padded; both zero on entry."""
     count, channels = filters.shape
-    weight, added = np.zeros(count * padded, filters.dtype), np.zeros(padded, filters.dtype)
     for c in range(channels):
         added[c] = offset[c]
         for t in range(count):
-            weight[t * padded + c] = filters[t, c] * scale[c]
-    return weight, added
+            weight[t, c] = filters[t, c] * scale[c]
 
 
 @jit
-def _sums(partial, filters, mean):
-    """dbeta, and the sum of d times the convolution's deviation from its mean, float64 (2, C); and T, in partial[0]."""
+def _add_up(partial, filters, mean, found):
+    """T in partial[0], and in `found`, float64 (2, C), dbeta and the sum of d times the convolution less its mean."""
     parts, _, _ = partial.shape
     count, channels = filters.shape
-    found = np.zeros((2, channels))
     for t in range(count + 1):
         for part in range(1, parts):
             for c in range(channels):
@@ -253,7 +251,6 @@ def _sums(partial, filters, mean):
     for t in range(count):
         for c in range(channels):
             found[1, c] += filters[t, c] * partial[0, t, c]
-    return found
 
 
 @jit
@@ -280,12 +277,15 @@ def conv2d_batch_norm_max_pool(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     x, layout, filters = np.ascontiguousarray(x), _layout(g), np.ascontiguousarray(weight).reshape(-1, g.out_channels)
     products = _patch_products(x, g)
-    mean, var = _statistics(products, filters)
+    mean, var = np.zeros((2, g.out_channels))
+    _statistics(products, filters, mean, var)
     mean, inv_std, scale, offset = batchnorm.of_statistics(mean, var, math.prod(g.y_shape[:3]), parameters)
     y_shape = Pool2dGeometry.of(g.y_shape, 2).y_shape
     y, argmax = aligned.empty(y_shape, x.dtype), aligned.empty(y_shape, np.dtype(np.uint8))
-    scaled, added = _scaled(filters, scale, offset, _padded(g.out_channels, x.itemsize))
-    _normalised_and_pooled(x, scaled, added, layout, layout.taps[: len(filters)], relu, y, argmax)
+    padded = _padded(g.out_channels, x.itemsize)
+    scaled, added = aligned.zeros((len(filters), padded), x.dtype), np.zeros(padded, x.dtype)
+    _scale(filters, scale, offset, scaled, added)
+    _normalised_and_pooled(x, scaled.reshape(-1), added, layout, layout.taps[: len(filters)], relu, y, argmax)
     return y, mean, inv_std, argmax, products
 
 
@@ -308,7 +308,8 @@ def conv2d_batch_norm_max_pool_backward(
     dweight, dgamma, dbeta = (
         np.empty(shape, x.dtype) if array is None else array for array, shape in zip(out, like, strict=True)
     )
-    sums, positions = _sums(partial, filters, saved.mean), math.prod(g.y_shape[:3])
+    sums, positions = np.empty((2, g.out_channels)), math.prod(g.y_shape[:3])
+    _add_up(partial, filters, saved.mean, sums)
     dgamma[...], dbeta[...] = sums[1] * saved.inv_std, sums[0]
     if saved.gather is not None:
         parts = saved.gather(sums)

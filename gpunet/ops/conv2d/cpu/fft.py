@@ -27,7 +27,7 @@ from gpunet.ops._simd import (
     multiples,
     scratch,
 )
-from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue
+from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish
 from gpunet.ops.conv2d.cpu.fft_tiling import MAX_TILES, Tiling, tiling_of
 from gpunet.ops.conv2d.cpu.fft_transform import points_of
 from gpunet.ops.conv2d.cpu.fft_windows import (
@@ -107,6 +107,8 @@ def _scratch_channels(n, channels, itemsize):
 def _convolution(x, weights, tiling, padding, task_tiles, zeros, epilogue, y, out):
     """y = `epilogue` of the convolution of x with the transformed weights, without it of the shape `out`, (H, W, C).
 
+    It is compiled once for None in place of `epilogue`, which is what a training needs, and once for others.
+
     A task is `task_tiles` tiles, with an epilogue those of whole images. `padding` is that at the top and at the left,
     `zeros` a zero panel row.
     """
@@ -126,14 +128,14 @@ def _convolution(x, weights, tiling, padding, task_tiles, zeros, epilogue, y, ou
     terms = np.empty(group_channels, np.intp)
     for c in range(group_channels):
         terms[c] = c // lanes * lanes * room + c % lanes
-    finishing = epilogue.coefficients.size > 0
     for task in prange((batch * tiles + task_tiles - 1) // task_tiles):
         first = task * task_tiles
         count = min(task_tiles, batch * tiles - first)
         band, slots = scratch(n * pitch, x), scratch(n * max(slot, out_slot), x)
         inputs = scratch(points * point_size, x)  # [point, c // lanes, tile, c % lanes], transformed
         products = scratch(room * points * panel_width, x)  # [tile, point, channel]
-        maps = scratch(task_tiles // tiles * map_size if finishing else 0, x)  # a panel of channels
+        if epilogue is not None:
+            maps = scratch(task_tiles // tiles * map_size, x)  # a panel of channels
         for k in range(count):
             image, i, j = place(first + k, tiling)
             top, bottom = inside(i - padding[0], height, n)
@@ -162,10 +164,14 @@ def _convolution(x, weights, tiling, padding, task_tiles, zeros, epilogue, y, ou
                         *(products, (tile * points + point) * panel_width, points * panel_width),
                     )
             # Chosen once: to bind an array to a name counts a reference, atomically.
-            target, step = (maps, panel_width) if finishing else (flat_y, out_channels)
+            target, step = flat_y, out_channels
+            if epilogue is not None:
+                target, step = maps, panel_width
             for k in range(count):
                 image, i, j = place(first + k, tiling)
-                to = (image - first // tiles) * map_size if finishing else image * y_image + panel * panel_width
+                to = image * y_image + panel * panel_width
+                if epilogue is not None:
+                    to = (image - first // tiles) * map_size
                 rows, columns = min(m_rows, out_height - i), min(m_columns, out_width - j)
                 for group in range(n // 2):
                     at = (k * points + points_before(n, group)) * panel_width
@@ -173,13 +179,14 @@ def _convolution(x, weights, tiling, padding, task_tiles, zeros, epilogue, y, ou
                     from_points(n, group, products, at, panel_width, *row)
                 corner = target, to + (i * out_width + j) * step, out_width * step, step
                 from_slots(n, (slots, 0, out_slot, panel_width), columns, corner, PANEL_VECTORS, rows)
-            for image in range(count // tiles if finishing else 0):
-                at = (first // tiles + image) * y_image + panel * panel_width
-                here = maps[image * map_size : (image + 1) * map_size]
-                finish(
-                    *(here, out_height, out_width, epilogue),
-                    *(panel * panel_width, panel_width, out_channels, flat_y, at),
-                )
+            if epilogue is not None:
+                for image in range(count // tiles):
+                    at = (first // tiles + image) * y_image + panel * panel_width
+                    here = maps[image * map_size : (image + 1) * map_size]
+                    finish(
+                        *(here, out_height, out_width, epilogue),
+                        *(panel * panel_width, panel_width, out_channels, flat_y, at),
+                    )
 
 
 @parallel_jit
@@ -276,9 +283,8 @@ def convolution(
     weights = aligned.empty((g.out_channels // panel_width, points_of(t.n), point_size), x.dtype)
     _transformed_weights(t.n, weight, weights)
     padding, zeros = (g.padding[0], g.padding[2]), np.zeros(panel_width, x.dtype)
-    after = epilogue or no_epilogue(x.dtype)
     task_tiles = _task_tiles(g, t, x.itemsize, epilogue is not None)
-    _convolution(x, weights, t, padding, task_tiles, zeros, after, y, g.y_shape[1:])
+    _convolution(x, weights, t, padding, task_tiles, zeros, epilogue, y, g.y_shape[1:])
     if bias.size:
         y += bias
 

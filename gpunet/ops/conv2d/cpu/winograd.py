@@ -32,7 +32,7 @@ from gpunet.ops._simd import (
     scratch,
 )
 from gpunet.ops.conv2d.cpu.cook_toom import Matrix, minimal_filter, transposed
-from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue
+from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish
 from gpunet.ops.conv2d.cpu.winograd_transform import winograd_transform
 from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
@@ -127,6 +127,8 @@ def _transformed_weights(m, weight, result):
 def _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, out):
     """y = `epilogue` of the convolution of x with the transformed weights, without it of the shape `out`, (H, W, C).
 
+    It is compiled once for None in place of `epilogue`, which is what a training needs, and once for others.
+
     A task is `task_bands` rows of tiles, with an epilogue those of whole images. `padding` is that at the top and at
     the left, `zeros` a zero panel row.
     """
@@ -142,14 +144,14 @@ def _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, out)
     terms = np.empty(group_channels, np.intp)
     for c in range(group_channels):
         terms[c] = c // lanes * lanes * room + c % lanes
-    finishing = epilogue.coefficients.size > 0
     for task in prange((batch * down + task_bands - 1) // task_bands):
         first, end = task * task_bands, min((task + 1) * task_bands, batch * down)
         count = (end - first) * across
         band = scratch(n * (across * m + n - m) * channels, x)
         inputs = scratch(points * point_size, x)  # [point, c // lanes, tile, c % lanes], transformed
         products = scratch(room * points * panel_width, x)  # [tile, point, channel]
-        maps = scratch(task_bands // down * map_size if finishing else 0, x)  # a panel of channels
+        if epilogue is not None:
+            maps = scratch(task_bands // down * map_size, x)  # a panel of channels
         for number in range(first, end):
             image, top, columns = number // down, number % down * m - padding[0], across * m + n - m
             _pack_band(*(flat_x, image * x_image, height, width, channels), *(top, -padding[1], n, columns), band)
@@ -169,11 +171,15 @@ def _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, out)
                         *(products, (tile * points + point) * panel_width, points * panel_width),
                     )
             # Chosen once: to bind an array to a name counts a reference, atomically.
-            target, step = (maps, panel_width) if finishing else (flat_y, out_channels)
+            target, step = flat_y, out_channels
+            if epilogue is not None:
+                target, step = maps, panel_width
             for tile in range(count):
                 number = first + tile // across
                 image, i, j = number // down, number % down * m, tile % across * m
-                to = (image - first // down) * map_size if finishing else image * y_image + panel * panel_width
+                to = image * y_image + panel * panel_width
+                if epilogue is not None:
+                    to = (image - first // down) * map_size
                 source = products, tile * points * panel_width, n * panel_width, panel_width
                 place = target, to + (i * out_width + j) * step, out_width * step, step, lanes
                 if m == 2:
@@ -182,13 +188,14 @@ def _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, out)
                     _outputs_3(*source, *place, PANEL_VECTORS, out_height - i, out_width - j)
                 else:
                     _outputs_4(*source, *place, PANEL_VECTORS, out_height - i, out_width - j)
-            for image in range((end - first) // down if finishing else 0):
-                at = (first // down + image) * y_image + panel * panel_width
-                here = maps[image * map_size : (image + 1) * map_size]
-                finish(
-                    *(here, out_height, out_width, epilogue),
-                    *(panel * panel_width, panel_width, out_channels, flat_y, at),
-                )
+            if epilogue is not None:
+                for image in range((end - first) // down):
+                    at = (first // down + image) * y_image + panel * panel_width
+                    here = maps[image * map_size : (image + 1) * map_size]
+                    finish(
+                        *(here, out_height, out_width, epilogue),
+                        *(panel * panel_width, panel_width, out_channels, flat_y, at),
+                    )
 
 
 @jit
@@ -367,8 +374,7 @@ def convolution(
     else:
         task_bands = _task_images(tiles) * down
     padding, zeros = (g.padding[0], g.padding[2]), np.zeros(panel_width, x.dtype)
-    after = epilogue or no_epilogue(x.dtype)
-    _convolution(x, weights, m, n, padding, task_bands, zeros, after, y, g.y_shape[1:])
+    _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, g.y_shape[1:])
     if bias.size:
         y += bias
 
