@@ -170,7 +170,7 @@ def column_transform(n: int) -> Any:
 
     ``transform(x, x_start, x_row, x_column, columns, first, end, y, y_start, y_slot, y_column, steps)``
 
-    Entry (i, j) is a vector of channels at ``x_start + i * x_row + j * x_column``, zero and not read unless
+    Entry (i, j) is a vector of channels at ``x_start + i * x_row + j * x_column``, taken for zero unless
     ``first <= i < end``. Slot k of column j is at ``y_start + k * y_slot + j * y_column``. There are `columns`, and in
     each `steps` vectors, one after the other.
     """
@@ -220,7 +220,7 @@ def row_transform(n: int, *, real: bool, conjugate: bool = False) -> Any:
     ``transform(x, x_start, x_slot, x_column, first, end, y, y_start, y_point, y_step, steps)``
 
     Column j of the row is a vector of channels at ``x_start + j * x_column``, its imaginary part unless it is `real`
-    one `x_slot` further; it is zero and not read unless ``first <= j < end``. Point k is at ``y_start + k * y_point``.
+    one `x_slot` further; it is taken for zero unless ``first <= j < end``. Point k is at ``y_start + k * y_point``.
     There are `steps` vectors, one after the other in x, `y_step` apart in y. The `conjugate` is divided by n^2.
     """
 
