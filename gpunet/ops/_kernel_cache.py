@@ -56,6 +56,11 @@ class KernelCache(FunctionCache):
         super().__init__(function)
         self._cache_file: Any = _Files(Path(self.cache_path), self._impl.filename_base)
 
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled code for `sig`, None if there is none."""
+        numba.get_num_threads()  # starts the threads, and makes their functions, which the code calls, known to LLVM
+        return super().load_overload(sig, target_context)
+
     def has(self, sig: Any, target_context: Any) -> bool:
         """Whether there is a file for `sig`, of these sources; it is not read to its end, so it may be damaged."""
         return bool(self._cache_file.has(self._index_key(sig, target_context.codegen())))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops._pack import copy_rows, transpose_matrix
 from gpunet.ops._reduce import column_sums
 from gpunet.ops._simd import MANY_REGISTERS, PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, gemm_tile, scratch
@@ -129,7 +129,7 @@ def _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left,
                         _store_part(memory, to + c, width, flat, first * stride + j + c, stride, rows, count - c)
 
 
-@parallel_jit
+@jit
 def _blocks(a, b, trans_a, trans_b, bias, relu, trans_out, out, row_tasks, column_tasks):
     """out = op(A) op(B) plus `bias`, (columns,) or empty; its transpose with `trans_out`."""
     rows, columns = (out.shape[1], out.shape[0]) if trans_out else out.shape
@@ -144,7 +144,7 @@ def _blocks(a, b, trans_a, trans_b, bias, relu, trans_out, out, row_tasks, colum
         _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left, right)
 
 
-@parallel_jit
+@jit
 def _parts(a, b, start, partial):
     """partial[k] = what part k of the terms adds to A^T B; `start` is empty."""
     terms, (parts, rows, columns) = a.shape[0], partial.shape

@@ -1,7 +1,7 @@
 """Numba configuration for all of gpunet.
 
 Imported only by the ops' ``cpu`` modules and the helpers that they share (``_blas``, ``_exp``, ``_matmul``, ``_pack``,
-``_reduce``, ``_simd`` and ``_window``), which `lint-imports` enforces.
+``_prange``, ``_reduce``, ``_simd`` and ``_window``), which `lint-imports` enforces.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import numba
 import numba.core.config
-from numba import prange
 from numba.core.codegen import get_host_cpu_features
 
 from gpunet.ops._compile_together import enlist
 from gpunet.ops._environment import check_threading_layer
 from gpunet.ops._fork import survive_forks
 from gpunet.ops._kernel_cache import kernel_cache
+from gpunet.ops._prange import prange
 
 # One thread pool for everything. OpenMP is faster than Numba's workqueue, and BLAS and scikit-learn use it, too.
 numba.core.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
@@ -53,6 +53,10 @@ def jit(function: Any = None, **options: Any) -> Any:
 
     For module-level functions only: closures miss the cache.
 
+    The loop over ``prange`` of a kernel is divided among threads, see :mod:`gpunet.ops._prange`. Sums are partitioned
+    by shape only, never by the number of threads, and partial sums are added in a fixed order, so that results are
+    bit-identical for any number of threads.
+
     A function with `fastmath` flags that other kernels call must be ``inline="always"``. Each caller's library holds a
     copy of its callees, compiled in the caller's context, so that the copies may contract multiplications and additions
     differently. Which copy runs depends on which library was loaded first, so the process that compiles could compute
@@ -65,13 +69,6 @@ def jit(function: Any = None, **options: Any) -> Any:
     enlist(kernel)
     return kernel
 
-
-parallel_jit: Any = functools.partial(jit, parallel=True)
-"""As :data:`jit`, with ``prange`` loops run in parallel.
-
-Sums are partitioned by shape only, never by the number of threads, and partial sums are added in a fixed order, so that
-results are bit-identical for any number of threads.
-"""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -92,4 +89,4 @@ def _keep_freed_memory() -> None:
 
 _keep_freed_memory()
 
-__all__ = ["jit", "numba", "parallel_jit", "prange"]
+__all__ = ["jit", "numba", "prange"]

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops._simd import Code
 
 CHUNK_ROWS = 512
@@ -24,7 +24,7 @@ def _sum_chunk(x, start, total):
             total[column] += x[row, column]
 
 
-@parallel_jit
+@jit
 def _partial_sums(x, partial):
     for chunk in prange(partial.shape[0]):
         _sum_chunk(x, chunk * CHUNK_ROWS, partial[chunk])

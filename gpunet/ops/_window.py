@@ -1,4 +1,4 @@
-"""SIMD code for the maxima of 2x2 windows, with their positions as bytes; see :mod:`gpunet.ops._simd`.
+"""SIMD code for the maxima of windows and their positions, as bytes for windows of 2x2; see :mod:`gpunet.ops._simd`.
 
 LLVM's vectoriser spends most of its instructions on turning vectors of bytes into masks and back.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from gpunet.ops._simd import Code
@@ -77,6 +77,37 @@ def pool_window(
         cut = builder.and_(wanted, builder.fcmp_ordered("<=", value, zero))
         code.store(builder.select(cut, zero, value), code.array(5).data, args[6])
         window.store_taps(builder.select(cut, window.tap(NO_TAP), tap), code.array(7).data, args[8])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def unpool_tap(
+    typing_context: Any,
+    dy: Any,
+    dy_start: Any,
+    argmax: Any,
+    argmax_start: Any,
+    tap: Any,
+    fresh: Any,
+    dx: Any,
+    dx_start: Any,
+) -> Any:
+    """Add a vector of dy to dx where the maximum is at `tap` of the window; with `fresh` to 0 in place of dx."""
+    index = types.intp
+    signature = types.void(dy, index, argmax, index, argmax.dtype, types.boolean, dx, index)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code = Code(context, builder, signature, args, dy.dtype)
+        places = Code(context, builder, signature, args, argmax.dtype)
+        places.lanes, places.vector = code.lanes, ir.VectorType(places.vector.element, code.lanes)
+        is_here = builder.icmp_signed("==", places.load(places.array(2).data, args[3]), places.broadcast(args[4]))
+        own = builder.select(is_here, code.load(code.array(0).data, args[1]), code.constant(0))
+        total = cgutils.alloca_once_value(builder, own)
+        with builder.if_then(builder.not_(args[5])):
+            builder.store(builder.fadd(code.load(code.array(6).data, args[7]), own), total)
+        code.store(builder.load(total), code.array(6).data, args[7])
         return context.get_dummy_value()
 
     return signature, codegen

@@ -16,13 +16,13 @@ from numba.extending import overload
 
 from gpunet import aligned
 from gpunet.ops._exp import exp_nonpositive, exp_parts
-from gpunet.ops._numba import jit, numba, parallel_jit, prange
+from gpunet.ops._numba import jit, numba, prange
 
 _CHUNK = 16384  # elements; smaller arrays are left to one thread, as waking the others would take longer
 
 _FLAGS = {"contract"}  # fused multiply-adds only: NaN and infinity are handled as in IEEE 754
 _piece: Any = functools.partial(jit, fastmath=_FLAGS, inline="always")  # see gpunet.ops._numba.jit
-_chunked: Any = functools.partial(parallel_jit, fastmath=_FLAGS)
+_chunked: Any = functools.partial(jit, fastmath=_FLAGS)
 
 _TANH_SCALE = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.backend import Gather
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
 
 
@@ -20,7 +20,7 @@ def _piece_rows(channels: int) -> int:
     return min(max(8192 // channels, 16), 256)
 
 
-@parallel_jit
+@jit
 def _piece_statistics(x: Any, piece_rows: int, means: Any, squares: Any) -> None:
     """Mean of each piece, and its sum of squared deviations from that mean.
 
@@ -92,7 +92,7 @@ def _coefficients(mean: Any, var: Any, eps: float, gamma: Any, beta: Any, inv_st
         coefficients[2, c] = beta[c] - (mean[c] - coefficients[0, c]) * gamma[c] * inv_std[c]
 
 
-@parallel_jit
+@jit
 def _apply(x: Any, piece_rows: int, y: Any, coefficients: Any) -> None:
     rows, channels = x.shape
     for piece in prange((rows + piece_rows - 1) // piece_rows):
@@ -101,7 +101,7 @@ def _apply(x: Any, piece_rows: int, y: Any, coefficients: Any) -> None:
                 y[r, c] = (x[r, c] - coefficients[0, c]) * coefficients[1, c] + coefficients[2, c]
 
 
-@parallel_jit
+@jit
 def _piece_gradients(dy: Any, x: Any, piece_rows: int, mean: Any, sums: Any, products: Any) -> None:
     """Sums over each piece of dy and of dy * (x - shift), where shift is the mean rounded to x's dtype."""
     rows, channels = x.shape
@@ -153,7 +153,7 @@ def _combine_gradients(
         dbeta[c] = total[c]
 
 
-@parallel_jit
+@jit
 def _apply_gradients(dy: Any, x: Any, piece_rows: int, dx: Any, coefficients: Any, training: bool) -> None:
     rows, channels = x.shape
     for piece in prange((rows + piece_rows - 1) // piece_rows):

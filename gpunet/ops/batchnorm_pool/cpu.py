@@ -15,7 +15,7 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.backend import Gather
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops.batchnorm import cpu as batchnorm
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
 from gpunet.ops.batchnorm_pool import NO_TAP
@@ -23,7 +23,7 @@ from gpunet.ops.geometry import Pool2dGeometry
 from gpunet.ops.pool2d import cpu as pool2d
 
 
-@parallel_jit
+@jit
 def _normalise_and_pool(x: Any, coefficients: Any, relu: bool, y: Any, argmax: Any) -> None:
     batch, out_height, out_width, channels = y.shape
     zero, no_tap = y.dtype.type(0), np.uint8(NO_TAP)
@@ -47,7 +47,7 @@ def _normalise_and_pool(x: Any, coefficients: Any, relu: bool, y: Any, argmax: A
                 argmax[n, i, j, c] = no_tap if cut else tap
 
 
-@parallel_jit
+@jit
 def _piece_gradients(
     dy: Any, x: Any, argmax: Any, piece_rows: int, piece_columns: int, mean: Any, sums: Any, products: Any
 ) -> None:
@@ -85,7 +85,7 @@ def _dense_gradient(x: Any, n: int, row: int, column: int, coefficients: Any, dx
         dx[n, row, column, c] = coefficients[2, c] + (x[n, row, column, c] - coefficients[0, c]) * coefficients[3, c]
 
 
-@parallel_jit
+@jit
 def _apply_gradients(dy: Any, x: Any, argmax: Any, coefficients: Any, dx: Any) -> None:
     batch, out_height, out_width, channels = dy.shape
     _, height, width, _ = x.shape

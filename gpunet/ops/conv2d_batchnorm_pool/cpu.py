@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops._pack import clear_elements
 from gpunet.ops._simd import (
     MANY_REGISTERS,
@@ -98,7 +98,7 @@ def _pack_image(x, n, layout, planes):
         planes[k] = 1
 
 
-@parallel_jit
+@jit
 def _row_products(x, layout, out_width, partial):
     """partial[part, row, channel, block]: (taps, columns), sums of products of inputs in two rows of padded images.
 
@@ -143,7 +143,7 @@ def _patch_products(x: np.ndarray, g: Conv2dGeometry) -> np.ndarray:
     return products
 
 
-@parallel_jit
+@jit
 def _normalised_and_pooled(x, weight, offset, layout, terms, relu, y, argmax):
     """`weight` is flat (K, C), padded to whole panels and scaled, `offset` (C,) what is to be added to the sums."""
     batch, out_height, out_width, channels = y.shape
@@ -173,7 +173,7 @@ def _normalised_and_pooled(x, weight, offset, layout, terms, relu, y, argmax):
                         flat_y[to + j * channels + c], flat_argmax[to + j * channels + c] = last[c], last_taps[c]
 
 
-@parallel_jit
+@jit
 def _patch_gradients(x, dy, argmax, layout, positions, partial):
     """partial[part], float64 (taps, C): T of some images, with C padded to whole panels; zero on entry."""
     parts, tap_count, padded = partial.shape

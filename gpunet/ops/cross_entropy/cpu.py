@@ -13,7 +13,7 @@ import numpy as np
 from gpunet import aligned
 from gpunet.errors import DataError
 from gpunet.ops._exp import exp_nonpositive
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops._reduce import LANES, vector_maximum, vector_sum
 
 _ELEMENTS = 4096  # approximate number of logits per piece: some tens of microseconds of work
@@ -62,7 +62,7 @@ def _softmax_piece(x, out, log):
             out[r, c] = x[r, c] - largest - log_total if log else out[r, c] * inverse
 
 
-@parallel_jit
+@jit
 def _softmax(x, out, log, rows):
     if x.shape[0] <= rows:  # one thread is finished before another wakes up
         _softmax_piece(x, out, log)
@@ -120,20 +120,18 @@ def _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, 
 
 @jit
 def _cross_entropy_of_one_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits):
-    """As :func:`_cross_entropy`, by one thread. A kernel of its own, so that only one of the two need be compiled."""
+    """As :func:`_cross_entropy`, by one thread; returns the sum of the losses."""
     _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits)
     return _sum(losses)
 
 
-@parallel_jit
+@jit
 def _cross_entropy(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits, rows):
-    """Returns the sum of the losses."""
     for p in prange((logits.shape[0] + rows - 1) // rows):
         part = slice(p * rows, (p + 1) * rows)
         _cross_entropy_piece(
             logits[part], labels[part], weight, all_weights, smoothing, scale, losses[part], dlogits[part]
         )
-    return _sum(losses)
 
 
 @jit
@@ -233,8 +231,11 @@ def softmax_cross_entropy(
     first = 1.0 if adjusted else scale
     piece = _piece(classes)
     args = logits, labels, weights, all_weights, label_smoothing, first, losses, dlogits
-    # Waking another thread takes longer than one piece.
-    total = _cross_entropy_of_one_piece(*args) if rows <= piece else _cross_entropy(*args, piece)
+    if rows <= piece:  # waking another thread takes longer
+        total = _cross_entropy_of_one_piece(*args)
+    else:
+        _cross_entropy(*args, piece)
+        total = _sum(losses)
     if adjusted:
         factors = _NO_FACTORS if sample_weight is None else sample_weight.astype(np.float64)
         total = _adjust(losses, dlogits, labels, weights, factors, gamma, scale)

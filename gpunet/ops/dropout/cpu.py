@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops.random.cpu import counter_words
 
 # Size of a piece: enough work to be worth waking a thread, little enough to stay in its cache.
@@ -39,7 +39,7 @@ def _scale(x: Any, mask: Any, y: Any, scales: Any) -> None:
         y[i] = x[i] * (kept if mask[i] else dropped)  # multiplied rather than selected: a NaN must stay NaN
 
 
-@parallel_jit
+@jit
 def _dropout(
     x: Any, y: Any, packed: Any, mask: Any, lead: int, first: int, key: Any, threshold: Any, scales: Any
 ) -> None:
@@ -55,7 +55,7 @@ def _dropout(
         _scale(x[low:high], mask[low:high], y[low:high], scales)
 
 
-@parallel_jit
+@jit
 def _dropout_backward(dy: Any, mask: Any, dx: Any, scales: Any) -> None:
     if dy.size <= _ELEMENTS:
         _scale(dy, mask, dx, scales)

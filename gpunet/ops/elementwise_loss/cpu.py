@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 
 _ELEMENTS = 4096  # approximate number of elements per piece
 _NONE = np.empty(0)
@@ -49,7 +49,7 @@ def _piece(kind, outputs, targets, delta, pos_weight, weights, scale, sums, loss
         sums[r] = weight * total
 
 
-@parallel_jit
+@jit
 def _losses(kind, outputs, targets, delta, pos_weight, weights, scale, sums, losses, gradient, rows):
     n = outputs.shape[0]
     if n <= rows:

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 
 _PIECE = 32
 """Rows that a thread reads at a time."""
@@ -56,19 +56,23 @@ def _read_rows(address: int, descriptor: int, rows: Any, places: Any, target: in
     return rows.size
 
 
-@parallel_jit
-def _read_pieces(address: int, descriptor: int, rows: Any, places: Any, target: int, size: int, start: int) -> Any:
-    read = np.empty((rows.size + _PIECE - 1) // _PIECE, np.int64)
+@jit
+def _read_pieces(
+    address: int, descriptor: int, rows: Any, places: Any, target: int, size: int, start: int, read: Any
+) -> None:
     for piece in prange(read.size):
         own = slice(piece * _PIECE, (piece + 1) * _PIECE)
         read[piece] = _read_rows(address, descriptor, rows[own], places[own], target, size, start)
-    for piece in range(read.size):
-        if read[piece] < min(_PIECE, rows.size - piece * _PIECE):
-            return piece * _PIECE + read[piece]
-    return rows.size
 
 
 def read_rows(descriptor: int, rows: np.ndarray, places: np.ndarray, out: np.ndarray, start: int, threads: bool) -> int:
     rows, places = np.ascontiguousarray(rows), np.ascontiguousarray(places)
-    kernel = _read_pieces if threads else _read_rows
-    return int(kernel(_address(), descriptor, rows, places, out.ctypes.data, out[0].nbytes, start))
+    call = _address(), descriptor, rows, places, out.ctypes.data, out[0].nbytes, start
+    if not threads:
+        return int(_read_rows(*call))
+    read = np.empty(-(-rows.size // _PIECE), np.int64)
+    _read_pieces(*call, read)
+    for piece, count in enumerate(read.tolist()):
+        if count < min(_PIECE, rows.size - piece * _PIECE):
+            return piece * _PIECE + count
+    return rows.size

@@ -10,7 +10,7 @@ import numpy as np
 from gpunet import aligned
 from gpunet.aligned import LINE
 from gpunet.errors import ConfigError
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops._simd import prefetch
 from gpunet.ops.random import AUGMENT
 from gpunet.ops.random.cpu import counter_words
@@ -78,7 +78,7 @@ def _gather_plain(images: Any, rows: Any, x: Any, scale: Any, offset: Any) -> No
         _scale(images[rows[r]].reshape(-1), x[r].reshape(-1), scale, offset)
 
 
-@parallel_jit
+@jit
 def _gather(
     images: Any, rows: Any, x: Any, scale: Any, offset: Any, channels: int, augmentation: Any, key: Any, first_row: Any
 ) -> None:

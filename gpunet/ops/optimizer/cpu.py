@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 
 _CHUNK = 8192  # elements per chunk: a few microseconds of work, so that two threads share a small model evenly
 
 _FLAGS = {"contract"}  # fused multiply-adds only
-_update: Any = functools.partial(parallel_jit, fastmath=_FLAGS)
+_update: Any = functools.partial(jit, fastmath=_FLAGS)
 _piece: Any = functools.partial(jit, fastmath=_FLAGS, inline="always")  # see gpunet.ops._numba.jit
 
 

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import parallel_jit, prange
+from gpunet.ops._numba import jit, prange
+from gpunet.ops._simd import VECTOR_BYTES
+from gpunet.ops._window import unpool_tap
 from gpunet.ops.geometry import Pool2dGeometry
 
 _FEW_TAPS = 64
@@ -54,7 +56,7 @@ def _axis(g: Pool2dGeometry, axis: int, count_include_pad: bool = True) -> _Axis
     )
 
 
-@parallel_jit
+@jit
 def _max_pool(x: Any, y: Any, argmax: Any, rows: Any, columns: Any, kernel_w: int, dilation: Any) -> None:
     batch, out_height, out_width, channels = y.shape
     dilation_h, dilation_w = dilation
@@ -96,12 +98,14 @@ def _max_pool(x: Any, y: Any, argmax: Any, rows: Any, columns: Any, kernel_w: in
                     fresh = False
 
 
-@parallel_jit
+@jit
 def _max_pool_backward(
     dy: Any, argmax: Any, dx: Any, first_row: Any, rows: Any, first_column: Any, columns: Any, kernel_w: int
 ) -> None:
     batch, height, width, channels = dx.shape
-    zero = dx.dtype.type(0)
+    _, out_height, out_width, _ = dy.shape
+    flat_dy, flat_argmax, flat_dx = dy.reshape(-1), argmax.reshape(-1), dx.reshape(-1)
+    zero, lanes = dx.dtype.type(0), VECTOR_BYTES // dx.itemsize
     for piece in prange(batch * height):
         n, row = piece // height, piece % height
         for column in range(width):
@@ -111,17 +115,19 @@ def _max_pool_backward(
                 for b in range(first_column[column], first_column[column + 1]):
                     j, q = columns[b]
                     tap = argmax.dtype.type(p * kernel_w + q)
-                    for c in range(channels):
+                    at, to = ((n * out_height + i) * out_width + j) * channels, (piece * width + column) * channels
+                    for c in range(0, channels - lanes + 1, lanes):
+                        unpool_tap(flat_dy, at + c, flat_argmax, at + c, tap, fresh, flat_dx, to + c)
+                    for c in range(channels // lanes * lanes, channels):
                         total = zero if fresh else dx[n, row, column, c]
-                        d = dy[n, i, j, c]  # loaded unconditionally, so that the loop vectorises
-                        dx[n, row, column, c] = total + (d if argmax[n, i, j, c] == tap else zero)
+                        dx[n, row, column, c] = total + (dy[n, i, j, c] if argmax[n, i, j, c] == tap else zero)
                     fresh = False
             if fresh:
                 for c in range(channels):
                     dx[n, row, column, c] = zero
 
 
-@parallel_jit
+@jit
 def _max_pool_2x2(x: Any, y: Any, argmax: Any) -> None:
     batch, out_height, out_width, channels = y.shape
     for piece in prange(batch * out_height):
@@ -142,7 +148,7 @@ def _max_pool_2x2(x: Any, y: Any, argmax: Any) -> None:
                 argmax[n, i, j, c] = tap
 
 
-@parallel_jit
+@jit
 def _max_pool_2x2_backward(dy: Any, argmax: Any, dx: Any) -> None:
     batch, out_height, out_width, channels = dy.shape
     _, height, width, _ = dx.shape
@@ -162,7 +168,7 @@ def _max_pool_2x2_backward(dy: Any, argmax: Any, dx: Any) -> None:
             dx[n, height - 1] = 0
 
 
-@parallel_jit
+@jit
 def _avg_pool(x: Any, y: Any, zero: Any, rows: Any, row_counts: Any, columns: Any, column_counts: Any) -> None:
     batch, out_height, out_width, channels = y.shape
     for piece in prange(batch * out_height):
@@ -182,7 +188,7 @@ def _avg_pool(x: Any, y: Any, zero: Any, rows: Any, row_counts: Any, columns: An
                 y[n, i, j, c] = total[c] / count
 
 
-@parallel_jit
+@jit
 def _avg_pool_2x2(x: Any, y: Any) -> None:
     batch, out_height, out_width, channels = y.shape
     quarter = x.dtype.type(0.25)
@@ -194,7 +200,7 @@ def _avg_pool_2x2(x: Any, y: Any) -> None:
                 y[n, i, j, c] = (upper + (x[n, 2 * i + 1, 2 * j, c] + x[n, 2 * i + 1, 2 * j + 1, c])) * quarter
 
 
-@parallel_jit
+@jit
 def _avg_pool_backward(
     dy: Any, dx: Any, row_counts: Any, column_counts: Any, first_row: Any, rows: Any, first_column: Any, columns: Any
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 
 _COLUMNS = 2048
 """Columns of a piece, whose sums in float64 stay in the L1 cache. One piece is left to one thread."""
@@ -28,7 +28,7 @@ def _sum_piece(rows: Any, weights: Any, start: int, out: Any) -> None:
         out[c] = total[c]
 
 
-@parallel_jit
+@jit
 def _sum_pieces(rows: Any, weights: Any, out: Any) -> None:
     for piece in prange((out.size + _COLUMNS - 1) // _COLUMNS):
         start = piece * _COLUMNS

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpunet.ops._blas import gemm, gemm_address
-from gpunet.ops._numba import parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
@@ -16,7 +16,7 @@ _POSITIONS = 256
 """Approximate number of output positions per GEMM, so that its result stays in the L1 cache until it is scattered."""
 
 
-@parallel_jit
+@jit
 def _input_gradient(address, dy, weight, taps_y, taps_x, tile_rows, dx):
     """dx, one task per image: GEMMs over tile_rows rows of dy, scattered by the tables of the forward pass."""
     batch, out_height, out_width, out_channels = dy.shape

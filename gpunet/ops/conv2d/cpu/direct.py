@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpunet.ops._numba import parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops.conv2d.cpu.epilogue import add_bias
 
 
-@parallel_jit
+@jit
 def convolution(x, weight, trans_weight, bias, taps_y, taps_x, groups, y):
     """y = convolution of x plus bias, (C_out,) or empty; with `trans_weight`, x is dy and y is dx."""
     batch, out_height, out_width, y_channels = y.shape
@@ -42,7 +42,7 @@ def convolution(x, weight, trans_weight, bias, taps_y, taps_x, groups, y):
         add_bias(y, n, i, bias)
 
 
-@parallel_jit
+@jit
 def weight_gradient(x, dy, taps_y, taps_x, groups, dweight):
     """The gradient of the weights, written to `dweight`; one task per tap."""
     batch, out_height, out_width, out_channels = dy.shape

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops._simd import PANEL_BYTES, scale_and_pool
 
 _SERIAL_SIZE = 2**15
@@ -67,7 +67,7 @@ def _finish_row(x, n, i, epilogue, y):
             y[n, i, j, c] = low if value <= low else value
 
 
-@parallel_jit
+@jit
 def finish_maps(x, epilogue, y):
     """y = `epilogue` of the maps x, (N, H, W, C), from which rows and columns in no window are left out."""
     batch, out_height = y.shape[0], y.shape[1]
@@ -88,7 +88,7 @@ def add_bias(y, n, i, bias):
                 y[n, i, j, c] += bias[c]
 
 
-@parallel_jit
+@jit
 def reduce_split_k(partial, total):
     """Sum `partial` over its first axis, the parts, in order; the result is written to the vector `total`."""
     parts, size = partial.shape

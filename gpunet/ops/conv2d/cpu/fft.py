@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import jit, numba, parallel_jit, prange
+from gpunet.ops._numba import jit, numba, prange
 from gpunet.ops._pack import clear_elements
 from gpunet.ops._simd import (
     MANY_REGISTERS,
@@ -55,7 +55,7 @@ _forward_tile = micro_kernel(PANEL_VECTORS, _TILE_ROWS, vectors_apart=True)
 _gradient_tile = micro_kernel(PANEL_VECTORS, _GRADIENT_ROWS)
 
 
-@parallel_jit
+@jit
 def _transformed_weights(n, weight, result):
     """result[panel, point]: the transformed weights [c, o % width], in panels of PANEL_BYTES of output channels."""
     kernel_rows, kernel_columns, channels, out_channels = weight.shape
@@ -75,7 +75,7 @@ def _transformed_weights(n, weight, result):
                 to_conjugates(n, group, *row, flat_result, at, point_size, lanes, PANEL_VECTORS)
 
 
-@parallel_jit
+@jit
 def _spectra(x, tiling, padding, limits, start, count, slots):
     """slots[slot, (tile, column, channel)]: the columns of the windows of `count` tiles from number `start` on.
 
@@ -103,7 +103,7 @@ def _scratch_channels(n, channels, itemsize):
     return min(channels, max(1, _SCRATCH_BYTES // (n**2 * VECTOR_BYTES)) * lanes)
 
 
-@parallel_jit
+@jit
 def _convolution(x, weights, tiling, padding, task_tiles, zeros, epilogue, y, out):
     """y = `epilogue` of the convolution of x with the transformed weights, without it of the shape `out`, (H, W, C).
 
@@ -189,7 +189,7 @@ def _convolution(x, weights, tiling, padding, task_tiles, zeros, epilogue, y, ou
                     )
 
 
-@parallel_jit
+@jit
 def _accumulate(
     slots, dy_slots, tiling, padding, sizes, channels, start, count, block_tiles, panel_groups, zeros, sums
 ):
@@ -242,7 +242,7 @@ def _accumulate(
                         )
 
 
-@parallel_jit
+@jit
 def _tap_gradients(n, sums, dweight):
     """The gradient of the weights from that of the transformed weights."""
     _, channels, out_channels = sums.shape

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpunet.ops._blas import gemm
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops.conv2d.cpu.epilogue import add_bias
 
 
@@ -36,7 +36,7 @@ def _fill_tile(x, taps_y, taps_x, start, stop, tile):
     return entry
 
 
-@parallel_jit
+@jit
 def convolution(address, x, weight, bias, taps_y, taps_x, tile_rows, y):
     """y = convolution of x plus bias, (C_out,) or empty."""
     kernel_h, kernel_w, inner, out_channels = weight.shape
@@ -67,7 +67,7 @@ def convolution(address, x, weight, bias, taps_y, taps_x, tile_rows, y):
             add_bias(y, out_row // y.shape[1], out_row % y.shape[1], bias)
 
 
-@parallel_jit
+@jit
 def split_k_weight_gradient(address, x, dy, taps_y, taps_x, tile_rows, partial):
     """partial[k]: the contribution of the k-th part of the output rows to the weight gradient, (depth, C_out)."""
     parts, depth, out_channels = partial.shape

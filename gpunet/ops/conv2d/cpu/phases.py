@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops.geometry import Conv2dGeometry
 
 
@@ -39,7 +39,7 @@ def of_phases(g: Conv2dGeometry) -> Conv2dGeometry | None:
     )
 
 
-@parallel_jit
+@jit
 def _split(maps, rows, columns, phases):
     """phases[(n, i, j)] = the rows i, i + rows ... and columns j, j + columns ... of maps[n], zeros beyond its edge."""
     height, width, channels = maps.shape[1:]
@@ -56,7 +56,7 @@ def _split(maps, rows, columns, phases):
                         phases[image, y, x, c] = 0
 
 
-@parallel_jit
+@jit
 def _merge(phases, rows, columns, maps):
     """The inverse of :func:`_split`."""
     batch, height, width, channels = maps.shape

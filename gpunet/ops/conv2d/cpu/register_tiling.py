@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import jit, parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops._pack import copy_elements
 from gpunet.ops._simd import (
     MANY_REGISTERS,
@@ -206,7 +206,7 @@ def _small_convolution(x, weight, bias, layout, tile, term_count, splits, epilog
         _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task)
 
 
-@parallel_jit
+@jit
 def _convolution(x, weight, bias, layout, tile, term_count, splits, epilogue, y, out):
     """y = `epilogue` of the convolution of x, (N, H, W * C_in), plus bias, without it of the shape `out`, (H, W, C).
 
@@ -217,7 +217,7 @@ def _convolution(x, weight, bias, layout, tile, term_count, splits, epilogue, y,
         _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task)
 
 
-@parallel_jit
+@jit
 def _split_k_weight_gradient(x, dy, layout, tile, partial):
     """partial[k]: the contribution of the k-th part of the tasks to the weight gradient, (terms, padded channels).
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops._pack import transpose_matrix
 
 _BLOCK = 64
 """Input channels of a task."""
 
 
-@parallel_jit
+@jit
 def _rotate(weight, result):
     kernel_h, kernel_w, channels, out_channels = weight.shape
     taps, outer, all_channels = kernel_h * kernel_w, result.shape[2], result.shape[3]

@@ -7,11 +7,11 @@ padding cost nothing. Adjacent taps of a kernel row are merged into one GEMM if 
 from __future__ import annotations
 
 from gpunet.ops._blas import gemm
-from gpunet.ops._numba import parallel_jit, prange
+from gpunet.ops._numba import jit, prange
 from gpunet.ops.conv2d.cpu.epilogue import add_bias
 
 
-@parallel_jit
+@jit
 def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, block, y):
     """y = convolution of x plus bias, (C_out,) or empty; with `trans_weight`, x is dy and y is dx."""
     batch, height, width, x_channels = x.shape
@@ -61,7 +61,7 @@ def convolution(address, x, weight, trans_weight, bias, taps_y, taps_x, block, y
             add_bias(y, n, i, bias)
 
 
-@parallel_jit
+@jit
 def weight_gradient(address, x, dy, taps_y, taps_x, block, dweight):
     """The gradient of the weights, written to `dweight`; one task per tap and block of output channels."""
     batch, height, width, in_channels = x.shape

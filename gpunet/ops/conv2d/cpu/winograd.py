@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
-from gpunet.ops._numba import jit, numba, parallel_jit, prange
+from gpunet.ops._numba import jit, numba, prange
 from gpunet.ops._pack import clear_elements, copy_elements
 from gpunet.ops._simd import (
     MANY_REGISTERS,
@@ -104,7 +104,7 @@ def _transform_inputs(m, n, band, columns, channels, block, inputs, to, room, po
                 _inputs_6(*source, *target, block // lanes, 0, 0)
 
 
-@parallel_jit
+@jit
 def _transformed_weights(m, weight, result):
     """result[panel, point, c, :]: the transformed weights, in panels of PANEL_BYTES of output channels."""
     r, _, channels, out_channels = weight.shape
@@ -123,7 +123,7 @@ def _transformed_weights(m, weight, result):
                 _taps_4(*source, *target, PANEL_VECTORS, 0, 0)
 
 
-@parallel_jit
+@jit
 def _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, out):
     """y = `epilogue` of the convolution of x with the transformed weights, without it of the shape `out`, (H, W, C).
 
@@ -256,7 +256,7 @@ def _accumulate(x, dy, m, n, padding, bands, panels, chunk_bands, sums, start):
                     )
 
 
-@parallel_jit
+@jit
 def _partial_gradients(x, dy, m, n, padding, parts, panel_groups, chunk_bands, partial):
     """partial[k], (points, C_in, C_out): the gradient of the transformed weights that part k of the tiles gives.
 
@@ -271,7 +271,7 @@ def _partial_gradients(x, dy, m, n, padding, parts, panel_groups, chunk_bands, p
         _accumulate(x, dy, m, n, padding, own_bands, own_panels, chunk_bands, flat_partial, part * size)
 
 
-@parallel_jit
+@jit
 def _tap_gradients(m, partial, dweight):
     """The gradient of the weights, of the sum over the parts of that of the transformed weights."""
     parts, points, channels, out_channels = partial.shape

@@ -1,0 +1,183 @@
+"""``prange`` of the CPU kernels: each task is run once, whatever the threads, and errors in threads are raised."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gpunet
+from gpunet.ops._numba import jit, prange
+
+PACKAGE = Path(gpunet.__file__).parent
+
+
+@jit
+def add_squares(numbers: Any, scale: float, counts: Any, squares: Any) -> None:
+    for task in prange(counts.size):
+        counts[task] += 1
+        squares[task] += scale * numbers[task] ** 2
+
+
+@jit
+def fill_rows(arrays: tuple[Any, Any], rows: Any) -> None:
+    first, second = arrays
+    for row in prange(rows.shape[0]):
+        add_squares(first, 1.0, rows[row, 0], rows[row, 1])
+        rows[row, 1] += second[row]
+
+
+@jit
+def fail_at(task: int, counts: Any) -> None:
+    for number in prange(counts.size):
+        counts[number] = 1
+        if number == task:
+            raise ValueError("this task")
+
+
+@pytest.fixture(autouse=True)
+def all_threads() -> Any:
+    yield
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+
+
+def use_threads(count: int) -> None:
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+
+
+@given(tasks=st.integers(0, 40), threads=st.integers(1, 16))
+def test_each_task_is_run_once(tasks: int, threads: int) -> None:
+    use_threads(threads)
+    numbers, counts, squares = np.arange(tasks, dtype=np.float32), np.zeros(tasks, np.uint8), np.zeros(tasks)
+    add_squares(numbers, 2.0, counts, squares)
+    assert counts.tolist() == [1] * tasks
+    assert squares.tolist() == [2.0 * number**2 for number in range(tasks)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_in_a_loop_a_kernel_runs_as_a_whole(threads: int) -> None:
+    use_threads(threads)
+    numbers, added, rows = np.arange(7.0), np.arange(5) * 100.0, np.zeros((5, 2, 7))
+    for _ in range(3):
+        rows[...] = 0
+        fill_rows((numbers, added), rows)
+        assert rows[:, 0].tolist() == [[1] * 7] * 5
+        assert rows[:, 1].tolist() == [[number**2 + row * 100 for number in range(7)] for row in range(5)]
+        assert numba.get_num_threads() == min(threads, numba.config.NUMBA_NUM_THREADS)
+
+
+@pytest.mark.parametrize("task", [0, 5, 9])
+def test_an_error_in_a_thread_is_raised_and_the_next_call_works(task: int) -> None:
+    with pytest.raises(ValueError, match="this task"):
+        fail_at(task, np.zeros(10))
+    counts = np.zeros(10)
+    fail_at(-1, counts)
+    assert counts.tolist() == [1] * 10
+
+
+def test_python_threads_call_kernels_at_the_same_time() -> None:
+    results: list[list[float]] = []
+
+    def call() -> None:
+        for _ in range(200):
+            counts, squares = np.zeros(50, np.uint8), np.zeros(50)
+            add_squares(np.full(50, 3, np.float32), 1.0, counts, squares)
+            if counts.tolist() != [1] * 50 or squares.tolist() != [9.0] * 50:
+                results.append(squares.tolist())
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert results == []
+
+
+def test_arrays_of_the_caller_keep_their_owners() -> None:
+    numbers, counts, squares = np.ones(9, np.float32), np.zeros(9, np.uint8), np.zeros(9)
+    before = [sys.getrefcount(array) for array in (numbers, counts, squares)]
+    for _ in range(10):
+        add_squares(numbers, 1.0, counts, squares)
+    assert [sys.getrefcount(array) for array in (numbers, counts, squares)] == before
+
+
+def test_the_work_queue_of_numba_runs_the_same(tmp_path: Path) -> None:
+    program = """if True:
+        import numba, numpy as np
+        from tests.ops.test_prange import fill_rows
+        for threads in range(1, 4):
+            numba.set_num_threads(threads)
+            rows = np.zeros((5, 2, 7))
+            fill_rows((np.arange(7.0), np.arange(5) * 100.0), rows)
+            assert (rows[:, 0] == 1).all()
+            assert (rows[:, 1] == np.arange(7.0) ** 2 + 100 * np.arange(5)[:, None]).all()
+        print(numba.threading_layer())
+    """
+    environment = {"NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "3", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PACKAGE.parent,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("workqueue\n", 0), done.stderr
+
+
+def kernels() -> dict[str, ast.FunctionDef]:
+    """The functions of the package with a loop over ``prange``, by file and name."""
+    return {
+        f"{path.relative_to(PACKAGE)}:{function.name}": function
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef) and "prange" in calls(function)
+    }
+
+
+def calls(tree: ast.AST) -> list[str]:
+    return [node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+
+
+def test_kernels_end_with_their_one_loop_and_return_nothing() -> None:
+    found = kernels()
+    assert len(found) > 40
+    for name, function in found.items():
+        loop = function.body[-1]
+        assert calls(function).count("prange") == 1, name
+        assert isinstance(loop, ast.For) and calls(loop.iter)[0] == "prange" and not loop.orelse, name
+        assert not any(isinstance(node, ast.Return) and node.value for node in ast.walk(function)), name
+
+
+def written(tree: ast.AST) -> set[str]:
+    """The names of the arrays to whose elements something is assigned."""
+    return {
+        node.value.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name)
+    }
+
+
+def test_what_comes_before_the_loop_writes_to_no_argument_and_what_it_makes_is_not_written_in_the_loop() -> None:
+    for name, function in kernels().items():
+        *before, loop = function.body
+        arguments = {argument.arg for argument in function.args.args}
+        assert not arguments & {array for statement in before for array in written(statement)}, name
+        made = {
+            target.id
+            for statement in before
+            if isinstance(statement, ast.Assign) and "empty" in ast.unparse(statement.value)
+            for target in statement.targets
+            if isinstance(target, ast.Name)
+        }
+        assert not made & written(loop), name
