@@ -9,8 +9,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from gpunet.ops._columns import sum_columns
 from gpunet.ops._numba import jit, prange
-from gpunet.ops._simd import Code
+from gpunet.ops._simd import VECTOR_BYTES, Code
 
 CHUNK_ROWS = 512
 """Rows per chunk. Chunks of float32 are summed in float32, and their partial sums in float64."""
@@ -18,10 +19,9 @@ CHUNK_ROWS = 512
 
 @jit
 def _sum_chunk(x, start, total):
-    total[:] = 0
-    for row in range(start, min(x.shape[0], start + CHUNK_ROWS)):
-        for column in range(x.shape[1]):
-            total[column] += x[row, column]
+    columns, rows, flat = x.shape[1], min(x.shape[0] - start, CHUNK_ROWS), x.reshape(-1)
+    for c in range(0, columns, VECTOR_BYTES // x.itemsize):
+        sum_columns(flat, start * columns + c, columns, rows, columns - c, total, c)
 
 
 @jit

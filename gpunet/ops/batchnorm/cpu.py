@@ -12,7 +12,9 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.backend import Gather
+from gpunet.ops._columns import sum_deviations, sum_products
 from gpunet.ops._numba import jit, prange
+from gpunet.ops._simd import VECTOR_BYTES
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
 
 
@@ -28,28 +30,15 @@ def _piece_statistics(x: Any, piece_rows: int, means: Any, squares: Any) -> None
     deviations of the piece's mean, whatever the data, and usually within one.
     """
     rows, channels = x.shape
+    flat = x.reshape(-1)
+    first, second = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
     for piece in prange(means.shape[0]):
         start, end = piece * piece_rows, min(rows, (piece + 1) * piece_rows)
-        shift, first, second = np.empty(channels, x.dtype), np.empty(channels, x.dtype), np.empty(channels, x.dtype)
-        for c in range(channels):
-            shift[c] = x[start, c]
-            first[c] = 0
-            second[c] = 0
-        quads_end = start + (end - start) // 4 * 4
-        for r in range(start, quads_end, 4):
-            for c in range(channels):
-                d0, d1 = x[r, c] - shift[c], x[r + 1, c] - shift[c]
-                d2, d3 = x[r + 2, c] - shift[c], x[r + 3, c] - shift[c]
-                first[c] += (d0 + d1) + (d2 + d3)
-                second[c] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-        for r in range(quads_end, end):
-            for c in range(channels):
-                d = x[r, c] - shift[c]
-                first[c] += d
-                second[c] += d * d
+        for c in range(0, channels, VECTOR_BYTES // x.itemsize):
+            sum_deviations(flat, start * channels + c, channels, end - start, channels - c, first, second, c)
         for c in range(channels):
             offset = np.float64(first[c]) / (end - start)
-            means[piece, c] = shift[c] + offset
+            means[piece, c] = x[start, c] + offset
             squares[piece, c] = second[c] - offset * first[c]
 
 
@@ -105,24 +94,15 @@ def _apply(x: Any, piece_rows: int, y: Any, coefficients: Any) -> None:
 def _piece_gradients(dy: Any, x: Any, piece_rows: int, mean: Any, sums: Any, products: Any) -> None:
     """Sums over each piece of dy and of dy * (x - shift), where shift is the mean rounded to x's dtype."""
     rows, channels = x.shape
+    flat_dy, flat_x = dy.reshape(-1), x.reshape(-1)
+    shift, first, second = np.empty(channels, x.dtype), np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+    for c in range(channels):
+        shift[c] = mean[c]
     for piece in prange(sums.shape[0]):
         start, end = piece * piece_rows, min(rows, (piece + 1) * piece_rows)
-        quads_end = start + (end - start) // 4 * 4
-        shift, first, second = np.empty(channels, x.dtype), np.empty(channels, x.dtype), np.empty(channels, x.dtype)
-        for c in range(channels):
-            shift[c] = mean[c]
-            first[c] = 0
-            second[c] = 0
-        for r in range(start, quads_end, 4):
-            for c in range(channels):
-                d0, d1, d2, d3 = dy[r, c], dy[r + 1, c], dy[r + 2, c], dy[r + 3, c]
-                first[c] += (d0 + d1) + (d2 + d3)
-                upper = d0 * (x[r, c] - shift[c]) + d1 * (x[r + 1, c] - shift[c])
-                second[c] += upper + (d2 * (x[r + 2, c] - shift[c]) + d3 * (x[r + 3, c] - shift[c]))
-        for r in range(quads_end, end):
-            for c in range(channels):
-                first[c] += dy[r, c]
-                second[c] += dy[r, c] * (x[r, c] - shift[c])
+        for c in range(0, channels, VECTOR_BYTES // x.itemsize):
+            matrices = flat_dy, flat_x, start * channels + c, channels, end - start, channels - c
+            sum_products(*matrices, shift, first, second, c)
         for c in range(channels):
             sums[piece, c] = first[c]
             products[piece, c] = second[c]

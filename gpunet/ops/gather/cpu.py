@@ -63,19 +63,21 @@ def _scale(pixels: Any, x: Any, scale: Any, offset: Any) -> None:
         x[i] = x.dtype.type(pixels[i]) * scale[i] + offset[i]
 
 
-_SMALL_BATCH = 2**17
-"""Number of pixels that one thread scales in about the time another takes to wake up."""
+_PIECE = 2**14
+"""Number of pixels, at least, that a thread scales at a time."""
 
 
 @jit
 def _gather_plain(images: Any, rows: Any, x: Any, scale: Any, offset: Any) -> None:
-    """As :func:`_gather`, single-threaded and without augmentation."""
+    """As :func:`_gather`, without augmentation."""
     flat, size = images.reshape(-1), x[0].size
-    for r in range(rows.size):
-        if r + 1 < rows.size:  # rows are far apart, so that the processor does not foresee the next one
-            for at in range(0, size, LINE):
-                prefetch(flat, rows[r + 1] * size + at)
-        _scale(images[rows[r]].reshape(-1), x[r].reshape(-1), scale, offset)
+    piece_rows = (_PIECE + size - 1) // size
+    for piece in prange((rows.size + piece_rows - 1) // piece_rows):
+        for r in range(piece * piece_rows, min(rows.size, (piece + 1) * piece_rows)):
+            if r + 1 < rows.size:  # rows are far apart, so that the processor does not foresee the next one
+                for at in range(0, size, LINE):
+                    prefetch(flat, rows[r + 1] * size + at)
+            _scale(images[rows[r]].reshape(-1), x[r].reshape(-1), scale, offset)
 
 
 @jit
@@ -87,20 +89,17 @@ def _gather(
     seed, step = key
     height, width = images.shape[1], images.shape[2] // channels
     for r in prange(rows.size):
+        number = np.uint64(2 * (first_row + r))
+        w0, w1, w2, _ = counter_words(seed, _STREAM, step, number)
+        v0, v1, _, _ = counter_words(seed, _STREAM, step, number + np.uint64(1))
+        mirror = flip and w0 >= np.uint32(0x80000000)
+        move = _choose(w1, 2 * shift + 1) - shift, _choose(w2, 2 * shift + 1) - shift
+        top, left = _choose(v0, height) - cutout // 2, _choose(v1, width) - cutout // 2
+        square = max(top, 0), min(top + cutout, height), max(left, 0), min(left + cutout, width)
         image = images[rows[r]]
-        if flip or shift or cutout:
-            number = np.uint64(2 * (first_row + r))
-            w0, w1, w2, _ = counter_words(seed, _STREAM, step, number)
-            v0, v1, _, _ = counter_words(seed, _STREAM, step, number + np.uint64(1))
-            mirror = flip and w0 >= np.uint32(0x80000000)
-            move = _choose(w1, 2 * shift + 1) - shift, _choose(w2, 2 * shift + 1) - shift
-            top, left = _choose(v0, height) - cutout // 2, _choose(v1, width) - cutout // 2
-            square = max(top, 0), min(top + cutout, height), max(left, 0), min(left + cutout, width)
-            augmented = np.empty_like(image)
-            _augment(image, augmented, channels, mirror, move, square)
-            _scale(augmented.reshape(-1), x[r].reshape(-1), scale, offset)
-        else:
-            _scale(image.reshape(-1), x[r].reshape(-1), scale, offset)
+        augmented = np.empty_like(image)
+        _augment(image, augmented, channels, mirror, move, square)
+        _scale(augmented.reshape(-1), x[r].reshape(-1), scale, offset)
 
 
 def gather_batch(
@@ -131,7 +130,7 @@ def gather_batch(
     pixels, batch = images.reshape(len(images), shape[0], -1), x.reshape(size, shape[0], -1)
     scale = _constant(1 / 255, shape, dtype) if scale is None else _full(scale, shape, dtype)
     offset = _constant(0, shape, dtype) if offset is None else _full(offset, shape, dtype)
-    if not (flip or shift or cutout) and x.size <= _SMALL_BATCH:
+    if not (flip or shift or cutout):
         _gather_plain(pixels, rows, batch, scale, offset)
         return x, y
     key = np.uint64(seed), np.uint32(step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF)

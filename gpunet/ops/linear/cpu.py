@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpunet.ops._columns import sum_before_relu
 from gpunet.ops._matmul import matmul
 from gpunet.ops._numba import jit
 from gpunet.ops._reduce import CHUNK_ROWS, column_sums
+from gpunet.ops._simd import VECTOR_BYTES
 from gpunet.ops.activation import cpu as activation
 
 
@@ -26,14 +28,10 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: boo
 @jit
 def _relu_backward_and_sums(dy, y, masked, total):
     """The gradient before the ReLU, in `masked`, and its column sums, as those of :func:`column_sums`."""
-    zero = dy.dtype.type(0)
-    total[:] = 0
-    for row in range(dy.shape[0]):
-        for column in range(dy.shape[1]):
-            value = dy[row, column]  # loaded unconditionally, so that the loop vectorises
-            value = zero if y[row, column] <= zero else value
-            masked[row, column] = value
-            total[column] += value
+    rows, columns = dy.shape
+    flat_dy, flat_y, flat_masked = dy.reshape(-1), y.reshape(-1), masked.reshape(-1)
+    for c in range(0, columns, VECTOR_BYTES // dy.itemsize):
+        sum_before_relu(flat_dy, flat_y, flat_masked, c, columns, rows, columns - c, total, c)
 
 
 def _before_relu(dy: np.ndarray, y: np.ndarray, total: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
