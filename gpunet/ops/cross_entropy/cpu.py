@@ -119,13 +119,6 @@ def _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, 
 
 
 @jit
-def _cross_entropy_of_one_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits):
-    """As :func:`_cross_entropy`, by one thread; returns the sum of the losses."""
-    _cross_entropy_piece(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits)
-    return _sum(losses)
-
-
-@jit
 def _cross_entropy(logits, labels, weight, all_weights, smoothing, scale, losses, dlogits, rows):
     for p in prange((logits.shape[0] + rows - 1) // rows):
         part = slice(p * rows, (p + 1) * rows)
@@ -158,12 +151,12 @@ def _adjust(losses, dlogits, labels, weight, factors, gamma, scale):
 def _count_correct(logits, labels):
     count = 0
     for r in range(logits.shape[0]):
-        best = 0
-        clean = True
+        best, largest, clean = 0, logits[r, 0], True
         for c in range(logits.shape[1]):
-            clean &= logits[r, c] == logits[r, c]
-            if logits[r, c] > logits[r, best]:
-                best = c
+            value = logits[r, c]
+            clean &= value == value
+            if value > largest:
+                best, largest = c, value
         count += clean and best == labels[r]
     return count
 
@@ -229,13 +222,9 @@ def softmax_cross_entropy(
     logits = np.ascontiguousarray(logits)
     adjusted = sample_weight is not None or gamma != 0
     first = 1.0 if adjusted else scale
-    piece = _piece(classes)
-    args = logits, labels, weights, all_weights, label_smoothing, first, losses, dlogits
-    if rows <= piece:  # waking another thread takes longer
-        total = _cross_entropy_of_one_piece(*args)
-    else:
-        _cross_entropy(*args, piece)
-        total = _sum(losses)
+    kernel_args = logits, labels, weights, all_weights, label_smoothing, first, losses, dlogits
+    _cross_entropy(*kernel_args, _piece(classes))
+    total = _sum(losses)
     if adjusted:
         factors = _NO_FACTORS if sample_weight is None else sample_weight.astype(np.float64)
         total = _adjust(losses, dlogits, labels, weights, factors, gamma, scale)
