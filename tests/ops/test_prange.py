@@ -1,4 +1,4 @@
-"""``prange`` of the CPU kernels: each task is run once, whatever the threads, and errors in threads are raised."""
+"""``prange`` of the CPU kernels: each task is run once, by whichever thread, and errors in threads are raised."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba.core import types
+from numba.extending import intrinsic
 
 import gpunet
 from gpunet.ops._numba import jit, prange
@@ -45,6 +47,35 @@ def fail_at(task: int, counts: Any) -> None:
             raise ValueError("this task")
 
 
+@intrinsic
+def _read(typing_context: Any, array: Any, at: Any) -> Any:
+    """An element as it is now: LLVM must not keep what it was."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load_atomic(builder.gep(data, [args[1]]), "monotonic", 8)
+
+    return array.dtype(array, types.intp), codegen
+
+
+read: Any = _read
+
+
+@jit
+def wait_for_the_others(tasks: int, patience: int, counts: Any, done: Any) -> None:
+    """Task 0 waits until `done` has that of all others, or runs out of `patience`; `counts` is what it saw."""
+    for task in prange(tasks):
+        if task:
+            done[task] = 1
+        else:
+            for _ in range(patience):
+                counts[0] = 0
+                for other in range(tasks):
+                    counts[0] += read(done, other)
+                if counts[0] == tasks - 1:
+                    break
+
+
 @pytest.fixture(autouse=True)
 def all_threads() -> Any:
     yield
@@ -62,6 +93,14 @@ def test_each_task_is_run_once(tasks: int, threads: int) -> None:
     add_squares(numbers, 2.0, counts, squares)
     assert counts.tolist() == [1] * tasks
     assert squares.tolist() == [2.0 * number**2 for number in range(tasks)]
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+def test_a_thread_that_is_done_takes_over_tasks_of_another() -> None:
+    use_threads(2)
+    counts, done = np.zeros(1, np.int64), np.zeros(16, np.int64)
+    wait_for_the_others(16, 10**8, counts, done)
+    assert counts.tolist() == [15]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
