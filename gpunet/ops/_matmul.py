@@ -212,9 +212,6 @@ def matmul(
     if bias is not None:
         start = np.ascontiguousarray(bias)
     if trans_out:
-        a, b, rows, columns = b, a, columns, rows
-    if row_tasks * column_tasks == 1:
-        _block(a, b, trans_a, trans_b, start, relu, trans_out, out, 0, rows, 0, columns)
-    else:
-        _blocks(a, b, trans_a, trans_b, start, relu, trans_out, out, row_tasks, column_tasks)
+        a, b = b, a
+    _blocks(a, b, trans_a, trans_b, start, relu, trans_out, out, row_tasks, column_tasks)
     return out

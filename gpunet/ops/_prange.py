@@ -1,8 +1,9 @@
 """``prange`` of the CPU kernels: a loop over tasks, divided among the threads of Numba's pool.
 
 Each thread runs the whole kernel with its share of the loop, as in a parallel region of OpenMP, and then takes over
-tasks of others that are slower. (Numba's own ``prange`` makes a function of the loop, which is optimised three times on
-its way into the kernel: it takes twice as long to compile. And threads wait for the slowest.) In return, a kernel
+tasks of others that are slower. A single task is left to the thread that calls the kernel. (Numba's own ``prange``
+makes a function of the loop, which is optimised three times on its way into the kernel: it takes twice as long to
+compile. And threads wait for the slowest.) In return, a kernel
 
 - has one loop over ``prange``, as its last statement, and returns nothing;
 - writes to its arguments in the loop alone: what comes before it is run by each thread;

@@ -18,7 +18,7 @@ from gpunet import aligned
 from gpunet.ops._exp import exp_nonpositive, exp_parts
 from gpunet.ops._numba import jit, numba, prange
 
-_CHUNK = 16384  # elements; smaller arrays are left to one thread, as waking the others would take longer
+_CHUNK = 16384  # elements that one thread computes in about the time in which another wakes up
 
 _FLAGS = {"contract"}  # fused multiply-adds only: NaN and infinity are handled as in IEEE 754
 _piece: Any = functools.partial(jit, fastmath=_FLAGS, inline="always")  # see gpunet.ops._numba.jit
@@ -90,9 +90,6 @@ def _relu_piece(out, x):
 
 @_chunked
 def _relu(out, x):
-    if out.size <= _CHUNK:
-        _relu_piece(out, x)
-        return
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _relu_piece(out[part], x[part])
@@ -108,9 +105,6 @@ def _relu_backward_piece(out, dy, x):
 
 @_chunked
 def _relu_backward(out, dy, x):
-    if out.size <= _CHUNK:
-        _relu_backward_piece(out, dy, x)
-        return
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _relu_backward_piece(out[part], dy[part], x[part])
@@ -126,9 +120,6 @@ def _leaky_relu_piece(out, dy, x, slope):
 
 @_chunked
 def _leaky_relu(out, dy, x, slope):
-    if out.size <= _CHUNK:
-        _leaky_relu_piece(out, dy, x, slope)
-        return
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _leaky_relu_piece(out[part], dy[part], x[part], slope)
@@ -142,9 +133,6 @@ def _tanh_piece(out, x):
 
 @_chunked
 def _tanh(out, x):
-    if out.size <= _CHUNK:
-        _tanh_piece(out, x)
-        return
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _tanh_piece(out[part], x[part])
@@ -159,9 +147,6 @@ def _tanh_backward_piece(out, dy, y):
 
 @_chunked
 def _tanh_backward(out, dy, y):
-    if out.size <= _CHUNK:
-        _tanh_backward_piece(out, dy, y)
-        return
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _tanh_backward_piece(out[part], dy[part], y[part])
@@ -177,9 +162,6 @@ def _gelu_piece(out, x):
 
 @_chunked
 def _gelu(out, x):
-    if out.size <= _CHUNK:
-        _gelu_piece(out, x)
-        return
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _gelu_piece(out[part], x[part])
@@ -195,9 +177,6 @@ def _gelu_backward_piece(out, dy, x):
 
 @_chunked
 def _gelu_backward(out, dy, x):
-    if out.size <= _CHUNK:
-        _gelu_backward_piece(out, dy, x)
-        return
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _gelu_backward_piece(out[part], dy[part], x[part])
@@ -216,9 +195,6 @@ def _gelu_tanh_piece(out, x):
 
 @_chunked
 def _gelu_tanh(out, x):
-    if out.size <= _CHUNK:
-        _gelu_tanh_piece(out, x)
-        return
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _gelu_tanh_piece(out[part], x[part])
@@ -239,9 +215,6 @@ def _gelu_tanh_backward_piece(out, dy, x):
 
 @_chunked
 def _gelu_tanh_backward(out, dy, x):
-    if out.size <= _CHUNK:
-        _gelu_tanh_backward_piece(out, dy, x)
-        return
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _gelu_tanh_backward_piece(out[part], dy[part], x[part])

@@ -64,9 +64,6 @@ def _softmax_piece(x, out, log):
 
 @jit
 def _softmax(x, out, log, rows):
-    if x.shape[0] <= rows:  # one thread is finished before another wakes up
-        _softmax_piece(x, out, log)
-        return
     for p in prange((x.shape[0] + rows - 1) // rows):
         part = slice(p * rows, (p + 1) * rows)
         _softmax_piece(x[part], out[part], log)

@@ -44,10 +44,6 @@ def _dropout(
     x: Any, y: Any, packed: Any, mask: Any, lead: int, first: int, key: Any, threshold: Any, scales: Any
 ) -> None:
     """`first` is the counter of packed[0], whose first `lead` bytes are not x's."""
-    if packed.size <= _COUNTERS:  # one piece: no other thread need wake
-        _draw(packed, first, key, threshold)
-        _scale(x, mask, y, scales)
-        return
     for piece in prange((packed.size + _COUNTERS - 1) // _COUNTERS):
         begin, end = piece * _COUNTERS, (piece + 1) * _COUNTERS
         _draw(packed[begin:end], first + begin, key, threshold)
@@ -57,9 +53,6 @@ def _dropout(
 
 @jit
 def _dropout_backward(dy: Any, mask: Any, dx: Any, scales: Any) -> None:
-    if dy.size <= _ELEMENTS:
-        _scale(dy, mask, dx, scales)
-        return
     for piece in prange((dy.size + _ELEMENTS - 1) // _ELEMENTS):
         begin, end = piece * _ELEMENTS, (piece + 1) * _ELEMENTS
         _scale(dy[begin:end], mask[begin:end], dx[begin:end], scales)

@@ -52,9 +52,6 @@ def _piece(kind, outputs, targets, delta, pos_weight, weights, scale, sums, loss
 @jit
 def _losses(kind, outputs, targets, delta, pos_weight, weights, scale, sums, losses, gradient, rows):
     n = outputs.shape[0]
-    if n <= rows:
-        _piece(kind, outputs, targets, delta, pos_weight, weights, scale, sums, losses, gradient)
-        return
     for p in prange((n + rows - 1) // rows):
         part = slice(p * rows, (p + 1) * rows)
         _piece(

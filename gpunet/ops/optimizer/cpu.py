@@ -34,7 +34,6 @@ def _sums_of_squares(x, partial):
 
 # Chunks are passed on as slices: their loops start at 0, which avoids the test for negative indices that would keep
 # LLVM from vectorising. Weight decay applies to a prefix, so a chunk is processed in two parts, inside and after it.
-# A single chunk is left to one thread, which finishes before another would wake up.
 
 
 @_piece
@@ -53,9 +52,6 @@ def _sgd_chunk(params, grads, decay_size, start, scale, decay, lr):
 
 @_update
 def _sgd(params, grads, decay_size, scale, decay, lr):
-    if params.size <= _CHUNK:
-        _sgd_chunk(params, grads, decay_size, 0, scale, decay, lr)
-        return
     for chunk in prange((params.size + _CHUNK - 1) // _CHUNK):
         _sgd_chunk(params, grads, decay_size, chunk * _CHUNK, scale, decay, lr)
 
@@ -86,9 +82,6 @@ def _momentum_chunk(params, grads, velocity, decay_size, start, scale, decay, lr
 
 @_update
 def _momentum(params, grads, velocity, decay_size, scale, decay, lr, momentum, nesterov):
-    if params.size <= _CHUNK:
-        _momentum_chunk(params, grads, velocity, decay_size, 0, scale, decay, lr, momentum, nesterov)
-        return
     for chunk in prange((params.size + _CHUNK - 1) // _CHUNK):
         _momentum_chunk(params, grads, velocity, decay_size, chunk * _CHUNK, scale, decay, lr, momentum, nesterov)
 
@@ -118,9 +111,6 @@ def _adam_chunk(params, grads, moment1, moment2, decay_size, start, decay, keep,
 
 @_update
 def _adam(params, grads, moment1, moment2, decay_size, decay, keep, constants):
-    if params.size <= _CHUNK:
-        _adam_chunk(params, grads, moment1, moment2, decay_size, 0, decay, keep, constants)
-        return
     for chunk in prange((params.size + _CHUNK - 1) // _CHUNK):
         _adam_chunk(params, grads, moment1, moment2, decay_size, chunk * _CHUNK, decay, keep, constants)
 
@@ -135,9 +125,6 @@ def _ema_piece(average, values, decay, rest):
 
 @_update
 def _ema(average, values, decay, rest):
-    if average.size <= _CHUNK:
-        _ema_piece(average, values, decay, rest)
-        return
     for chunk in prange((average.size + _CHUNK - 1) // _CHUNK):
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
         _ema_piece(average[part], values[part], decay, rest)

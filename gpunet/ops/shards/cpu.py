@@ -10,7 +10,7 @@ from gpunet import aligned
 from gpunet.ops._numba import jit, prange
 
 _COLUMNS = 2048
-"""Columns of a piece, whose sums in float64 stay in the L1 cache. One piece is left to one thread."""
+"""Columns of a piece, whose sums in float64 stay in the L1 cache."""
 
 
 @jit
@@ -37,11 +37,7 @@ def _sum_pieces(rows: Any, weights: Any, out: Any) -> None:
 
 def sum_shards(rows: np.ndarray, weights: np.ndarray, out: np.ndarray | None) -> np.ndarray:
     found = aligned.empty(rows.shape[1:], rows.dtype) if out is None else out
-    weights = np.ascontiguousarray(weights)
-    if found.size <= _COLUMNS:
-        _sum_piece(rows, weights, 0, found)
-    else:
-        _sum_pieces(rows, weights, found)
+    _sum_pieces(rows, np.ascontiguousarray(weights), found)
     return found
 
 

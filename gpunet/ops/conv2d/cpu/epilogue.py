@@ -71,12 +71,11 @@ def _finish_row(x, n, i, epilogue, y):
 def finish_maps(x, epilogue, y):
     """y = `epilogue` of the maps x, (N, H, W, C), from which rows and columns in no window are left out."""
     batch, out_height = y.shape[0], y.shape[1]
-    if y.size <= _SERIAL_SIZE:
-        for row in range(batch * out_height):
+    rows = batch * out_height
+    parts = 1 if y.size <= _SERIAL_SIZE else rows
+    for part in prange(parts):
+        for row in range(part * rows // parts, (part + 1) * rows // parts):
             _finish_row(x, row // out_height, row % out_height, epilogue, y)
-        return
-    for row in prange(batch * out_height):
-        _finish_row(x, row // out_height, row % out_height, epilogue, y)
 
 
 @jit

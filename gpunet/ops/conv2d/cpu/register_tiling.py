@@ -199,22 +199,17 @@ def _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, o
 
 
 @jit
-def _small_convolution(x, weight, bias, layout, tile, term_count, splits, epilogue, y, out):
-    """As :func:`_convolution`, by one thread. A kernel of its own, so that only one of the two need be compiled."""
-    flat_y, row_blocks = y.reshape(-1), (out[0] + layout.task_rows - 1) // layout.task_rows
-    for task in range(x.shape[0] * row_blocks * splits):
-        _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task)
-
-
-@jit
-def _convolution(x, weight, bias, layout, tile, term_count, splits, epilogue, y, out):
+def _convolution(x, weight, bias, layout, tile, term_count, splits, parts, epilogue, y, out):
     """y = `epilogue` of the convolution of x, (N, H, W * C_in), plus bias, without it of the shape `out`, (H, W, C).
 
     Weight and bias are flat, each group padded to panels, which each block of output rows splits into `splits` tasks.
+    The tasks are run in `parts`.
     """
     flat_y, row_blocks = y.reshape(-1), (out[0] + layout.task_rows - 1) // layout.task_rows
-    for task in prange(x.shape[0] * row_blocks * splits):
-        _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task)
+    tasks = x.shape[0] * row_blocks * splits
+    for part in prange(parts):
+        for task in range(part * tasks // parts, (part + 1) * tasks // parts):
+            _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task)
 
 
 @jit
@@ -275,8 +270,8 @@ def convolution(
     row_blocks = g.batch * -(-g.out_height // layout.task_rows)
     splits = max(1, min(padded // panel, _TASKS // row_blocks))
     tile = _NARROW_POSITION_ROWS if narrow else _POSITION_ROWS
-    kernel = _small_convolution if math.prod(g.y_shape) * term_count <= _SERIAL_PRODUCTS else _convolution
-    kernel(rows, weight, bias, layout, tile, term_count, splits, epilogue, y, g.y_shape[1:])
+    parts = 1 if math.prod(g.y_shape) * term_count <= _SERIAL_PRODUCTS else row_blocks * splits
+    _convolution(rows, weight, bias, layout, tile, term_count, splits, parts, epilogue, y, g.y_shape[1:])
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
