@@ -62,6 +62,8 @@ def _prange(typing_context: Any, count: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         count, kernel = context.cast(builder, args[0], signature.args[0], types.intp), builder.function
+        if context.fndesc.restype != types.none or f"{kernel.name}.launch" in builder.module.globals:
+            raise TypeError(f"{context.fndesc.qualname}: a kernel has one loop over prange, and returns nothing")
         with builder.goto_entry_block():
             memory = builder.alloca(_state_type)
         state = _Struct(builder, memory, _STATE)

@@ -76,6 +76,21 @@ def wait_for_the_others(tasks: int, patience: int, counts: Any, done: Any) -> No
                     break
 
 
+@jit
+def returns_something(x: Any) -> Any:
+    for i in prange(x.size):
+        x[i] = 1
+    return x.size
+
+
+@jit
+def has_two_loops(x: Any) -> None:
+    for i in prange(x.size):
+        x[i] = 1
+    for i in prange(x.size):
+        x[i] = 2
+
+
 @pytest.fixture(autouse=True)
 def all_threads() -> Any:
     yield
@@ -122,6 +137,12 @@ def test_an_error_in_a_thread_is_raised_and_the_next_call_works(task: int) -> No
     counts = np.zeros(10)
     fail_at(-1, counts)
     assert counts.tolist() == [1] * 10
+
+
+@pytest.mark.parametrize("kernel", [returns_something, has_two_loops])
+def test_a_kernel_of_another_form_is_not_compiled(kernel: Any) -> None:
+    with pytest.raises(Exception, match=f"{kernel.py_func.__name__}: a kernel has one loop over prange"):
+        kernel(np.zeros(3))
 
 
 def test_python_threads_call_kernels_at_the_same_time() -> None:
