@@ -14,11 +14,15 @@ import pytest
 from gpunet.ops._numba import jit
 from gpunet.ops._simd import PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, gemm_micro_kernel, micro_kernel
 from gpunet.ops.conv2d import reference
-from gpunet.ops.conv2d.cpu.winograd_transform import winograd_transform
+from gpunet.ops.conv2d.cpu.winograd_transform import from_points, to_points
 from tests.support import assert_close
 
-MATRIX = [[0.0, 1.0, -1.0], [0.5, 0.0, 3.0]]
-transform, transform_clipped = winograd_transform(MATRIX), winograd_transform(MATRIX, clipped=True)
+FACTORS = [[[1.0, 0.0, 0.0], [0.0, 1.0, -1.0], [0.0, 0.0, 2.0]], [[0.0, 1.0, -1.0], [-0.5, 0.0, 3.0]]]
+MIX = [[1.0, 0.0, 0.0, 0.0], [0.0, -1.0, 0.0, 2.0], [0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
+MIX_BACK = [[float((k % 4 == point) - (k == 8 and point == 1)) for point in range(4)] for k in range(9)]
+points, points_mixed = to_points(FACTORS), to_points(FACTORS, [MIX])
+grid, grid_clipped = from_points(FACTORS), from_points(FACTORS, clipped=True)
+grid_mixed, grid_mixed_clipped = from_points(FACTORS, [MIX_BACK]), from_points(FACTORS, [MIX_BACK], clipped=True)
 vectors_apart, elements_apart = micro_kernel(PANEL_VECTORS, 3, vectors_apart=True), micro_kernel(PANEL_VECTORS, 3)
 
 
@@ -41,11 +45,23 @@ def _multiply_apart(by_vectors, a, start, offsets, b, stride, c, d):  # type: ig
 
 
 @jit
-def _transform(clipped, x, x_place, y, y_place, steps, rows, columns):  # type: ignore[no-untyped-def]
-    if clipped:
-        transform_clipped(x, *x_place, y, *y_place, steps, rows, columns)
+def _to_points(mixed, x, x_place, y, y_place, steps):  # type: ignore[no-untyped-def]
+    if mixed:
+        points_mixed(x, *x_place, y, *y_place, steps)
     else:
-        transform(x, *x_place, y, *y_place, steps, rows, columns)
+        points(x, *x_place, y, *y_place, steps)
+
+
+@jit
+def _from_points(mixed, clipped, x, x_place, y, y_place, steps, rows, columns):  # type: ignore[no-untyped-def]
+    if mixed and clipped:
+        grid_mixed_clipped(x, *x_place, y, *y_place, steps, rows, columns)
+    elif mixed:
+        grid_mixed(x, *x_place, y, *y_place, steps, rows, columns)
+    elif clipped:
+        grid_clipped(x, *x_place, y, *y_place, steps, rows, columns)
+    else:
+        grid(x, *x_place, y, *y_place, steps, rows, columns)
 
 
 @numba.njit  # code from the cache cannot be inspected
@@ -80,26 +96,49 @@ def test_micro_kernel_with_rows_at_equal_distances(dtype: type, by_vectors: bool
     assert_close(d, wanted, terms=8)
 
 
-@pytest.mark.parametrize("corner", [None, (2, 2), (7, 1), (1, 9)])
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_winograd_transform(dtype: type, corner: tuple[int, int] | None) -> None:
-    """Of two vectors of channels. If only a corner of the result is wanted, nothing else is touched."""
+def test_transform_to_points(dtype: type, mixed: bool) -> None:
+    """Of two vectors of channels."""
     rng, lanes = np.random.default_rng(0), VECTOR_BYTES // np.dtype(dtype).itemsize
     entries = rng.standard_normal((3, 4, 2 * lanes)).astype(dtype)  # the last column is not part of it
     source = np.concatenate([np.full(3, np.nan, dtype), entries.reshape(-1)])
-    target = np.full(1 + 2 * 4 * lanes, 7, dtype)  # one of the vectors, then the other
-    x_place, y_place = (3, 4 * 2 * lanes, 2 * lanes), (1, 2 * lanes, lanes, 4 * lanes)
-    rows, columns = corner or (0, 0)
-    _transform(corner is not None, source, x_place, target, y_place, 2, rows, columns)
-    m, x = np.array(MATRIX), entries[:, :3].astype(np.float64)
-    wanted = np.einsum("ik,klc,jl->ijc", m, x, m).reshape(2, 2, 2, lanes)
-    found = target[1:].reshape(2, 2, 2, lanes)
+    points = 5 if mixed else 4
+    target = np.full(1 + 2 * points * lanes, 7, dtype)  # one of the vectors, then the other
+    _to_points(mixed, source, (3, 4 * 2 * lanes, 2 * lanes), target, (1, lanes, points * lanes), 2)
+    m, x = np.array(FACTORS[1]) @ np.array(FACTORS[0]), entries[:, :3].astype(np.float64)
+    wanted = np.einsum("ik,klc,jl->ijc", m, x, m).reshape(4, 2 * lanes)
+    if mixed:
+        wanted = np.array(MIX) @ wanted
     assert target[0] == 7
+    found = target[1:].reshape(2, points, lanes).transpose(1, 0, 2).reshape(points, 2 * lanes)
+    assert_close(found, wanted, terms=9, scale=float(np.abs(wanted).max()) * 8)
+
+
+@pytest.mark.parametrize("corner", [None, (2, 2), (7, 1), (1, 9)])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_transform_from_points(dtype: type, mixed: bool, corner: tuple[int, int] | None) -> None:
+    """Of two vectors of channels. If only a corner of the result is wanted, nothing else is touched."""
+    rng, lanes = np.random.default_rng(0), VECTOR_BYTES // np.dtype(dtype).itemsize
+    points = rng.standard_normal((4 if mixed else 9, 2 * lanes)).astype(dtype)
+    source = np.concatenate([np.full(3, np.nan, dtype), points.reshape(-1)])
+    target = np.full(1 + 2 * 3 * 2 * lanes, 7, dtype)  # the last column is not part of it
+    rows, columns = corner or (0, 0)
+    y_place = 1, 3 * 2 * lanes, 2 * lanes
+    _from_points(mixed, corner is not None, source, (3, 2 * lanes), target, y_place, 2, rows, columns)
+    x = points.astype(np.float64)
+    grid = (np.array(MIX_BACK) @ x if mixed else x).reshape(3, 3, 2 * lanes)
+    m = np.array(FACTORS[1]) @ np.array(FACTORS[0])
+    wanted = np.einsum("ik,klc,jl->ijc", m, grid, m)
+    assert target[0] == 7
+    found = target[1:].reshape(2, 3, 2 * lanes)
+    assert (found[:, 2] == 7).all()
     for i, j in np.ndindex(2, 2):
         if corner is None or (i < rows and j < columns):
-            assert_close(found[:, i, j], wanted[i, j], terms=9, scale=float(np.abs(wanted).max()) * 4)
+            assert_close(found[i, j], wanted[i, j], terms=9, scale=float(np.abs(wanted).max()) * 8)
         else:
-            assert (found[:, i, j] == 7).all()
+            assert (found[i, j] == 7).all()
 
 
 @pytest.mark.parametrize(("width", "dtype"), [(16, np.float32), (16, np.float64), (64, np.float32)])

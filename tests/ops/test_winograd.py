@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 from typing import Any
 
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from gpunet.errors import ShapeError
 from gpunet.ops._simd import PANEL_BYTES
 from gpunet.ops.conv2d import conv2d, conv2d_backward, cpu, reference
+from gpunet.ops.conv2d.cpu import cyclic_filter as cyclic
 from gpunet.ops.conv2d.cpu import winograd
-from gpunet.ops.conv2d.cpu.cook_toom import MinimalFilter, minimal_filter, transposed
+from gpunet.ops.conv2d.cpu.cook_toom import input_factors, minimal_filter, paired, transposed
+from gpunet.ops.conv2d.cpu.winograd_tiles import Tile, tile_of
 from gpunet.ops.geometry import Conv2dGeometry
 from tests.ops.test_conv2d import check_against_reference, choose_always
 
@@ -23,8 +26,17 @@ PANEL = PANEL_BYTES // np.dtype(np.float32).itemsize
 """Channels of a panel, which depend on the processor's vectors: Winograd takes multiples of them."""
 
 
-FILTERS = [(2, 5), (3, 3), (4, 3)]
+FILTERS = [(2, 5), (3, 3), (4, 3), (5, 3)]
 """m and r."""
+CYCLIC = [cyclic.INPUTS], [cyclic.TAPS], [cyclic.OUTPUTS]
+MIXES = cyclic.INPUT_MIX, cyclic.TAP_MIX, cyclic.OUTPUT_MIX
+
+
+def product(factors: Any) -> np.ndarray:
+    """Of matrices of fractions, the first one of which is applied first."""
+    return functools.reduce(
+        lambda total, factor: np.array(factor, object) @ total, factors[1:], np.array(factors[0], object)
+    )
 
 
 @pytest.mark.parametrize(("m", "r"), FILTERS)
@@ -39,6 +51,36 @@ def test_matrices_are_exact(m: int, r: int) -> None:
             assert outputs == [int(entry == i + tap) for i in range(m)]
 
 
+@pytest.mark.parametrize(("m", "r"), FILTERS)
+def test_factors_are_exact_and_save_operations(m: int, r: int) -> None:
+    f = minimal_filter(m, r)
+    outputs = transposed(f.outputs)
+    for matrix, factors in [(f.inputs, input_factors(f)), (f.taps, paired(f.taps)), (outputs, paired(outputs))]:
+        assert (product(factors) == np.array(matrix, object)).all()
+        assert sums(factors) <= sums([matrix])
+    saved = {2: (16, 12), 3: (12, 12), 4: (16, 12), 5: (28, 20)}[m]
+    assert (sums([f.inputs]), sums(input_factors(f))) == saved
+
+
+def sums(factors: Any) -> int:
+    """Additions that products with these matrices take."""
+    return sum(sum(map(bool, row)) - 1 for factor in factors for row in factor)
+
+
+def test_cyclic_filter_is_exact() -> None:
+    """In fractions, for unit kernels and maps: so for all."""
+    inputs, taps, outputs = (np.array(factors[0], object) for factors in CYCLIC)
+    input_mix, tap_mix, output_mix = map(product, MIXES)
+    assert len(input_mix) == len(tap_mix) == cyclic.POINTS == output_mix.shape[1]
+    for k, tap in np.ndindex(9, 9):
+        x, g = np.zeros((3, 3), int), np.zeros((3, 3), int)
+        x.flat[k] = g.flat[tap] = 1
+        points = (input_mix @ (inputs @ x @ inputs.T).ravel()) * (tap_mix @ (taps @ g @ taps.T).ravel())
+        y = outputs @ (output_mix @ points).reshape(4, 4) @ outputs.T
+        padded = np.pad(x, 1)
+        assert (y == [[(padded[i : i + 3, j : j + 3] * g).sum() for j in range(3)] for i in range(3)]).all()
+
+
 def test_filters_of_as_many_points_share_the_transform_of_the_inputs() -> None:
     assert minimal_filter(2, 5).inputs == minimal_filter(4, 3).inputs
 
@@ -46,22 +88,40 @@ def test_filters_of_as_many_points_share_the_transform_of_the_inputs() -> None:
 @pytest.mark.parametrize(("m", "r"), FILTERS)
 def test_matrices_of_maps_are_exact_in_float32(m: int, r: int) -> None:
     f = minimal_filter(m, r)
-    for entry in [entry for row in [*f.inputs, *f.outputs] for entry in row]:
-        assert Fraction(float(np.float32(float(entry)))) == entry
+    for factor in [*input_factors(f), *paired(transposed(f.outputs))]:
+        for entry in [entry for row in factor for entry in row]:
+            assert Fraction(float(np.float32(float(entry)))) == entry
 
 
-def amplification(f: MinimalFilter) -> float:
-    """How much larger the sum of absolute values behind an output can be than that of the plain sum, in 2-D.
+def amplification(inputs: np.ndarray, taps: np.ndarray, outputs: np.ndarray) -> float:
+    """How much larger the sum of absolute values behind an output can be than that of the plain sum.
 
     The rounding error of a bilinear algorithm is bounded by that sum (Higham, section 23.2.2, for Winograd's products).
+    The matrices are absolute values; they map all entries of a tile, window or kernel to all points, or back.
     """
-    a, b, g = (np.abs(np.array(matrix, float)) for matrix in (f.outputs, f.inputs, f.taps))
-    forward = (a @ (g.sum(1) * b.sum(1))).max() / g.shape[1]
-    weights = (g.T @ (b.sum(1) * a.T.sum(1))).max() / len(a)
-    return float(max(forward, weights)) ** 2
+    forward = (outputs @ (taps.sum(1) * inputs.sum(1))).max() / taps.shape[1]
+    weights = (taps.T @ (inputs.sum(1) * outputs.T.sum(1))).max() / len(outputs)
+    return float(max(forward, weights))
 
 
-AMPLIFICATION = max(amplification(minimal_filter(*sizes)) for sizes in FILTERS)
+def absolute(factors: Any) -> np.ndarray:
+    return product([np.abs(np.array(factor, object)) for factor in factors]).astype(float)
+
+
+def amplification_of(tile: Tile) -> float:
+    if tile.points == cyclic.POINTS:
+        inputs, taps = (
+            absolute(mix) @ np.kron(absolute(factors), absolute(factors))
+            for mix, factors in zip(MIXES[:2], CYCLIC[:2], strict=True)
+        )
+        outputs = np.kron(absolute(CYCLIC[2]), absolute(CYCLIC[2])) @ absolute(MIXES[2])
+        return amplification(inputs, taps, outputs)
+    f = minimal_filter(tile.m, tile.n - tile.m + 1)
+    outputs = absolute(paired(transposed(f.outputs))).T
+    return amplification(absolute(input_factors(f)), absolute(paired(f.taps)), outputs) ** 2
+
+
+AMPLIFICATION = max(amplification_of(Tile(m, m + r - 1, (m + r - 1) ** 2)) for m, r in FILTERS)
 
 
 @settings(max_examples=200)
@@ -85,7 +145,7 @@ def test_matches_reference(sizes: Any, channels: Any, size: int, padding: Any, d
     with pytest.MonkeyPatch.context() as patch:
         choose_always("winograd", patch)
         patch.setattr(cpu, "without_dead_taps", lambda g: (g, (slice(None), slice(None))))  # it wants whole kernels
-        check_against_reference(case, AMPLIFICATION)
+        check_against_reference(case, amplification_of(tile_of(g)))
 
 
 @pytest.mark.parametrize("size", [3, 5])
@@ -105,12 +165,17 @@ def test_gradient_of_the_weights_in_parts(
     weight = np.zeros(g.weight_shape)
     wanted = reference.conv2d_backward(dy.astype(np.float64), x.astype(np.float64), weight, padding=padding)[1]
     assert np.isfinite(dweight).all()
-    assert np.linalg.norm(dweight - wanted) <= {3: 3e-6, 5: 6e-6}[size] * np.linalg.norm(wanted)
+    assert np.linalg.norm(dweight - wanted) <= {3: 8e-6, 5: 6e-6}[size] * np.linalg.norm(wanted)
 
 
 def test_sizes_of_tiles() -> None:
-    assert [winograd.tile_size(size, size, 3) for size in (3, 4, 6, 7, 8, 14, 28)] == [3, 4, 3, 4, 4, 4, 4]
-    assert [winograd.tile_size(size, size, 5) for size in (3, 14)] == [2, 2]
+    def tile(size: int, kernel: int, padding: int) -> Tile:
+        return tile_of(Conv2dGeometry.of((1, size, size, PANEL), (kernel, kernel, PANEL, PANEL), padding=padding))
+
+    assert [tile(size, 3, 1).m for size in (3, 4, 5, 6, 7, 8, 13, 14, 15, 28)] == [3, 4, 5, 3, 4, 4, 5, 5, 5, 4]
+    assert [tile(size, 3, 1).points for size in (3, 4, 6, 14)] == [22, 36, 25, 49]
+    assert tile(5, 3, 0) == (3, 5, 25)  # of a map that has no zeros around it
+    assert [tile(size, 5, 2).m for size in (3, 14)] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +207,7 @@ def test_applies_to_plain_kernels_and_whole_panels() -> None:
     ("size", "channels", "filters", "kernel"), [(14, 32, 64, 3), (7, 64, 128, 3), (3, 128, 256, 3), (14, 32, 64, 5)]
 )
 def test_error_at_the_network_shapes(size: int, channels: int, filters: int, kernel: int) -> None:
-    """In float32 the relative error in the 2-norm stays under 3e-6."""
+    """In float32 the relative error in the 2-norm stays under 3e-6, with tiles of 5 x 5 under 5e-6."""
     rng, padding = np.random.default_rng(0), kernel // 2
     x = rng.standard_normal((24, size, size, channels))
     weight = rng.standard_normal((kernel, kernel, channels, filters)) / np.sqrt(kernel**2 * channels)
@@ -153,9 +218,10 @@ def test_error_at_the_network_shapes(size: int, channels: int, filters: int, ker
     options = {"padding": padding}
     actual = conv2d(*single[:2], **options), *conv2d_backward(single[2], *single[:2], **options)[:2]
     wanted = reference.conv2d(x, weight, **options), *reference.conv2d_backward(dy, x, weight, **options)[:2]
+    bound = 5e-6 if (size, kernel) == (14, 3) else 3e-6
     for found, exact in zip(actual, wanted, strict=True):
         assert found is not None and exact is not None and np.isfinite(found).all()
-        assert np.linalg.norm(found - exact) <= 3e-6 * np.linalg.norm(exact)
+        assert np.linalg.norm(found - exact) <= bound * np.linalg.norm(exact)
 
 
 def test_a_nan_is_not_lost() -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 POINTS = {
     5: (Fraction(0), Fraction(1, 2), Fraction(-1), Fraction(2)),
     6: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
+    7: (Fraction(0), Fraction(1), Fraction(-1), Fraction(1, 2), Fraction(-1, 2), Fraction(3)),
 }
 """Interpolation points for each number of multiplications, besides infinity. Of those tried for F(3, 3) and F(4, 3),
 these had the smallest float32 errors on random maps: half of those of the usual 0, 1, -1, 2, -2. For F(2, 5) they are
@@ -64,3 +65,53 @@ def minimal_filter(m: int, r: int) -> MinimalFilter:
 
 def transposed(matrix: Matrix) -> Matrix:
     return [list(column) for column in zip(*matrix, strict=True)]
+
+
+def paired(matrix: Matrix) -> list[Matrix]:
+    """`matrix` as a product with fewer operations: factors, the first of which is to be applied first.
+
+    Rows that differ in signs only, as those of the points p and -p, are the sum and the difference of two halves.
+    """
+    halves: Matrix = []
+    sums: list[dict[int, int]] = []  # for each row the signs of the halves, by number
+    for k, row in enumerate(matrix):
+        twin = next((j for j in range(k) if [*map(abs, row)] == [*map(abs, matrix[j])]), None)
+        if twin is None:
+            sums.append({len(halves): 1})
+            halves.append(row)
+        else:
+            (even,), odd = sums[twin], len(halves)
+            sums[twin], halves[even] = {even: 1, odd: 1}, [(a + b) / 2 for a, b in zip(matrix[twin], row, strict=True)]
+            sums.append({even: 1, odd: -1})
+            halves.append([(a - b) / 2 for a, b in zip(matrix[twin], row, strict=True)])
+    if len(halves) == len(sums) and all(len(found) == 1 for found in sums):
+        return [matrix]
+    return [halves, [[Fraction(found.get(k, 0)) for k in range(len(halves))] for found in sums]]
+
+
+def input_factors(f: MinimalFilter) -> list[Matrix]:
+    """B^T in factors. As polynomials, all rows but that of the last point p have the factor (x - p) in common.
+
+    If -p is not a point, too, this factor comes first. What it leaves are rows to be :func:`paired`.
+    """
+    n = len(f.inputs)
+    points, own = POINTS[n], n - 2
+    single = points[own]
+    if -single in points:
+        return paired(f.inputs)
+    powers = [k for k, entry in enumerate(f.inputs[own]) if entry]
+    zeros = [Fraction(0)] * n
+    first = [[*zeros[:k], -single, Fraction(1), *zeros[k + 2 :]] for k in range(n - 1)]
+    first += [[Fraction(k == power) for k in range(n)] for power in powers]
+    rest = [[*_quotient(row, single), *zeros[: len(powers)]] for row in f.inputs]
+    rest[own] = [*zeros[: n - 1], *(f.inputs[own][power] for power in powers)]
+    return [first, *paired(rest)]
+
+
+def _quotient(coefficients: Sequence[Fraction], root: Fraction) -> list[Fraction]:
+    """Of a polynomial, lowest power first, by (x - root)."""
+    found, last = [], Fraction(0)
+    for coefficient in reversed(coefficients[1:]):
+        last = coefficient + root * last
+        found.append(last)
+    return found[::-1]

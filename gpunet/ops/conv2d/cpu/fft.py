@@ -4,7 +4,7 @@ Windows of the input, n x n, and the weights, with zeros around them, are transf
 convolution is a matrix product over the channels at each point; the products are transformed back. As the transform is
 periodic, a window gives n - r + 1 rows for kernels of r rows, or all of a map that fits with the padding at one edge:
 zeros serve both. For each pair of channels, a 7x7 map takes 94 multiplications, a 14x14 one 382 for any kernel up to
-5x5; by Winograd's minimal filtering 144 and 576 for 3x3, 576 and 1,764 for 5x5. The transforms are orthogonal: errors
+5x5; by Winograd's minimal filtering 144 and 441 for 3x3, 576 and 1,764 for 5x5. The transforms are orthogonal: errors
 are those of direct summation, or less.
 
 Source: Mathieu, Henaff & LeCun, Fast Training of Convolutional Networks through FFTs, ICLR 2014; Zlateski, Jia, Li &

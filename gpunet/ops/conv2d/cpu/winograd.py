@@ -3,10 +3,11 @@
 The output is divided into tiles of m x m. The input tiles, n x n with n = m + r - 1, and the weights are transformed;
 in the transformed domain, convolution is a matrix product over the channels at each of n^2 points. The products are
 transformed back. The gradient of the weights works the same way with the roles swapped. For 3x3 kernels, F(4x4, 3x3)
-takes 36 multiplications instead of 144, F(3x3, 3x3) 25 instead of 81; for 5x5 ones F(2x2, 5x5) 36 instead of 100.
+takes 36 multiplications instead of 144, F(5x5, 3x3) 49 instead of 225, F(3x3, 3x3) 25 instead of 81, and 22 if the
+map is 3x3; for 5x5 ones F(2x2, 5x5) 36 instead of 100.
 
-The transforms amplify rounding errors: in float32, on the maps of the default network, the largest were 4 to 15 times
-those of direct summation.
+The transforms amplify rounding errors: in float32, on maps of 14x14 as in the default network (F(5x5, 3x3)), the
+largest were 7 to 28 times those of direct summation, of F(4x4, 3x3) up to 8 times, of 3x3 maps as large.
 
 Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
 """
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
 
@@ -31,9 +31,15 @@ from gpunet.ops._simd import (
     multiples,
     scratch,
 )
-from gpunet.ops.conv2d.cpu.cook_toom import Matrix, minimal_filter, transposed
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish
-from gpunet.ops.conv2d.cpu.winograd_transform import winograd_transform
+from gpunet.ops.conv2d.cpu.winograd_tiles import (
+    tile_of,
+    transform_inputs,
+    transform_output_gradients,
+    transform_outputs,
+    transform_tap_gradients,
+    transform_taps,
+)
 from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
@@ -51,21 +57,6 @@ _CHUNK = 48
 """Tiles that a part accumulates at a time: more do not stay in the L2 cache."""
 _forward_tile = micro_kernel(PANEL_VECTORS, _TILE_ROWS, vectors_apart=True)
 _gradient_tile = micro_kernel(PANEL_VECTORS, _GRADIENT_ROWS)
-
-
-def _transform(matrix: Matrix, *, clipped: bool = False) -> Any:
-    return winograd_transform([[float(entry) for entry in row] for row in matrix], clipped=clipped)
-
-
-_F2, _F3, _F4 = minimal_filter(2, 5), minimal_filter(3, 3), minimal_filter(4, 3)  # m tells them apart
-_inputs_5, _inputs_6 = _transform(_F3.inputs), _transform(_F4.inputs)  # of n x n; those of F2 are the same as of F4
-_taps_2, _taps_3, _taps_4 = _transform(_F2.taps), _transform(_F3.taps), _transform(_F4.taps)
-_outputs_2 = _transform(_F2.outputs, clipped=True)
-_outputs_3, _outputs_4 = _transform(_F3.outputs, clipped=True), _transform(_F4.outputs, clipped=True)
-_output_gradients_2 = _transform(transposed(_F2.outputs))
-_output_gradients_3, _output_gradients_4 = _transform(transposed(_F3.outputs)), _transform(transposed(_F4.outputs))
-_tap_gradients_2 = _transform(transposed(_F2.taps))
-_tap_gradients_3, _tap_gradients_4 = _transform(transposed(_F3.taps)), _transform(transposed(_F4.taps))
 
 
 @jit
@@ -88,24 +79,21 @@ def _pack_band(x, start, height, width, channels, top, left, rows, columns, band
 
 
 @jit
-def _transform_inputs(m, n, band, columns, channels, block, inputs, to, room, point):
+def _transform_band(tile, band, columns, channels, block, inputs, to, room, point):
     """Transform all tiles of a band of `columns` columns of x: [c // block, tile, c % block] from ``inputs[to]`` on.
 
     There is `room` for so many tiles. `block` is at least the vector width, `point` the distance between points.
     """
+    m, n, _ = tile
     lanes = VECTOR_BYTES // band.itemsize
-    for tile in range((columns - (n - m)) // m):
+    for k in range((columns - (n - m)) // m):
         for c in range(0, channels, block):
-            source = band, tile * m * channels + c, columns * channels, channels
-            target = inputs, to + c * room + tile * block, n * point, point, lanes
-            if n == 5:
-                _inputs_5(*source, *target, block // lanes, 0, 0)
-            else:
-                _inputs_6(*source, *target, block // lanes, 0, 0)
+            source = band, k * m * channels + c, columns * channels, channels
+            transform_inputs(tile, *source, inputs, to + c * room + k * block, point, lanes, block // lanes)
 
 
 @jit
-def _transformed_weights(m, weight, result):
+def _transformed_weights(tile, weight, result):
     """result[panel, point, c, :]: the transformed weights, in panels of PANEL_BYTES of output channels."""
     r, _, channels, out_channels = weight.shape
     panels, points, _, width = result.shape
@@ -114,17 +102,12 @@ def _transformed_weights(m, weight, result):
     for c in prange(channels):
         for panel in range(panels):
             source = flat_weight, c * out_channels + panel * width, r * size, size
-            target = flat_result, (panel * points * channels + c) * width, (m + r - 1) * point, point, lanes
-            if m == 2:
-                _taps_2(*source, *target, PANEL_VECTORS, 0, 0)
-            elif m == 3:
-                _taps_3(*source, *target, PANEL_VECTORS, 0, 0)
-            else:
-                _taps_4(*source, *target, PANEL_VECTORS, 0, 0)
+            target = flat_result, (panel * points * channels + c) * width, point, lanes, PANEL_VECTORS
+            transform_taps(tile, *source, *target)
 
 
 @jit
-def _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, out):
+def _convolution(x, weights, tile, padding, task_bands, zeros, epilogue, y, out):
     """y = `epilogue` of the convolution of x with the transformed weights, without it of the shape `out`, (H, W, C).
 
     It is compiled once for None in place of `epilogue`, which is what a training needs, and once for others.
@@ -132,6 +115,7 @@ def _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, out)
     A task is `task_bands` rows of tiles, with an epilogue those of whole images. `padding` is that at the top and at
     the left, `zeros` a zero panel row.
     """
+    m, n, _ = tile
     batch, height, width, channels = x.shape
     out_height, out_width, out_channels = out
     panels, points, group_channels, panel_width = weights.shape
@@ -156,38 +140,35 @@ def _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, out)
             image, top, columns = number // down, number % down * m - padding[0], across * m + n - m
             _pack_band(*(flat_x, image * x_image, height, width, channels), *(top, -padding[1], n, columns), band)
             to = (number - first) * across * lanes
-            _transform_inputs(m, n, band, columns, channels, lanes, inputs, to, room, point_size)
+            _transform_band(tile, band, columns, channels, lanes, inputs, to, room, point_size)
         for point in range(points):  # computed in vain, but quickly: with whatever is there, it may not be
             for c in range(0, channels, lanes):
                 clear_elements(inputs, point * point_size + c * room + count * lanes, (room - count) * lanes)
         for panel in range(panels):
             group = panel // group_panels * group_channels * room
             for point in range(points):
-                for tile in range(0, count, _TILE_ROWS):
-                    at = point * point_size + group + tile * lanes
+                for k in range(0, count, _TILE_ROWS):
+                    at = point * point_size + group + k * lanes
                     right = (panel * points + point) * group_channels * panel_width
                     _forward_tile(
                         *(inputs, at, terms, flat_weights, right, panel_width, zeros, 0, 0),
-                        *(products, (tile * points + point) * panel_width, points * panel_width),
+                        *(products, (k * points + point) * panel_width, points * panel_width),
                     )
             # Chosen once: to bind an array to a name counts a reference, atomically.
             target, step = flat_y, out_channels
             if epilogue is not None:
                 target, step = maps, panel_width
-            for tile in range(count):
-                number = first + tile // across
-                image, i, j = number // down, number % down * m, tile % across * m
+            for k in range(count):
+                number = first + k // across
+                image, i, j = number // down, number % down * m, k % across * m
                 to = image * y_image + panel * panel_width
                 if epilogue is not None:
                     to = (image - first // down) * map_size
-                source = products, tile * points * panel_width, n * panel_width, panel_width
-                place = target, to + (i * out_width + j) * step, out_width * step, step, lanes
-                if m == 2:
-                    _outputs_2(*source, *place, PANEL_VECTORS, out_height - i, out_width - j)
-                elif m == 3:
-                    _outputs_3(*source, *place, PANEL_VECTORS, out_height - i, out_width - j)
-                else:
-                    _outputs_4(*source, *place, PANEL_VECTORS, out_height - i, out_width - j)
+                place = target, to + (i * out_width + j) * step, out_width * step, step
+                transform_outputs(
+                    *(tile, products, k * points * panel_width, panel_width),
+                    *(*place, PANEL_VECTORS, out_height - i, out_width - j),
+                )
             if epilogue is not None:
                 for image in range((end - first) // down):
                     at = (first // down + image) * y_image + panel * panel_width
@@ -199,17 +180,18 @@ def _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, out)
 
 
 @jit
-def _accumulate(x, dy, m, n, padding, bands, panels, chunk_bands, sums, start):
+def _accumulate(x, dy, tile, padding, bands, panels, chunk_bands, sums, start):
     """What some rows of tiles contribute to ``sums[start]``, flat (points, C_in, C_out), for some output channels.
 
     `bands` and `panels` are the first number and the one after the last, of rows of tiles and of panels of channels.
     `chunk_bands` rows of tiles are transformed at a time.
     """
+    m, n, points = tile
     batch, height, width, channels = x.shape
     _, out_height, out_width, out_channels = dy.shape
     lanes, panel_width = VECTOR_BYTES // x.itemsize, PANEL_BYTES // x.itemsize
     block = max(lanes, _GRADIENT_ROWS)  # input channels
-    down, across, points = (out_height + m - 1) // m, (out_width + m - 1) // m, n**2
+    down, across = (out_height + m - 1) // m, (out_width + m - 1) // m
     flat_x, flat_dy, x_image, dy_image = x.reshape(-1), dy.reshape(-1), x.size // batch, dy.size // batch
     room, outputs_count = chunk_bands * across, (panels[1] - panels[0]) * panel_width
     input_point, output_point = room * channels + lanes, room * outputs_count + lanes
@@ -225,21 +207,15 @@ def _accumulate(x, dy, m, n, padding, bands, panels, chunk_bands, sums, start):
             columns = across * m + n - m
             top, left = i - padding[0], -padding[1]
             _pack_band(*(flat_x, image * x_image, height, width, channels), *(top, left, n, columns), band)
-            _transform_inputs(m, n, band, columns, channels, block, inputs, tiles_before * block, room, input_point)
+            _transform_band(tile, band, columns, channels, block, inputs, tiles_before * block, room, input_point)
             columns = across * m
             _pack_band(*(flat_dy, image * dy_image, out_height, out_width, out_channels), *(i, 0, m, columns), band)
-            for tile in range(across):
+            for k in range(across):
                 for panel in range(panels[0], panels[1]):
-                    at = tile * m * out_channels + panel * panel_width
-                    to = ((panel - panels[0]) * room + tiles_before + tile) * panel_width
+                    at = k * m * out_channels + panel * panel_width
+                    to = ((panel - panels[0]) * room + tiles_before + k) * panel_width
                     source = band, at, columns * out_channels, out_channels
-                    target = outputs, to, n * output_point, output_point, lanes
-                    if m == 2:
-                        _output_gradients_2(*source, *target, PANEL_VECTORS, 0, 0)
-                    elif m == 3:
-                        _output_gradients_3(*source, *target, PANEL_VECTORS, 0, 0)
-                    else:
-                        _output_gradients_4(*source, *target, PANEL_VECTORS, 0, 0)
+                    transform_output_gradients(tile, *source, outputs, to, output_point, lanes, PANEL_VECTORS)
         terms = all_terms[: (end - first) * across]
         is_first = first == bands[0]
         begin = zeros if is_first else sums
@@ -257,26 +233,26 @@ def _accumulate(x, dy, m, n, padding, bands, panels, chunk_bands, sums, start):
 
 
 @jit
-def _partial_gradients(x, dy, m, n, padding, parts, panel_groups, chunk_bands, partial):
+def _partial_gradients(x, dy, tile, padding, parts, panel_groups, chunk_bands, partial):
     """partial[k], (points, C_in, C_out): the gradient of the transformed weights that part k of the tiles gives.
 
     A task is one of the `parts` of the rows of tiles, and one of the groups of panels of output channels.
     """
     batch, out_height, panels = x.shape[0], dy.shape[1], dy.shape[3] // (PANEL_BYTES // x.itemsize)
-    flat_partial, size, bands = partial.reshape(-1), partial[0].size, batch * ((out_height + m - 1) // m)
+    m, flat_partial, size = tile[0], partial.reshape(-1), partial[0].size
+    bands = batch * ((out_height + m - 1) // m)
     for task in prange(parts * panel_groups):
         part, group = task // panel_groups, task % panel_groups
         own_bands = part * bands // parts, (part + 1) * bands // parts
         own_panels = group * panels // panel_groups, (group + 1) * panels // panel_groups
-        _accumulate(x, dy, m, n, padding, own_bands, own_panels, chunk_bands, flat_partial, part * size)
+        _accumulate(x, dy, tile, padding, own_bands, own_panels, chunk_bands, flat_partial, part * size)
 
 
 @jit
-def _tap_gradients(m, partial, dweight):
+def _tap_gradients(tile, partial, dweight):
     """The gradient of the weights, of the sum over the parts of that of the transformed weights."""
     parts, points, channels, out_channels = partial.shape
-    r = dweight.shape[0]
-    lanes, size = VECTOR_BYTES // partial.itemsize, channels * out_channels
+    r, lanes, size = dweight.shape[0], VECTOR_BYTES // partial.itemsize, channels * out_channels
     flat, flat_dweight = partial.reshape(-1), dweight.reshape(-1)
     for c in prange(channels):
         for point in range(points):
@@ -284,23 +260,8 @@ def _tap_gradients(m, partial, dweight):
                 total, values = partial[0, point, c], partial[part, point, c]
                 for o in range(out_channels):
                     total[o] += values[o]
-        sums = flat, c * out_channels, (m + r - 1) * size, size
-        taps = flat_dweight, c * out_channels, r * size, size
-        if m == 2:
-            _tap_gradients_2(*sums, *taps, lanes, out_channels // lanes, 0, 0)
-        elif m == 3:
-            _tap_gradients_3(*sums, *taps, lanes, out_channels // lanes, 0, 0)
-        else:
-            _tap_gradients_4(*sums, *taps, lanes, out_channels // lanes, 0, 0)
-
-
-def tile_size(height: int, width: int, r: int) -> int:
-    """The m for which F(m x m, r x r) takes fewer multiplications on a map of this size."""
-
-    def multiplications(m: int) -> int:
-        return (-(-height // m) * (m + r - 1)) * (-(-width // m) * (m + r - 1))
-
-    return min((4, 3), key=multiplications) if r == 3 else 2
+        place = flat_dweight, c * out_channels, r * size, size
+        transform_tap_gradients(tile, flat, c * out_channels, size, *place, out_channels // lanes)
 
 
 def applies(g: Conv2dGeometry) -> bool:
@@ -328,18 +289,12 @@ def pays_off(g: Conv2dGeometry) -> bool:
 
 def multiplications(g: Conv2dGeometry) -> int:
     """For each pair of channels of an image."""
-    return _tiles(g) * _sizes(g)[1] ** 2
-
-
-def _sizes(g: Conv2dGeometry) -> tuple[int, int]:
-    """m and n."""
-    m = tile_size(g.out_height, g.out_width, g.kernel[0])
-    return m, m + g.kernel[0] - 1
+    return _tiles(g) * tile_of(g).points
 
 
 def _tiles(g: Conv2dGeometry) -> int:
     """Tiles of an image."""
-    m, _ = _sizes(g)
+    m = tile_of(g).m
     return -(-g.out_height // m) * -(-g.out_width // m)
 
 
@@ -364,30 +319,30 @@ def convolution(
     epilogue: Epilogue | None = None,
 ) -> None:
     """y = `epilogue` of the convolution of x, or the convolution plus bias, (C_out,) or empty."""
-    (m, n), panel_width, tiles = _sizes(g), PANEL_BYTES // x.itemsize, _tiles(g)
-    weights = aligned.empty((g.out_channels // panel_width, n**2, g.weight_shape[2], panel_width), x.dtype)
-    _transformed_weights(m, weight, weights)
-    down = -(-g.out_height // m)
+    tile, panel_width, tiles = tile_of(g), PANEL_BYTES // x.itemsize, _tiles(g)
+    weights = aligned.empty((g.out_channels // panel_width, tile.points, g.weight_shape[2], panel_width), x.dtype)
+    _transformed_weights(tile, weight, weights)
+    down = -(-g.out_height // tile.m)
     if epilogue is None:
-        fitting = _TASK_BYTES // (n**2 * g.in_channels * x.itemsize) // _TILE_ROWS * _TILE_ROWS
+        fitting = _TASK_BYTES // (tile.points * g.in_channels * x.itemsize) // _TILE_ROWS * _TILE_ROWS
         task_bands = max(1, min(max(fitting, _TASK_TILES[0]), _TASK_TILES[1]) * down // tiles)
     else:
         task_bands = _task_images(tiles) * down
     padding, zeros = (g.padding[0], g.padding[2]), np.zeros(panel_width, x.dtype)
-    _convolution(x, weights, m, n, padding, task_bands, zeros, epilogue, y, g.y_shape[1:])
+    _convolution(x, weights, tile, padding, task_bands, zeros, epilogue, y, g.y_shape[1:])
     if bias.size:
         y += bias
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     """The gradient of the weights, written to `dweight`."""
-    m, n = _sizes(g)
-    shape, bands = (n**2, g.in_channels, g.out_channels), g.batch * -(-g.out_height // m)
+    tile = tile_of(g)
+    shape, bands = (tile.points, g.in_channels, g.out_channels), g.batch * -(-g.out_height // tile.m)
     fitting = _PARTIAL_BYTES // (math.prod(shape) * x.itemsize)
     parts = max(1, min(_PARTS, fitting, g.batch * _tiles(g) // _PART_TILES, bands))
     panels = g.out_channels * x.itemsize // PANEL_BYTES
     panel_groups = min(panels, -(-numba.get_num_threads() // parts))  # which do not show in the result
-    chunk_bands = max(1, _CHUNK // -(-g.out_width // m))
+    chunk_bands = max(1, _CHUNK // -(-g.out_width // tile.m))
     partial = aligned.empty((parts, *shape), x.dtype)
-    _partial_gradients(x, dy, m, n, (g.padding[0], g.padding[2]), parts, panel_groups, chunk_bands, partial)
-    _tap_gradients(m, partial, dweight)
+    _partial_gradients(x, dy, tile, (g.padding[0], g.padding[2]), parts, panel_groups, chunk_bands, partial)
+    _tap_gradients(tile, partial, dweight)

@@ -1,7 +1,13 @@
-"""The transforms of Winograd's convolution, as SIMD code; see :mod:`gpunet.ops._simd`."""
+"""The transforms of Winograd's convolution, as SIMD code; see :mod:`gpunet.ops._simd`.
+
+A transform of a grid of numbers is a product with a matrix on either side, ``M X M^T``, and for points that are not a
+grid one of all numbers together with another matrix, their `mix`. Each matrix is given as its factors, the first one of
+which is applied first. They are compiled in: factors of 0, 1 and -1 cost no multiplication.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +17,13 @@ from numba.extending import intrinsic
 
 from gpunet.ops._simd import Code
 
-Rows = Sequence[Sequence[float]]
+Factors = Sequence[Sequence[Sequence[float]]]
 
 
 def _combination(code: Code, row: Sequence[float], terms: Sequence[Any]) -> Any:
-    """Emit the sum of row[k] * terms[k]. Factors of 0, 1 and -1 cost no multiplication."""
+    """Emit the sum of row[k] * terms[k]."""
     builder, total = code.builder, None
-    for factor, term in sorted(zip(row, terms, strict=True), key=lambda pair: abs(pair[0]) != 1):
+    for factor, term in sorted(zip(row, terms, strict=True), key=lambda pair: (abs(pair[0]) != 1, pair[0] != 1)):
         if factor == 0:
             continue
         if total is None:
@@ -29,40 +35,38 @@ def _combination(code: Code, row: Sequence[float], terms: Sequence[Any]) -> Any:
     return total
 
 
-def _emit(code: Code, matrix: Rows, load: Any, store: Any) -> None:
-    """Emit the transform, a column at a time, so that few values need a register at once."""
-    inner, half = range(len(matrix[0])), []
-    for j in inner:
-        column = [load(i, j) for i in inner]
-        half.append([_combination(code, row, column) for row in matrix])
-    for i, j in itertools.product(range(len(matrix)), repeat=2):
-        store(i, j, _combination(code, matrix[j], [column[i] for column in half]))
+def _product(code: Code, factors: Factors, values: Sequence[Any]) -> Sequence[Any]:
+    """Emit the product of the matrices with a vector."""
+    for matrix in factors:
+        values = [_combination(code, row, values) for row in matrix]
+    return values
 
 
-def _emit_clipped(code: Code, matrix: Rows, load: Any, store: Any, rows: Any, columns: Any) -> None:
-    """Emit the transform and stores of its first `rows` and `columns`."""
-    builder, values = code.builder, {}
-    _emit(code, matrix, load, lambda i, j, value: values.update({(i, j): value}))
-    inside = [[builder.icmp_signed("<", code.integer(k), end) for k in range(len(matrix))] for end in (rows, columns)]
-    with builder.if_else(builder.and_(inside[0][-1], inside[1][-1]), likely=True) as (whole, part):
-        with whole:
-            for (i, j), value in values.items():
-                store(i, j, value)
-        with part:
-            for (i, j), value in values.items():
-                with builder.if_then(builder.and_(inside[0][i], inside[1][j])):
-                    store(i, j, value)
+def _transform(code: Code, factors: Factors, load: Any) -> list[Sequence[Any]]:
+    """Emit ``M X M^T``, a column at a time, so that few values need a register at once; its rows."""
+    size = len(factors[0][0])
+    columns = [_product(code, factors, [load(i, j) for i in range(size)]) for j in range(size)]
+    return [_product(code, factors, row) for row in zip(*columns, strict=True)]
 
 
-def winograd_transform(matrix: Rows, *, clipped: bool = False) -> Any:
-    """An intrinsic that computes ``Y = M X M^T`` in each channel for the (a, b) `matrix` M, which is compiled in.
+def _address(code: Code, at: int, step: Any, *strides: tuple[int, int]) -> tuple[Any, Any]:
+    """Data and position in the array that is argument `at`, `step` after the start that is the next argument.
 
-    ``transform(x, x_start, x_row, x_column, y, y_start, y_row, y_column, y_step, steps, rows, columns)``
+    A stride is the number of an argument, and how often it is taken.
+    """
+    builder, data = code.builder, code.array(at).data
+    start, *distances = (builder.mul(code.args[argument], code.integer(count)) for argument, count in strides)
+    data = builder.gep(builder.gep(data, [builder.add(code.args[at + 1], step)]), [start])
+    return data, functools.reduce(builder.add, distances, code.integer(0))
 
-    Entry (i, j) of X is a vector of channels at ``x_start + i * x_row + j * x_column``, that of Y one at
-    ``y_start + i * y_row + j * y_column``. There are `steps` vectors, one after the other in x, `y_step` apart in y.
 
-    If `clipped`, only the first `rows` and `columns` of Y are stored; if not, these are ignored.
+def to_points(factors: Factors, mix: Factors = ()) -> Any:
+    """An intrinsic that transforms a grid to points.
+
+    ``transform(x, x_start, x_row, x_column, y, y_start, y_point, y_step, steps)``
+
+    Entry (i, j) of the grid is a vector of channels at ``x_start + i * x_row + j * x_column``, point k one at
+    ``y_start + k * y_point``. There are `steps` vectors, one after the other in x, `y_step` apart in y.
     """
 
     @intrinsic
@@ -74,40 +78,95 @@ def winograd_transform(matrix: Rows, *, clipped: bool = False) -> Any:
         x_column: Any,
         y: Any,
         y_start: Any,
-        y_row: Any,
-        y_column: Any,
+        y_point: Any,
         y_step: Any,
         steps: Any,
-        rows: Any,
-        columns: Any,
     ) -> Any:
         index = types.intp
-        signature = types.void(*(x, index, index, index), *(y, index, index, index, index), *(index, index, index))
+        signature = types.void(x, index, index, index, y, index, index, index, index)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             code = Code(context, builder, signature, args, x.dtype)
-
-            def address(at: int, step: Any, i: int, j: int) -> tuple[Any, Any]:
-                row, column = (builder.mul(args[at + k], code.integer(number)) for k, number in ((2, i), (3, j)))
-                start = builder.gep(code.array(at).data, [builder.add(args[at + 1], step)])
-                return builder.gep(start, [row]), column
-
-            with cgutils.for_range(builder, args[9]) as loop:
-                x_step = builder.mul(loop.index, code.integer(code.lanes))
-                y_step = builder.mul(loop.index, args[8])
-
-                def load(i: int, j: int) -> Any:
-                    return code.load(*address(0, x_step, i, j))
-
-                def store(i: int, j: int, value: Any) -> None:
-                    code.store(value, *address(4, y_step, i, j))
-
-                if clipped:
-                    _emit_clipped(code, matrix, load, store, args[10], args[11])
-                else:
-                    _emit(code, matrix, load, store)
+            with cgutils.for_range(builder, args[8]) as loop:
+                x_step, y_step = builder.mul(loop.index, code.integer(code.lanes)), builder.mul(loop.index, args[7])
+                rows = _transform(code, factors, lambda i, j: code.load(*_address(code, 0, x_step, (2, i), (3, j))))
+                points = _product(code, mix, [value for row in rows for value in row])
+                for k, value in enumerate(points):
+                    code.store(value, *_address(code, 4, y_step, (6, k)))
             return context.get_dummy_value()
 
         return signature, codegen
 
     return transform
+
+
+def from_points(factors: Factors, mix: Factors = (), *, clipped: bool = False) -> Any:
+    """An intrinsic that transforms points to a grid.
+
+    ``transform(x, x_start, x_point, y, y_start, y_row, y_column, steps, rows, columns)``
+
+    Point k is a vector of channels at ``x_start + k * x_point``, entry (i, j) of the grid one at
+    ``y_start + i * y_row + j * y_column``. There are `steps` vectors, one after the other in x and in y.
+
+    If `clipped`, only the first `rows` and `columns` are stored; if not, these are ignored.
+    """
+    size = len(factors[0][0])
+    count = len(mix[0][0]) if mix else size**2
+
+    @intrinsic
+    def transform(
+        typing_context: Any,
+        x: Any,
+        x_start: Any,
+        x_point: Any,
+        y: Any,
+        y_start: Any,
+        y_row: Any,
+        y_column: Any,
+        steps: Any,
+        rows: Any,
+        columns: Any,
+    ) -> Any:
+        index = types.intp
+        signature = types.void(x, index, index, y, index, index, index, index, index, index)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            code = Code(context, builder, signature, args, x.dtype)
+            with cgutils.for_range(builder, args[7]) as loop:
+                step = builder.mul(loop.index, code.integer(code.lanes))
+
+                def load(k: int) -> Any:
+                    return code.load(*_address(code, 0, step, (2, k)))
+
+                def store(i: int, j: int) -> None:
+                    code.store(found[i][j], *_address(code, 3, step, (5, i), (6, j)))
+
+                if mix:
+                    values = _product(code, mix, [load(k) for k in range(count)])
+                    found = _transform(code, factors, lambda i, j: values[i * size + j])
+                else:
+                    found = _transform(code, factors, lambda i, j: load(i * size + j))
+                if clipped:
+                    _store_clipped(code, store, len(found), args[8], args[9])
+                else:
+                    for i, j in itertools.product(range(len(found)), repeat=2):
+                        store(i, j)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return transform
+
+
+def _store_clipped(code: Code, store: Any, size: int, rows: Any, columns: Any) -> None:
+    """Emit the stores of the first `rows` and `columns`."""
+    builder, entries = code.builder, list(itertools.product(range(size), repeat=2))
+    inside = [[builder.icmp_signed("<", code.integer(k), end) for k in range(size)] for end in (rows, columns)]
+    with builder.if_else(builder.and_(inside[0][-1], inside[1][-1]), likely=True) as (whole, part):
+        with whole:
+            for i, j in entries:
+                store(i, j)
+        with part:
+            for i, j in entries:
+                with builder.if_then(builder.and_(inside[0][i], inside[1][j])):
+                    store(i, j)

@@ -1,0 +1,148 @@
+"""Tiles of Winograd's convolution, and their transforms; see :mod:`gpunet.ops.conv2d.cpu.winograd`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gpunet.ops._numba import jit
+from gpunet.ops.conv2d.cpu import cyclic_filter as cyclic
+from gpunet.ops.conv2d.cpu.cook_toom import Matrix, input_factors, minimal_filter, paired, transposed
+from gpunet.ops.conv2d.cpu.winograd_transform import Factors, from_points, to_points
+from gpunet.ops.geometry import Conv2dGeometry
+
+
+class Tile(NamedTuple):
+    """How a tile is computed: F(m x m, r x r), with n = m + r - 1."""
+
+    m: int
+    """Size of a tile of the output."""
+    n: int
+    """Size of its window of the input."""
+    points: int
+    """Multiplications for each pair of channels: n^2, or 22 for whole maps of 3x3."""
+
+
+def _floats(factors: Sequence[Matrix]) -> Factors:
+    return [[[float(entry) for entry in row] for row in matrix] for matrix in factors]
+
+
+def _backwards(factors: Sequence[Matrix]) -> Factors:
+    return _floats([transposed(matrix) for matrix in reversed(factors)])
+
+
+_F2, _F3, _F4, _F5 = minimal_filter(2, 5), minimal_filter(3, 3), minimal_filter(4, 3), minimal_filter(5, 3)
+
+_inputs_25, _inputs_36, _inputs_49 = (to_points(_floats(input_factors(f))) for f in (_F3, _F4, _F5))
+_inputs_22 = to_points(_floats([cyclic.INPUTS]), _floats(cyclic.INPUT_MIX))
+
+_taps_2, _taps_3, _taps_4, _taps_5 = (to_points(_floats(paired(f.taps))) for f in (_F2, _F3, _F4, _F5))
+_taps_22 = to_points(_floats([cyclic.TAPS]), _floats(cyclic.TAP_MIX))
+
+_outputs_2, _outputs_3, _outputs_4, _outputs_5 = (
+    from_points(_backwards(paired(transposed(f.outputs))), clipped=True) for f in (_F2, _F3, _F4, _F5)
+)
+_outputs_22 = from_points(_floats([cyclic.OUTPUTS]), _floats(cyclic.OUTPUT_MIX))
+
+_output_gradients_2, _output_gradients_3, _output_gradients_4, _output_gradients_5 = (
+    to_points(_floats(paired(transposed(f.outputs)))) for f in (_F2, _F3, _F4, _F5)
+)
+_output_gradients_22 = to_points(_backwards([cyclic.OUTPUTS]), _backwards(cyclic.OUTPUT_MIX))
+
+_tap_gradients_2, _tap_gradients_3, _tap_gradients_4, _tap_gradients_5 = (
+    from_points(_backwards(paired(f.taps))) for f in (_F2, _F3, _F4, _F5)
+)
+_tap_gradients_22 = from_points(_backwards([cyclic.TAPS]), _backwards(cyclic.TAP_MIX))
+
+
+@jit
+def transform_inputs(tile, x, start, row, column, y, y_start, y_point, y_step, steps):
+    """Transform the window whose first entry is ``x[start]``; see :func:`to_points`."""
+    target = y, y_start, y_point, y_step, steps
+    if tile[2] == 22:  # its first and last row and column are zero
+        _inputs_22(x, start + row + column, row, column, *target)
+    elif tile[2] == 25:
+        _inputs_25(x, start, row, column, *target)
+    elif tile[2] == 36:
+        _inputs_36(x, start, row, column, *target)
+    else:
+        _inputs_49(x, start, row, column, *target)
+
+
+@jit
+def transform_taps(tile, x, start, row, column, y, y_start, y_point, y_step, steps):
+    """Likewise, the weights."""
+    source, target = (x, start, row, column), (y, y_start, y_point, y_step, steps)
+    if tile[0] == 2:
+        _taps_2(*source, *target)
+    elif tile[2] == 22:
+        _taps_22(*source, *target)
+    elif tile[0] == 3:
+        _taps_3(*source, *target)
+    elif tile[0] == 4:
+        _taps_4(*source, *target)
+    else:
+        _taps_5(*source, *target)
+
+
+@jit
+def transform_outputs(tile, x, x_start, x_point, y, start, row, column, steps, rows, columns):
+    """Transform sums of products to outputs, of which so many `rows` and `columns` exist; see :func:`from_points`."""
+    source, target = (x, x_start, x_point), (y, start, row, column, steps, rows, columns)
+    if tile[0] == 2:
+        _outputs_2(*source, *target)
+    elif tile[2] == 22:
+        _outputs_22(*source, *target)
+    elif tile[0] == 3:
+        _outputs_3(*source, *target)
+    elif tile[0] == 4:
+        _outputs_4(*source, *target)
+    else:
+        _outputs_5(*source, *target)
+
+
+@jit
+def transform_output_gradients(tile, x, start, row, column, y, y_start, y_point, y_step, steps):
+    """Transform the gradient of a tile of outputs, as the transposed of :func:`transform_outputs`."""
+    source, target = (x, start, row, column), (y, y_start, y_point, y_step, steps)
+    if tile[0] == 2:
+        _output_gradients_2(*source, *target)
+    elif tile[2] == 22:
+        _output_gradients_22(*source, *target)
+    elif tile[0] == 3:
+        _output_gradients_3(*source, *target)
+    elif tile[0] == 4:
+        _output_gradients_4(*source, *target)
+    else:
+        _output_gradients_5(*source, *target)
+
+
+@jit
+def transform_tap_gradients(tile, x, x_start, x_point, y, start, row, column, steps):
+    """The gradient of the weights from that of their transforms, as the transposed of :func:`transform_taps`."""
+    source, target = (x, x_start, x_point), (y, start, row, column, steps, 0, 0)
+    if tile[0] == 2:
+        _tap_gradients_2(*source, *target)
+    elif tile[2] == 22:
+        _tap_gradients_22(*source, *target)
+    elif tile[0] == 3:
+        _tap_gradients_3(*source, *target)
+    elif tile[0] == 4:
+        _tap_gradients_4(*source, *target)
+    else:
+        _tap_gradients_5(*source, *target)
+
+
+def tile_of(g: Conv2dGeometry) -> Tile:
+    """The tile with which a convolution takes the fewest multiplications; the smaller one of two, for its errors."""
+    r = g.kernel[0]
+    if r == 5:
+        return Tile(2, 6, 36)
+    if (g.height, g.width, g.out_height, g.out_width) == (3, 3, 3, 3) and g.padding[0] == g.padding[2] == 1:
+        return Tile(3, 5, cyclic.POINTS)
+
+    def multiplications(m: int) -> int:
+        return -(-g.out_height // m) * -(-g.out_width // m) * (m + 2) ** 2
+
+    m = min((4, 3, 5), key=multiplications)
+    return Tile(m, m + 2, (m + 2) ** 2)
