@@ -162,6 +162,36 @@ def test_cpu_matches_reference(case: Case) -> None:
     np.testing.assert_array_equal(dy, kept_dy)
 
 
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("change", [None, ("gamma", 0.0), ("gamma", 1e-44), ("beta", 30.0)])
+def test_sums_over_outputs_where_they_tell_the_maxima(
+    change: tuple[str, float] | None, relu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not if a channel's gamma is small, or its beta many times as large."""
+    options = {"training": True, "momentum": 0.1, "eps": 1e-5, "relu": relu}
+    case: Case = {"shape": (9, 6, 7, 5), "options": options, "mean": -3.0, "std": 2.0, "dtype": np.float32, "seed": 1}
+    given, dy = arrays(case)
+    given["beta"] = given["beta"].clip(-1, 1)
+    if change is not None:
+        given[change[0]][2] = change[1]
+    exact = wide(given)
+    _, saved = batch_norm_max_pool(**given, **options)
+    used: list[str] = []
+
+    def spy(name: str, kernel: Any) -> Any:
+        return lambda *args: (used.append(name), kernel(*args))
+
+    for name in ("_piece_gradients", "_piece_gradients_of_outputs"):
+        monkeypatch.setattr(cpu, name, spy(name, getattr(cpu, name)))
+    gradients = batch_norm_max_pool_backward(dy, given["x"], given["gamma"], saved)
+    assert used == ["_piece_gradients_of_outputs" if change is None else "_piece_gradients"]
+    exact_saved = reference.batch_norm_max_pool(**exact, **options)[1]._replace(argmax=saved.argmax)
+    wanted = reference.batch_norm_max_pool_backward(dy.astype(np.float64), exact["x"], exact["gamma"], exact_saved)
+    scale = scales(exact, dy, exact_saved)
+    for name, actual, right in zip(("dx", "dgamma", "dbeta"), gradients, wanted, strict=True):
+        assert_close(actual, right, terms=dy[..., 0].size, scale=scale[name])
+
+
 @settings(max_examples=100)
 @given(case=cases(), special=st.booleans())
 def test_forward_has_the_bits_of_the_two_ops(case: Case, special: bool) -> None:

@@ -33,6 +33,8 @@ class BatchNormMaxPoolSaved(NamedTuple):
     """Whether mean and variance are those of the batch, so that gradients flow through them."""
     gather: Gather | None = None
     """As given."""
+    outputs: tuple[Array, Array] | None = None
+    """`y` and `beta`, not copied: a backward pass may sum over y, a quarter of x; with None it does over x."""
 
 
 def batch_norm_max_pool(
@@ -86,7 +88,7 @@ def batch_norm_max_pool(
         mean, inv_std = parameters.running_statistics()
         return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, False)
     y, mean, inv_std, argmax = impl.batch_norm_max_pool(x, parameters, bool(relu))
-    return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, parameters.training, gather)
+    return y, BatchNormMaxPoolSaved(mean, inv_std, argmax, parameters.training, gather, (y, beta))
 
 
 def batch_norm_max_pool_backward(
@@ -126,5 +128,5 @@ def batch_norm_max_pool_backward(
         raise DTypeError(f"saved.argmax must be uint8, as batch_norm_max_pool returns it, got {saved.argmax.dtype}")
     if not geometry.batch:
         return no_rows(x.shape, x), no_sum(gamma.shape, x, out[0]), no_sum(gamma.shape, x, out[1])
-    dx, dgamma, dbeta = impl.batch_norm_max_pool_backward(dy, x, gamma, *saved, out)
+    dx, dgamma, dbeta = impl.batch_norm_max_pool_backward(dy, x, gamma, saved, out)
     return dx, dgamma, dbeta

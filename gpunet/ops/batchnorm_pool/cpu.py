@@ -1,8 +1,8 @@
 """Batch normalisation, 2x2 max pooling and ReLU on the CPU: each direction is a reduction and one more pass over x.
 
 Forward, x is normalised and pooled as it is read. Backward, the gradient is non-zero only at the maxima, so the two
-sums need only dy and x there; dx is the gradient through the batch statistics everywhere, plus the scaled dy at the
-maxima.
+sums need only dy and x there, which follows from y: (y - offset) / scale, unless the scale is too small. dx is the
+gradient through the batch statistics everywhere, plus the scaled dy at the maxima.
 
 All branches in the loops over channels select between loaded values, so that they vectorise.
 """
@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
-from gpunet.backend import Gather
 from gpunet.ops._numba import jit, prange
 from gpunet.ops.batchnorm import cpu as batchnorm
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
-from gpunet.ops.batchnorm_pool import NO_TAP
+from gpunet.ops.batchnorm_pool import NO_TAP, BatchNormMaxPoolSaved
 from gpunet.ops.geometry import Pool2dGeometry
 from gpunet.ops.pool2d import cpu as pool2d
+
+_MAX_OFFSET = 4
+"""Where y is at most so many times as large as what gamma scales, x can be told from it."""
 
 
 @jit
@@ -79,6 +81,43 @@ def _piece_gradients(
 
 
 @jit
+def _affine(mean: Any, inv_std: Any, gamma: Any, beta: Any, affine: Any) -> bool:
+    """Scale and offset of the forward pass in `affine`, float64 (2, C); whether x can be told from y by them.
+
+    It can be to `_MAX_OFFSET` times the rounding errors of y, relative to the deviations of x.
+    """
+    told = True
+    for c in range(mean.size):
+        scale = gamma[c] * inv_std[c]
+        affine[0, c] = gamma.dtype.type(scale)
+        affine[1, c] = gamma.dtype.type(beta[c] - (mean[c] - gamma.dtype.type(mean[c])) * scale)
+        told &= abs(beta[c]) <= _MAX_OFFSET * abs(gamma[c]) and affine[0, c] != 0
+    return told
+
+
+@jit
+def _piece_gradients_of_outputs(
+    dy: Any, y: Any, argmax: Any, piece_rows: int, affine: Any, sums: Any, products: Any
+) -> None:
+    """As :func:`_piece_gradients`, for matrices of channels, from y."""
+    rows, channels = dy.shape
+    zero = dy.dtype.type(0)
+    for piece in prange(sums.shape[0]):
+        first, second = np.empty(channels, y.dtype), np.empty(channels, y.dtype)
+        for c in range(channels):
+            first[c] = 0
+            second[c] = 0
+        for row in range(piece * piece_rows, min(rows, (piece + 1) * piece_rows)):
+            for c in range(channels):
+                d = zero if argmax[row, c] == NO_TAP else dy[row, c]
+                first[c] += d
+                second[c] += d * y[row, c]
+        for c in range(channels):
+            sums[piece, c] = first[c]
+            products[piece, c] = (second[c] - affine[1, c] * first[c]) / affine[0, c]
+
+
+@jit
 def _dense_gradient(x: Any, n: int, row: int, column: int, coefficients: Any, dx: Any) -> None:
     """dx outside all windows."""
     for c in range(x.shape[3]):
@@ -109,9 +148,14 @@ def _apply_gradients(dy: Any, x: Any, argmax: Any, coefficients: Any, dx: Any) -
                 _dense_gradient(x, n, height - 1, column, coefficients, dx)
 
 
+def _piece_windows(channels: int) -> int:
+    """Windows per partial sum, few enough for float32."""
+    return min(max(2048 // channels, 4), 64)
+
+
 def _piece_shape(out_width: int, channels: int) -> tuple[int, int]:
-    """Rows and columns of windows per partial sum: 4 to 64 windows, few enough for float32."""
-    windows = min(max(2048 // channels, 4), 64)
+    """Rows and columns of windows per partial sum."""
+    windows = _piece_windows(channels)
     return max(windows // out_width, 1), min(windows, out_width)
 
 
@@ -125,27 +169,40 @@ def batch_norm_max_pool(
     return y, mean, inv_std, argmax
 
 
+def _sums(
+    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, saved: BatchNormMaxPoolSaved
+) -> tuple[np.ndarray, np.ndarray]:
+    """Partial sums of dy and of dy * (x at the maximum - shift), float64 (pieces, C)."""
+    batch, out_height, out_width, channels = dy.shape
+    argmax, affine = np.ascontiguousarray(saved.argmax), np.empty((2, channels))
+    if saved.outputs is not None:
+        y, beta = map(np.ascontiguousarray, saved.outputs)
+        if _affine(saved.mean, saved.inv_std, np.ascontiguousarray(gamma), beta, affine):
+            piece_rows = _piece_windows(channels)
+            sums, products = np.empty((2, -(-batch * out_height * out_width // piece_rows), channels))
+            matrices = (array.reshape(-1, channels) for array in (dy, y, argmax))
+            _piece_gradients_of_outputs(*matrices, piece_rows, affine, sums, products)
+            return sums, products
+    piece_rows, piece_columns = _piece_shape(out_width, channels)
+    pieces = -(-batch * out_height // piece_rows) * -(-out_width // piece_columns)
+    sums, products = np.empty((2, pieces, channels))
+    _piece_gradients(dy, x, argmax, piece_rows, piece_columns, saved.mean, sums, products)
+    return sums, products
+
+
 def batch_norm_max_pool_backward(
     dy: np.ndarray,
     x: np.ndarray,
     gamma: np.ndarray,
-    mean: np.ndarray,
-    inv_std: np.ndarray,
-    argmax: np.ndarray,
-    training: bool,
-    gather: Gather | None,
+    saved: BatchNormMaxPoolSaved,
     out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    dy, x, argmax = np.ascontiguousarray(dy), np.ascontiguousarray(x), np.ascontiguousarray(argmax)
-    batch, out_height, out_width, channels = dy.shape
-    piece_rows, piece_columns = _piece_shape(out_width, channels)
-    pieces = -(-batch * out_height // piece_rows) * -(-out_width // piece_columns)
-    sums, products = np.empty((2, pieces, channels))
-    _piece_gradients(dy, x, argmax, piece_rows, piece_columns, mean, sums, products)
+    dy, x, argmax = np.ascontiguousarray(dy), np.ascontiguousarray(x), np.ascontiguousarray(saved.argmax)
+    sums, products = _sums(dy, x, gamma, saved)
     coefficients, dgamma, dbeta = batchnorm.gradient_coefficients(
-        sums, products, x.size // channels, gamma, mean, inv_std, training, gather, out
+        *(sums, products, x.size // x.shape[3], gamma, saved.mean, saved.inv_std, saved.training, saved.gather, out)
     )
-    if training:
+    if saved.training:
         dx = aligned.empty_like(x)
         _apply_gradients(dy, x, argmax, coefficients, dx)
     else:  # no gradient through the statistics

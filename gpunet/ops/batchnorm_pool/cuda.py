@@ -11,9 +11,10 @@ import math
 import numpy as np
 
 from gpunet import cuda
-from gpunet.backend import Array, Gather
+from gpunet.backend import Array
 from gpunet.ops.batchnorm import cuda as batchnorm
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
+from gpunet.ops.batchnorm_pool import BatchNormMaxPoolSaved
 from gpunet.ops.geometry import Pool2dGeometry
 
 _THREADS = 256
@@ -39,14 +40,10 @@ def batch_norm_max_pool_backward(
     dy: Array,
     x: Array,
     gamma: Array,
-    mean: Array,
-    inv_std: Array,
-    argmax: Array,
-    training: bool,
-    gather: Gather | None,
+    saved: BatchNormMaxPoolSaved,
     out: tuple[Array | None, Array | None],
 ) -> tuple[Array, Array, Array]:
-    dy, x, argmax, mean, inv_std = map(cuda.contiguous, (dy, x, argmax, mean, inv_std))
+    dy, x, argmax, mean, inv_std = map(cuda.contiguous, (dy, x, saved.argmax, saved.mean, saved.inv_std))
     launch = functools.partial(cuda.launch, "batchnorm_pool", real=x.dtype)
     batch, height, width, channels = x.shape
     cut, dx = batchnorm.slicing(dy.shape, rows_in_flight=1), cuda.empty_like(x)
@@ -54,8 +51,8 @@ def batch_norm_max_pool_backward(
     size = cut.rows, height, width, channels, cut.slice_rows
     launch("partial_pooled_gradients", cut.grid, cut.block, dy, x, argmax, mean, sums, products, *size)
     coefficients, dgamma, dbeta = batchnorm.gradient_coefficients(
-        sums, products, math.prod(x.shape[:3]), gamma, mean, inv_std, training, gather, out
+        sums, products, math.prod(x.shape[:3]), gamma, mean, inv_std, saved.training, saved.gather, out
     )
     grid = _grid(batch, cuda.ceil_div(height, 2), cuda.ceil_div(width, 2), channels)  # halves at odd edges included
-    launch("apply_pooled_gradients", grid, _THREADS, dy, x, argmax, coefficients, dx, *x.shape, training)
+    launch("apply_pooled_gradients", grid, _THREADS, dy, x, argmax, coefficients, dx, *x.shape, saved.training)
     return dx, dgamma, dbeta

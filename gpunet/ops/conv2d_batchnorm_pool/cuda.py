@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpunet.backend import Array
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
+from gpunet.ops.batchnorm_pool import BatchNormMaxPoolSaved
 from gpunet.ops.batchnorm_pool import cuda as batchnorm_pool
 from gpunet.ops.conv2d import cuda as conv
 from gpunet.ops.conv2d_batchnorm_pool import ConvBatchNormMaxPoolSaved
@@ -27,6 +28,6 @@ def conv2d_batch_norm_max_pool_backward(
     g: Conv2dGeometry,
     out: tuple[Array | None, Array | None, Array | None],
 ) -> tuple[Array, Array, Array]:
-    about = saved.mean, saved.inv_std, saved.argmax, True, saved.gather
-    dmaps, dgamma, dbeta = batchnorm_pool.batch_norm_max_pool_backward(dy, saved.kept, gamma, *about, out[1:])
+    pool_saved = BatchNormMaxPoolSaved(saved.mean, saved.inv_std, saved.argmax, True, saved.gather)
+    dmaps, dgamma, dbeta = batchnorm_pool.batch_norm_max_pool_backward(dy, saved.kept, gamma, pool_saved, out[1:])
     return conv.conv2d_backward_weight(dmaps, x, g, out[0]), dgamma, dbeta
