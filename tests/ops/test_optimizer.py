@@ -377,3 +377,26 @@ def test_bad_input() -> None:
         optimizer.gradient_scale(g, m)
     with pytest.raises(DTypeError, match=r"loss must be float32 or float64, got int64"):
         optimizer.gradient_scale(g, np.zeros((), np.int64))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("moved", ["grads", "moment1", "moment2", None])
+def test_adam_where_nothing_moves(decay: float, decoupled: bool, moved: str | None) -> None:
+    """Chunks without gradients and moments, as of taps that see only padding; or with a single one at their end."""
+    size, rng = 3 * 8192 + 100, np.random.default_rng(0)
+    found = {name: np.zeros(size, np.float32) for name in ("params", "grads", "moment1", "moment2")}
+    found["params"][:] = rng.standard_normal(size)
+    found["grads"][8192:8300] = rng.standard_normal(108)
+    if moved is not None:
+        found[moved][-101] = 2
+    wanted = {name: array.astype(np.float64) for name, array in found.items()}
+    options: dict[str, Any] = {"lr": 0.1, "step": 3, "weight_decay": decay, "decoupled": decoupled}
+    before = found["params"].copy()
+    optimizer.adam_update(*found.values(), **options)
+    reference.adam_update(*wanted.values(), **options)
+    for name, array in wanted.items():
+        assert_close(found[name], array, terms=8)
+    if not decay:
+        np.testing.assert_array_equal(found["params"][:8192], before[:8192])
+    assert (found["params"][-101] != before[-101]) == (bool(decay) or moved in ("grads", "moment1"))

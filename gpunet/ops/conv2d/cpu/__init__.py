@@ -40,7 +40,7 @@ from gpunet.ops._blas import gemm_address
 from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
 from gpunet.ops.conv2d.cpu import col2im, direct, fft, fft_tiling, im2col, phases, register_tiling, tap_gemm, winograd
-from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish_maps, reduce_split_k
+from gpunet.ops.conv2d.cpu.epilogue import Epilogue, clear_taps, finish_maps, reduce_split_k
 from gpunet.ops.conv2d.cpu.rotation import rotate_weight
 from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
@@ -226,10 +226,12 @@ def conv2d_backward_weight(
     if live.kernel == g.kernel:
         _weight_gradient(x, dy, g, dweight)
     else:
-        part = aligned.empty(live.weight_shape, x.dtype)
-        _weight_gradient(x, dy, live, part)
-        dweight[...] = 0
-        dweight[kernel_rows, kernel_columns] = part
+        clear_taps(dweight, kernel_rows.start, kernel_rows.stop, kernel_columns.start, kernel_columns.stop)
+        part = dweight[kernel_rows, kernel_columns]
+        if part.flags.c_contiguous:
+            _weight_gradient(x, dy, live, part)
+        else:
+            part[...] = conv2d_backward_weight(dy, x, live)
     return dweight
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpunet.ops._numba import jit, prange
+from gpunet.ops._pack import clear_elements
 from gpunet.ops._simd import PANEL_BYTES, scale_and_pool
 
 _SERIAL_SIZE = 2**15
@@ -76,6 +77,17 @@ def finish_maps(x, epilogue, y):
     for part in prange(parts):
         for row in range(part * rows // parts, (part + 1) * rows // parts):
             _finish_row(x, row // out_height, row % out_height, epilogue, y)
+
+
+@jit
+def clear_taps(weight, top, bottom, left, right):
+    """Set all taps of `weight`, (R, S, C_in, C_out), to zero that are not between these rows and columns."""
+    rows, columns, inner, outer = weight.shape
+    flat, size = weight.reshape(-1), inner * outer
+    for tap in prange(rows * columns):
+        i, j = tap // columns, tap % columns
+        if not (top <= i < bottom and left <= j < right):
+            clear_elements(flat, tap * size, size)
 
 
 @jit
