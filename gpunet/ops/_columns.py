@@ -1,10 +1,11 @@
-"""SIMD code for sums over the rows of a matrix, of a vector of its columns at a time; see :mod:`gpunet.ops._simd`.
+"""SIMD code for sums over the rows of a matrix; see :mod:`gpunet.ops._simd`.
 
-The sums stay in registers, where a Python loop over the columns of each row would load and store them. Four rows are
-added up at a time, then those that are left one by one, so that the bits do not depend on the width of the vectors.
+The sums of some vectors of columns stay in registers, where a Python loop over the columns of each row would load and
+store them: of several vectors, so that memory is read in order. Four rows are added up at a time, then those that are
+left one by one, so that the bits do not depend on the width of the vectors.
 
-The matrices of a call lie alike: their first row begins at `start`, and rows are `stride` elements apart. A call takes
-the first `columns` columns, or as many as a vector has. Their sums go to position `to` of other arrays.
+The matrices of a call lie alike: their first row begins at `start`, rows are `stride` elements apart, and have so many
+`columns`. The sums of the columns go to other arrays, from position `to` on.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from gpunet.ops._simd import Code
+from gpunet.ops._simd import MANY_REGISTERS, Code
 
+_VECTORS = 4 if MANY_REGISTERS else 2
+"""Vectors of columns whose sums are in registers at once."""
 Terms = Callable[[Any], Sequence[Any]]
 """Emits what a row adds to each of the sums, given the position of its first column."""
 
@@ -36,29 +39,27 @@ class _Columns:
         else:
             self.code.store_masked(value, data, at, self.mask)
 
-    def sums(self, start: Any, stride: Any, rows: Any, terms: Terms, count: int) -> list[Any]:
-        """The sums over `rows` rows of each of the `count` terms."""
-        code, builder = self.code, self.builder
-        with builder.goto_entry_block():
-            totals = [builder.alloca(code.vector) for _ in range(count)]
-        for total in totals:
-            builder.store(code.constant(0), total)
 
-        def of_row(row: Any) -> Sequence[Any]:
-            return terms(builder.add(start, builder.mul(row, stride)))
+def _sums(code: Code, of_row: Callable[[Any], Sequence[Any]], count: int, rows: Any) -> list[Any]:
+    """Emit the sums over `rows` rows of each of the `count` terms of a row."""
+    builder = code.builder
+    with builder.goto_entry_block():
+        totals = [builder.alloca(code.vector) for _ in range(count)]
+    for total in totals:
+        builder.store(code.constant(0), total)
 
-        def add(addends: Sequence[Any]) -> None:
-            for total, addend in zip(totals, addends, strict=True):
-                builder.store(builder.fadd(builder.load(total), addend), total)
+    def add(addends: Sequence[Any]) -> None:
+        for total, addend in zip(totals, addends, strict=True):
+            builder.store(builder.fadd(builder.load(total), addend), total)
 
-        quads = builder.sdiv(rows, code.integer(4))
-        with cgutils.for_range(builder, quads) as loop:
-            first = builder.mul(loop.index, code.integer(4))
-            four = [of_row(builder.add(first, code.integer(k))) for k in range(4)]
-            add([builder.fadd(builder.fadd(a, b), builder.fadd(c, d)) for a, b, c, d in zip(*four, strict=True)])
-        with cgutils.for_range(builder, rows, start=builder.mul(quads, code.integer(4))) as loop:
-            add(of_row(loop.index))
-        return [builder.load(total) for total in totals]
+    quads = builder.sdiv(rows, code.integer(4))
+    with cgutils.for_range(builder, quads) as loop:
+        first = builder.mul(loop.index, code.integer(4))
+        four = [of_row(builder.add(first, code.integer(k))) for k in range(4)]
+        add([builder.fadd(builder.fadd(a, b), builder.fadd(c, d)) for a, b, c, d in zip(*four, strict=True)])
+    with cgutils.for_range(builder, rows, start=builder.mul(quads, code.integer(4))) as loop:
+        add(of_row(loop.index))
+    return [builder.load(total) for total in totals]
 
 
 def _emit(
@@ -71,20 +72,34 @@ def _emit(
     values = {name: args[at] for name, at in of.items()}
     results = [name for name in ("total", "first", "second") if name in of]
 
-    def write(mask: Any) -> None:
-        part = _Columns(code, mask)
-        found = part.sums(
-            *(values["start"], values["stride"], values["rows"]), terms(part, {**values, **data}), len(results)
-        )
-        for name, total in zip(results, found, strict=True):
-            part.store(total, data[name], values["to"])
+    def write(part: _Columns, column: Any, vectors: int) -> None:
+        """The sums of some `vectors` of columns from `column` on."""
+        places = []
+        for k in range(vectors):
+            here = builder.add(column, code.integer(k * code.lanes))
+            places.append({name: builder.add(values[name], here) for name in ("start", "to")})
+        of_vector = [terms(part, {**values, **data, **place}) for place in places]
 
-    is_whole = builder.icmp_signed(">=", values["columns"], code.integer(code.lanes))
-    with builder.if_else(is_whole) as (whole, rest):
-        with whole:
-            write(None)
-        with rest:
-            write(code.first(values["columns"]))
+        def of_row(row: Any) -> list[Any]:
+            distance = builder.mul(row, values["stride"])
+            starts = [builder.add(place["start"], distance) for place in places]
+            return [term for each, start in zip(of_vector, starts, strict=True) for term in each(start)]
+
+        found = _sums(code, of_row, vectors * len(results), values["rows"])
+        for k, place in enumerate(places):
+            for number, name in enumerate(results):
+                part.store(found[k * len(results) + number], data[name], place["to"])
+
+    done = code.integer(0)
+    for vectors in (_VECTORS, 1):
+        size = code.integer(vectors * code.lanes)
+        end = builder.mul(builder.sdiv(values["columns"], size), size)
+        with cgutils.for_range_slice(builder, done, end, size) as (column, _):
+            write(_Columns(code, None), column, vectors)
+        done = end
+    rest = builder.sub(values["columns"], done)
+    with builder.if_then(builder.icmp_signed(">", rest, code.integer(0))):
+        write(_Columns(code, code.first(rest)), done, 1)
     return context.get_dummy_value()
 
 

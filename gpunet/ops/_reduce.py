@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from gpunet.ops._columns import sum_columns
 from gpunet.ops._numba import jit, prange
-from gpunet.ops._simd import VECTOR_BYTES, Code
+from gpunet.ops._simd import Code
 
 CHUNK_ROWS = 512
 """Rows per chunk. Chunks of float32 are summed in float32, and their partial sums in float64."""
@@ -20,8 +20,7 @@ CHUNK_ROWS = 512
 @jit
 def _sum_chunk(x, start, total):
     columns, rows, flat = x.shape[1], min(x.shape[0] - start, CHUNK_ROWS), x.reshape(-1)
-    for c in range(0, columns, VECTOR_BYTES // x.itemsize):
-        sum_columns(flat, start * columns + c, columns, rows, columns - c, total, c)
+    sum_columns(flat, start * columns, columns, rows, columns, total, 0)
 
 
 @jit

@@ -14,7 +14,6 @@ from gpunet import aligned
 from gpunet.backend import Gather
 from gpunet.ops._columns import sum_deviations, sum_products
 from gpunet.ops._numba import jit, prange
-from gpunet.ops._simd import VECTOR_BYTES
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
 
 
@@ -34,8 +33,7 @@ def _piece_statistics(x: Any, piece_rows: int, means: Any, squares: Any) -> None
     first, second = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
     for piece in prange(means.shape[0]):
         start, end = piece * piece_rows, min(rows, (piece + 1) * piece_rows)
-        for c in range(0, channels, VECTOR_BYTES // x.itemsize):
-            sum_deviations(flat, start * channels + c, channels, end - start, channels - c, first, second, c)
+        sum_deviations(flat, start * channels, channels, end - start, channels, first, second, 0)
         for c in range(channels):
             offset = np.float64(first[c]) / (end - start)
             means[piece, c] = x[start, c] + offset
@@ -100,9 +98,7 @@ def _piece_gradients(dy: Any, x: Any, piece_rows: int, mean: Any, sums: Any, pro
         shift[c] = mean[c]
     for piece in prange(sums.shape[0]):
         start, end = piece * piece_rows, min(rows, (piece + 1) * piece_rows)
-        for c in range(0, channels, VECTOR_BYTES // x.itemsize):
-            matrices = flat_dy, flat_x, start * channels + c, channels, end - start, channels - c
-            sum_products(*matrices, shift, first, second, c)
+        sum_products(flat_dy, flat_x, start * channels, channels, end - start, channels, shift, first, second, 0)
         for c in range(channels):
             sums[piece, c] = first[c]
             products[piece, c] = second[c]

@@ -10,7 +10,6 @@ from gpunet.ops._columns import sum_before_relu
 from gpunet.ops._matmul import matmul
 from gpunet.ops._numba import jit
 from gpunet.ops._reduce import CHUNK_ROWS, column_sums
-from gpunet.ops._simd import VECTOR_BYTES
 from gpunet.ops.activation import cpu as activation
 
 
@@ -30,8 +29,7 @@ def _relu_backward_and_sums(dy, y, masked, total):
     """The gradient before the ReLU, in `masked`, and its column sums, as those of :func:`column_sums`."""
     rows, columns = dy.shape
     flat_dy, flat_y, flat_masked = dy.reshape(-1), y.reshape(-1), masked.reshape(-1)
-    for c in range(0, columns, VECTOR_BYTES // dy.itemsize):
-        sum_before_relu(flat_dy, flat_y, flat_masked, c, columns, rows, columns - c, total, c)
+    sum_before_relu(flat_dy, flat_y, flat_masked, 0, columns, rows, columns, total, 0)
 
 
 def _before_relu(dy: np.ndarray, y: np.ndarray, total: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
