@@ -51,6 +51,8 @@ _CHUNK_BYTES, _BLOCK_BYTES = 2**22, 3 * 2**18
 """In the gradient of the weights: of the slots of a chunk of tiles, and of the points of a block of them."""
 _SCRATCH_BYTES = 2**14
 """Of slots that are transformed to points at once, half of a small L1 cache."""
+_BLOCK_CHANNELS = 32
+"""Input channels of a block of weights: their transforms lie side by side, on few pages of memory for each point."""
 _forward_tile = micro_kernel(PANEL_VECTORS, _TILE_ROWS, vectors_apart=True)
 _gradient_tile = micro_kernel(PANEL_VECTORS, _GRADIENT_ROWS)
 
@@ -63,9 +65,11 @@ def _transformed_weights(n, weight, result):
     width = out_channels // panels
     lanes, flat_weight, flat_result = width // PANEL_VECTORS, weight.reshape(-1), result.reshape(-1)
     size, slot = channels * out_channels, kernel_columns * width + lanes
-    for c in prange(channels):
+    blocks = (channels + _BLOCK_CHANNELS - 1) // _BLOCK_CHANNELS
+    for task in prange(panels * blocks):
+        panel, first = task // blocks, task % blocks * _BLOCK_CHANNELS
         slots = scratch(n * slot, weight)
-        for panel in range(panels):
+        for c in range(first, min(channels, first + _BLOCK_CHANNELS)):
             source = flat_weight, c * out_channels + panel * width, kernel_columns * size, size
             to_slots(n, source, kernel_columns, 0, kernel_rows, (slots, 0, slot, width), PANEL_VECTORS)
             to = panel * points * point_size + c * width

@@ -55,6 +55,8 @@ _PARTS, _PARTIAL_BYTES, _PART_TILES = 8, 5 * 2**19, 256
 minimum of tiles of a part. They depend only on the shapes, so that results do not depend on the number of threads."""
 _CHUNK = 48
 """Tiles that a part accumulates at a time: more do not stay in the L2 cache."""
+_BLOCK_CHANNELS = 32
+"""Input channels of a block of weights: their transforms lie side by side, on few pages of memory for each point."""
 _forward_tile = micro_kernel(PANEL_VECTORS, _TILE_ROWS, vectors_apart=True)
 _gradient_tile = micro_kernel(PANEL_VECTORS, _GRADIENT_ROWS)
 
@@ -99,8 +101,10 @@ def _transformed_weights(tile, weight, result):
     panels, points, _, width = result.shape
     size, point, lanes = channels * out_channels, channels * width, width // PANEL_VECTORS
     flat_weight, flat_result = weight.reshape(-1), result.reshape(-1)
-    for c in prange(channels):
-        for panel in range(panels):
+    blocks = (channels + _BLOCK_CHANNELS - 1) // _BLOCK_CHANNELS
+    for task in prange(panels * blocks):
+        panel, first = task // blocks, task % blocks * _BLOCK_CHANNELS
+        for c in range(first, min(channels, first + _BLOCK_CHANNELS)):
             source = flat_weight, c * out_channels + panel * width, r * size, size
             target = flat_result, (panel * points * channels + c) * width, point, lanes, PANEL_VECTORS
             transform_taps(tile, *source, *target)
