@@ -7,7 +7,6 @@ every load straddles two of them, a matrix product takes up to a third longer.
 from __future__ import annotations
 
 import ctypes
-import math
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,11 @@ _address = ctypes.addressof  # three times as fast as `array.ctypes.data`
 
 def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
     """``np.empty(shape, dtype)``, aligned to :data:`LINE` unless it is :data:`SMALL`."""
-    dtype = np.dtype(dtype)
-    size = (math.prod(shape) if isinstance(shape, (tuple, list)) else shape) * dtype.itemsize
+    array = np.empty(shape, dtype)
+    size = array.nbytes
     if size < SMALL:
-        return np.empty(shape, dtype)
+        return array
+    del array  # nothing was written to it yet
     memory = np.empty(size + LINE, np.uint8)
     return np.ndarray(shape, dtype, memory, -_address(_byte_at(memory)) % LINE)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any
 
 from gpunet.checks import check_int, pair
@@ -69,6 +69,14 @@ class Conv2dGeometry:
     groups: int
     out_height: int
     out_width: int
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+    def __hash__(self) -> int:
+        """Computed once: plans are looked up by geometry several times a call."""
+        return self._hash
 
     @property
     def x_shape(self) -> tuple[int, int, int, int]:
@@ -189,6 +197,14 @@ class Pool2dGeometry:
     ceil_mode: bool
     out_height: int
     out_width: int
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+    def __hash__(self) -> int:
+        """Computed once: plans are looked up by geometry several times a call."""
+        return self._hash
 
     @property
     def x_shape(self) -> tuple[int, int, int, int]:

@@ -83,6 +83,7 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
     return "register_tiling" if large_map or few or g.groups > 1 else "tap_gemm"
 
 
+@functools.lru_cache(maxsize=1024)
 def _transformed(g: Conv2dGeometry) -> str | None:
     """``"fft"`` or ``"winograd"``, if one of them pays off."""
     winograd_pays = winograd.applies(g) and winograd.pays_off(g)

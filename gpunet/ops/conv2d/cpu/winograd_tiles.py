@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -133,6 +134,7 @@ def transform_tap_gradients(tile, x, x_start, x_point, y, start, row, column, st
         _tap_gradients_5(*source, *target)
 
 
+@functools.lru_cache(maxsize=1024)
 def tile_of(g: Conv2dGeometry) -> Tile:
     """The tile with which a convolution takes the fewest multiplications; the smaller one of two, for its errors."""
     r = g.kernel[0]
