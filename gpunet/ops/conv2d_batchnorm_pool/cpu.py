@@ -66,6 +66,8 @@ class _Layout(NamedTuple):
     """Elements of a plane."""
     size: int
     """Elements of all planes, with room for what is read, but not used, after the last position."""
+    windows: np.ndarray
+    """Offset of each position of two rows of windows."""
     taps: np.ndarray
     """Offset of each input of a patch and of a one, from that of the position; padded to rows of the register tile."""
 
@@ -80,7 +82,8 @@ def _layout(g: Conv2dGeometry) -> _Layout:
     taps = np.append(taps, channels * plane)
     taps = np.pad(taps, (0, -len(taps) % len(_TAP_ROWS)))
     size = (channels + 1) * plane + 2 * VECTOR_BYTES
-    return _Layout(g.padding[0], g.padding[2], height, width, plane, size, taps)
+    i, j = np.ogrid[:2, : g.out_width // 2 * 2]
+    return _Layout(g.padding[0], g.padding[2], height, width, plane, size, (i * width + j).reshape(-1), taps)
 
 
 @jit
@@ -121,24 +124,49 @@ def _row_products(x, layout, out_width, partial):
                         narrow_micro_kernel(*(planes, taps, positions, planes, right, 1), *total, *total)
 
 
+@jit
+def _add_parts(partial):
+    """The sums over all parts, in the first one."""
+    parts, rows = partial.shape[:2]
+    for row in prange(rows):
+        total = partial[0, row].reshape(-1)
+        for part in range(1, parts):
+            values = partial[part, row].reshape(-1)
+            for k in range(total.size):
+                total[k] += values[k]
+
+
+@jit
+def _assemble(by_row, kernel, out_height, products):
+    """`products` (K + 1, K + 1) but the last entry, of those of two rows, [row, channel, block, tap, lane].
+
+    Of two inputs of a patch the one in the later row is left, the other one right.
+    """
+    _, channels, _, _, lanes = by_row.shape
+    rows, columns = kernel
+    inner = columns * channels
+    count = rows * inner
+    for p in range(rows):
+        for j in range(inner):
+            column, channel, right = j // channels, j % channels, p * inner + j
+            later = count - p * inner
+            for k in range(later + 1):
+                tap, left = (k, p * inner + k) if k < later else (count, count)  # the last one is 1
+                total = 0.0
+                for row in range(p, p + out_height):
+                    total += by_row[row, channel, column // lanes, tap, column % lanes]
+                products[left, right] = products[right, left] = total
+
+
 def _patch_products(x: np.ndarray, g: Conv2dGeometry) -> np.ndarray:
     """A, float64 (K + 1, K + 1)."""
-    layout, (rows, columns), channels, lanes = _layout(g), g.kernel, g.in_channels, VECTOR_BYTES // 8
-    blocks, count = -(-columns // lanes), rows * columns * channels
-    parts = min(_PARTS, g.batch)
-    partial = aligned.zeros((parts, layout.height, channels, blocks, len(layout.taps), lanes), np.dtype(np.float64))
+    layout, (rows, columns), lanes = _layout(g), g.kernel, VECTOR_BYTES // 8
+    blocks, count = -(-columns // lanes), rows * columns * g.in_channels
+    shape = min(_PARTS, g.batch), layout.height, g.in_channels, blocks, len(layout.taps), lanes
+    partial, products = aligned.zeros(shape, np.dtype(np.float64)), np.empty((count + 1, count + 1))
     _row_products(x, layout, g.out_width, partial)
-    by_row = partial.sum(0).transpose(0, 3, 2, 4, 1).reshape(layout.height, len(layout.taps), -1, channels)
-    by_row = by_row[:, : count + 1, :columns]  # [row, tap, column, channel]
-    products = np.empty((count + 1, count + 1))
-    taps: np.ndarray = products[:count, :count].reshape(rows, columns * channels, rows, columns * channels)
-    for p in range(rows):  # of the right factor
-        seen = by_row[p : p + g.out_height].sum(0)
-        products[count, p * columns * channels : (p + 1) * columns * channels] = seen[count].reshape(-1)
-        apart = seen[:count].reshape(rows, columns * channels, columns * channels)
-        for q in range(p, rows):
-            taps[q, :, p], taps[p, :, q] = apart[q - p], apart[q - p].T
-    products[:count, count] = products[count, :count]
+    _add_parts(partial)
+    _assemble(partial[0], g.kernel, g.out_height, products)
     products[count, count] = math.prod(g.y_shape[:3])
     return products
 
@@ -300,10 +328,9 @@ def conv2d_batch_norm_max_pool_backward(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x, dy, argmax, weight, gamma = map(np.ascontiguousarray, (x, dy, saved.argmax, weight, gamma))
     layout, filters = _layout(g), weight.reshape(-1, g.out_channels)
-    i, j = np.ogrid[:2, : 2 * dy.shape[2]]
     shape = min(_PARTS, g.batch), len(layout.taps), _padded(g.out_channels, x.itemsize)
     partial = aligned.zeros(shape, np.dtype(np.float64))
-    _patch_gradients(x, dy, argmax, layout, (i * layout.width + j).reshape(-1), partial)
+    _patch_gradients(x, dy, argmax, layout, layout.windows, partial)
     like = weight.shape, gamma.shape, gamma.shape
     dweight, dgamma, dbeta = (
         np.empty(shape, x.dtype) if array is None else array for array, shape in zip(out, like, strict=True)
