@@ -1,7 +1,7 @@
 """Numba configuration for all of gpunet.
 
-Imported only by the ops' ``cpu`` modules and the helpers that they share (``_blas``, ``_columns``, ``_exp``,
-``_matmul``, ``_pack``, ``_prange``, ``_reduce``, ``_simd`` and ``_window``), which `lint-imports` enforces.
+Imported only by the ops' ``cpu`` modules and the helpers that they share (``_blas``, ``_columns``, ``_elementwise``,
+``_exp``, ``_matmul``, ``_pack``, ``_prange``, ``_reduce``, ``_simd`` and ``_window``), which `lint-imports` enforces.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 from numba.extending import overload
 
 from gpunet import aligned
+from gpunet.ops._elementwise import Operands, elementwise, is_streamed
 from gpunet.ops._exp import exp_nonpositive, exp_parts
 from gpunet.ops._numba import jit, numba, prange
 
@@ -81,48 +82,38 @@ def _scalar_tanh(x):
     return single
 
 
-@_piece
-def _relu_piece(out, x):
-    zero = x.dtype.type(0)
-    for i in range(x.size):
-        out[i] = zero if x[i] <= zero else x[i]
+def _where_positive(of: Operands) -> Any:
+    """a, but 0 where b is not positive. NaN counts as positive."""
+    zero = of.code.constant(0)
+    return of.builder.select(of.builder.fcmp_ordered("<=", of.b, zero), zero, of.a)
 
 
-@_chunked
-def _relu(out, x):
+def _scaled_unless_positive(of: Operands) -> Any:
+    """a, times the first factor where b is not positive."""
+    is_positive = of.builder.fcmp_ordered(">", of.b, of.code.constant(0))
+    return of.builder.select(is_positive, of.a, of.builder.fmul(of.constant(0), of.a))
+
+
+_relu_vectors, _leaky_relu_vectors = elementwise(_where_positive), elementwise(_scaled_unless_positive)
+
+
+@jit
+def _relu(out, dy, x):
+    """The gradient; of dy = x, the function itself."""
+    streamed = is_streamed(out, _CHUNK)
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
-        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
-        _relu_piece(out[part], x[part])
+        start = chunk * _CHUNK
+        count = min(_CHUNK, out.size - start)
+        _relu_vectors(dy, x, x, out, start, 1, count, streamed and count == _CHUNK)
 
 
-@_piece
-def _relu_backward_piece(out, dy, x):
-    zero = x.dtype.type(0)
-    for i in range(x.size):
-        value = dy[i]  # loaded unconditionally, so that the loop vectorises
-        out[i] = zero if x[i] <= zero else value
-
-
-@_chunked
-def _relu_backward(out, dy, x):
-    for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
-        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
-        _relu_backward_piece(out[part], dy[part], x[part])
-
-
-@_piece
-def _leaky_relu_piece(out, dy, x, slope):
-    zero = x.dtype.type(0)
-    for i in range(x.size):
-        value = dy[i]
-        out[i] = value if x[i] > zero else slope * value
-
-
-@_chunked
+@jit
 def _leaky_relu(out, dy, x, slope):
+    streamed = is_streamed(out, _CHUNK)
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
-        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
-        _leaky_relu_piece(out[part], dy[part], x[part], slope)
+        start = chunk * _CHUNK
+        count = min(_CHUNK, out.size - start)
+        _leaky_relu_vectors(dy, x, slope, out, start, 1, count, streamed and count == _CHUNK)
 
 
 @_piece
@@ -233,19 +224,19 @@ def _of_both(kernel: Any, dy: np.ndarray, x: np.ndarray, *scalars: Any) -> np.nd
 
 
 def relu(x: np.ndarray) -> np.ndarray:
-    return _of(_relu, x)
+    return _of_both(_relu, x, x)
 
 
 def relu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return _of_both(_relu_backward, dy, x)
+    return _of_both(_relu, dy, x)
 
 
 def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
-    return _of_both(_leaky_relu, x, x, x.dtype.type(slope))
+    return _of_both(_leaky_relu, x, x, np.array([slope], x.dtype))
 
 
 def leaky_relu_backward(dy: np.ndarray, x: np.ndarray, slope: float) -> np.ndarray:
-    return _of_both(_leaky_relu, dy, x, x.dtype.type(slope))
+    return _of_both(_leaky_relu, dy, x, np.array([slope], x.dtype))
 
 
 def tanh(x: np.ndarray) -> np.ndarray:

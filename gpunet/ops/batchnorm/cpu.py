@@ -13,6 +13,7 @@ import numpy as np
 from gpunet import aligned
 from gpunet.backend import Gather
 from gpunet.ops._columns import sum_deviations, sum_products
+from gpunet.ops._elementwise import Operands, elementwise, is_streamed
 from gpunet.ops._numba import jit, prange
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
 
@@ -79,13 +80,35 @@ def _coefficients(mean: Any, var: Any, eps: float, gamma: Any, beta: Any, inv_st
         coefficients[2, c] = beta[c] - (mean[c] - coefficients[0, c]) * gamma[c] * inv_std[c]
 
 
+def _normalised(of: Operands) -> Any:
+    scaled = of.builder.fmul(of.builder.fsub(of.a, of.factors(0)), of.factors(1))
+    return of.builder.fadd(scaled, of.factors(2))
+
+
+def _gradient(of: Operands) -> Any:
+    """Of a, dy, and b, x."""
+    centred = of.builder.fsub(of.b, of.factors(0))
+    through = of.builder.fadd(of.builder.fmul(of.a, of.factors(1)), of.factors(2))
+    return of.builder.fadd(through, of.builder.fmul(centred, of.factors(3)))
+
+
+def _fixed_gradient(of: Operands) -> Any:
+    """Likewise, of statistics that are not the batch's."""
+    return of.builder.fmul(of.a, of.factors(1))
+
+
+_normalised_rows, _gradient_rows = elementwise(_normalised), elementwise(_gradient)
+_fixed_gradient_rows = elementwise(_fixed_gradient)
+
+
 @jit
 def _apply(x: Any, piece_rows: int, y: Any, coefficients: Any) -> None:
     rows, channels = x.shape
+    flat_x, flat_y, factors, streamed = x.reshape(-1), y.reshape(-1), coefficients.reshape(-1), is_streamed(y, channels)
     for piece in prange((rows + piece_rows - 1) // piece_rows):
-        for r in range(piece * piece_rows, min(rows, (piece + 1) * piece_rows)):
-            for c in range(channels):
-                y[r, c] = (x[r, c] - coefficients[0, c]) * coefficients[1, c] + coefficients[2, c]
+        first = piece * piece_rows
+        size = first * channels, min(piece_rows, rows - first), channels
+        _normalised_rows(flat_x, flat_x, factors, flat_y, *size, streamed)
 
 
 @jit
@@ -132,15 +155,15 @@ def _combine_gradients(
 @jit
 def _apply_gradients(dy: Any, x: Any, piece_rows: int, dx: Any, coefficients: Any, training: bool) -> None:
     rows, channels = x.shape
+    flat_dy, flat_x, flat_dx, factors = dy.reshape(-1), x.reshape(-1), dx.reshape(-1), coefficients.reshape(-1)
+    streamed = is_streamed(dx, channels)
     for piece in prange((rows + piece_rows - 1) // piece_rows):
-        for r in range(piece * piece_rows, min(rows, (piece + 1) * piece_rows)):
-            if training:
-                for c in range(channels):
-                    centred = x[r, c] - coefficients[0, c]
-                    dx[r, c] = (dy[r, c] * coefficients[1, c] + coefficients[2, c]) + centred * coefficients[3, c]
-            else:
-                for c in range(channels):
-                    dx[r, c] = dy[r, c] * coefficients[1, c]
+        first = piece * piece_rows
+        size = first * channels, min(piece_rows, rows - first), channels
+        if training:
+            _gradient_rows(flat_dy, flat_x, factors, flat_dx, *size, streamed)
+        else:
+            _fixed_gradient_rows(flat_dy, flat_x, factors, flat_dx, *size, streamed)
 
 
 def _matrix(x: np.ndarray) -> np.ndarray:
