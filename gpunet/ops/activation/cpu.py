@@ -218,9 +218,14 @@ def _of(kernel: Any, x: np.ndarray, *scalars: Any) -> np.ndarray:
 
 
 def _of_both(kernel: Any, dy: np.ndarray, x: np.ndarray, *scalars: Any) -> np.ndarray:
-    dx = aligned.empty_like(x)
-    kernel(dx.ravel(), dy.ravel(), x.ravel(), *scalars)
+    dx, flat = aligned.empty_like(x), x.ravel()
+    kernel(dx.ravel(), flat if dy is x else dy.ravel(), flat, *scalars)
     return dx
+
+
+@functools.lru_cache(maxsize=64)
+def _factor(slope: float, dtype: np.dtype) -> np.ndarray:
+    return np.array([slope], dtype)
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -232,11 +237,11 @@ def relu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
-    return _of_both(_leaky_relu, x, x, np.array([slope], x.dtype))
+    return _of_both(_leaky_relu, x, x, _factor(slope, x.dtype))
 
 
 def leaky_relu_backward(dy: np.ndarray, x: np.ndarray, slope: float) -> np.ndarray:
-    return _of_both(_leaky_relu, dy, x, np.array([slope], x.dtype))
+    return _of_both(_leaky_relu, dy, x, _factor(slope, x.dtype))
 
 
 def tanh(x: np.ndarray) -> np.ndarray:
