@@ -44,12 +44,12 @@ _TASKS = 8
 """Target number of tasks of a convolution, if it can be split that far."""
 _SERIAL_PRODUCTS = 2**20
 """Up to this many multiply-adds, waking other threads takes longer than it saves."""
-_POSITION_ROWS, _TERM_ROWS = (0,) * 6, (0,) * 4
+_POSITION_ROWS, _TERM_ROWS = (0,) * 6, (0,) * (9 if MANY_REGISTERS else 4)
 """Rows of the register tile: output positions in the forward pass, terms in the weight gradient. Tuples, of which only
 the lengths count: these are known when a kernel is compiled."""
-_NARROW_POSITION_ROWS, _NARROW_TERM_ROWS = (0,) * 12, (0,) * 8
+_NARROW_POSITION_ROWS, _NARROW_TERM_ROWS = (0,) * 12, (0,) * (12 if MANY_REGISTERS else 8)
 """If the output channels, or those of a group, fit in a vector: then a row of the tile is one vector, not two."""
-_FEWEST_NARROW_ROWS = 8
+_FEWEST_NARROW_ROWS = 12 if MANY_REGISTERS else 8
 """By which a kernel knows these tiles from the others."""
 _RUN, _NARROW_RUN = (8, 16) if MANY_REGISTERS else (4, 8)
 """Rows of the register tile of the weight gradient if the input channels of a group are a multiple of them: then they
@@ -89,6 +89,8 @@ def _is_narrow(g: Conv2dGeometry, itemsize: int) -> bool:
 def _layout(g: Conv2dGeometry, window: int, narrow: bool) -> _Layout:
     """With rows of tasks that are a multiple of `window`."""
     position_rows, term_rows = (_NARROW_POSITION_ROWS, _NARROW_TERM_ROWS) if narrow else (_POSITION_ROWS, _TERM_ROWS)
+    run = _NARROW_RUN if narrow else _RUN
+    term_tile = len(term_rows) if g.weight_shape[2] % run else run
     channels = g.in_channels
     tasks = -(-g.out_height // max(1, _POSITIONS // g.out_width))  # per image
     task_rows = -(-g.out_height // (tasks * window)) * window
@@ -106,7 +108,7 @@ def _layout(g: Conv2dGeometry, window: int, narrow: bool) -> _Layout:
         width=width,
         margin=g.padding[2] * channels,
         positions=np.pad(positions, (0, -len(positions) % len(position_rows))),
-        terms=np.pad(terms, (0, -len(terms) % len(term_rows))),
+        terms=np.pad(terms, (0, -len(terms) % term_tile)),
         groups=g.groups,
         group_channels=g.weight_shape[2],
     )
