@@ -94,17 +94,37 @@ def _scaled_unless_positive(of: Operands) -> Any:
     return of.builder.select(is_positive, of.a, of.builder.fmul(of.constant(0), of.a))
 
 
-_relu_vectors, _leaky_relu_vectors = elementwise(_where_positive), elementwise(_scaled_unless_positive)
+def _positive(of: Operands) -> Any:
+    """b, but 0 where it is not positive. NaN counts as positive."""
+    zero = of.code.constant(0)
+    return of.builder.select(of.builder.fcmp_ordered("<=", of.b, zero), zero, of.b)
+
+
+def _times_slope_of_tanh(of: Operands) -> Any:
+    """a (1 - b^2)."""
+    return of.builder.fmul(of.a, of.builder.fsub(of.code.constant(1), of.builder.fmul(of.b, of.b)))
+
+
+_relu_vectors, _relu_gradients = elementwise(_positive), elementwise(_where_positive)
+_leaky_relu_vectors, _tanh_gradients = elementwise(_scaled_unless_positive), elementwise(_times_slope_of_tanh)
 
 
 @jit
-def _relu(out, dy, x):
-    """The gradient; of dy = x, the function itself."""
+def _relu(out, x):
     streamed = is_streamed(out, _CHUNK)
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
         start = chunk * _CHUNK
         count = min(_CHUNK, out.size - start)
-        _relu_vectors(dy, x, x, out, start, 1, count, streamed and count == _CHUNK)
+        _relu_vectors(x, x, x, out, start, 1, count, streamed and count == _CHUNK)
+
+
+@jit
+def _relu_backward(out, dy, x):
+    streamed = is_streamed(out, _CHUNK)
+    for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
+        start = chunk * _CHUNK
+        count = min(_CHUNK, out.size - start)
+        _relu_gradients(dy, x, x, out, start, 1, count, streamed and count == _CHUNK)
 
 
 @jit
@@ -129,18 +149,13 @@ def _tanh(out, x):
         _tanh_piece(out[part], x[part])
 
 
-@_piece
-def _tanh_backward_piece(out, dy, y):
-    one = y.dtype.type(1)
-    for i in range(y.size):
-        out[i] = dy[i] * (one - y[i] * y[i])
-
-
-@_chunked
+@jit
 def _tanh_backward(out, dy, y):
+    streamed = is_streamed(out, _CHUNK)
     for chunk in prange((out.size + _CHUNK - 1) // _CHUNK):
-        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
-        _tanh_backward_piece(out[part], dy[part], y[part])
+        start = chunk * _CHUNK
+        count = min(_CHUNK, out.size - start)
+        _tanh_gradients(dy, y, y, out, start, 1, count, streamed and count == _CHUNK)
 
 
 @_piece
@@ -229,11 +244,11 @@ def _factor(slope: float, dtype: np.dtype) -> np.ndarray:
 
 
 def relu(x: np.ndarray) -> np.ndarray:
-    return _of_both(_relu, x, x)
+    return _of(_relu, x)
 
 
 def relu_backward(dy: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return _of_both(_relu, dy, x)
+    return _of_both(_relu_backward, dy, x)
 
 
 def leaky_relu(x: np.ndarray, slope: float) -> np.ndarray:
