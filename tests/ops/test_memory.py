@@ -36,3 +36,32 @@ def test_large_arrays_cost_page_faults_once() -> None:
     # a setting of the user's is left alone: here, arrays come from the system and go back to it
     users = {**plain, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     assert int(subprocess.run(command, env=users, capture_output=True, text=True, check=True).stdout) > 100
+
+
+HEAP = """
+import gpunet.ops._numba
+
+flags, heap = [], False
+for line in open("/proc/self/smaps"):
+    if "-" in line.split()[0]:
+        heap = line.rstrip().endswith("[heap]")
+    elif heap and line.startswith("VmFlags:"):
+        flags += line.split()
+print("hg" in flags)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="of Linux and glibc")
+def test_the_heap_is_on_huge_pages() -> None:
+    """Also of one whose thresholds the user has set, unless so much does not come from the heap, or goes back."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    for more, expected in [
+        ({}, "True"),
+        ({"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}, "True"),
+        ({"MALLOC_TRIM_THRESHOLD_": "65536"}, "False"),
+        ({"MALLOC_MMAP_THRESHOLD_": "65536"}, "False"),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-c", HEAP], env={**plain, **more}, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [expected]
