@@ -2,7 +2,9 @@
 
 A store to memory that is in no cache reads its line first. Where the result is too large for the caches, vectors are
 therefore stored past them ("non-temporal"), which takes a quarter off the time of an operation on two arrays. Loops in
-Python cannot say so, nor can what they compute be copied afterwards: reading and writing would take turns.
+Python cannot say so, nor can what they compute be copied afterwards: reading and writing would take turns. Such stores
+are seen by other threads once a locked instruction has followed, as that with which a thread of a loop over ``prange``
+asks for what is left to do.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def calls(new: NewArray) -> Calls:
         ),
         "batch_norm_max_pool": (
             lambda: ops.batch_norm_max_pool(maps, *norm, training=False, eps=1),
-            (of((0, 2, 2, 3)), *statistics, of((0, 2, 2, 3), BYTE), *rest),
+            (of((0, 2, 2, 3)), *statistics, of((0, 2, 2, 3), BYTE), *rest, None),
         ),
         "batch_norm_max_pool training": (
             lambda: ops.batch_norm_max_pool(maps, *norm, training=True),

@@ -335,7 +335,8 @@ def conv2d_batch_norm_max_pool_backward(
     dweight, dgamma, dbeta = (
         np.empty(shape, x.dtype) if array is None else array for array, shape in zip(out, like, strict=True)
     )
-    sums, positions = np.empty((2, g.out_channels)), math.prod(g.y_shape[:3])
+    sums = np.zeros((2, g.out_channels))  # finite even in a rehearsal, see gpunet.ops._compile_together
+    positions = math.prod(g.y_shape[:3])
     _add_up(partial, filters, saved.mean, sums)
     dgamma[...], dbeta[...] = sums[1] * saved.inv_std, sums[0]
     if saved.gather is not None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gpunet.ops._numba import jit
 from gpunet.ops.conv2d.cpu import cyclic_filter as cyclic
 from gpunet.ops.conv2d.cpu.cook_toom import Matrix, input_factors, minimal_filter, paired, transposed
+from gpunet.ops.conv2d.cpu.cyclic_filter import POINTS as CYCLIC_POINTS
 from gpunet.ops.conv2d.cpu.winograd_transform import Factors, from_points, to_points
 from gpunet.ops.geometry import Conv2dGeometry
 
@@ -60,7 +61,7 @@ _tap_gradients_22 = from_points(_backwards([cyclic.TAPS]), _backwards(cyclic.TAP
 def transform_inputs(tile, x, start, row, column, y, y_start, y_point, y_step, steps):
     """Transform the window whose first entry is ``x[start]``; see :func:`to_points`."""
     target = y, y_start, y_point, y_step, steps
-    if tile[2] == 22:  # its first and last row and column are zero
+    if tile[2] == CYCLIC_POINTS:  # its first and last row and column are zero
         _inputs_22(x, start + row + column, row, column, *target)
     elif tile[2] == 25:
         _inputs_25(x, start, row, column, *target)
@@ -76,7 +77,7 @@ def transform_taps(tile, x, start, row, column, y, y_start, y_point, y_step, ste
     source, target = (x, start, row, column), (y, y_start, y_point, y_step, steps)
     if tile[0] == 2:
         _taps_2(*source, *target)
-    elif tile[2] == 22:
+    elif tile[2] == CYCLIC_POINTS:
         _taps_22(*source, *target)
     elif tile[0] == 3:
         _taps_3(*source, *target)
@@ -92,7 +93,7 @@ def transform_outputs(tile, x, x_start, x_point, y, start, row, column, steps, r
     source, target = (x, x_start, x_point), (y, start, row, column, steps, rows, columns)
     if tile[0] == 2:
         _outputs_2(*source, *target)
-    elif tile[2] == 22:
+    elif tile[2] == CYCLIC_POINTS:
         _outputs_22(*source, *target)
     elif tile[0] == 3:
         _outputs_3(*source, *target)
@@ -108,7 +109,7 @@ def transform_output_gradients(tile, x, start, row, column, y, y_start, y_point,
     source, target = (x, start, row, column), (y, y_start, y_point, y_step, steps)
     if tile[0] == 2:
         _output_gradients_2(*source, *target)
-    elif tile[2] == 22:
+    elif tile[2] == CYCLIC_POINTS:
         _output_gradients_22(*source, *target)
     elif tile[0] == 3:
         _output_gradients_3(*source, *target)
@@ -124,7 +125,7 @@ def transform_tap_gradients(tile, x, x_start, x_point, y, start, row, column, st
     source, target = (x, x_start, x_point), (y, start, row, column, steps, 0, 0)
     if tile[0] == 2:
         _tap_gradients_2(*source, *target)
-    elif tile[2] == 22:
+    elif tile[2] == CYCLIC_POINTS:
         _tap_gradients_22(*source, *target)
     elif tile[0] == 3:
         _tap_gradients_3(*source, *target)
@@ -141,7 +142,7 @@ def tile_of(g: Conv2dGeometry) -> Tile:
     if r == 5:
         return Tile(2, 6, 36)
     if (g.height, g.width, g.out_height, g.out_width) == (3, 3, 3, 3) and g.padding[0] == g.padding[2] == 1:
-        return Tile(3, 5, cyclic.POINTS)
+        return Tile(3, 5, CYCLIC_POINTS)
 
     def multiplications(m: int) -> int:
         return -(-g.out_height // m) * -(-g.out_width // m) * (m + 2) ** 2
