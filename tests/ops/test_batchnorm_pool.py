@@ -163,7 +163,7 @@ def test_cpu_matches_reference(case: Case) -> None:
 
 
 @pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("change", [None, ("gamma", 0.0), ("gamma", 1e-44), ("beta", 30.0)])
+@pytest.mark.parametrize("change", [None, ("gamma", 0.0), ("gamma", 1e-44), ("gamma", 1e-35), ("beta", 30.0)])
 def test_sums_over_outputs_where_they_tell_the_maxima(
     change: tuple[str, float] | None, relu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +172,7 @@ def test_sums_over_outputs_where_they_tell_the_maxima(
     case: Case = {"shape": (9, 6, 7, 5), "options": options, "mean": -3.0, "std": 2.0, "dtype": np.float32, "seed": 1}
     given, dy = arrays(case)
     given["beta"] = given["beta"].clip(-1, 1)
+    given["beta"][2] = 0  # else no gamma that small would tell anything
     if change is not None:
         given[change[0]][2] = change[1]
     exact = wide(given)
@@ -418,6 +419,7 @@ def test_bad_arguments_are_refused(error: type[Exception], message: str, change:
 
 
 DY = np.ones((2, 2, 2, 3), np.float32)
+VECTOR = np.ones(3, np.float32)
 SAVED = BatchNormMaxPoolSaved(np.ones(3), np.ones(3), np.zeros(DY.shape, np.uint8), True)
 
 
@@ -430,6 +432,9 @@ SAVED = BatchNormMaxPoolSaved(np.ones(3), np.ones(3), np.zeros(DY.shape, np.uint
         (ShapeError, r"saved.inv_std must have shape \(3,\)", {"saved": SAVED._replace(inv_std=np.ones(4))}),
         (ShapeError, "saved.argmax must have shape", {"saved": SAVED._replace(argmax=SAVED.argmax[:1])}),
         (DTypeError, "saved.argmax must be uint8", {"saved": SAVED._replace(argmax=SAVED.argmax.astype(np.int32))}),
+        (ShapeError, r"saved.outputs\[0\] must have", {"saved": SAVED._replace(outputs=(DY[:1], VECTOR))}),
+        (ShapeError, r"saved.outputs\[1\] must have", {"saved": SAVED._replace(outputs=(DY, VECTOR[:2]))}),
+        (DTypeError, r"saved.outputs\[1\] is float64", {"saved": SAVED._replace(outputs=(DY, np.ones(3)))}),
         (DTypeError, "dy is float64 but x is float32", {"dy": DY.astype(np.float64)}),
         (ShapeError, r"out's dgamma must have shape \(3,\)", {"out": (np.ones(2, np.float32), None)}),
     ],

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,7 +52,10 @@ print("hg" in flags)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="of Linux and glibc")
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage")
+
+
+@pytest.mark.skipif(not HUGE_PAGES.exists() or platform.libc_ver()[0] != "glibc", reason="of such a kernel and glibc")
 def test_the_heap_is_on_huge_pages() -> None:
     """Also of one whose thresholds the user has set, unless so much does not come from the heap, or goes back."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpunet.backend import Array, Gather
-from gpunet.checks import check_shape
+from gpunet.checks import check_float, check_shape
 from gpunet.errors import DTypeError
 from gpunet.ops._dispatch import implementation
 from gpunet.ops._empty import no_rows, no_sum
@@ -120,12 +120,18 @@ def batch_norm_max_pool_backward(
     >>> dx.shape, dgamma.item(), dbeta.item()
     ((1, 2, 2, 1), 5.0, 5.0)
     """
-    impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, saved.argmax, *out)
+    outputs = saved.outputs or ()
+    impl = implementation(__name__, dy, x, gamma, saved.mean, saved.inv_std, saved.argmax, *outputs, *out)
     geometry = Pool2dGeometry.of(x.shape, 2)
     check_gradient(dy, geometry.y_shape, x, gamma, saved.mean, saved.inv_std, out)
     check_shape("saved.argmax", saved.argmax, geometry.y_shape)
     if saved.argmax.dtype != np.uint8:
         raise DTypeError(f"saved.argmax must be uint8, as batch_norm_max_pool returns it, got {saved.argmax.dtype}")
+    if saved.outputs is not None:
+        y, beta = saved.outputs
+        check_float(x=x, **{"saved.outputs[0]": y, "saved.outputs[1]": beta})
+        check_shape("saved.outputs[0]", y, geometry.y_shape)
+        check_shape("saved.outputs[1]", beta, gamma.shape)
     if not geometry.batch:
         return no_rows(x.shape, x), no_sum(gamma.shape, x, out[0]), no_sum(gamma.shape, x, out[1])
     dx, dgamma, dbeta = impl.batch_norm_max_pool_backward(dy, x, gamma, saved, out)

@@ -23,6 +23,8 @@ from gpunet.ops.pool2d import cpu as pool2d
 
 _MAX_OFFSET = 4
 """Where y is at most so many times as large as what gamma scales, x can be told from it."""
+_LEAST, _LEAST_DOUBLE = (float(np.finfo(dtype).tiny / np.finfo(dtype).eps) for dtype in (np.float32, np.float64))
+"""What gamma and the scale must be at least, so that y keeps its digits."""
 
 
 @jit
@@ -84,14 +86,14 @@ def _piece_gradients(
 def _affine(mean: Any, inv_std: Any, gamma: Any, beta: Any, affine: Any) -> bool:
     """Scale and offset of the forward pass in `affine`, float64 (2, C); whether x can be told from y by them.
 
-    It can be to `_MAX_OFFSET` times the rounding errors of y, relative to the deviations of x.
+    It can be to `_MAX_OFFSET` times the rounding errors of y, relative to the deviations of x, unless y is subnormal.
     """
-    told = True
+    told, least = True, _LEAST if gamma.itemsize == 4 else _LEAST_DOUBLE
     for c in range(mean.size):
         scale = gamma[c] * inv_std[c]
         affine[0, c] = gamma.dtype.type(scale)
         affine[1, c] = gamma.dtype.type(beta[c] - (mean[c] - gamma.dtype.type(mean[c])) * scale)
-        told &= abs(beta[c]) <= _MAX_OFFSET * abs(gamma[c]) and affine[0, c] != 0
+        told &= abs(beta[c]) <= _MAX_OFFSET * abs(gamma[c]) and min(abs(gamma[c]), abs(affine[0, c])) >= least
     return told
 
 

@@ -85,7 +85,7 @@ def paired(matrix: Matrix) -> list[Matrix]:
             sums[twin], halves[even] = {even: 1, odd: 1}, [(a + b) / 2 for a, b in zip(matrix[twin], row, strict=True)]
             sums.append({even: 1, odd: -1})
             halves.append([(a - b) / 2 for a, b in zip(matrix[twin], row, strict=True)])
-    if len(halves) == len(sums) and all(len(found) == 1 for found in sums):
+    if all(len(found) == 1 for found in sums):
         return [matrix]
     return [halves, [[Fraction(found.get(k, 0)) for k in range(len(halves))] for found in sums]]
 
