@@ -13,6 +13,7 @@ Source: Goto & van de Geijn, Anatomy of High-Performance Matrix Multiplication, 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ _HEIGHT, _PACKED_HEIGHT, _NARROW_HEIGHT = (8, 12, 8) if MANY_REGISTERS else (6, 
 _in_place = gemm_tile(_HEIGHT, PANEL_VECTORS, packed=False)
 _packed = gemm_tile(_PACKED_HEIGHT, PANEL_VECTORS, packed=True)
 _narrow = gemm_tile(_NARROW_HEIGHT, 1, packed=False)
+_LOW_HEIGHT = 10 if MANY_REGISTERS else 4
+"""Up to this many rows with A packed have a tile of their own: those of ten classes, and the last ones of others."""
+_low = gemm_tile(_LOW_HEIGHT, PANEL_VECTORS, packed=True)
 _copy_term, _copy_part_of_term = copy_rows(_PACKED_HEIGHT), copy_rows(_PACKED_HEIGHT, whole=False)
 _copy_panel, _copy_part = copy_rows(vectors=PANEL_VECTORS), copy_rows(vectors=1, whole=False)
 _store_part = copy_rows(vectors=1, whole=False, fill=False)
@@ -39,11 +43,21 @@ _IN_PLACE_ROWS = 12
 """Up to this many rows, whole panels are read in place, as packing them would take longer than it saves."""
 _SERIAL_PRODUCTS = 2**19
 """Up to this many multiply-adds, some 12 microseconds, waking other threads takes longer than it saves."""
-_MAX_TASKS, _TASK_PRODUCTS, _TASK_ROWS = 8, 2**18, 48
+_MAX_TASKS, _TASK_PRODUCTS, _TASK_ROWS = 8, 2**19, 48
 """Maximum number of tasks of a product of one block of rows; their minimum of multiply-adds, a few microseconds, the
 cost of handing a task to a thread that is still awake, as in a training step; and of rows, as each packs its panels."""
+_TRANS_A, _TRANS_B, _RELU, _TRANS_OUT = 1, 2, 4, 8
+"""The forms of a product, which add up: A or B is transposed, negative values become 0, the transpose is stored. (One
+number, as Numba takes 50 ns to unpack a bool.)"""
 _PARTS, _PART_TERMS, _FEW_SUMS = (4, 8), 1024, 2**15
 """Of split-K: the least and most parts, the least terms of a part, and the most sums that are added up in parts."""
+
+_contiguous = np.ascontiguousarray
+
+
+@jit
+def _is(form, which):
+    return form & which != 0
 
 
 @jit
@@ -52,9 +66,11 @@ def _pack_rows(a, base, step, rows, depth, memory, to):
 
     Zeros fill up the last tile.
     """
-    whole = rows // _PACKED_HEIGHT * _PACKED_HEIGHT
-    for first in range(0, whole, _PACKED_HEIGHT):
-        _copy_term(a, base + first, step, memory, to + first * depth, _PACKED_HEIGHT, depth, _PACKED_HEIGHT)
+    tiles = rows // _PACKED_HEIGHT
+    whole = tiles * _PACKED_HEIGHT
+    for k in range(depth if tiles else 0):  # a term of all tiles at a time, as it lies in memory
+        at, place = base + k * step, to + k * _PACKED_HEIGHT
+        _copy_term(a, at, _PACKED_HEIGHT, memory, place, _PACKED_HEIGHT * depth, tiles, _PACKED_HEIGHT)
     if whole < rows:
         to += whole * depth
         _copy_part_of_term(a, base + whole, step, memory, to, _PACKED_HEIGHT, depth, rows - whole)
@@ -76,8 +92,10 @@ def _pack_panel(b, trans_b, stride, k, depth, column, columns, width, memory, to
 
 
 @jit
-def _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left, right):
+def _block(a, b, form, bias, out, first, end, left, right):
     """Rows first ... end - 1 and columns left ... right - 1 of the product; see :func:`_blocks`."""
+    trans_a, trans_b = _is(form, _TRANS_A), _is(form, _TRANS_B)
+    relu, trans_out = _is(form, _RELU), _is(form, _TRANS_OUT)
     lanes, wide = VECTOR_BYTES // a.itemsize, PANEL_BYTES // a.itemsize
     inner, rows = a.shape[0] if trans_a else a.shape[1], end - first
     flat_a, flat_b, flat, stride = a.reshape(-1), b.reshape(-1), out.reshape(-1), out.shape[1]
@@ -88,12 +106,16 @@ def _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left,
     panel = wide * panels
     edge = panel + wide * most
     packed = edge + rows * wide * (panels if trans_out else 1)
-    memory = scratch(packed + ((rows + _PACKED_HEIGHT) * most if trans_a else 0), a)
+    as_packed = trans_a and a.shape[1] == _LOW_HEIGHT  # A lies in memory as it would be packed
+    memory = scratch(packed + ((rows + _PACKED_HEIGHT) * most if trans_a and not as_packed else 0), a)
+    left_rows, left_start = memory, packed
     for j in range(wide * panels):
         memory[j] = bias[left + j] if bias.size and left + j < right else 0
     for part in range(parts):
         k, depth = part * inner // parts, (part + 1) * inner // parts - part * inner // parts
-        if trans_a:
+        if as_packed:
+            left_rows, left_start = flat_a, k * _LOW_HEIGHT
+        elif trans_a:
             _pack_rows(flat_a, k * a.shape[1] + first, a.shape[1], rows, depth, memory, packed)
         low = a.dtype.type(0) if relu and part == parts - 1 else a.dtype.type(-np.inf)
         for j in range(left, right, wide):
@@ -114,8 +136,11 @@ def _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left,
             height = _PACKED_HEIGHT if trans_a else _HEIGHT if width == wide else _NARROW_HEIGHT
             for i in range(0, rows, height):
                 sums = begin, begin_at + i * begin_row, begin_row, target, to + i * to_row, to_row, low
-                if trans_a:
-                    left_at = packed + i * depth
+                left_at = left_start + i * depth
+                if trans_a and rows - i <= _LOW_HEIGHT:
+                    left_step = _LOW_HEIGHT if as_packed else _PACKED_HEIGHT
+                    _low(rows - i, depth, left_rows, left_at, left_step, source, at, step, *sums)
+                elif trans_a:
                     _packed(rows - i, depth, memory, left_at, _PACKED_HEIGHT, source, at, step, *sums)
                 elif width == wide:
                     _in_place(rows - i, depth, flat_a, (first + i) * inner + k, inner, source, at, step, *sums)
@@ -130,18 +155,18 @@ def _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left,
 
 
 @jit
-def _blocks(a, b, trans_a, trans_b, bias, relu, trans_out, out, row_tasks, column_tasks):
-    """out = op(A) op(B) plus `bias`, (columns,) or empty; its transpose with `trans_out`."""
-    rows, columns = (out.shape[1], out.shape[0]) if trans_out else out.shape
+def _blocks(a, b, form, bias, out, row_tasks, column_tasks):
+    """out = op(A) op(B) plus `bias`, (columns,) or empty, in the `form` that _TRANS_A and others add up to."""
+    rows, columns = (out.shape[1], out.shape[0]) if _is(form, _TRANS_OUT) else out.shape
     wide = PANEL_BYTES // a.itemsize
-    height = _PACKED_HEIGHT if trans_a else _HEIGHT
+    height = _PACKED_HEIGHT if _is(form, _TRANS_A) else _HEIGHT
     tiles, panels = (rows + height - 1) // height, (columns + wide - 1) // wide
     for task in prange(row_tasks * column_tasks):
         row, column = task // column_tasks, task % column_tasks
         first, end = row * tiles // row_tasks * height, (row + 1) * tiles // row_tasks * height
         left, right = column * panels // column_tasks * wide, (column + 1) * panels // column_tasks * wide
         end, right = min(end, rows), min(right, columns)
-        _block(a, b, trans_a, trans_b, bias, relu, trans_out, out, first, end, left, right)
+        _block(a, b, form, bias, out, first, end, left, right)
 
 
 @jit
@@ -151,7 +176,7 @@ def _parts(a, b, start, partial):
     for part in prange(parts):
         first, end = part * terms // parts, (part + 1) * terms // parts
         some_a, some_b = a[first:end], b[first:end]
-        _block(some_a, some_b, True, False, start, False, False, partial[part], 0, rows, 0, columns)
+        _block(some_a, some_b, _TRANS_A, start, partial[part], 0, rows, 0, columns)
 
 
 def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
@@ -170,17 +195,23 @@ def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=1024)
 def _plan(
-    rows: int, inner: int, columns: int, trans_a: bool, trans_b: bool, plain: bool, dtype: Any
-) -> tuple[bool, int, int, int, np.ndarray]:
-    """Whether the transpose is computed of a product that is `plain`, the parts of its sums, the tasks, and no bias."""
-    panel = PANEL_BYTES // dtype.itemsize
-    trans_out = trans_a and not trans_b and columns < panel <= rows and plain
+    a_shape: tuple[int, int], b_shape: tuple[int, int], form: int, biased: bool, dtype: Any
+) -> tuple[tuple[int, int], Callable[..., np.ndarray], int, int, int, int, np.ndarray]:
+    """Of a product: its shape; what allocates it; its form, with its transpose if that is computed; the parts of its
+    sums; the numbers of tasks; and no bias."""
+    inner, rows = a_shape if form & _TRANS_A else a_shape[::-1]
+    columns = b_shape[0] if form & _TRANS_B else b_shape[1]
+    panel, shape = PANEL_BYTES // dtype.itemsize, (rows, columns)
+    empty = np.empty if rows * columns * dtype.itemsize < aligned.SMALL else aligned.empty
+    plain = form == _TRANS_A and not biased
+    trans_out = plain and columns < panel <= rows
     if trans_out:
         # Few columns leave most of a panel empty; as rows, they do not, and the other matrix is not transposed.
-        rows, columns = columns, rows
-    few = trans_a and not trans_b and plain and not trans_out and rows * columns <= _FEW_SUMS
+        rows, columns, form = columns, rows, form | _TRANS_OUT
+    few = plain and not trans_out and rows * columns <= _FEW_SUMS
     parts = min(_PARTS[1], inner // _PART_TERMS) if few else 1
-    return trans_out, parts if parts >= _PARTS[0] else 1, *_tasks(rows, inner, columns, panel), np.empty(0, dtype)
+    parts = parts if parts >= _PARTS[0] else 1
+    return shape, empty, form, parts, *_tasks(rows, inner, columns, panel), np.empty(0, dtype)
 
 
 def matmul(
@@ -193,25 +224,24 @@ def matmul(
     relu: bool = False,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """op(A) @ op(B) of two C-contiguous matrices of the same dtype, plus `bias` in each row, in parallel.
+    """op(A) @ op(B) of two matrices of the same dtype, plus `bias` in each row, in parallel.
 
     With `relu`, negative values become 0. The result is written to `out`, a C-contiguous matrix, if given.
     """
-    inner, rows = a.shape if trans_a else a.shape[::-1]
-    columns = b.shape[0] if trans_b else b.shape[1]
-    dtype = a.dtype
+    a, b, dtype = _contiguous(a), _contiguous(b), a.dtype
+    form = (_TRANS_A if trans_a else 0) | (_TRANS_B if trans_b else 0) | (_RELU if relu else 0)
+    plan = _plan(a.shape, b.shape, form, bias is not None, dtype)
+    shape, empty, form, parts, row_tasks, column_tasks, start = plan
     if out is None:
-        out = aligned.empty((rows, columns), dtype)
-    plain = bias is None and not relu
-    trans_out, parts, row_tasks, column_tasks, start = _plan(rows, inner, columns, trans_a, trans_b, plain, dtype)
+        out = empty(shape, dtype)
     if parts > 1:
-        partial = aligned.empty((parts, rows, columns), dtype)
+        partial = aligned.empty((parts, *shape), dtype)
         _parts(a, b, start, partial)
         column_sums(partial.reshape(parts, -1), out.reshape(-1))
         return out
     if bias is not None:
-        start = np.ascontiguousarray(bias)
-    if trans_out:
+        start = _contiguous(bias)
+    if form & _TRANS_OUT:
         a, b = b, a
-    _blocks(a, b, trans_a, trans_b, start, relu, trans_out, out, row_tasks, column_tasks)
+    _blocks(a, b, form, start, out, row_tasks, column_tasks)
     return out

@@ -75,8 +75,8 @@ def test_long_sums_in_parts(shape: tuple[int, int, int], dtype: type) -> None:
     terms, rows, columns = shape
     rng, threads, found = np.random.default_rng(0), numba.get_num_threads(), []
     a, b = rng.standard_normal((terms, rows)).astype(dtype), rng.standard_normal((terms, columns)).astype(dtype)
-    assert _matmul._plan(rows, terms, columns, True, False, True, a.dtype)[1] >= 4
-    assert _matmul._plan(rows, terms, columns, True, False, False, a.dtype)[1] == 1  # with a bias
+    assert _matmul._plan(a.shape, b.shape, _matmul._TRANS_A, False, a.dtype)[3] >= 4
+    assert _matmul._plan(a.shape, b.shape, _matmul._TRANS_A, True, a.dtype)[3] == 1  # with a bias
     for count in (1, threads):
         numba.set_num_threads(count)
         try:

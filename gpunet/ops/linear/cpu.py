@@ -14,14 +14,14 @@ from gpunet.ops.activation import cpu as activation
 
 
 def _matrix(array: np.ndarray) -> np.ndarray:
-    """`array` as a contiguous matrix whose rows are its last axis."""
-    array = np.ascontiguousarray(array)
-    return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
+    """`array` as a matrix whose rows are its last axis."""
+    return array.reshape(-1, array.shape[-1])
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, relu: bool) -> np.ndarray:
-    y = matmul(_matrix(x), np.ascontiguousarray(weight), bias=bias, relu=relu)
-    return y if x.ndim == 2 else y.reshape(*x.shape[:-1], weight.shape[1])
+    if x.ndim == 2:
+        return matmul(x, weight, bias=bias, relu=relu)
+    return matmul(_matrix(x), weight, bias=bias, relu=relu).reshape(*x.shape[:-1], weight.shape[1])
 
 
 @jit
@@ -50,16 +50,17 @@ def linear_backward(
     needs: Sequence[str],
     out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-    drows = _matrix(dy)
+    if x.ndim != 2:
+        y = y if y is None else _matrix(y)
+        dx, dweight, dbias = linear_backward(_matrix(dy), _matrix(x), weight, y, needs, out)
+        return dx if dx is None else dx.reshape(x.shape), dweight, dbias
     dx = dweight = dbias = None
     if y is not None:
-        drows, dbias = _before_relu(drows, _matrix(y), out[1])
+        dy, dbias = _before_relu(np.ascontiguousarray(dy), np.ascontiguousarray(y), out[1])
     elif "bias" in needs:
-        dbias = column_sums(drows, out[1])
+        dbias = column_sums(np.ascontiguousarray(dy), out[1])
     if "x" in needs:
-        dx = matmul(drows, np.ascontiguousarray(weight), trans_b=True)
-        if x.ndim != 2:
-            dx = dx.reshape(x.shape)
+        dx = matmul(dy, weight, trans_b=True)
     if "weight" in needs:
-        dweight = matmul(_matrix(x), drows, trans_a=True, out=out[0])
+        dweight = matmul(x, dy, trans_a=True, out=out[0])
     return dx, dweight, dbias if "bias" in needs else None
