@@ -32,7 +32,7 @@ from gpunet.experiments.run import fit
 from gpunet.ops.conv2d import cpu
 from gpunet.ops.geometry import Conv2dGeometry
 
-ALGORITHMS = ("default", "sums", "im2col")
+ALGORITHMS = ("default", "sums", "gemm")
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Training:
 
 @contextlib.contextmanager
 def forced(algorithm: str) -> Iterator[None]:
-    """Make CPU convolutions use `algorithm`: ``sums`` is the default without transforms, ``im2col`` is all BLAS."""
+    """Make CPU convolutions use `algorithm`: ``sums`` is the default without transforms, ``gemm`` is all BLAS."""
     if algorithm == "default":
         yield
     elif algorithm == "sums":
         with patch.object(cpu, "_transformed", lambda g: None):
             yield
-    elif algorithm == "im2col":
+    elif algorithm == "gemm":
 
         def choose(direction: str, g: Conv2dGeometry) -> str:
-            return "im2col"
+            return "tap_gemm"
 
         with patch.object(cpu, "_choose", choose):
             yield

@@ -23,9 +23,9 @@ def test_algorithms_are_forced() -> None:
     for algorithm in conv_training.ALGORITHMS:
         with forced(algorithm):
             chosen[algorithm] = cpu._choose("forward", LAYER)
-    assert chosen == {"default": "winograd", "sums": "register_tiling", "im2col": "im2col"}
+    assert chosen == {"default": "winograd", "sums": "register_tiling", "gemm": "tap_gemm"}
     assert cpu._choose("forward", LAYER) == "winograd"
-    with pytest.raises(ValueError, match="must be one of default, sums, im2col, got 'fft'"), forced("fft"):
+    with pytest.raises(ValueError, match="must be one of default, sums, gemm, got 'fft'"), forced("fft"):
         pass
 
 

@@ -62,7 +62,7 @@ def arrays(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np
     return x, weight, bias, dy
 
 
-SUMS = ["tap_gemm", "im2col", "register_tiling", "direct", "groups"]
+SUMS = ["tap_gemm", "register_tiling", "direct"]
 """The algorithms that add up what the definition says, for every geometry; with groups, ``direct`` or others' part."""
 
 
@@ -72,9 +72,9 @@ def choose_always(algorithm: str, patch: pytest.MonkeyPatch) -> None:
 
     def choose(direction: str, g: Conv2dGeometry) -> str:
         if g.groups > 1 and algorithm != "direct":
-            return "groups" if direction == "backward_x" else "register_tiling"
-        if algorithm == "groups":
-            return "im2col"
+            return "strided" if direction == "backward_x" else "register_tiling"
+        if direction == "backward_x" and algorithm == "register_tiling":
+            return "strided"
         if direction == "backward_x" and as_convolution:
             return "convolution" if transposed(g) is not None else "col2im"
         return algorithm
@@ -151,7 +151,7 @@ def test_phases_of_dilated_convolutions(case: dict[str, Any]) -> None:
 
     def choose(direction: str, g: Conv2dGeometry) -> str:
         if direction == "backward_x":
-            return "groups" if g.groups > 1 else "convolution" if transposed(g) is not None else "im2col"
+            return "convolution" if transposed(g) is not None else "strided"
         return "phases" if of_phases(g) is not None else "register_tiling"
 
     with pytest.MonkeyPatch.context() as patch:
@@ -206,7 +206,9 @@ def test_choice_of_products_and_strides() -> None:
     assert [cpu._choose(direction, dense) for direction in directions] == ["matmul"] * 3
     strided = Conv2dGeometry.of((8, 14, 14, 32), (3, 3, 32, 64), stride=2, padding=1)
     choices = [cpu._choose(direction, strided) for direction in directions]
-    assert choices == ["register_tiling", "tap_gemm", "register_tiling"]
+    assert choices == ["register_tiling", "strided", "register_tiling"]
+    small = Conv2dGeometry.of((8, 7, 7, 32), (3, 3, 32, 64), stride=2, padding=1)
+    assert cpu._choose("backward_x", small) == "tap_gemm"
 
 
 def test_dead_taps() -> None:

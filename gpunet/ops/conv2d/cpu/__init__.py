@@ -10,21 +10,20 @@
 ``register_tiling``
     Implicit GEMM with its accumulators in registers, over input rows in the L1 cache. The fastest algorithm that
     computes the sums as defined.
+``strided``
+    The same for the input gradient with strides, phase by phase.
 ``tap_gemm``
     One GEMM over a block of images per output position and tap; taps on the padding are skipped.
-``im2col``
-    GEMMs over tiles of patches.
 ``col2im``
     The input gradient for few input channels: a GEMM whose result is scattered back to the patches.
 ``direct``
     Plain loops, for groups of so few channels that a GEMM call would cost more than its work.
 
-Groups are computed by direct, register_tiling and, forward, winograd and fft. Three more cases reduce to these.
-``convolution``: the input gradient at stride 1 is the convolution of dy with the rotated weights. ``groups``: that of
-larger groups at other strides is computed group by group, on copies of their channels. ``phases``: dilated convolution
-is that of the phases of the maps, if winograd or fft computes that.
+Groups are computed by direct, register_tiling, strided and, forward, winograd and fft. Two more cases reduce to these.
+``convolution``: the input gradient at stride 1 is the convolution of dy with the rotated weights. ``phases``: dilated
+convolution is that of the phases of the maps, if winograd or fft computes that.
 
-``tap_gemm``, ``im2col`` and ``direct`` are driven by the tables of :mod:`gpunet.ops.conv2d.taps`. They also compute any
+``tap_gemm`` and ``direct`` are driven by the tables of :mod:`gpunet.ops.conv2d.taps`. They also compute any
 input gradient, with the maps swapped, the tables inverted and the weights transposed.
 """
 
@@ -39,19 +38,27 @@ from gpunet import aligned
 from gpunet.ops._blas import gemm_address
 from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
-from gpunet.ops.conv2d.cpu import col2im, direct, fft, fft_tiling, im2col, phases, register_tiling, tap_gemm, winograd
-from gpunet.ops.conv2d.cpu.epilogue import Epilogue, clear_taps, finish_maps, reduce_split_k
+from gpunet.ops.conv2d.cpu import (
+    col2im,
+    direct,
+    fft,
+    fft_tiling,
+    phases,
+    register_tiling,
+    strided,
+    tap_gemm,
+    winograd,
+)
+from gpunet.ops.conv2d.cpu.epilogue import Epilogue, clear_taps, finish_maps
 from gpunet.ops.conv2d.cpu.rotation import rotate_weight
 from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
 
 _SMALL_MAP, _SMALL_BATCH, _FEW_WEIGHTS = 12, 16, 2**13
 """Up to this many output positions, ``tap_gemm`` beats ``register_tiling``, unless images (or weights) are few."""
+_SMALL_PHASE = 32
+"""Up to this many positions of a phase, ``tap_gemm`` beats ``strided``."""
 _FEW_CHANNELS = 4
-_TILE_BYTES = 192 * 1024
-"""Size of an im2col tile: fits the L2 cache of any x86-64 core of the last ten years, with room for the weights."""
-_SPLIT_K = 16
-"""Split-K parts of the im2col weight gradient: a constant, so that results do not depend on the number of threads."""
 
 
 def _choose(direction: str, g: Conv2dGeometry) -> str:
@@ -68,15 +75,14 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
         return "col2im"
     if direction == "backward_x" and transposed(g) is not None:
         return "convolution"
-    if direction == "backward_x" and g.groups > 1:
-        return "groups"
+    if direction == "backward_x":
+        phase = -(-g.height // g.stride[0]) * -(-g.width // g.stride[1])
+        return "tap_gemm" if phase <= _SMALL_PHASE and g.groups == 1 else "strided"
     if (transformed := _transformed(g)) is not None:
         return transformed
     plain = phases.of_phases(g)
     if plain is not None and _transformed(plain) is not None:
         return "phases"
-    if direction == "backward_x":
-        return "tap_gemm" if g.batch >= _SMALL_BATCH // 2 else "im2col"
     large_map = g.out_height * g.out_width > _SMALL_MAP
     weights = g.kernel[0] * g.kernel[1] * inner * outer
     few = g.batch < _SMALL_BATCH if direction == "forward" else weights <= _FEW_WEIGHTS
@@ -95,10 +101,6 @@ def _transformed(g: Conv2dGeometry) -> str | None:
 def _image_block(g: Conv2dGeometry, out_height: int) -> int:
     """Images per task of ``tap_gemm``: GEMMs of 128 rows keep BLAS efficient; 64 if there would be too few tasks."""
     return 128 if -(-g.batch // 128) * out_height >= 4 else 64
-
-
-def _tile_rows(out_rows: int, out_width: int, depth: int, itemsize: int) -> int:
-    return max(1, min(out_rows, _TILE_BYTES // (out_width * depth * itemsize)))
 
 
 def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2dGeometry) -> np.ndarray:
@@ -141,17 +143,6 @@ def conv2d_and_epilogue(x: np.ndarray, weight: np.ndarray, epilogue: Epilogue, g
     return y
 
 
-def _group(g: Conv2dGeometry) -> Conv2dGeometry:
-    """A single group of a grouped convolution, as a convolution."""
-    return replace(g, in_channels=g.in_channels // g.groups, out_channels=g.out_channels // g.groups, groups=1)
-
-
-def _channels(g: Conv2dGeometry, group: int) -> tuple[slice, slice]:
-    """The input and output channels of a group."""
-    inner, outer = g.in_channels // g.groups, g.out_channels // g.groups
-    return slice(group * inner, (group + 1) * inner), slice(group * outer, (group + 1) * outer)
-
-
 def _phases_of(g: Conv2dGeometry) -> Conv2dGeometry:
     plain = phases.of_phases(g)
     assert plain is not None
@@ -178,13 +169,9 @@ def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeom
         taps_y, taps_x = tap_tables(g)[0]
         if algorithm == "direct":
             direct.convolution(x, weight, 0, bias, taps_y, taps_x, g.groups, y)
-        elif algorithm == "tap_gemm":
+        else:
             block = _image_block(g, g.out_height)
             tap_gemm.convolution(gemm_address(x.dtype), x, weight, 0, bias, taps_y, taps_x, block, y)
-        else:
-            depth = g.kernel[0] * g.kernel[1] * g.weight_shape[2]
-            tile_rows = _tile_rows(g.batch * g.out_height, g.out_width, depth, x.itemsize)
-            im2col.convolution(gemm_address(x.dtype), x, weight, bias, taps_y, taps_x, tile_rows, y)
 
 
 def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> np.ndarray:
@@ -195,25 +182,19 @@ def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> 
     dx = aligned.empty(g.x_shape, dy.dtype)
     algorithm, as_convolution = _choose("backward_x", g), transposed(g)
     taps_y, taps_x = tap_tables(g)[1]
-    if algorithm == "groups":
-        for group in range(g.groups):
-            inputs, outputs = _channels(g, group)
-            dx[..., inputs] = conv2d_backward_x(dy[..., outputs], weight[..., outputs], _group(g))
-    elif algorithm == "matmul":
+    if algorithm == "matmul":
         matmul(dy.reshape(-1, g.out_channels), weight[0, 0], trans_b=True, out=dx.reshape(-1, g.in_channels))
     elif algorithm == "col2im":
         col2im.input_gradient(dy, weight, g, dx)
     elif algorithm == "convolution" and as_convolution is not None:
         _convolve(dy, rotate_weight(weight, g.groups), no_bias, as_convolution, dx)
+    elif algorithm == "strided":
+        strided.input_gradient(dy, weight, g, dx)
     elif algorithm == "direct":
         direct.convolution(dy, weight, 1, no_bias, taps_y, taps_x, g.groups, dx)
-    elif algorithm == "tap_gemm":
+    else:
         block = _image_block(g, g.height)
         tap_gemm.convolution(gemm_address(dy.dtype), dy, weight, 1, no_bias, taps_y, taps_x, block, dx)
-    else:
-        transposed_weight = np.ascontiguousarray(weight.transpose(0, 1, 3, 2))
-        rows = _tile_rows(g.batch * g.height, g.width, g.kernel[0] * g.kernel[1] * g.out_channels, dy.itemsize)
-        im2col.convolution(gemm_address(dy.dtype), dy, transposed_weight, no_bias, taps_y, taps_x, rows, dx)
     return dx
 
 
@@ -254,16 +235,8 @@ def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: 
         register_tiling.weight_gradient(x, dy, g, dweight)
     elif algorithm == "direct":
         direct.weight_gradient(x, dy, taps_y, taps_x, g.groups, dweight)
-    elif algorithm == "tap_gemm":
-        tap_gemm.weight_gradient(gemm_address(x.dtype), x, dy, taps_y, taps_x, 128, dweight)
     else:
-        depth = g.kernel[0] * g.kernel[1] * g.weight_shape[2]
-        out_rows = g.batch * g.out_height
-        parts = min(_SPLIT_K, out_rows)
-        rows = _tile_rows(-(-out_rows // parts), g.out_width, depth, x.itemsize)
-        partial = aligned.empty((parts, depth, g.out_channels), x.dtype)
-        im2col.split_k_weight_gradient(gemm_address(x.dtype), x, dy, taps_y, taps_x, rows, partial)
-        reduce_split_k(partial.reshape(parts, -1), dweight.reshape(-1))
+        tap_gemm.weight_gradient(gemm_address(x.dtype), x, dy, taps_y, taps_x, 128, dweight)
 
 
 def conv2d_backward_bias(dy: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

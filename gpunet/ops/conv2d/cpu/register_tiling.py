@@ -31,7 +31,7 @@ from gpunet.ops._simd import (
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue, reduce_split_k
 from gpunet.ops.geometry import Conv2dGeometry
 
-_POSITIONS = 256
+POSITIONS = 256
 """Approximate number of output positions per task, so that the micro-kernel's reused operands stay in the L1 cache."""
 _DEPTH_BYTES = 24 * 1024
 """Size of the weights of a panel that are applied at a time, so that they stay in the L1 cache while positions pass."""
@@ -44,10 +44,10 @@ _TASKS = 8
 """Target number of tasks of a convolution, if it can be split that far."""
 _SERIAL_PRODUCTS = 2**20
 """Up to this many multiply-adds, waking other threads takes longer than it saves."""
-_POSITION_ROWS, _TERM_ROWS = (0,) * 6, (0,) * (9 if MANY_REGISTERS else 4)
+POSITION_ROWS, _TERM_ROWS = (0,) * 6, (0,) * (9 if MANY_REGISTERS else 4)
 """Rows of the register tile: output positions in the forward pass, terms in the weight gradient. Tuples, of which only
 the lengths count: these are known when a kernel is compiled."""
-_NARROW_POSITION_ROWS, _NARROW_TERM_ROWS = (0,) * 12, (0,) * (12 if MANY_REGISTERS else 8)
+NARROW_POSITION_ROWS, _NARROW_TERM_ROWS = (0,) * 12, (0,) * (12 if MANY_REGISTERS else 8)
 """If the output channels, or those of a group, fit in a vector: then a row of the tile is one vector, not two."""
 _FEWEST_NARROW_ROWS = 12 if MANY_REGISTERS else 8
 """By which a kernel knows these tiles from the others."""
@@ -81,18 +81,19 @@ class _Layout(NamedTuple):
     """Input channels of a group."""
 
 
-def _is_narrow(g: Conv2dGeometry, itemsize: int) -> bool:
-    return g.out_channels // g.groups * itemsize <= VECTOR_BYTES
+def is_narrow(group_channels: int, itemsize: int) -> bool:
+    """Whether the outputs of a group fit in a vector."""
+    return group_channels * itemsize <= VECTOR_BYTES
 
 
 @functools.lru_cache(maxsize=256)
 def _layout(g: Conv2dGeometry, window: int, narrow: bool) -> _Layout:
     """With rows of tasks that are a multiple of `window`."""
-    position_rows, term_rows = (_NARROW_POSITION_ROWS, _NARROW_TERM_ROWS) if narrow else (_POSITION_ROWS, _TERM_ROWS)
+    position_rows, term_rows = (NARROW_POSITION_ROWS, _NARROW_TERM_ROWS) if narrow else (POSITION_ROWS, _TERM_ROWS)
     run = _NARROW_RUN if narrow else _RUN
     term_tile = len(term_rows) if g.weight_shape[2] % run else run
     channels = g.in_channels
-    tasks = -(-g.out_height // max(1, _POSITIONS // g.out_width))  # per image
+    tasks = -(-g.out_height // max(1, POSITIONS // g.out_width))  # per image
     task_rows = -(-g.out_height // (tasks * window)) * window
     reach = (g.out_width - 1) * g.stride[1] + (g.kernel[1] - 1) * g.dilation[1] + 1
     width = max(g.padding[2] + g.width, reach) * channels
@@ -114,7 +115,7 @@ def _layout(g: Conv2dGeometry, window: int, narrow: bool) -> _Layout:
     )
 
 
-def _pad_to_panels(matrix: np.ndarray, groups: int, panel: int) -> np.ndarray:
+def pad_to_panels(matrix: np.ndarray, groups: int, panel: int) -> np.ndarray:
     """`matrix` with each of `groups` equal parts of its rows zero-padded to a multiple of `panel`, flattened."""
     rows, columns = len(matrix), matrix.shape[1] // groups
     if columns % panel == 0:
@@ -125,24 +126,24 @@ def _pad_to_panels(matrix: np.ndarray, groups: int, panel: int) -> np.ndarray:
 
 
 @jit
-def _zeros(size, like):
+def zeros(size, like):
     """A separate function, so that Numba does not parallelise the loop."""
     return np.zeros(size, like.dtype)
 
 
 @jit
-def _is_narrow_tile(tile):
+def is_narrow_tile(tile):
     return len(tile) >= _FEWEST_NARROW_ROWS
 
 
 @jit
-def _panel(tile, like):
+def panel_size(tile, like):
     """Elements of a row of the register tile, a panel of output channels."""
-    return (VECTOR_BYTES if _is_narrow_tile(tile) else PANEL_BYTES) // like.itemsize
+    return (VECTOR_BYTES if is_narrow_tile(tile) else PANEL_BYTES) // like.itemsize
 
 
 @jit
-def _pack_rows(x, n, first, layout, buffer):
+def pack_rows(x, n, first, layout, buffer):
     """Pack rows of the map x[n], starting at `first` (may be negative), into `buffer`, whose margins are zero."""
     height, length = x.shape[1], x.shape[2]
     for k in range(layout.height):
@@ -156,11 +157,35 @@ def _pack_rows(x, n, first, layout, buffer):
 
 
 @jit
+def panel_sums(buffer, base, positions, count, terms, weight, first, b, start, tile, target, at, to_row, padded_tiles):
+    """`start` plus the convolution of a panel's output channels, for `count` positions of a task.
+
+    The weights of the terms are the rows of `weight` from `first` on, as wide as `start`; those of the panel begin at
+    column b. Position m is written to ``target[at + m * to_row]``; `padded_tiles`: there is room for whole tiles.
+    """
+    padded, tile_rows = start.size, len(tile)
+    depth = _DEPTH_BYTES // (panel_size(tile, buffer) * buffer.itemsize)
+    begin, begin_row, begin_start = start, 0, b
+    for k in range(0, max(terms.size, 1), depth):
+        part = terms[k : min(k + depth, terms.size)]
+        for tile_start in range(0, count, tile_rows):
+            m = tile_start if padded_tiles else min(tile_start, count - tile_rows)  # else the last tiles overlap
+            left: Any = buffer, positions_of_rows(base, positions, m, tile), part
+            right, sums_at = (weight, (first + k) * padded + b, padded), begin_start + m * begin_row
+            to = at + m * to_row
+            if is_narrow_tile(tile):
+                narrow_micro_kernel(*left, *right, *(begin, sums_at, begin_row), *(target, to, to_row))
+            else:
+                gemm_micro_kernel(*left, *right, *(begin, sums_at, begin_row), *(target, to, to_row))
+        begin, begin_row, begin_start = target, to_row, at
+
+
+@jit
 def _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, out, task):
     """A block of output rows of an image, and one of the `splits` that its panels are divided into."""
     out_height, out_width, out_channels = out
     positions, terms = layout.positions, layout.terms[:term_count]
-    padded, panel, tile_rows = bias.size, _panel(tile, x), len(tile)
+    padded, panel, tile_rows = bias.size, panel_size(tile, x), len(tile)
     row_blocks, panels = (out_height + layout.task_rows - 1) // layout.task_rows, padded // panel
     group_panels, group_outputs = panels // layout.groups, out_channels // layout.groups
     finishing, window = epilogue.coefficients.size > 0, epilogue.window
@@ -168,30 +193,18 @@ def _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, o
     n, first = row_block // row_blocks, row_block % row_blocks * layout.task_rows
     rows = min(layout.task_rows, out_height - first)
     count = rows * out_width
-    buffer = _zeros(layout.height * layout.width, x)
+    buffer = zeros(layout.height * layout.width, x)
     depth = _DEPTH_BYTES // (panel * x.itemsize)
     buffered = finishing or count < tile_rows or group_outputs % panel != 0 or term_count > depth
     values = scratch((count + tile_rows - 1) // tile_rows * tile_rows * panel if buffered else 0, x)
-    _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
+    pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
     for number in range(split * panels // splits, (split + 1) * panels // splits):
         group, within = number // group_panels, number % group_panels * panel
         base, o, b = group * layout.group_channels, group * group_outputs + within, number * panel
         channels, at = min(panel, group_outputs - within), (n * out_height + first) * out_width * out_channels + o
         # Chosen once: to bind an array to a name counts a reference, atomically.
         target, to_row, to_start = (values, panel, 0) if buffered else (flat_y, out_channels, at)
-        begin, begin_row, begin_start = bias, 0, b
-        for k in range(0, max(term_count, 1), depth):
-            part = terms[k : min(k + depth, term_count)]
-            for start in range(0, count, tile_rows):
-                m = start if buffered else min(start, count - tile_rows)  # in y, the last tiles overlap
-                left: Any = buffer, positions_of_rows(base, positions, m, tile), part
-                right, sums_at = (weight, k * padded + b, padded), begin_start + m * begin_row
-                to = to_start + m * to_row
-                if _is_narrow_tile(tile):
-                    narrow_micro_kernel(*left, *right, *(begin, sums_at, begin_row), *(target, to, to_row))
-                else:
-                    gemm_micro_kernel(*left, *right, *(begin, sums_at, begin_row), *(target, to, to_row))
-            begin, begin_row, begin_start = target, to_row, to_start
+        panel_sums(buffer, base, positions, count, terms, weight, 0, b, bias, tile, target, to_start, to_row, buffered)
         if finishing:
             at = (n * out_height + first) // window * (out_width // window) * out_channels + o
             finish(values, rows, out_width, epilogue, o, channels, out_channels, flat_y, at)
@@ -222,15 +235,15 @@ def _split_k_weight_gradient(x, dy, layout, tile, partial):
     """
     batch, out_height, out_width, channels = dy.shape
     positions, terms = layout.positions, layout.terms
-    flat_dy, flat_partial, panel = dy.reshape(-1), partial.reshape(-1), _panel(tile, dy)
+    flat_dy, flat_partial, panel = dy.reshape(-1), partial.reshape(-1), panel_size(tile, dy)
     tasks, group_outputs = (out_height + layout.task_rows - 1) // layout.task_rows, channels // layout.groups
-    parts, run = partial.shape[0], _NARROW_RUN if _is_narrow_tile(tile) else _RUN
+    parts, run = partial.shape[0], _NARROW_RUN if is_narrow_tile(tile) else _RUN
     consecutive = layout.group_channels % run == 0
     for part in prange(parts):
-        buffer = _zeros(layout.height * layout.width, x)
+        buffer = zeros(layout.height * layout.width, x)
         for task in range(part * batch * tasks // parts, (part + 1) * batch * tasks // parts):
             n, first = task // tasks, task % tasks * layout.task_rows
-            _pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
+            pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
             count = min(layout.task_rows, out_height - first) * out_width
             for start in range(0, count, _CHUNK):
                 chunk = positions[start : min(count, start + _CHUNK)]
@@ -241,7 +254,7 @@ def _split_k_weight_gradient(x, dy, layout, tile, partial):
                         rows: Any = positions_of_rows(base, terms, t, tile)
                         total = flat_partial, (part * terms.size + t) * channels + o, channels
                         right = flat_dy, at + o, channels
-                        if _is_narrow_tile(tile):
+                        if is_narrow_tile(tile):
                             if consecutive:
                                 _narrow_run_tile(*(buffer, base + terms[t], chunk), *right, *total, *total)
                             else:
@@ -262,25 +275,27 @@ def convolution(
 ) -> None:
     """y = `epilogue` of the convolution of x plus bias, (C_out,) or empty."""
     weight = weight.reshape(-1, g.out_channels)
-    narrow = epilogue is None and _is_narrow(g, x.itemsize)  # an epilogue is applied to whole panels
+    narrow = epilogue is None and is_narrow(
+        g.out_channels // g.groups, x.itemsize
+    )  # an epilogue is applied to whole panels
     panel = (VECTOR_BYTES if narrow else PANEL_BYTES) // x.itemsize
-    weight, term_count = _pad_to_panels(weight, g.groups, panel), len(weight)
+    weight, term_count = pad_to_panels(weight, g.groups, panel), len(weight)
     padded = len(weight) // term_count
-    bias = _pad_to_panels(bias[None], g.groups, panel) if bias.size else np.zeros(padded, x.dtype)
+    bias = pad_to_panels(bias[None], g.groups, panel) if bias.size else np.zeros(padded, x.dtype)
     epilogue = epilogue or no_epilogue(x.dtype)
     rows, layout = x.reshape(g.batch, g.height, -1), _layout(g, epilogue.window, narrow)
     row_blocks = g.batch * -(-g.out_height // layout.task_rows)
     splits = max(1, min(padded // panel, _TASKS // row_blocks))
-    tile = _NARROW_POSITION_ROWS if narrow else _POSITION_ROWS
+    tile = NARROW_POSITION_ROWS if narrow else POSITION_ROWS
     parts = 1 if math.prod(g.y_shape) * term_count <= _SERIAL_PRODUCTS else row_blocks * splits
     _convolution(rows, weight, bias, layout, tile, term_count, splits, parts, epilogue, y, g.y_shape[1:])
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
     """The gradient of the weights, written to `dweight`."""
-    narrow = _is_narrow(g, x.itemsize)
+    narrow = is_narrow(g.out_channels // g.groups, x.itemsize)
     layout, panel = _layout(g, 1, narrow), (VECTOR_BYTES if narrow else PANEL_BYTES) // x.itemsize
-    dy = _pad_to_panels(dy.reshape(-1, g.out_channels), g.groups, panel).reshape(*dy.shape[:3], -1)
+    dy = pad_to_panels(dy.reshape(-1, g.out_channels), g.groups, panel).reshape(*dy.shape[:3], -1)
     fitting = max(4, min(_SPLIT_K, _SPLIT_K_ELEMENTS // (len(layout.terms) * dy.shape[3])))
     parts = min(fitting, g.batch * -(-g.out_height // layout.task_rows))
     partial = aligned.zeros((parts, len(layout.terms), dy.shape[3]), x.dtype)
