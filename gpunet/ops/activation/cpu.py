@@ -30,16 +30,24 @@ _CUBIC = 0.044715
 _NORMAL = 1 / math.sqrt(2 * math.pi)
 
 _f = np.float32
-_ZERO, _HALF, _ONE, _TWO = _f(0), _f(0.5), _f(1), _f(2)
+_ZERO, _ONE, _TWO = _f(0), _f(1), _f(2)
 
 _SATURATED = _f(9.02)  # from here on, tanh is 1 in float32
 
-# erfcx(a / sqrt(2)) / 2 for a in [0, 13.3] as a polynomial in t = (a - 3) / (a + 3), the transformation of Shepherd &
-# Laframboise, Math. Comp. 36 (1981); minimax coefficients by Lawson's algorithm, relative error 6.7e-9.
-_SHIFT, _SHIFT2 = _f(3), _f(6)
-_P0, _P1, _P2 = _f(1.21513948e-01), _f(-2.06402618e-01), _f(1.23225022e-01)
-_P3, _P4, _P5 = _f(-4.62133138e-02), _f(6.13218313e-03), _f(2.90470262e-03)
-_P6, _P7, _P8, _P9 = _f(-9.84183008e-04), _f(-3.39911433e-04), _f(1.16037626e-04), _f(5.41510250e-05)
+# erfcx(a / sqrt(2)) / 2 for a in [0, 13.2] as a polynomial in t = (a - 3.4) / (a + 3.4), the transformation of Shepherd
+# & Laframboise, Math. Comp. 36 (1981); minimax coefficients by Lawson's algorithm, relative error 3.2e-8.
+_SHIFT, _TWO_SHIFTS = _f(3.4), _f(6.8)
+_P0, _P1, _P2 = _f(1.09083945e-01), _f(-1.90786624e-01), _f(1.25740315e-01)
+_P3, _P4, _P5 = _f(-5.90249275e-02), _f(1.65119780e-02), _f(-3.94689906e-04)
+_P6, _P7, _P8 = _f(-1.48149452e-03), _f(2.16277713e-04), _f(1.55293156e-04)
+
+# exp(-a**2 / 2) = 2**k 2**r with |r| <= 0.5; minimax coefficients likewise, relative error 1.9e-9.
+_EXPONENT = _f(-0.5 / math.log(2))
+_Q0, _Q1, _Q2, _Q3 = _f(1), _f(6.9314720574e-01), _f(2.4022646891e-01), _f(5.5503287770e-02)
+_Q4, _Q5, _Q6 = _f(9.6184889575e-03), _f(1.3399931219e-03), _f(1.5345811898e-04)
+_LARGEST = _f(13.19)  # above this, exp(-a**2 / 2) is subnormal
+_ROUND = _f(1.5 * 2**23)  # to add it leaves a number rounded to an integer, in the lowest bits
+_MANTISSA = np.int32(23)
 
 _SQRT_HALF = math.sqrt(0.5)
 
@@ -60,9 +68,16 @@ def _normal_tail(a):
         return lambda a: (0.5 * math.erfc(a * _SQRT_HALF), math.exp(-0.5 * a * a))
 
     def single(a):
-        e = exp_nonpositive(-_HALF * a * a)
-        t = _ONE - _SHIFT2 / (a + _SHIFT)
-        p = ((((_P9 * t + _P8) * t + _P7) * t + _P6) * t + _P5) * t + _P4
+        clamped = _LARGEST if a > _LARGEST else a
+        exponent = clamped * clamped * _EXPONENT
+        shifted = exponent + _ROUND  # no conversion to an integer, which of NaN would be undefined
+        r = exponent - (shifted - _ROUND)
+        q = (((((_Q6 * r + _Q5) * r + _Q4) * r + _Q3) * r + _Q2) * r + _Q1) * r + _Q0
+        # Times 2**k, by adding k to the exponent's bits.
+        bits = np.int32(np.float32(q).view(np.int32) + (np.float32(shifted).view(np.int32) << _MANTISSA))
+        e = _ZERO if a > _LARGEST else bits.view(np.float32)
+        t = _ONE - _TWO_SHIFTS / (a + _SHIFT)
+        p = (((_P8 * t + _P7) * t + _P6) * t + _P5) * t + _P4
         return ((((p * t + _P3) * t + _P2) * t + _P1) * t + _P0) * e, e
 
     return single
