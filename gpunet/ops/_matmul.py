@@ -183,14 +183,14 @@ def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
     """Numbers of tasks that the rows and the columns of a product are divided into."""
     products = rows * inner * columns
     wanted = max(1, min(_MAX_TASKS, products // _TASK_PRODUCTS)) if products > _SERIAL_PRODUCTS else 1
-    panels, most = -(-columns // panel), max(1, rows // _TASK_ROWS)
+    panels, most, least = -(-columns // panel), max(1, rows // _TASK_ROWS), -(-rows // _BLOCK_ROWS)
     if rows > columns:
-        by_row = min(wanted, most)
-        by_column = min(panels, wanted // by_row)
+        by_row = max(least, min(wanted, most))
+        by_column = min(panels, max(1, wanted // by_row))
     else:
-        by_column = min(panels, wanted)
-        by_row = min(wanted // by_column, most)
-    return max(by_row, -(-rows // _BLOCK_ROWS)), by_column
+        by_column = min(panels, -(-wanted // least))
+        by_row = max(least, min(wanted // by_column, most))
+    return by_row, by_column
 
 
 @functools.lru_cache(maxsize=1024)
