@@ -16,7 +16,7 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, prange
-from gpunet.ops._pack import copy_elements
+from gpunet.ops._pack import clear_elements, copy_elements
 from gpunet.ops._simd import (
     MANY_REGISTERS,
     PANEL_BYTES,
@@ -126,12 +126,6 @@ def pad_to_panels(matrix: np.ndarray, groups: int, panel: int) -> np.ndarray:
 
 
 @jit
-def zeros(size, like):
-    """A separate function, so that Numba does not parallelise the loop."""
-    return np.zeros(size, like.dtype)
-
-
-@jit
 def is_narrow_tile(tile):
     return len(tile) >= _FEWEST_NARROW_ROWS
 
@@ -143,17 +137,20 @@ def panel_size(tile, like):
 
 
 @jit
-def pack_rows(x, n, first, layout, buffer):
-    """Pack rows of the map x[n], starting at `first` (may be negative), into `buffer`, whose margins are zero."""
-    height, length = x.shape[1], x.shape[2]
+def pack_rows(x, n, first, layout):
+    """A task's buffer: the rows of the map x[n] from `first` on, which may be negative; zeros outside the map."""
+    height, length, flat_x = x.shape[1], x.shape[2], x.reshape(-1)
+    margin, beside = layout.margin, layout.width - length  # the end of a row and the margin of the next
+    buffer = scratch(layout.height * layout.width + margin, x)
+    clear_elements(buffer, 0, margin)
     for k in range(layout.height):
-        row, at = first + k, k * layout.width + layout.margin
+        row, at = first + k, k * layout.width + margin
         if 0 <= row < height:
-            for e in range(length):
-                buffer[at + e] = x[n, row, e]
+            copy_elements(flat_x, (n * height + row) * length, buffer, at, length)
+            clear_elements(buffer, at + length, beside)
         else:
-            for e in range(length):
-                buffer[at + e] = 0
+            clear_elements(buffer, at, layout.width)
+    return buffer
 
 
 @jit
@@ -193,11 +190,10 @@ def _task(x, weight, bias, layout, tile, term_count, splits, epilogue, flat_y, o
     n, first = row_block // row_blocks, row_block % row_blocks * layout.task_rows
     rows = min(layout.task_rows, out_height - first)
     count = rows * out_width
-    buffer = zeros(layout.height * layout.width, x)
     depth = _DEPTH_BYTES // (panel * x.itemsize)
     buffered = finishing or count < tile_rows or group_outputs % panel != 0 or term_count > depth
     values = scratch((count + tile_rows - 1) // tile_rows * tile_rows * panel if buffered else 0, x)
-    pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
+    buffer = pack_rows(x, n, first * layout.stride - layout.top, layout)
     for number in range(split * panels // splits, (split + 1) * panels // splits):
         group, within = number // group_panels, number % group_panels * panel
         base, o, b = group * layout.group_channels, group * group_outputs + within, number * panel
@@ -240,10 +236,9 @@ def _split_k_weight_gradient(x, dy, layout, tile, partial):
     parts, run = partial.shape[0], _NARROW_RUN if is_narrow_tile(tile) else _RUN
     consecutive = layout.group_channels % run == 0
     for part in prange(parts):
-        buffer = zeros(layout.height * layout.width, x)
         for task in range(part * batch * tasks // parts, (part + 1) * batch * tasks // parts):
             n, first = task // tasks, task % tasks * layout.task_rows
-            pack_rows(x, n, first * layout.stride - layout.top, layout, buffer)
+            buffer = pack_rows(x, n, first * layout.stride - layout.top, layout)
             count = min(layout.task_rows, out_height - first) * out_width
             for start in range(0, count, _CHUNK):
                 chunk = positions[start : min(count, start + _CHUNK)]

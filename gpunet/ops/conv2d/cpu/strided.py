@@ -27,7 +27,6 @@ from gpunet.ops.conv2d.cpu.register_tiling import (
     pad_to_panels,
     panel_size,
     panel_sums,
-    zeros,
 )
 from gpunet.ops.conv2d.cpu.rotation import rotate_weight
 from gpunet.ops.geometry import Conv2dGeometry
@@ -115,10 +114,9 @@ def _task(dy, weight, start, layout, tile, flat_dx, dx_shape, task):
     row_blocks = ((height + step_y - 1) // step_y + layout.task_rows - 1) // layout.task_rows
     group_panels, group_inputs = start.size // panel // layout.groups, channels // layout.groups
     n, first = task // row_blocks, task % row_blocks * layout.task_rows
-    buffer = zeros(layout.height * layout.width, dy)
     most = layout.task_rows * layout.columns
     values = scratch((most + tile_rows - 1) // tile_rows * tile_rows * panel, dy)
-    pack_rows(dy, n, first + layout.top, layout, buffer)
+    buffer = pack_rows(dy, n, first + layout.top, layout)
     for phase in range(step_y * step_x):
         a, b = phase // step_x, phase % step_x
         rows = min(layout.task_rows, (height - a + step_y - 1) // step_y - first)
