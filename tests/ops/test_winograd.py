@@ -26,7 +26,7 @@ PANEL = PANEL_BYTES // np.dtype(np.float32).itemsize
 """Channels of a panel, which depend on the processor's vectors: Winograd takes multiples of them."""
 
 
-FILTERS = [(2, 5), (3, 3), (4, 3), (5, 3)]
+FILTERS = [(2, 5), (3, 3), (4, 3), (5, 3), (7, 3)]
 """m and r."""
 CYCLIC = [cyclic.INPUTS], [cyclic.TAPS], [cyclic.OUTPUTS]
 MIXES = cyclic.INPUT_MIX, cyclic.TAP_MIX, cyclic.OUTPUT_MIX
@@ -58,7 +58,7 @@ def test_factors_are_exact_and_save_operations(m: int, r: int) -> None:
     for matrix, factors in [(f.inputs, input_factors(f)), (f.taps, paired(f.taps)), (outputs, paired(outputs))]:
         assert (product(factors) == np.array(matrix, object)).all()
         assert sums(factors) <= sums([matrix])
-    saved = {2: (16, 12), 3: (12, 12), 4: (16, 12), 5: (28, 20)}[m]
+    saved = {2: (16, 12), 3: (12, 12), 4: (16, 12), 5: (28, 20), 7: (53, 35)}[m]
     assert (sums([f.inputs]), sums(input_factors(f))) == saved
 
 
@@ -121,9 +121,6 @@ def amplification_of(tile: Tile) -> float:
     return amplification(absolute(input_factors(f)), absolute(paired(f.taps)), outputs) ** 2
 
 
-AMPLIFICATION = max(amplification_of(Tile(m, m + r - 1, (m + r - 1) ** 2)) for m, r in FILTERS)
-
-
 @settings(max_examples=200)
 @given(
     sizes=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
@@ -165,15 +162,16 @@ def test_gradient_of_the_weights_in_parts(
     weight = np.zeros(g.weight_shape)
     wanted = reference.conv2d_backward(dy.astype(np.float64), x.astype(np.float64), weight, padding=padding)[1]
     assert np.isfinite(dweight).all()
-    assert np.linalg.norm(dweight - wanted) <= {3: 8e-6, 5: 6e-6}[size] * np.linalg.norm(wanted)
+    bound = {2: 6e-6, 3: 8e-6, 5: 8e-6, 7: 3e-5}[tile_of(g).m]
+    assert np.linalg.norm(dweight - wanted) <= bound * np.linalg.norm(wanted)
 
 
 def test_sizes_of_tiles() -> None:
     def tile(size: int, kernel: int, padding: int) -> Tile:
         return tile_of(Conv2dGeometry.of((1, size, size, PANEL), (kernel, kernel, PANEL, PANEL), padding=padding))
 
-    assert [tile(size, 3, 1).m for size in (3, 4, 5, 6, 7, 8, 13, 14, 15, 28)] == [3, 4, 5, 3, 4, 4, 5, 5, 5, 4]
-    assert [tile(size, 3, 1).points for size in (3, 4, 6, 14)] == [22, 36, 25, 49]
+    assert [tile(size, 3, 1).m for size in (3, 4, 5, 6, 7, 8, 13, 14, 15, 20, 28)] == [3, 4, 5, 3, 7, 4, 7, 7, 5, 5, 7]
+    assert [tile(size, 3, 1).points for size in (3, 4, 6, 10, 14)] == [22, 36, 25, 49, 81]
     assert tile(5, 3, 0) == (3, 5, 25)  # of a map that has no zeros around it
     assert [tile(size, 5, 2).m for size in (3, 14)] == [2, 2]
 
@@ -207,18 +205,18 @@ def test_applies_to_plain_kernels_and_whole_panels() -> None:
     ("size", "channels", "filters", "kernel"), [(14, 32, 64, 3), (7, 64, 128, 3), (3, 128, 256, 3), (14, 32, 64, 5)]
 )
 def test_error_at_the_network_shapes(size: int, channels: int, filters: int, kernel: int) -> None:
-    """In float32 the relative error in the 2-norm stays under 3e-6, with tiles of 5 x 5 under 5e-6."""
+    """In float32 the relative error in the 2-norm stays under 3e-6, with tiles of 7 x 7 under 3e-5."""
     rng, padding = np.random.default_rng(0), kernel // 2
     x = rng.standard_normal((24, size, size, channels))
     weight = rng.standard_normal((kernel, kernel, channels, filters)) / np.sqrt(kernel**2 * channels)
     dy = rng.standard_normal((24, size, size, filters))
     single = [array.astype(np.float32) for array in (x, weight, dy)]
     x, weight, dy = (array.astype(np.float64) for array in single)
-    assert cpu._choose("forward", Conv2dGeometry.of(x.shape, weight.shape, padding=padding)) == "winograd"
-    options = {"padding": padding}
+    g, options = Conv2dGeometry.of(x.shape, weight.shape, padding=padding), {"padding": padding}
+    assert cpu._choose("forward", g) == "winograd"
     actual = conv2d(*single[:2], **options), *conv2d_backward(single[2], *single[:2], **options)[:2]
     wanted = reference.conv2d(x, weight, **options), *reference.conv2d_backward(dy, x, weight, **options)[:2]
-    bound = 5e-6 if (size, kernel) == (14, 3) else 3e-6
+    bound = 3e-5 if tile_of(g).m == 7 else 3e-6
     for found, exact in zip(actual, wanted, strict=True):
         assert found is not None and exact is not None and np.isfinite(found).all()
         assert np.linalg.norm(found - exact) <= bound * np.linalg.norm(exact)

@@ -51,6 +51,7 @@ from gpunet.ops.conv2d.cpu import (
 )
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, clear_taps, finish_maps
 from gpunet.ops.conv2d.cpu.rotation import rotate_weight
+from gpunet.ops.conv2d.cpu.winograd_tiles import multiplications, small_tile_of
 from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
 
@@ -91,9 +92,14 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _transformed(g: Conv2dGeometry) -> str | None:
-    """``"fft"`` or ``"winograd"``, if one of them pays off."""
+    """``"fft"`` or ``"winograd"``, if one of them pays off.
+
+    The FFT is compared with smaller tiles of Winograd's: large ones take fewer multiplications, but as much time, and
+    its errors are smaller.
+    """
     winograd_pays = winograd.applies(g) and winograd.pays_off(g)
-    if fft_tiling.applies(g) and fft_tiling.pays_off(g, winograd.multiplications(g) if winograd_pays else None):
+    others = multiplications(g, small_tile_of(g)) if winograd_pays else None
+    if fft_tiling.applies(g) and fft_tiling.pays_off(g, others):
         return "fft"
     return "winograd" if winograd_pays else None
 

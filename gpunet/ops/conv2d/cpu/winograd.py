@@ -3,11 +3,12 @@
 The output is divided into tiles of m x m. The input tiles, n x n with n = m + r - 1, and the weights are transformed;
 in the transformed domain, convolution is a matrix product over the channels at each of n^2 points. The products are
 transformed back. The gradient of the weights works the same way with the roles swapped. For 3x3 kernels, F(4x4, 3x3)
-takes 36 multiplications instead of 144, F(5x5, 3x3) 49 instead of 225, F(3x3, 3x3) 25 instead of 81, and 22 if the
-map is 3x3; for 5x5 ones F(2x2, 5x5) 36 instead of 100.
+takes 36 multiplications instead of 144, F(5x5, 3x3) 49 instead of 225, F(7x7, 3x3) 81 instead of 441, F(3x3, 3x3) 25
+instead of 81, and 22 if the map is 3x3; for 5x5 ones F(2x2, 5x5) 36 instead of 100.
 
-The transforms amplify rounding errors: in float32, on maps of 14x14 as in the default network (F(5x5, 3x3)), the
-largest were 7 to 28 times those of direct summation, of F(4x4, 3x3) up to 8 times, of 3x3 maps as large.
+The transforms amplify rounding errors: in float32, on maps of 14x14 as in the default network (F(7x7, 3x3)), the
+largest were 41 to 79 times those of direct summation, of F(5x5, 3x3) 7 to 28 times, of F(4x4, 3x3) up to 8 times, of
+3x3 maps as large. Typical ones of F(7x7, 3x3) are 1e-5 to 2e-5 of the result; those of TF32 are 3e-4.
 
 Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
 """
@@ -33,7 +34,9 @@ from gpunet.ops._simd import (
 )
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish
 from gpunet.ops.conv2d.cpu.winograd_tiles import (
+    multiplications,
     tile_of,
+    tiles_of,
     transform_inputs,
     transform_output_gradients,
     transform_outputs,
@@ -43,18 +46,18 @@ from gpunet.ops.conv2d.cpu.winograd_tiles import (
 from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
 
-_TASK_TILES, _TASK_BYTES, _MAX_TASK_TILES = (12, 24), 2**18, 48
+_TASK_TILES, _TASK_BYTES, _MAX_TASK_TILES = (12, 24), 2**17, 48
 """Fewest and most tiles of a task of a convolution, bytes of their transforms, which share the L2 cache with those of
 the weights; and most tiles of a task of whole images."""
 _TILE_ROWS, _GRADIENT_ROWS = (12, 8) if MANY_REGISTERS else (6, 4)
 """Rows of the register tile: tiles of the maps, in the gradient of the weights input channels."""
 _ENOUGH_TILES = 20
 """Number of tiles from which the transform of the weights pays off (measured on Zen 3)."""
-_PARTS, _PARTIAL_BYTES, _PART_TILES = 8, 5 * 2**19, 256
+_PARTS, _PARTIAL_BYTES, _PART_TILES = 8, 3 * 2**20, 128
 """Maximum number of parts of the tiles whose gradients of the weights are summed apart, of bytes of these sums, and
 minimum of tiles of a part. They depend only on the shapes, so that results do not depend on the number of threads."""
-_CHUNK = 48
-"""Tiles that a part accumulates at a time: more do not stay in the L2 cache."""
+_CHUNK, _CHUNK_POINTS = 48, 2600
+"""Most tiles, and points of them, that a part accumulates at a time: more do not stay in the L2 cache."""
 _BLOCK_CHANNELS = 32
 """Input channels of a block of weights: their transforms lie side by side, on few pages of memory for each point."""
 _forward_tile = micro_kernel(PANEL_VECTORS, _TILE_ROWS, vectors_apart=True)
@@ -288,23 +291,13 @@ def pays_off(g: Conv2dGeometry) -> bool:
     On maps smaller than the kernel it takes more than there are taps that are not on the padding.
     """
     inside = math.prod(int((table >= 0).sum()) for table in tap_tables(g)[0])
-    return g.batch * _tiles(g) >= _ENOUGH_TILES and multiplications(g) < inside
-
-
-def multiplications(g: Conv2dGeometry) -> int:
-    """For each pair of channels of an image."""
-    return _tiles(g) * tile_of(g).points
-
-
-def _tiles(g: Conv2dGeometry) -> int:
-    """Tiles of an image."""
-    m = tile_of(g).m
-    return -(-g.out_height // m) * -(-g.out_width // m)
+    tile = tile_of(g)
+    return g.batch * tiles_of(g, tile.m) >= _ENOUGH_TILES and multiplications(g, tile) < inside
 
 
 def keeps_images_in_cache(g: Conv2dGeometry) -> bool:
     """Whether a task may be whole images, which an epilogue needs."""
-    return _tiles(g) <= _MAX_TASK_TILES
+    return tiles_of(g, tile_of(g).m) <= _MAX_TASK_TILES
 
 
 def _task_images(tiles: int) -> int:
@@ -323,7 +316,8 @@ def convolution(
     epilogue: Epilogue | None = None,
 ) -> None:
     """y = `epilogue` of the convolution of x, or the convolution plus bias, (C_out,) or empty."""
-    tile, panel_width, tiles = tile_of(g), PANEL_BYTES // x.itemsize, _tiles(g)
+    tile, panel_width = tile_of(g), PANEL_BYTES // x.itemsize
+    tiles = tiles_of(g, tile.m)
     weights = aligned.empty((g.out_channels // panel_width, tile.points, g.weight_shape[2], panel_width), x.dtype)
     _transformed_weights(tile, weight, weights)
     down = -(-g.out_height // tile.m)
@@ -343,10 +337,10 @@ def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: n
     tile = tile_of(g)
     shape, bands = (tile.points, g.in_channels, g.out_channels), g.batch * -(-g.out_height // tile.m)
     fitting = _PARTIAL_BYTES // (math.prod(shape) * x.itemsize)
-    parts = max(1, min(_PARTS, fitting, g.batch * _tiles(g) // _PART_TILES, bands))
+    parts = max(1, min(_PARTS, fitting, g.batch * tiles_of(g, tile.m) // _PART_TILES, bands))
     panels = g.out_channels * x.itemsize // PANEL_BYTES
     panel_groups = min(panels, -(-numba.get_num_threads() // parts))  # which do not show in the result
-    chunk_bands = max(1, _CHUNK // -(-g.out_width // tile.m))
+    chunk_bands = max(1, min(_CHUNK, _CHUNK_POINTS // tile.points) // -(-g.out_width // tile.m))
     partial = aligned.empty((parts, *shape), x.dtype)
     _partial_gradients(x, dy, tile, (g.padding[0], g.padding[2]), parts, panel_groups, chunk_bands, partial)
     _tap_gradients(tile, partial, dweight)

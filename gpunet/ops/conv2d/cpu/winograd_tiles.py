@@ -33,26 +33,26 @@ def _backwards(factors: Sequence[Matrix]) -> Factors:
     return _floats([transposed(matrix) for matrix in reversed(factors)])
 
 
-_F2, _F3, _F4, _F5 = minimal_filter(2, 5), minimal_filter(3, 3), minimal_filter(4, 3), minimal_filter(5, 3)
+_F2, _F3, _F4, _F5, _F7 = (minimal_filter(m, r) for m, r in ((2, 5), (3, 3), (4, 3), (5, 3), (7, 3)))
 
-_inputs_25, _inputs_36, _inputs_49 = (to_points(_floats(input_factors(f))) for f in (_F3, _F4, _F5))
+_inputs_25, _inputs_36, _inputs_49, _inputs_81 = (to_points(_floats(input_factors(f))) for f in (_F3, _F4, _F5, _F7))
 _inputs_22 = to_points(_floats([cyclic.INPUTS]), _floats(cyclic.INPUT_MIX))
 
-_taps_2, _taps_3, _taps_4, _taps_5 = (to_points(_floats(paired(f.taps))) for f in (_F2, _F3, _F4, _F5))
+_taps_2, _taps_3, _taps_4, _taps_5, _taps_7 = (to_points(_floats(paired(f.taps))) for f in (_F2, _F3, _F4, _F5, _F7))
 _taps_22 = to_points(_floats([cyclic.TAPS]), _floats(cyclic.TAP_MIX))
 
-_outputs_2, _outputs_3, _outputs_4, _outputs_5 = (
-    from_points(_backwards(paired(transposed(f.outputs))), clipped=True) for f in (_F2, _F3, _F4, _F5)
+_outputs_2, _outputs_3, _outputs_4, _outputs_5, _outputs_7 = (
+    from_points(_backwards(paired(transposed(f.outputs))), clipped=True) for f in (_F2, _F3, _F4, _F5, _F7)
 )
 _outputs_22 = from_points(_floats([cyclic.OUTPUTS]), _floats(cyclic.OUTPUT_MIX))
 
-_output_gradients_2, _output_gradients_3, _output_gradients_4, _output_gradients_5 = (
-    to_points(_floats(paired(transposed(f.outputs)))) for f in (_F2, _F3, _F4, _F5)
+_output_gradients_2, _output_gradients_3, _output_gradients_4, _output_gradients_5, _output_gradients_7 = (
+    to_points(_floats(paired(transposed(f.outputs)))) for f in (_F2, _F3, _F4, _F5, _F7)
 )
 _output_gradients_22 = to_points(_backwards([cyclic.OUTPUTS]), _backwards(cyclic.OUTPUT_MIX))
 
-_tap_gradients_2, _tap_gradients_3, _tap_gradients_4, _tap_gradients_5 = (
-    from_points(_backwards(paired(f.taps))) for f in (_F2, _F3, _F4, _F5)
+_tap_gradients_2, _tap_gradients_3, _tap_gradients_4, _tap_gradients_5, _tap_gradients_7 = (
+    from_points(_backwards(paired(f.taps))) for f in (_F2, _F3, _F4, _F5, _F7)
 )
 _tap_gradients_22 = from_points(_backwards([cyclic.TAPS]), _backwards(cyclic.TAP_MIX))
 
@@ -67,8 +67,10 @@ def transform_inputs(tile, x, start, row, column, y, y_start, y_point, y_step, s
         _inputs_25(x, start, row, column, *target)
     elif tile[2] == 36:
         _inputs_36(x, start, row, column, *target)
-    else:
+    elif tile[2] == 49:
         _inputs_49(x, start, row, column, *target)
+    else:
+        _inputs_81(x, start, row, column, *target)
 
 
 @jit
@@ -83,8 +85,10 @@ def transform_taps(tile, x, start, row, column, y, y_start, y_point, y_step, ste
         _taps_3(*source, *target)
     elif tile[0] == 4:
         _taps_4(*source, *target)
-    else:
+    elif tile[0] == 5:
         _taps_5(*source, *target)
+    else:
+        _taps_7(*source, *target)
 
 
 @jit
@@ -99,8 +103,10 @@ def transform_outputs(tile, x, x_start, x_point, y, start, row, column, steps, r
         _outputs_3(*source, *target)
     elif tile[0] == 4:
         _outputs_4(*source, *target)
-    else:
+    elif tile[0] == 5:
         _outputs_5(*source, *target)
+    else:
+        _outputs_7(*source, *target)
 
 
 @jit
@@ -115,8 +121,10 @@ def transform_output_gradients(tile, x, start, row, column, y, y_start, y_point,
         _output_gradients_3(*source, *target)
     elif tile[0] == 4:
         _output_gradients_4(*source, *target)
-    else:
+    elif tile[0] == 5:
         _output_gradients_5(*source, *target)
+    else:
+        _output_gradients_7(*source, *target)
 
 
 @jit
@@ -131,21 +139,40 @@ def transform_tap_gradients(tile, x, x_start, x_point, y, start, row, column, st
         _tap_gradients_3(*source, *target)
     elif tile[0] == 4:
         _tap_gradients_4(*source, *target)
-    else:
+    elif tile[0] == 5:
         _tap_gradients_5(*source, *target)
+    else:
+        _tap_gradients_7(*source, *target)
+
+
+_GAIN = 0.8
+"""The share of the multiplications of smaller tiles up to which those of 7x7 pay off: their errors are five times as
+large."""
+
+
+def tiles_of(g: Conv2dGeometry, m: int) -> int:
+    """The tiles of m x m that an image takes."""
+    return -(-g.out_height // m) * -(-g.out_width // m)
+
+
+def multiplications(g: Conv2dGeometry, tile: Tile) -> int:
+    """For each pair of channels of an image."""
+    return tiles_of(g, tile.m) * tile.points
+
+
+@functools.lru_cache(maxsize=1024)
+def small_tile_of(g: Conv2dGeometry) -> Tile:
+    """The tile of up to 5x5 with which a convolution takes the fewest multiplications; the smaller one of two."""
+    if g.kernel[0] == 5:
+        return Tile(2, 6, 36)
+    if (g.height, g.width, g.out_height, g.out_width) == (3, 3, 3, 3) and g.padding[0] == g.padding[2] == 1:
+        return Tile(3, 5, CYCLIC_POINTS)
+    return min((Tile(m, m + 2, (m + 2) ** 2) for m in (4, 3, 5)), key=lambda tile: multiplications(g, tile))
 
 
 @functools.lru_cache(maxsize=1024)
 def tile_of(g: Conv2dGeometry) -> Tile:
-    """The tile with which a convolution takes the fewest multiplications; the smaller one of two, for its errors."""
-    r = g.kernel[0]
-    if r == 5:
-        return Tile(2, 6, 36)
-    if (g.height, g.width, g.out_height, g.out_width) == (3, 3, 3, 3) and g.padding[0] == g.padding[2] == 1:
-        return Tile(3, 5, CYCLIC_POINTS)
-
-    def multiplications(m: int) -> int:
-        return -(-g.out_height // m) * -(-g.out_width // m) * (m + 2) ** 2
-
-    m = min((4, 3, 5), key=multiplications)
-    return Tile(m, m + 2, (m + 2) ** 2)
+    """That with which it is computed."""
+    small, large = small_tile_of(g), Tile(7, 9, 81)
+    pays = g.kernel[0] == 3 and multiplications(g, large) <= _GAIN * multiplications(g, small)
+    return large if pays else small
