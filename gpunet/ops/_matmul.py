@@ -182,7 +182,7 @@ def _parts(a, b, start, partial):
 def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
     """Numbers of tasks that the rows and the columns of a product are divided into."""
     products = rows * inner * columns
-    wanted = max(1, min(_MAX_TASKS, products // _TASK_PRODUCTS)) if products > _SERIAL_PRODUCTS else 1
+    wanted = max(2, min(_MAX_TASKS, products // _TASK_PRODUCTS)) if products > _SERIAL_PRODUCTS else 1
     panels, most, least = -(-columns // panel), max(1, rows // _TASK_ROWS), -(-rows // _BLOCK_ROWS)
     if rows > columns:
         by_row = max(least, min(wanted, most))
