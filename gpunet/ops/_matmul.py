@@ -20,7 +20,7 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, prange
-from gpunet.ops._pack import copy_rows, transpose_matrix
+from gpunet.ops._pack import clear_elements, copy_elements, copy_rows, transpose_matrix
 from gpunet.ops._reduce import column_sums
 from gpunet.ops._simd import MANY_REGISTERS, PANEL_BYTES, PANEL_VECTORS, VECTOR_BYTES, gemm_tile, scratch
 
@@ -46,12 +46,13 @@ _SERIAL_PRODUCTS = 2**19
 _MAX_TASKS, _TASK_PRODUCTS, _TASK_ROWS = 8, 2**19, 48
 """Maximum number of tasks of a product of one block of rows; their minimum of multiply-adds, a few microseconds, the
 cost of handing a task to a thread that is still awake, as in a training step; and of rows, as each packs its panels."""
-_TRANS_A, _TRANS_B, _RELU, _TRANS_OUT = 1, 2, 4, 8
+TRANS_A, TRANS_B, RELU, _TRANS_OUT = 1, 2, 4, 8
 """The forms of a product, which add up: A or B is transposed, negative values become 0, the transpose is stored. (One
 number, as Numba takes 50 ns to unpack a bool.)"""
 _PARTS, _PART_TERMS, _FEW_SUMS = (4, 8), 1024, 2**15
 """Of split-K: the least and most parts, the least terms of a part, and the most sums that are added up in parts."""
 
+Product = Callable[..., np.ndarray]
 _contiguous = np.ascontiguousarray
 
 
@@ -94,8 +95,8 @@ def _pack_panel(b, trans_b, stride, k, depth, column, columns, width, memory, to
 @jit
 def _block(a, b, form, bias, out, first, end, left, right):
     """Rows first ... end - 1 and columns left ... right - 1 of the product; see :func:`_blocks`."""
-    trans_a, trans_b = _is(form, _TRANS_A), _is(form, _TRANS_B)
-    relu, trans_out = _is(form, _RELU), _is(form, _TRANS_OUT)
+    trans_a, trans_b = _is(form, TRANS_A), _is(form, TRANS_B)
+    relu, trans_out = _is(form, RELU), _is(form, _TRANS_OUT)
     lanes, wide = VECTOR_BYTES // a.itemsize, PANEL_BYTES // a.itemsize
     inner, rows = a.shape[0] if trans_a else a.shape[1], end - first
     flat_a, flat_b, flat, stride = a.reshape(-1), b.reshape(-1), out.reshape(-1), out.shape[1]
@@ -109,8 +110,9 @@ def _block(a, b, form, bias, out, first, end, left, right):
     as_packed = trans_a and a.shape[1] == _LOW_HEIGHT  # A lies in memory as it would be packed
     memory = scratch(packed + ((rows + _PACKED_HEIGHT) * most if trans_a and not as_packed else 0), a)
     left_rows, left_start = memory, packed
-    for j in range(wide * panels):
-        memory[j] = bias[left + j] if bias.size and left + j < right else 0
+    clear_elements(memory, 0, wide * panels)
+    if bias.size:
+        copy_elements(bias, left, memory, 0, right - left)
     for part in range(parts):
         k, depth = part * inner // parts, (part + 1) * inner // parts - part * inner // parts
         if as_packed:
@@ -156,10 +158,10 @@ def _block(a, b, form, bias, out, first, end, left, right):
 
 @jit
 def _blocks(a, b, form, bias, out, row_tasks, column_tasks):
-    """out = op(A) op(B) plus `bias`, (columns,) or empty, in the `form` that _TRANS_A and others add up to."""
+    """out = op(A) op(B) plus `bias`, (columns,) or empty, in the `form` that TRANS_A and others add up to."""
     rows, columns = (out.shape[1], out.shape[0]) if _is(form, _TRANS_OUT) else out.shape
     wide = PANEL_BYTES // a.itemsize
-    height = _PACKED_HEIGHT if _is(form, _TRANS_A) else _HEIGHT
+    height = _PACKED_HEIGHT if _is(form, TRANS_A) else _HEIGHT
     tiles, panels = (rows + height - 1) // height, (columns + wide - 1) // wide
     for task in prange(row_tasks * column_tasks):
         row, column = task // column_tasks, task % column_tasks
@@ -176,7 +178,7 @@ def _parts(a, b, start, partial):
     for part in prange(parts):
         first, end = part * terms // parts, (part + 1) * terms // parts
         some_a, some_b = a[first:end], b[first:end]
-        _block(some_a, some_b, _TRANS_A, start, partial[part], 0, rows, 0, columns)
+        _block(some_a, some_b, TRANS_A, start, partial[part], 0, rows, 0, columns)
 
 
 def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
@@ -194,24 +196,45 @@ def _tasks(rows: int, inner: int, columns: int, panel: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(
-    a_shape: tuple[int, int], b_shape: tuple[int, int], form: int, biased: bool, dtype: Any
-) -> tuple[tuple[int, int], Callable[..., np.ndarray], int, int, int, int, np.ndarray]:
-    """Of a product: its shape; what allocates it; its form, with its transpose if that is computed; the parts of its
-    sums; the numbers of tasks; and no bias."""
-    inner, rows = a_shape if form & _TRANS_A else a_shape[::-1]
-    columns = b_shape[0] if form & _TRANS_B else b_shape[1]
+def product(a_shape: tuple[int, int], b_shape: tuple[int, int], form: int, biased: bool, dtype: Any) -> Product:
+    """What computes :func:`matmul` of matrices of these shapes: ``run(a, b, bias=None, out=None)``."""
+    inner, rows = a_shape if form & TRANS_A else a_shape[::-1]
+    columns = b_shape[0] if form & TRANS_B else b_shape[1]
     panel, shape = PANEL_BYTES // dtype.itemsize, (rows, columns)
-    empty = np.empty if rows * columns * dtype.itemsize < aligned.SMALL else aligned.empty
-    plain = form == _TRANS_A and not biased
+    plain = form == TRANS_A and not biased
     trans_out = plain and columns < panel <= rows
     if trans_out:
         # Few columns leave most of a panel empty; as rows, they do not, and the other matrix is not transposed.
         rows, columns, form = columns, rows, form | _TRANS_OUT
-    few = plain and not trans_out and rows * columns <= _FEW_SUMS
-    parts = min(_PARTS[1], inner // _PART_TERMS) if few else 1
-    parts = parts if parts >= _PARTS[0] else 1
-    return shape, empty, form, parts, *_tasks(rows, inner, columns, panel), np.empty(0, dtype)
+    parts = inner // _PART_TERMS if plain and not trans_out and rows * columns <= _FEW_SUMS else 1
+    if parts >= _PARTS[0]:
+        return _in_parts(shape, min(_PARTS[1], parts), dtype)
+    empty = np.empty if rows * columns * dtype.itemsize < aligned.SMALL else aligned.empty
+    row_tasks, column_tasks = _tasks(rows, inner, columns, panel)
+    no_bias = np.empty(0, dtype)
+
+    def run(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        out = empty(shape, dtype) if out is None else out
+        if trans_out:
+            a, b = b, a
+        start = no_bias if bias is None else _contiguous(bias)
+        _blocks(_contiguous(a), _contiguous(b), form, start, out, row_tasks, column_tasks)
+        return out
+
+    return run
+
+
+def _in_parts(shape: tuple[int, int], parts: int, dtype: Any) -> Product:
+    """What computes A^T B of long sums, in `parts`."""
+
+    def run(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        out = aligned.empty(shape, dtype) if out is None else out
+        partial = aligned.empty((parts, *shape), dtype)
+        _parts(_contiguous(a), _contiguous(b), np.empty(0, dtype), partial)
+        column_sums(partial.reshape(parts, -1), out.reshape(-1))
+        return out
+
+    return run
 
 
 def matmul(
@@ -228,20 +251,5 @@ def matmul(
 
     With `relu`, negative values become 0. The result is written to `out`, a C-contiguous matrix, if given.
     """
-    a, b, dtype = _contiguous(a), _contiguous(b), a.dtype
-    form = (_TRANS_A if trans_a else 0) | (_TRANS_B if trans_b else 0) | (_RELU if relu else 0)
-    plan = _plan(a.shape, b.shape, form, bias is not None, dtype)
-    shape, empty, form, parts, row_tasks, column_tasks, start = plan
-    if out is None:
-        out = empty(shape, dtype)
-    if parts > 1:
-        partial = aligned.empty((parts, *shape), dtype)
-        _parts(a, b, start, partial)
-        column_sums(partial.reshape(parts, -1), out.reshape(-1))
-        return out
-    if bias is not None:
-        start = _contiguous(bias)
-    if form & _TRANS_OUT:
-        a, b = b, a
-    _blocks(a, b, form, start, out, row_tasks, column_tasks)
-    return out
+    form = (TRANS_A if trans_a else 0) | (TRANS_B if trans_b else 0) | (RELU if relu else 0)
+    return product(a.shape, b.shape, form, bias is not None, a.dtype)(a, b, bias, out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numba
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def test_matches_numpy(
     bias = rng.standard_normal(columns).astype(dtype) if with_bias else None
     with pytest.MonkeyPatch.context() as patch:
         if split:  # even the smallest products
-            patch.setattr(_matmul, "_plan", _matmul._plan.__wrapped__)  # which remembers
+            patch.setattr(_matmul, "product", _matmul.product.__wrapped__)  # which remembers
             patch.setattr(_matmul, "_tasks", lambda rows, inner, columns, panel: (-(-rows // 8), -(-columns // panel)))
         c = matmul(left, right, trans_a=trans_a, trans_b=trans_b, bias=bias, relu=relu, out=out)
     assert c.dtype == dtype and (out is None or c is out)
@@ -71,12 +73,15 @@ def test_bits_of_a_row_do_not_depend_on_threads_or_on_the_rows_beside_it(shape: 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(5000, 40, 65), (9001, 64, 32), (4096, 1, 129)])
-def test_long_sums_in_parts(shape: tuple[int, int, int], dtype: type) -> None:
+def test_long_sums_in_parts(shape: tuple[int, int, int], dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
     terms, rows, columns = shape
     rng, threads, found = np.random.default_rng(0), numba.get_num_threads(), []
     a, b = rng.standard_normal((terms, rows)).astype(dtype), rng.standard_normal((terms, columns)).astype(dtype)
-    assert _matmul._plan(a.shape, b.shape, _matmul._TRANS_A, False, a.dtype)[3] >= 4
-    assert _matmul._plan(a.shape, b.shape, _matmul._TRANS_A, True, a.dtype)[3] == 1  # with a bias
+    with monkeypatch.context() as patch:
+        patch.setattr(_matmul, "_in_parts", lambda shape, parts, dtype: parts)
+        of_shape = functools.partial(_matmul.product.__wrapped__, a.shape, b.shape, _matmul.TRANS_A)
+        assert 4 <= of_shape(False, a.dtype) <= 8
+        assert callable(of_shape(True, a.dtype))  # with a bias
     for count in (1, threads):
         numba.set_num_threads(count)
         try:

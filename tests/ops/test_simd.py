@@ -184,7 +184,8 @@ def test_other_processors(width: int, dtype: type, tmp_path: Path) -> None:
         for name, exact in zip(found.files, wanted, strict=True):
             assert exact is not None and np.isfinite(found[name]).all()
             assert found[name].dtype == dtype
-            assert np.linalg.norm(found[name] - exact) <= 42 * np.finfo(dtype).eps * np.linalg.norm(exact)
+            bound = 200 if exact.ndim == 4 else 42  # convolutions are Winograd's, in tiles of 7x7
+            assert np.linalg.norm(found[name] - exact) <= bound * np.finfo(dtype).eps * np.linalg.norm(exact)
 
 
 def test_loops_are_vectorised_for_whole_vectors() -> None:

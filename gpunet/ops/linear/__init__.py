@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from gpunet.backend import Array
-from gpunet.checks import FLOAT_DTYPES, check_float, check_needs, check_out, check_rank, check_shape
+from gpunet.checks import check_float, check_needs, check_out, check_rank, check_shape
 from gpunet.errors import ShapeError
 from gpunet.ops._dispatch import implementation, ready_on_cpu
 from gpunet.ops._empty import no_rows, no_sum
@@ -17,23 +17,17 @@ NEEDS = ("x", "weight", "bias")
 _NEW = (None, None)
 
 
-def _ready(
-    x: Array, weight: Array, other: Array | None, y: Array | None = None, *, is_bias: bool = False
-) -> ModuleType | None:
-    """The CPU's implementation, if these are NumPy arrays that fit each other: what most calls pass, without what only
-    errors and rare cases need. `other` is a bias, or the gradient of the output."""
-    if type(x) is type(weight) is type(other) is np.ndarray:
-        dtype, size, sizes = x.dtype, x.shape, weight.shape
-        if weight.dtype is dtype is other.dtype and dtype in FLOAT_DTYPES and len(size) == len(sizes) == 2:
-            (rows, terms), (inputs, outputs) = size, sizes
-            fits = other.shape == ((outputs,) if is_bias else (rows, outputs)) and terms == inputs
-            if fits and rows and inputs and outputs and (y is None or _is_like(y, other)):
-                return ready_on_cpu(__name__)
+def _kept(dy: Array, x: Array, weight: Array, y: Array | None, needs: Sequence[str]) -> Callable[..., Any] | None:
+    """What computes the gradients, if these are NumPy arrays that fit each other, as in most calls."""
+    if type(dy) is type(x) is type(weight) is np.ndarray and dy.dtype is x.dtype is weight.dtype:
+        on_cpu = ready_on_cpu(__name__)
+        if on_cpu is not None and (y is None or (type(y) is np.ndarray and y.dtype is x.dtype and y.shape == dy.shape)):
+            try:
+                found: Callable[..., Any] | None = on_cpu.backward_of(dy.shape, x.shape, weight.shape, x.dtype, needs)
+            except TypeError:  # `needs` is a list, or something else that cannot be hashed
+                return None
+            return found
     return None
-
-
-def _is_like(y: Array, dy: Array) -> bool:
-    return type(y) is np.ndarray and y.dtype is dy.dtype and y.shape == dy.shape
 
 
 def _check(x: Array, weight: Array) -> None:
@@ -68,15 +62,19 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
     >>> gn.ops.linear(x, weight, np.float32([10, -3]), relu=True)
     array([[11.,  0.]], dtype=float32)
     """
-    impl = _ready(x, weight, bias, is_bias=True)
-    if impl is None:
-        impl = implementation(__name__, x, weight, bias)
-        _check(x, weight)
-        check_float(x=x, weight=weight, bias=bias)
-        if bias is not None:
-            check_shape("bias", bias, weight.shape[1:])
-        if not x.size:
-            return no_rows((*x.shape[:-1], weight.shape[1]), x)
+    if type(x) is type(weight) is type(bias) is np.ndarray and x.dtype is weight.dtype is bias.dtype:
+        on_cpu = ready_on_cpu(__name__)
+        run = on_cpu.forward_of(x.shape, weight.shape, bias.shape, x.dtype, bool(relu)) if on_cpu is not None else None
+        if run is not None:
+            y: Array = run(x, weight, bias)
+            return y
+    impl = implementation(__name__, x, weight, bias)
+    _check(x, weight)
+    check_float(x=x, weight=weight, bias=bias)
+    if bias is not None:
+        check_shape("bias", bias, weight.shape[1:])
+    if not x.size:
+        return no_rows((*x.shape[:-1], weight.shape[1]), x)
     return impl.linear(x, weight, bias, bool(relu))
 
 
@@ -111,9 +109,13 @@ def linear_backward(
     array([[1., 1.],
            [2., 2.]], dtype=float32)
     """
-    ready = impl = _ready(x, weight, dy, y)
-    if impl is None:
-        impl = implementation(__name__, dy, x, weight, y)
+    gradients: tuple[Array | None, Array | None, Array | None]
+    run = _kept(dy, x, weight, y, needs)
+    if run is not None and out is _NEW:
+        gradients = run(dy, x, weight, y, out)
+        return gradients
+    impl = implementation(__name__, dy, x, weight, y, *out)
+    if run is None:
         _check(x, weight)
         check_float(x=x, weight=weight, dy=dy, y=y)
         check_shape("dy", dy, (*x.shape[:-1], weight.shape[1]))
@@ -121,13 +123,12 @@ def linear_backward(
             check_shape("y", y, dy.shape)
     check_needs(needs, NEEDS)
     if out is not _NEW:
-        implementation(__name__, x, *out)  # which raises if they are on several devices
         check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[1:], x.dtype))
-    if ready is None and not x.size:
+    if not x.size:
         return (
             no_rows(x.shape, x) if "x" in needs else None,
             no_sum(weight.shape, x, out[0]) if "weight" in needs else None,
             no_sum(weight.shape[1:], x, out[1]) if "bias" in needs else None,
         )
-    gradients: tuple[Array | None, Array | None, Array | None] = impl.linear_backward(dy, x, weight, y, needs, out)
+    gradients = impl.linear_backward(dy, x, weight, y, needs, out)
     return gradients
