@@ -111,19 +111,20 @@ def linear_backward(
     """
     gradients: tuple[Array | None, Array | None, Array | None]
     run = _kept(dy, x, weight, y, needs)
-    if run is not None and out is _NEW:
+    if run is not None:
+        if out is not _NEW:
+            implementation(__name__, x, *out)  # which raises if they are on different devices
+            check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[1:], x.dtype))
         gradients = run(dy, x, weight, y, out)
         return gradients
     impl = implementation(__name__, dy, x, weight, y, *out)
-    if run is None:
-        _check(x, weight)
-        check_float(x=x, weight=weight, dy=dy, y=y)
-        check_shape("dy", dy, (*x.shape[:-1], weight.shape[1]))
-        if y is not None:
-            check_shape("y", y, dy.shape)
+    _check(x, weight)
+    check_float(x=x, weight=weight, dy=dy, y=y)
+    check_shape("dy", dy, (*x.shape[:-1], weight.shape[1]))
+    if y is not None:
+        check_shape("y", y, dy.shape)
     check_needs(needs, NEEDS)
-    if out is not _NEW:
-        check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[1:], x.dtype))
+    check_out(out, ("dweight", weight.shape, x.dtype), ("dbias", weight.shape[1:], x.dtype))
     if not x.size:
         return (
             no_rows(x.shape, x) if "x" in needs else None,
