@@ -24,6 +24,13 @@ _LOWEST = _f(-87.33)  # below this, exp is subnormal in float32
 _ROUND = _f(1.5 * 2**23)  # to add it leaves a number rounded to an integer, in the lowest bits
 _MANTISSA, _ONE_BITS = np.int32(23), np.int32(0x3F800000)
 
+# exp(-a**2 / 2) = 2**k 2**r with |r| <= 0.5, and a minimax polynomial for 2**r by Lawson's algorithm, relative error
+# 1.9e-9.
+_MINUS_HALF_LOG2E = _f(-0.5 / math.log(2))
+_Q1, _Q2, _Q3 = _f(6.9314720574e-01), _f(2.4022646891e-01), _f(5.5503287770e-02)
+_Q4, _Q5, _Q6 = _f(9.6184889575e-03), _f(1.3399931219e-03), _f(1.5345811898e-04)
+_LARGEST = _f(13.19)  # above this, it is subnormal in float32
+
 
 def exp_parts(x: Any) -> Any:
     """e and a power of two with exp(x) = (e + 1) * power, |e| < 0.42; for float32 x in [-87.33, 0], or NaN."""
@@ -32,6 +39,11 @@ def exp_parts(x: Any) -> Any:
 
 def exp_nonpositive(x: Any) -> Any:
     """exp(x) for x <= 0; subnormal float32 results are flushed to 0."""
+    raise NotImplementedError("only callable from Numba functions")
+
+
+def exp_half_square(a: Any) -> Any:
+    """exp(-a**2 / 2) for float32 a >= 0; subnormal results are flushed to 0. Of NaN, any number or NaN."""
     raise NotImplementedError("only callable from Numba functions")
 
 
@@ -56,5 +68,20 @@ def _exp_nonpositive(x):
     def single(x):
         e, power = exp_parts(_LOWEST if x < _LOWEST else x)
         return _ZERO if x < _LOWEST else (e + _ONE) * power
+
+    return single
+
+
+@overload(exp_half_square, jit_options={"fastmath": {"contract"}})
+def _exp_half_square(a):
+    def single(a):
+        clamped = _LARGEST if a > _LARGEST else a
+        exponent = clamped * clamped * _MINUS_HALF_LOG2E
+        shifted = exponent + _ROUND
+        r = exponent - (shifted - _ROUND)
+        q = (((((_Q6 * r + _Q5) * r + _Q4) * r + _Q3) * r + _Q2) * r + _Q1) * r + _ONE
+        # Times 2**k, by adding k to the exponent's bits.
+        bits = np.int32(np.float32(q).view(np.int32) + (np.float32(shifted).view(np.int32) << _MANTISSA))
+        return _ZERO if a > _LARGEST else bits.view(np.float32)
 
     return single

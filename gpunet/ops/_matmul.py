@@ -29,9 +29,9 @@ _HEIGHT, _PACKED_HEIGHT, _NARROW_HEIGHT = (8, 12, 8) if MANY_REGISTERS else (6, 
 _in_place = gemm_tile(_HEIGHT, PANEL_VECTORS, packed=False)
 _packed = gemm_tile(_PACKED_HEIGHT, PANEL_VECTORS, packed=True)
 _narrow = gemm_tile(_NARROW_HEIGHT, 1, packed=False)
-_LOW_HEIGHT = 10 if MANY_REGISTERS else 4
+_FEW_ROWS = 10 if MANY_REGISTERS else 4
 """Up to this many rows with A packed have a tile of their own: those of ten classes, and the last ones of others."""
-_low = gemm_tile(_LOW_HEIGHT, PANEL_VECTORS, packed=True)
+_few_rows = gemm_tile(_FEW_ROWS, PANEL_VECTORS, packed=True)
 _copy_term, _copy_part_of_term = copy_rows(_PACKED_HEIGHT), copy_rows(_PACKED_HEIGHT, whole=False)
 _copy_panel, _copy_part = copy_rows(vectors=PANEL_VECTORS), copy_rows(vectors=1, whole=False)
 _store_part = copy_rows(vectors=1, whole=False, fill=False)
@@ -107,7 +107,7 @@ def _block(a, b, form, bias, out, first, end, left, right):
     panel = wide * panels
     edge = panel + wide * most
     packed = edge + rows * wide * (panels if trans_out else 1)
-    as_packed = trans_a and a.shape[1] == _LOW_HEIGHT  # A lies in memory as it would be packed
+    as_packed = trans_a and a.shape[1] == _FEW_ROWS  # A lies in memory as it would be packed
     memory = scratch(packed + ((rows + _PACKED_HEIGHT) * most if trans_a and not as_packed else 0), a)
     left_rows, left_start = memory, packed
     clear_elements(memory, 0, wide * panels)
@@ -116,7 +116,7 @@ def _block(a, b, form, bias, out, first, end, left, right):
     for part in range(parts):
         k, depth = part * inner // parts, (part + 1) * inner // parts - part * inner // parts
         if as_packed:
-            left_rows, left_start = flat_a, k * _LOW_HEIGHT
+            left_rows, left_start = flat_a, k * _FEW_ROWS
         elif trans_a:
             _pack_rows(flat_a, k * a.shape[1] + first, a.shape[1], rows, depth, memory, packed)
         low = a.dtype.type(0) if relu and part == parts - 1 else a.dtype.type(-np.inf)
@@ -139,9 +139,9 @@ def _block(a, b, form, bias, out, first, end, left, right):
             for i in range(0, rows, height):
                 sums = begin, begin_at + i * begin_row, begin_row, target, to + i * to_row, to_row, low
                 left_at = left_start + i * depth
-                if trans_a and rows - i <= _LOW_HEIGHT:
-                    left_step = _LOW_HEIGHT if as_packed else _PACKED_HEIGHT
-                    _low(rows - i, depth, left_rows, left_at, left_step, source, at, step, *sums)
+                if trans_a and rows - i <= _FEW_ROWS:
+                    left_step = _FEW_ROWS if as_packed else _PACKED_HEIGHT
+                    _few_rows(rows - i, depth, left_rows, left_at, left_step, source, at, step, *sums)
                 elif trans_a:
                     _packed(rows - i, depth, memory, left_at, _PACKED_HEIGHT, source, at, step, *sums)
                 elif width == wide:

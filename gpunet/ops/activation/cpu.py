@@ -16,7 +16,7 @@ from numba.extending import overload
 
 from gpunet import aligned
 from gpunet.ops._elementwise import Operands, elementwise, is_streamed
-from gpunet.ops._exp import exp_nonpositive, exp_parts
+from gpunet.ops._exp import exp_half_square, exp_nonpositive, exp_parts
 from gpunet.ops._numba import jit, numba, prange
 
 _CHUNK = 16384  # elements that one thread computes in about the time in which another wakes up
@@ -41,14 +41,6 @@ _P0, _P1, _P2 = _f(1.09083945e-01), _f(-1.90786624e-01), _f(1.25740315e-01)
 _P3, _P4, _P5 = _f(-5.90249275e-02), _f(1.65119780e-02), _f(-3.94689906e-04)
 _P6, _P7, _P8 = _f(-1.48149452e-03), _f(2.16277713e-04), _f(1.55293156e-04)
 
-# exp(-a**2 / 2) = 2**k 2**r with |r| <= 0.5; minimax coefficients likewise, relative error 1.9e-9.
-_EXPONENT = _f(-0.5 / math.log(2))
-_Q0, _Q1, _Q2, _Q3 = _f(1), _f(6.9314720574e-01), _f(2.4022646891e-01), _f(5.5503287770e-02)
-_Q4, _Q5, _Q6 = _f(9.6184889575e-03), _f(1.3399931219e-03), _f(1.5345811898e-04)
-_LARGEST = _f(13.19)  # above this, exp(-a**2 / 2) is subnormal
-_ROUND = _f(1.5 * 2**23)  # to add it leaves a number rounded to an integer, in the lowest bits
-_MANTISSA = np.int32(23)
-
 _SQRT_HALF = math.sqrt(0.5)
 
 
@@ -68,14 +60,7 @@ def _normal_tail(a):
         return lambda a: (0.5 * math.erfc(a * _SQRT_HALF), math.exp(-0.5 * a * a))
 
     def single(a):
-        clamped = _LARGEST if a > _LARGEST else a
-        exponent = clamped * clamped * _EXPONENT
-        shifted = exponent + _ROUND  # no conversion to an integer, which of NaN would be undefined
-        r = exponent - (shifted - _ROUND)
-        q = (((((_Q6 * r + _Q5) * r + _Q4) * r + _Q3) * r + _Q2) * r + _Q1) * r + _Q0
-        # Times 2**k, by adding k to the exponent's bits.
-        bits = np.int32(np.float32(q).view(np.int32) + (np.float32(shifted).view(np.int32) << _MANTISSA))
-        e = _ZERO if a > _LARGEST else bits.view(np.float32)
+        e = exp_half_square(a)
         t = _ONE - _TWO_SHIFTS / (a + _SHIFT)
         p = (((_P8 * t + _P7) * t + _P6) * t + _P5) * t + _P4
         return ((((p * t + _P3) * t + _P2) * t + _P1) * t + _P0) * e, e

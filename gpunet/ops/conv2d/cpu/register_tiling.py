@@ -270,9 +270,8 @@ def convolution(
 ) -> None:
     """y = `epilogue` of the convolution of x plus bias, (C_out,) or empty."""
     weight = weight.reshape(-1, g.out_channels)
-    narrow = epilogue is None and is_narrow(
-        g.out_channels // g.groups, x.itemsize
-    )  # an epilogue is applied to whole panels
+    # An epilogue is applied to whole panels.
+    narrow = epilogue is None and is_narrow(g.out_channels // g.groups, x.itemsize)
     panel = (VECTOR_BYTES if narrow else PANEL_BYTES) // x.itemsize
     weight, term_count = pad_to_panels(weight, g.groups, panel), len(weight)
     padded = len(weight) // term_count
