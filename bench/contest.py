@@ -61,6 +61,8 @@ class Problem:
     """Whether the results are sums of `terms` products of standard normal numbers, which may cancel."""
     scale: float | None = None
     """Magnitude of the numbers whose rounding errors affect the results; default: the largest result."""
+    amplification: float = 1.0
+    """By how much an implementation may enlarge the rounding errors of a plain sum."""
     ours: Callable[[Any], Call] | None = None
     expression: Callable[[Any, Any], Call] | None = None
     reference: Callable[[Any], Call] | None = None
@@ -172,7 +174,7 @@ class Contest:
         assert len(found) == len(expected)
         for actual, wanted in zip(found, expected, strict=True):
             shown = actual[: len(wanted)] if wanted.ndim else actual
-            scale = sum_scale(wanted, problem.terms) if problem.sums else problem.scale
+            scale = problem.amplification * sum_scale(wanted, problem.terms) if problem.sums else problem.scale
             assert_close(shown, wanted, terms=problem.terms, dtype=np.float32, scale=scale)
 
     def run(self, problem: Problem, implementation: str, benchmark: Any) -> None:
