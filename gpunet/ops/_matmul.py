@@ -44,8 +44,8 @@ _IN_PLACE_ROWS = 12
 _SERIAL_PRODUCTS = 2**19
 """Up to this many multiply-adds, some 12 microseconds, waking other threads takes longer than it saves."""
 _MAX_TASKS, _TASK_PRODUCTS, _TASK_ROWS = 8, 2**19, 48
-"""Maximum number of tasks of a product of one block of rows; their minimum of multiply-adds, a few microseconds, the
-cost of handing a task to a thread that is still awake, as in a training step; and of rows, as each packs its panels."""
+"""Maximum number of tasks of a product of one block of rows; the multiply-adds and the rows that each should have at
+least, as it packs its operands (but a second thread that is woken has a task)."""
 TRANS_A, TRANS_B, RELU, _TRANS_OUT = 1, 2, 4, 8
 """The forms of a product, which add up: A or B is transposed, negative values become 0, the transpose is stored. (One
 number, as Numba takes 50 ns to unpack a bool.)"""
