@@ -10,12 +10,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A path instead of an import hook, so that type checkers and editors see the package.
 EDITABLE := --config-settings editable_mode=compat
 
-.PHONY: help train test sanitize nvrtc docs gpu-double lint fuzz bench bench-compare clean
+.PHONY: help train test recorded sanitize nvrtc docs gpu-double lint fuzz bench bench-compare clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train   environment, data, a quickly trained CNN with its figures"
 	@echo "make test    environment, all tests that this machine can run"
+	@echo "make recorded   the tests of the ops once more, each op called as a part of a recorded step"
 	@echo "make sanitize   the CUDA kernels on the CPU under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make nvrtc   the CUDA kernels through NVIDIA's compiler: registers, spills and shared memory on seven architectures"
 	@echo "make docs    the documentation as HTML, its programs run"
@@ -34,6 +35,14 @@ SANITIZED := tests/cuda/test_every_kernel.py::test_kernels_are_clean_under_the_s
 
 test: $(DEV)
 	$(BIN)/python -m pytest -n auto --dist worksteal --deselect $(SANITIZED) --ignore tests/nvrtc $(PYTEST_ARGS)
+
+# Not those of processes, compilation and files.
+RECORDED := $(addsuffix .py,$(addprefix tests/ops/test_,activation batchnorm batchnorm_pool conv2d conv2d_batchnorm_pool \
+	conv2d_inference cross_entropy dropout elementwise_loss empty_batches fft gather linear optimizer out pool2d \
+	step_state winograd))
+
+recorded: $(DEV)
+	$(BIN)/python -m pytest -n auto -p tests.ops.recorded $(RECORDED) $(PYTEST_ARGS)
 
 sanitize: $(DEV)
 	$(BIN)/python -m pytest $(SANITIZED) $(PYTEST_ARGS)

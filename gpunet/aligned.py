@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-LINE = 64
-"""Size of a cache line, and of the widest vector register, in bytes."""
+from gpunet import recording
+from gpunet.recording import LINE
 
 SMALL = 2**17
 """Arrays of fewer bytes are left where malloc puts them: to align one takes a microsecond, more than it saves."""
@@ -28,6 +28,9 @@ def empty(shape: Any, dtype: Any = np.float64) -> np.ndarray:
     if size < SMALL:
         return array
     del array  # nothing was written to it yet
+    recorded = recording.empty(shape, dtype, size)
+    if recorded is not None:
+        return recorded
     memory = np.empty(size + LINE, np.uint8)
     return np.ndarray(shape, dtype, memory, -_address(_byte_at(memory)) % LINE)
 
@@ -38,7 +41,20 @@ def empty_like(array: np.ndarray) -> np.ndarray:
 
 
 def zeros(shape: Any, dtype: Any = np.float64) -> np.ndarray:
-    """``np.zeros(shape, dtype)``, aligned as :func:`empty`."""
+    """``np.zeros(shape, dtype)``, aligned as :func:`empty`; zero again in each step that is recorded."""
     array = empty(shape, dtype)
-    array.fill(0)
+    recording.run(_clear, array)
     return array
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """`array` if it is C-contiguous, else a copy that is, aligned as :func:`empty`."""
+    if array.flags.c_contiguous:
+        return array
+    copy = empty(array.shape, array.dtype)
+    recording.run(np.copyto, copy, array)
+    return copy
+
+
+def _clear(array: np.ndarray) -> None:
+    array.fill(0)

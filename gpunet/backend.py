@@ -20,6 +20,7 @@ import numpy.typing as npt
 from gpunet import aligned
 from gpunet.errors import ConfigError, DeviceError, DTypeError
 from gpunet.machine import available_memory, cpu_name
+from gpunet.recording import Recorded
 
 Array: TypeAlias = npt.NDArray[Any]
 """A ``numpy.ndarray`` or ``cupy.ndarray``; there is no tensor class. (CuPy ships no type annotations.)"""
@@ -114,16 +115,19 @@ class Backend(abc.ABC):
         """A new C-contiguous array of zeros."""
 
     @abc.abstractmethod
-    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
-        """`step` in its fastest repeatable form: on the CPU, the function itself; on a GPU, a CUDA graph.
+    def capture(self, step: Callable[[], Result], *, only_ops: bool = False) -> Callable[[], Result]:
+        """`step` in its fastest repeatable form: on a GPU, a CUDA graph; on the CPU, with `only_ops`, a list of calls.
 
-        For a graph, `step` may only call ops on arrays of this device whose addresses do not change. The first call
-        runs eagerly, the second is captured, and every later one replays the graph without calling `step` again: what
-        changes from call to call must be held in device arrays, and `step` must not read any value back. The memory
-        that the graph holds is given back with it: an object that holds it should not be held by `step`.
+        For these, `step` may only call ops on arrays of this device whose addresses do not change. The first call
+        runs eagerly, the second is captured, and every later one is replayed without calling `step` again: what
+        changes from call to call must be held in arrays, and `step` must not read any value back. The memory
+        that this takes is given back with it: an object that holds it should not be held by `step`.
+
+        On a GPU, whatever computes is captured. On the CPU, only what gpunet's own ops compute is: unless `only_ops`
+        says that this is all, the function itself is returned.
 
         The function returns what `step` returned when it was called last. Arrays among that have the values of this
-        call until the next one; for a graph, they are in its memory.
+        call until the next one.
         """
 
     @abc.abstractmethod
@@ -220,8 +224,8 @@ class CpuBackend(Backend):
     def zeros(self, shape: Any, dtype: Any = np.float32) -> Array:
         return aligned.zeros(shape, dtype)
 
-    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
-        return step
+    def capture(self, step: Callable[[], Result], *, only_ops: bool = False) -> Callable[[], Result]:
+        return Recorded(step) if only_ops and self.captures else step
 
     def synchronize(self) -> None:
         pass

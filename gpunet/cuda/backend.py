@@ -54,7 +54,7 @@ class CudaBackend(Backend):
             array: Array = self.xp.zeros(shape, dtype)
         return array
 
-    def capture(self, step: Callable[[], Result]) -> Callable[[], Result]:
+    def capture(self, step: Callable[[], Result], *, only_ops: bool = False) -> Callable[[], Result]:
         return self.runtime.capture(step) if self.captures else step
 
     def collectives(self, rank: int, size: int, broadcast: Callable[[Any], Any]) -> Collectives | None:

@@ -19,7 +19,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from numba.core import config, event
 
 from gpunet.backend import CPU
 from gpunet.machine import available_memory
+from gpunet.ops._intercept import code_of, intercepted
 from gpunet.ops._kernel_cache import KernelCache
 
 logger = logging.getLogger("gpunet")
@@ -43,30 +43,14 @@ _ENOUGH = 3
 Types = tuple[Any, ...]
 """Of the arguments of a call, Numba's."""
 
-_kernels: weakref.WeakSet[Any] = weakref.WeakSet()
 
-
-_thread = threading.local()
-"""``noted``: during a rehearsal, the calls so far, as an ordered set."""
-
-
-def enlist(kernel: Any) -> None:
-    """Have `kernel`, as Numba's ``jit`` made it, take part."""
-    _kernels.add(kernel)
-    # Called for arguments of types that the kernel has no code for, and returns the code.
-    kernel._compile_for_args = lambda *args, **kwargs: _code_for(kernel, args, kwargs)
-
-
-def _code_for(kernel: Any, args: Any, kwargs: Any) -> Any:
-    noted: dict[tuple[Any, Types], None] | None = getattr(_thread, "noted", None)
-    if noted is not None:
-        noted[kernel, _types(kernel, args)] = None
-        return _nothing
+def code_for(kernel: Any, args: tuple[Any, ...]) -> Any:
+    """The code of `kernel` for these arguments; if it is to be compiled, what else is missing is compiled, too."""
     rehearse = CPU.rehearsal.get()
     if rehearse is not None and not _is_cached(kernel, _types(kernel, args)):
         CPU.rehearsal.set(None)
         _compile(_missing(_rehearsed(rehearse)))
-    return type(kernel)._compile_for_args(kernel, *args, **kwargs)
+    return code_of(kernel, args)
 
 
 def _nothing(*args: Any) -> int:
@@ -74,7 +58,7 @@ def _nothing(*args: Any) -> int:
     return 1
 
 
-def _types(kernel: Any, args: Any) -> Types:
+def _types(kernel: Any, args: tuple[Any, ...]) -> Types:
     found = tuple(kernel.typeof_pyval(arg) for arg in args)
     kernel._types_active_call.clear()
     return found
@@ -83,18 +67,16 @@ def _types(kernel: Any, args: Any) -> Types:
 def _rehearsed(rehearse: Callable[[], object]) -> list[tuple[Any, Types]]:
     """The calls of kernels in `rehearse`."""
     noted: dict[tuple[Any, Types], None] = {}
-    _thread.noted = noted
+
+    def note(kernel: Any, args: tuple[Any, ...]) -> Any:
+        noted[kernel, _types(kernel, args)] = None
+        return _nothing
+
     try:
-        for kernel in _kernels:  # forget its code, so that it is asked for again; other threads get it from `overloads`
-            kernel._clear()
-        rehearse()
+        with intercepted(note):
+            rehearse()
     except Exception as error:
         logger.debug("the rehearsal ended early: %s: %s", type(error).__name__, error)
-    finally:
-        _thread.noted = None
-        for kernel in _kernels:
-            for compiled in list(kernel.overloads.values()):
-                kernel.add_overload(compiled)
     return list(noted)
 
 

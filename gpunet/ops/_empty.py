@@ -7,6 +7,7 @@ from typing import Any
 
 from gpunet.backend import Array
 from gpunet.devices import backend_of
+from gpunet.recording import run
 
 
 def no_rows(shape: Sequence[int], like: Array, dtype: Any = None) -> Array:
@@ -18,5 +19,5 @@ def no_sum(shape: Sequence[int], like: Array, out: Array | None = None, dtype: A
     """A sum over no rows, such as the gradient of a parameter: zeros of `shape`, in `out` if given."""
     if out is None:
         return backend_of(like).zeros(tuple(shape), like.dtype if dtype is None else dtype)
-    out.fill(0)
+    run(type(out).fill, out, 0)
     return out

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
+from gpunet.aligned import contiguous
 from gpunet.ops._numba import jit, prange
 from gpunet.ops._pack import clear_elements, copy_elements, copy_rows, transpose_matrix
 from gpunet.ops._reduce import column_sums
@@ -53,7 +54,6 @@ _PARTS, _PART_TERMS, _FEW_SUMS = (4, 8), 1024, 2**15
 """Of split-K: the least and most parts, the least terms of a part, and the most sums that are added up in parts."""
 
 Product = Callable[..., np.ndarray]
-_contiguous = np.ascontiguousarray
 
 
 @jit
@@ -217,8 +217,8 @@ def product(a_shape: tuple[int, int], b_shape: tuple[int, int], form: int, biase
         out = empty(shape, dtype) if out is None else out
         if trans_out:
             a, b = b, a
-        start = no_bias if bias is None else _contiguous(bias)
-        _blocks(_contiguous(a), _contiguous(b), form, start, out, row_tasks, column_tasks)
+        start = no_bias if bias is None else contiguous(bias)
+        _blocks(contiguous(a), contiguous(b), form, start, out, row_tasks, column_tasks)
         return out
 
     return run
@@ -230,7 +230,7 @@ def _in_parts(shape: tuple[int, int], parts: int, dtype: Any) -> Product:
     def run(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None, out: np.ndarray | None = None) -> np.ndarray:
         out = aligned.empty(shape, dtype) if out is None else out
         partial = aligned.empty((parts, *shape), dtype)
-        _parts(_contiguous(a), _contiguous(b), np.empty(0, dtype), partial)
+        _parts(contiguous(a), contiguous(b), np.empty(0, dtype), partial)
         column_sums(partial.reshape(parts, -1), out.reshape(-1))
         return out
 

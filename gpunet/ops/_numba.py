@@ -23,9 +23,10 @@ import numba
 import numba.core.config
 from numba.core.codegen import get_host_cpu_features
 
-from gpunet.ops._compile_together import enlist
+from gpunet.ops._compile_together import code_for
 from gpunet.ops._environment import check_threading_layer
 from gpunet.ops._fork import survive_forks
+from gpunet.ops._intercept import enlist
 from gpunet.ops._kernel_cache import kernel_cache
 from gpunet.ops._prange import prange
 
@@ -68,7 +69,7 @@ def jit(function: Any = None, **options: Any) -> Any:
         return functools.partial(jit, **options)
     kernel: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
     kernel._cache = kernel_cache(function)  # as Dispatcher.enable_caching does with Numba's own
-    enlist(kernel)
+    enlist(kernel, code_for)
     return kernel
 
 

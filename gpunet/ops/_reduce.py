@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 from gpunet.ops._columns import sum_columns
 from gpunet.ops._numba import jit, prange
 from gpunet.ops._simd import Code
+from gpunet.recording import run
 
 CHUNK_ROWS = 512
 """Rows per chunk. Chunks of float32 are summed in float32, and their partial sums in float64."""
@@ -37,8 +38,12 @@ def column_sums(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     else:
         partial = np.empty((-(-x.shape[0] // CHUNK_ROWS), x.shape[1]), x.dtype)
         _partial_sums(x, partial)
-        total[...] = partial.sum(0, dtype=np.float64)
+        run(_add, partial, total)
     return total
+
+
+def _add(partial: np.ndarray, total: np.ndarray) -> None:
+    total[...] = partial.sum(0, dtype=np.float64)
 
 
 def _reduction(name: str, lanes: int, wide: Any, combine: Any) -> Any:

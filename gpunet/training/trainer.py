@@ -175,7 +175,7 @@ class Trainer:
         self._evaluator = Evaluator(model, validation, self.communicator, loss=self.loss, metrics=self.metrics)
         # Weakly: a graph that refers to its trainer would keep it, and device memory, until the next collection.
         if shards == 1:
-            self._captured = self.backend.capture(weakly(self._training_step))
+            self._captured = self.backend.capture(weakly(self._training_step), only_ops=self._is_known)
         else:
             cut: Any = {"count": shards, "batch_size": self.batch_size, "synchronised": config.sync_batch_norm}
             sharded = ShardedStep(self.flat, self.communicator, **cut)
@@ -191,7 +191,7 @@ class Trainer:
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def _training_step(self) -> None:
-        # Only ops on arrays that stay in place: on a GPU this is recorded once and replayed (Backend.capture).
+        # Only ops on arrays that stay in place: this is captured once and replayed (Backend.capture).
         found = self._gradients(0, self.batch_size)
         self._update(found.loss, found.correct)
 
@@ -221,11 +221,15 @@ class Trainer:
         if self.average is not None:
             self.average.update(state.step)
 
+    @property
+    def _is_known(self) -> bool:
+        """Whether all that a step calls is gpunet's, which computes by ops alone."""
+        parts = [self.loss, self.train, self.optimizer, *(layer for _, layer in self.model.named_layers())]
+        return all(type(part).__module__.startswith("gpunet.") for part in parts)
+
     def _first_step(self) -> None:
         # A rehearsal is one more step for layers and losses, which those of others than gpunet may count.
-        parts = [self.loss, *(layer for _, layer in self.model.named_layers())]
-        known = all(type(part).__module__.startswith("gpunet.") for part in parts)
-        with self.backend.compile_together(self._rehearse) if known else contextlib.nullcontext():
+        with self.backend.compile_together(self._rehearse) if self._is_known else contextlib.nullcontext():
             self._captured()
         self._step_once = self._captured
 

@@ -185,7 +185,7 @@ def test_sums_over_outputs_where_they_tell_the_maxima(
     for name in ("_piece_gradients", "_piece_gradients_of_outputs"):
         monkeypatch.setattr(cpu, name, spy(name, getattr(cpu, name)))
     gradients = batch_norm_max_pool_backward(dy, given["x"], given["gamma"], saved)
-    assert used == ["_piece_gradients_of_outputs" if change is None else "_piece_gradients"]
+    assert set(used) == {"_piece_gradients_of_outputs" if change is None else "_piece_gradients"}
     exact_saved = reference.batch_norm_max_pool(**exact, **options)[1]._replace(argmax=saved.argmax)
     wanted = reference.batch_norm_max_pool_backward(dy.astype(np.float64), exact["x"], exact["gamma"], exact_saved)
     scale = scales(exact, dy, exact_saved)

@@ -18,7 +18,7 @@ from gpunet.data.loader import Loader
 from gpunet.models import CNN
 from gpunet.nn import Flatten, ForwardContext, Linear, ReLU, Sequential
 from gpunet.nn.layer import Backward
-from gpunet.ops import _compile_together
+from gpunet.ops import _compile_together, _intercept
 from gpunet.ops._numba import jit
 from gpunet.ops.cross_entropy import cpu as cross_entropy
 from gpunet.ops.gather import cpu as gather
@@ -160,14 +160,12 @@ def test_a_rehearsed_step_is_the_step(case: str, monkeypatch: pytest.MonkeyPatch
 
     called: dict[Any, None] = {}
 
-    def code_for(kernel: Any, args: Any, kwargs: Any) -> Any:
+    def code_for(kernel: Any, args: tuple[Any, ...]) -> Any:
         called[kernel, _compile_together._types(kernel, args)] = None
-        return type(kernel)._compile_for_args(kernel, *args, **kwargs)
+        return _intercept.code_of(kernel, args)
 
-    monkeypatch.setattr(_compile_together, "_code_for", code_for)
-    for kernel in _compile_together._kernels:
-        kernel._clear()
-    trainer._training_step()
+    with _intercept.intercepted(code_for):
+        trainer._training_step()
     assert {str(call) for call in called} == {str(call) for call in rehearsed}
 
 
@@ -185,19 +183,16 @@ def test_a_step_that_a_rehearsal_interrupts_anywhere(options: dict[str, Any], mo
         trainer._state.start_epoch(0, [0.1, 0.1])
         found = 0
 
-        def code_for(kernel: Any, args: Any, kwargs: Any) -> Any:
+        def code_of(kernel: Any, args: tuple[Any, ...]) -> Any:
             nonlocal found
-            if getattr(_compile_together._thread, "noted", None) is not None:
-                return noting(kernel, args, kwargs)
             found += 1
             if found - 1 == kernels_before:
                 _compile_together._rehearsed(trainer._rehearse)
-            return type(kernel)._compile_for_args(kernel, *args, **kwargs)
+            return _intercept.code_of(kernel, args)
 
-        noting = _compile_together._code_for
         with monkeypatch.context() as patch:
-            patch.setattr(_compile_together, "_code_for", code_for)
-            for kernel in _compile_together._kernels:
+            patch.setattr(_compile_together, "code_of", code_of)
+            for kernel in _intercept.kernels:
                 kernel._clear()
             trainer._captured()
         return {name: array.copy() for name, array in trainer._arrays().items()}, found
@@ -230,7 +225,7 @@ def test_no_rehearsal_for_layers_that_may_have_a_state(monkeypatch: pytest.Monke
     trainer._state.start_epoch(0, [0.1, 0.1])
     monkeypatch.setattr(trainer, "_rehearse", trainer._training_step)
     monkeypatch.setattr(_compile_together, "_is_cached", lambda kernel, types: False)
-    for kernel in _compile_together._kernels:  # so that each of them would start a rehearsal
+    for kernel in _intercept.kernels:  # so that each of them would start a rehearsal
         kernel._clear()
     trainer._first_step()
     assert counting.calls == 1

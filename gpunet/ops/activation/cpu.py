@@ -15,6 +15,7 @@ import numpy as np
 from numba.extending import overload
 
 from gpunet import aligned
+from gpunet.aligned import contiguous
 from gpunet.ops._elementwise import Operands, elementwise, is_streamed
 from gpunet.ops._exp import exp_half_square, exp_nonpositive, exp_parts
 from gpunet.ops._numba import jit, numba, prange
@@ -227,14 +228,15 @@ def _gelu_tanh_backward(out, dy, x):
 
 
 def _of(kernel: Any, x: np.ndarray, *scalars: Any) -> np.ndarray:
+    x = contiguous(x)
     y = aligned.empty_like(x)
-    kernel(y.ravel(), x.ravel(), *scalars)  # views, unless x is not contiguous
+    kernel(y.reshape(-1), x.reshape(-1), *scalars)
     return y
 
 
 def _of_both(kernel: Any, dy: np.ndarray, x: np.ndarray, *scalars: Any) -> np.ndarray:
-    dx, flat = aligned.empty_like(x), x.ravel()
-    kernel(dx.ravel(), flat if dy is x else dy.ravel(), flat, *scalars)
+    dx, flat = aligned.empty_like(x), contiguous(x).reshape(-1)
+    kernel(dx.reshape(-1), flat if dy is x else contiguous(dy).reshape(-1), flat, *scalars)
     return dx
 
 

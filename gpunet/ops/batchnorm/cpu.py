@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
+from gpunet.aligned import contiguous
 from gpunet.backend import Gather
 from gpunet.ops._columns import sum_deviations, sum_products
 from gpunet.ops._elementwise import Operands, elementwise, is_streamed
 from gpunet.ops._numba import jit, prange
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
+from gpunet.recording import run
 
 
 def _piece_rows(channels: int) -> int:
@@ -60,11 +62,9 @@ def _combine_statistics(means: Any, squares: Any, rows: int, piece_rows: int, me
 
 
 @jit
-def _move_running(running: Any, momentum: float, batch: Any, correction: float) -> Any:
-    moved = np.empty_like(running)
+def _move_running(running: Any, momentum: float, batch: Any, correction: float) -> None:
     for c in range(running.size):
-        moved[c] = (1 - momentum) * running[c] + momentum * (batch[c] * correction)
-    return moved
+        running[c] = (1 - momentum) * running[c] + momentum * (batch[c] * correction)
 
 
 @jit
@@ -78,6 +78,15 @@ def _coefficients(mean: Any, var: Any, eps: float, gamma: Any, beta: Any, inv_st
         coefficients[0, c] = mean[c]
         coefficients[1, c] = gamma[c] * inv_std[c]
         coefficients[2, c] = beta[c] - (mean[c] - coefficients[0, c]) * gamma[c] * inv_std[c]
+
+
+@jit
+def _affine(mean: Any, var: Any, eps: float, gamma: Any, beta: Any, inv_std: Any, scale: Any, offset: Any) -> None:
+    """`inv_std`, and y = x * scale + offset, all in float64."""
+    for c in range(mean.size):
+        inv_std[c] = 1 / np.sqrt(var[c] + eps)
+        scale[c] = gamma[c] * inv_std[c]
+        offset[c] = beta[c] - mean[c] * scale[c]
 
 
 def _normalised(of: Operands) -> Any:
@@ -167,7 +176,7 @@ def _apply_gradients(dy: Any, x: Any, piece_rows: int, dx: Any, coefficients: An
 
 
 def _matrix(x: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    return contiguous(x).reshape(-1, x.shape[-1])
 
 
 def normalisation(matrix: np.ndarray, parameters: BatchNormParameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -177,17 +186,18 @@ def normalisation(matrix: np.ndarray, parameters: BatchNormParameters) -> tuple[
     """
     gamma, beta, running_mean, running_var, training, _, eps, _ = parameters
     rows, channels = matrix.shape
+    mean, var = np.empty((2, channels))
     if training:
         piece_rows = _piece_rows(channels)
-        mean, var = np.empty((2, channels))
         means, squares = np.empty((2, -(-rows // piece_rows), channels))
         _piece_statistics(matrix, piece_rows, means, squares)
         _combine_statistics(means, squares, rows, piece_rows, mean, var)
         _meet_others(mean, var, rows, parameters)
     else:
-        mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
+        run(np.copyto, mean, running_mean)
+        run(np.copyto, var, running_var)
     inv_std, coefficients = np.empty(channels), np.empty((3, channels), matrix.dtype)
-    _coefficients(mean, var, eps, np.ascontiguousarray(gamma), np.ascontiguousarray(beta), inv_std, coefficients)
+    _coefficients(mean, var, eps, contiguous(gamma), contiguous(beta), inv_std, coefficients)
     return mean, inv_std, coefficients
 
 
@@ -198,8 +208,11 @@ def _meet_others(mean: np.ndarray, var: np.ndarray, rows: int, parameters: Batch
         means, squares = _of_parts(gather(np.stack([mean, var * rows])))
         rows, piece_rows = rows * len(means), rows
         _combine_statistics(means, squares, rows, piece_rows, mean, var)
-    running_mean[...] = _move_running(np.ascontiguousarray(running_mean), momentum, mean, 1.0)
-    running_var[...] = _move_running(np.ascontiguousarray(running_var), momentum, var, rows / (rows - 1))
+    for running, batch, correction in ((running_mean, mean, 1.0), (running_var, var, rows / (rows - 1))):
+        moved = contiguous(running)
+        _move_running(moved, momentum, batch, correction)
+        if moved is not running:
+            run(np.copyto, running, moved)
 
 
 def of_statistics(
@@ -211,9 +224,10 @@ def of_statistics(
     updated.
     """
     _meet_others(mean, var, rows, parameters)
-    inv_std = (var + parameters.eps) ** -0.5
-    scale = parameters.gamma * inv_std
-    return mean, inv_std, scale, parameters.beta - mean * scale
+    inv_std, scale, offset = np.empty((3, mean.size))
+    gamma, beta = contiguous(parameters.gamma), contiguous(parameters.beta)
+    _affine(mean, var, parameters.eps, gamma, beta, inv_std, scale, offset)
+    return mean, inv_std, scale, offset
 
 
 def _of_parts(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,7 +252,7 @@ def gradient_coefficients(
     """
     channels, dtype = gamma.size, gamma.dtype
     dgamma, dbeta = (np.empty(channels, dtype) if array is None else array for array in out)
-    coefficients, gamma = np.empty((4, channels), dtype), np.ascontiguousarray(gamma)
+    coefficients, gamma = np.empty((4, channels), dtype), contiguous(gamma)
     _combine_gradients(sums, products, rows, (mean, inv_std), gamma, training, dgamma, dbeta, coefficients)
     if training and gather is not None:
         sums, products = _of_parts(gather(np.stack([sums.sum(0), products.sum(0)])))

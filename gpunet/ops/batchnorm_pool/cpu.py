@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
+from gpunet.aligned import contiguous
 from gpunet.ops._numba import jit, prange
 from gpunet.ops.batchnorm import cpu as batchnorm
 from gpunet.ops.batchnorm.parameters import BatchNormParameters
 from gpunet.ops.batchnorm_pool import NO_TAP, BatchNormMaxPoolSaved
 from gpunet.ops.geometry import Pool2dGeometry
 from gpunet.ops.pool2d import cpu as pool2d
+from gpunet.recording import run
 
 _MAX_OFFSET = 4
 """Where y is at most so many times as large as what gamma scales, x can be told from it."""
@@ -164,7 +166,7 @@ def _piece_shape(out_width: int, channels: int) -> tuple[int, int]:
 def batch_norm_max_pool(
     x: np.ndarray, parameters: BatchNormParameters, relu: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    x, y_shape = np.ascontiguousarray(x), Pool2dGeometry.of(x.shape, 2).y_shape
+    x, y_shape = contiguous(x), Pool2dGeometry.of(x.shape, 2).y_shape
     mean, inv_std, coefficients = batchnorm.normalisation(x.reshape(-1, x.shape[3]), parameters)
     y, argmax = aligned.empty(y_shape, x.dtype), aligned.empty(y_shape, np.uint8)
     _normalise_and_pool(x, coefficients, relu, y, argmax)
@@ -176,20 +178,40 @@ def _sums(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Partial sums of dy and of dy * (x at the maximum - shift), float64 (pieces, C)."""
     batch, out_height, out_width, channels = dy.shape
-    argmax, affine = np.ascontiguousarray(saved.argmax), np.empty((2, channels))
-    if saved.outputs is not None:
-        y, beta = map(np.ascontiguousarray, saved.outputs)
-        if _affine(saved.mean, saved.inv_std, np.ascontiguousarray(gamma), beta, affine):
-            piece_rows = _piece_windows(channels)
-            sums, products = np.empty((2, -(-batch * out_height * out_width // piece_rows), channels))
-            matrices = (array.reshape(-1, channels) for array in (dy, y, argmax))
-            _piece_gradients_of_outputs(*matrices, piece_rows, affine, sums, products)
-            return sums, products
     piece_rows, piece_columns = _piece_shape(out_width, channels)
     pieces = -(-batch * out_height // piece_rows) * -(-out_width // piece_columns)
-    sums, products = np.empty((2, pieces, channels))
-    _piece_gradients(dy, x, argmax, piece_rows, piece_columns, saved.mean, sums, products)
+    if saved.outputs is None:
+        sums, products = np.empty((2, pieces, channels))
+        _piece_gradients(dy, x, saved.argmax, piece_rows, piece_columns, saved.mean, sums, products)
+        return sums, products
+    row_pieces = -(-batch * out_height * out_width // _piece_windows(channels))
+    sums, products = np.empty((2, max(pieces, row_pieces), channels))
+    run(_sums_of_outputs, dy, x, gamma, saved, saved.outputs, (pieces, row_pieces), sums, products)
     return sums, products
+
+
+def _sums_of_outputs(
+    dy: np.ndarray,
+    x: np.ndarray,
+    gamma: np.ndarray,
+    saved: BatchNormMaxPoolSaved,
+    outputs: tuple[np.ndarray, np.ndarray],
+    pieces: tuple[int, int],
+    sums: np.ndarray,
+    products: np.ndarray,
+) -> None:
+    """:func:`_sums`, from the outputs if they tell the inputs: `pieces` are those of inputs and of outputs."""
+    channels = dy.shape[3]
+    affine, (y, beta) = np.empty((2, channels)), outputs
+    told = _affine(saved.mean, saved.inv_std, gamma, beta, affine)
+    if told:
+        matrices = (array.reshape(-1, channels) for array in (dy, y, saved.argmax))
+        _piece_gradients_of_outputs(*matrices, _piece_windows(channels), affine, sums, products)
+    else:
+        shape = _piece_shape(dy.shape[2], channels)
+        _piece_gradients(dy, x, saved.argmax, *shape, saved.mean, sums, products)
+    used = pieces[1] if told else pieces[0]
+    sums[used:], products[used:] = 0, 0
 
 
 def batch_norm_max_pool_backward(
@@ -199,14 +221,18 @@ def batch_norm_max_pool_backward(
     saved: BatchNormMaxPoolSaved,
     out: tuple[np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    dy, x, argmax = np.ascontiguousarray(dy), np.ascontiguousarray(x), np.ascontiguousarray(saved.argmax)
+    dy, x, gamma = contiguous(dy), contiguous(x), contiguous(gamma)
+    outputs = None if saved.outputs is None else (contiguous(saved.outputs[0]), contiguous(saved.outputs[1]))
+    saved = saved._replace(argmax=contiguous(saved.argmax), outputs=outputs)
     sums, products = _sums(dy, x, gamma, saved)
     coefficients, dgamma, dbeta = batchnorm.gradient_coefficients(
         *(sums, products, x.size // x.shape[3], gamma, saved.mean, saved.inv_std, saved.training, saved.gather, out)
     )
     if saved.training:
         dx = aligned.empty_like(x)
-        _apply_gradients(dy, x, argmax, coefficients, dx)
+        _apply_gradients(dy, x, saved.argmax, coefficients, dx)
     else:  # no gradient through the statistics
-        dx = pool2d.max_pool2d_backward(dy * coefficients[1], argmax, Pool2dGeometry.of(x.shape, 2))
+        scaled = aligned.empty_like(dy)
+        run(np.multiply, dy, coefficients[1], scaled)
+        dx = pool2d.max_pool2d_backward(scaled, saved.argmax, Pool2dGeometry.of(x.shape, 2))
     return dx, dgamma, dbeta

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet import aligned
+from gpunet.aligned import contiguous
 from gpunet.ops._numba import jit, prange
 from gpunet.ops._pack import clear_elements
 from gpunet.ops._simd import (
@@ -239,9 +240,11 @@ def _patch_gradients(x, dy, argmax, layout, positions, partial):
 
 @jit
 def _statistics(products, filters, mean, var):
-    """Mean and variance of the convolution, float64 (C,), with the `filters` (K, C); both zero on entry."""
+    """Mean and variance of the convolution, float64 (C,), with the `filters` (K, C)."""
     count, channels = filters.shape
     positions = products[count, count]
+    for c in range(channels):
+        mean[c] = var[c] = 0.0
     for t in range(count):
         for c in range(channels):
             mean[c] += products[count, t] / positions * filters[t, c]
@@ -256,16 +259,16 @@ def _statistics(products, filters, mean, var):
 
 @jit
 def _scale(filters, scale, offset, weight, added):
-    """`filters` (K, C), scaled, in `weight`, and `offset` in `added`, whose C is padded; both zero on entry."""
+    """`filters` (K, C), scaled, in `weight`, and `offset` in `added`, whose C is padded by zeros."""
     count, channels = filters.shape
-    for c in range(channels):
-        added[c] = offset[c]
+    for c in range(added.size):
+        added[c] = offset[c] if c < channels else 0
         for t in range(count):
-            weight[t, c] = filters[t, c] * scale[c]
+            weight[t, c] = filters[t, c] * scale[c] if c < channels else 0
 
 
 @jit
-def _add_up(partial, filters, mean, found):
+def _add_up(partial, filters, mean, inv_std, found, dgamma, dbeta):
     """T in partial[0], and in `found`, float64 (2, C), dbeta and the sum of d times the convolution less its mean."""
     parts, _, _ = partial.shape
     count, channels = filters.shape
@@ -279,6 +282,8 @@ def _add_up(partial, filters, mean, found):
     for t in range(count):
         for c in range(channels):
             found[1, c] += filters[t, c] * partial[0, t, c]
+    for c in range(channels):
+        dgamma[c], dbeta[c] = found[1, c] * inv_std[c], found[0, c]
 
 
 @jit
@@ -303,15 +308,15 @@ def _padded(channels: int, itemsize: int) -> int:
 def conv2d_batch_norm_max_pool(
     x: np.ndarray, weight: np.ndarray, parameters: BatchNormParameters, g: Conv2dGeometry, relu: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    x, layout, filters = np.ascontiguousarray(x), _layout(g), np.ascontiguousarray(weight).reshape(-1, g.out_channels)
+    x, layout, filters = contiguous(x), _layout(g), contiguous(weight).reshape(-1, g.out_channels)
     products = _patch_products(x, g)
-    mean, var = np.zeros((2, g.out_channels))
+    mean, var = np.empty((2, g.out_channels))
     _statistics(products, filters, mean, var)
     mean, inv_std, scale, offset = batchnorm.of_statistics(mean, var, math.prod(g.y_shape[:3]), parameters)
     y_shape = Pool2dGeometry.of(g.y_shape, 2).y_shape
     y, argmax = aligned.empty(y_shape, x.dtype), aligned.empty(y_shape, np.dtype(np.uint8))
     padded = _padded(g.out_channels, x.itemsize)
-    scaled, added = aligned.zeros((len(filters), padded), x.dtype), np.zeros(padded, x.dtype)
+    scaled, added = aligned.empty((len(filters), padded), x.dtype), np.empty(padded, x.dtype)
     _scale(filters, scale, offset, scaled, added)
     _normalised_and_pooled(x, scaled.reshape(-1), added, layout, layout.taps[: len(filters)], relu, y, argmax)
     return y, mean, inv_std, argmax, products
@@ -326,7 +331,7 @@ def conv2d_batch_norm_max_pool_backward(
     g: Conv2dGeometry,
     out: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    x, dy, argmax, weight, gamma = map(np.ascontiguousarray, (x, dy, saved.argmax, weight, gamma))
+    x, dy, argmax, weight, gamma = map(contiguous, (x, dy, saved.argmax, weight, gamma))
     layout, filters = _layout(g), weight.reshape(-1, g.out_channels)
     shape = min(_PARTS, g.batch), len(layout.taps), _padded(g.out_channels, x.itemsize)
     partial = aligned.zeros(shape, np.dtype(np.float64))
@@ -335,10 +340,8 @@ def conv2d_batch_norm_max_pool_backward(
     dweight, dgamma, dbeta = (
         np.empty(shape, x.dtype) if array is None else array for array, shape in zip(out, like, strict=True)
     )
-    sums = np.zeros((2, g.out_channels))  # finite even in a rehearsal, see gpunet.ops._compile_together
-    positions = math.prod(g.y_shape[:3])
-    _add_up(partial, filters, saved.mean, sums)
-    dgamma[...], dbeta[...] = sums[1] * saved.inv_std, sums[0]
+    sums, positions = np.empty((2, g.out_channels)), math.prod(g.y_shape[:3])
+    _add_up(partial, filters, saved.mean, saved.inv_std, sums, dgamma, dbeta)
     if saved.gather is not None:
         parts = saved.gather(sums)
         sums, positions = parts.sum(0), positions * len(parts)

@@ -11,10 +11,12 @@ import math
 import numpy as np
 
 from gpunet import aligned
+from gpunet.aligned import contiguous
 from gpunet.errors import DataError
 from gpunet.ops._exp import exp_nonpositive
 from gpunet.ops._numba import jit, prange
 from gpunet.ops._reduce import LANES, vector_maximum, vector_sum
+from gpunet.recording import run
 
 _ELEMENTS = 4096  # approximate number of logits per piece: some tens of microseconds of work
 
@@ -183,7 +185,7 @@ def _ones(classes: int) -> np.ndarray:
 
 
 def _rows(x: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+    return contiguous(x).reshape(-1, x.shape[-1])
 
 
 def softmax(x: np.ndarray, log: bool = False) -> np.ndarray:
@@ -206,6 +208,25 @@ def softmax_cross_entropy(
     reduction: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     rows, classes = logits.shape
+    losses, dlogits = np.empty(rows), aligned.empty((rows, classes), logits.dtype)
+    loss = np.empty(rows if reduction == "none" else (), logits.dtype)
+    run(_losses, logits, labels, label_smoothing, (weight, sample_weight), gamma, reduction, losses, dlogits, loss)
+    return loss, dlogits
+
+
+def _losses(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    label_smoothing: float,
+    given: tuple[np.ndarray | None, np.ndarray | None],
+    gamma: float,
+    reduction: str,
+    losses: np.ndarray,
+    dlogits: np.ndarray,
+    loss: np.ndarray,
+) -> None:
+    """`given`: the weights of the classes and of the rows."""
+    (rows, classes), (weight, sample_weight) = logits.shape, given
     labels = _checked_labels(labels, classes)
     weights = _ones(classes) if weight is None else weight.astype(np.float64)
     divisor = 1.0
@@ -214,7 +235,6 @@ def softmax_cross_entropy(
         if sample_weight is not None:
             divisor = float((weights[labels] * sample_weight).sum())
     scale = 1.0 / divisor if divisor else math.nan  # as 0 / 0: all weights are zero
-    losses, dlogits = np.empty(rows), aligned.empty((rows, classes), logits.dtype)
     all_weights = float(classes) if weight is None else float(weights.sum())
     logits = np.ascontiguousarray(logits)
     adjusted = sample_weight is not None or gamma != 0
@@ -225,11 +245,15 @@ def softmax_cross_entropy(
     if adjusted:
         factors = _NO_FACTORS if sample_weight is None else sample_weight.astype(np.float64)
         total = _adjust(losses, dlogits, labels, weights, factors, gamma, scale)
-    if reduction == "none":
-        return losses.astype(logits.dtype), dlogits
-    return np.array(total * scale, logits.dtype), dlogits
+    loss[...] = losses if reduction == "none" else total * scale
 
 
 def count_correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    count = np.empty((), np.int64)
+    run(_count, logits, labels, count)
+    return count
+
+
+def _count(logits: np.ndarray, labels: np.ndarray, count: np.ndarray) -> None:
     labels = _checked_labels(labels, logits.shape[1])
-    return np.array(_count_correct(np.ascontiguousarray(logits), labels), np.int64)
+    count[...] = _count_correct(np.ascontiguousarray(logits), labels)

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from gpunet import aligned
+from gpunet.aligned import contiguous
 from gpunet.ops._numba import jit, prange
 from gpunet.ops.random.cpu import counter_words
+from gpunet.recording import run
 
 # Size of a piece: enough work to be worth waking a thread, little enough to stay in its cache.
 _COUNTERS = 2048
@@ -66,20 +68,33 @@ def _scales(p: float, dtype: Any) -> tuple[Any, Any]:
 def dropout(
     x: np.ndarray, p: float, *, seed: int, step: Any, stream: int, first_element: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    x = np.asarray(x, order="C")  # ascontiguousarray would make a 0-d array 1-d
+    x = contiguous(x)
     y = aligned.empty_like(x)
     first, lead = divmod(first_element, 4)
-    packed = np.empty(-(-(lead + x.size) // 4), np.uint32)  # the last counter may reach beyond the last element
+    packed = aligned.empty(-(-(lead + x.size) // 4), np.uint32)  # the last counter may reach beyond the last element
     mask = packed.view(np.uint8)[lead : lead + x.size]
-    step = step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF
-    key = np.uint64(seed), np.uint32(stream), np.uint32(step)
-    threshold = np.uint32(math.floor(p * 2**32))
-    _dropout(x.reshape(-1), y.reshape(-1), packed, mask, lead, first, key, threshold, _scales(p, x.dtype))
+    run(_drop, x.reshape(-1), y.reshape(-1), packed, mask, (lead, first), (seed, stream), step, p)
     return y, mask.reshape(x.shape)
 
 
+def _drop(
+    x: np.ndarray,
+    y: np.ndarray,
+    packed: np.ndarray,
+    mask: np.ndarray,
+    begin: tuple[int, int],
+    stream: tuple[int, int],
+    step: Any,
+    p: float,
+) -> None:
+    step = step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF
+    key = np.uint64(stream[0]), np.uint32(stream[1]), np.uint32(step)
+    threshold = np.uint32(math.floor(p * 2**32))
+    _dropout(x, y, packed, mask, *begin, key, threshold, _scales(p, x.dtype))
+
+
 def dropout_backward(dy: np.ndarray, mask: np.ndarray, p: float) -> np.ndarray:
-    dy, mask = np.asarray(dy, order="C"), np.asarray(mask, order="C")
+    dy, mask = contiguous(dy), contiguous(mask)
     dx = aligned.empty_like(dy)
     _dropout_backward(dy.reshape(-1), mask.reshape(-1), dx.reshape(-1), _scales(p, dy.dtype))
     return dx

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpunet import aligned
 from gpunet.ops._numba import jit, prange
+from gpunet.recording import run
 
 _ELEMENTS = 4096  # approximate number of elements per piece
 _NONE = np.empty(0)
@@ -86,16 +87,32 @@ def elementwise_loss(
     reduction: str,
 ) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = outputs.shape
+    gradient = aligned.empty((rows, columns), outputs.dtype)
+    loss = np.empty((rows, columns) if reduction == "none" else (), outputs.dtype)
+    run(_loss_and_gradient, kind, outputs, targets, delta, (pos_weight, sample_weight), reduction, loss, gradient)
+    return loss, gradient
+
+
+def _loss_and_gradient(
+    kind: int,
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    delta: float,
+    given: tuple[np.ndarray | None, np.ndarray | None],
+    reduction: str,
+    loss: np.ndarray,
+    gradient: np.ndarray,
+) -> None:
+    """`given`: the weights of positive targets and of the rows."""
+    (rows, columns), (pos_weight, sample_weight) = outputs.shape, given
     weights = _NONE if sample_weight is None else sample_weight.astype(np.float64)
     positive = _NONE if pos_weight is None else pos_weight.astype(np.float64)
     divisor = 1.0
     if reduction == "mean":
         divisor = columns * (float(rows) if sample_weight is None else _sum(weights))
     scale = 1.0 / divisor if divisor else math.nan  # as 0 / 0: all weights are zero
-    gradient, sums = aligned.empty((rows, columns), outputs.dtype), np.empty(rows)
-    losses = np.empty((rows, columns) if reduction == "none" else (0, columns), outputs.dtype)
+    sums, losses = np.empty(rows), loss if reduction == "none" else np.empty((0, columns), outputs.dtype)
     arrays = np.ascontiguousarray(outputs), np.ascontiguousarray(targets), delta, positive, weights
     _losses(kind, *arrays, scale, sums, losses, gradient, max(1, _ELEMENTS // columns))
-    if reduction == "none":
-        return losses, gradient
-    return np.array(_sum(sums) * scale, outputs.dtype), gradient
+    if reduction != "none":
+        loss[...] = _sum(sums) * scale

@@ -14,6 +14,7 @@ from gpunet.ops._numba import jit, prange
 from gpunet.ops._simd import prefetch
 from gpunet.ops.random import AUGMENT
 from gpunet.ops.random.cpu import counter_words
+from gpunet.recording import run
 
 _STREAM = np.uint32(AUGMENT)
 _SHIFT = np.uint64(32)
@@ -119,23 +120,42 @@ def gather_batch(
     first_row: int,
     dtype: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
+    shape = images.shape[1:]
+    x, y = aligned.empty((size, *shape), dtype), np.empty(size, np.int32)
+    key = (flip, shift, cutout), seed, step
+    run(_gather_batch, images, labels, order, start, first_row, scale, offset, key, x, y)
+    return x, y
+
+
+def _gather_batch(
+    images: np.ndarray,
+    labels: np.ndarray,
+    order: np.ndarray,
+    start: Any,
+    first_row: int,
+    scale: np.ndarray | None,
+    offset: np.ndarray | None,
+    augmentation: tuple[tuple[bool, int, int], int, Any],
+    x: np.ndarray,
+    y: np.ndarray,
+) -> None:
+    """`augmentation`: what is done, the seed and the step."""
+    size, shape, (changes, seed, step) = len(y), images.shape[1:], augmentation
     rows = _rows(order, start, first_row, size, len(images))
-    y = labels.take(rows).astype(np.int32, copy=False)
+    y[...] = labels.take(rows)
     if images.dtype != np.uint8:
-        return images[rows].astype(dtype, copy=False), y
+        x[...] = images[rows]
+        return
     if not images.flags.c_contiguous:
         images, rows = images[rows], np.arange(size)
-    shape = images.shape[1:]
-    x = aligned.empty((size, *shape), dtype)
+    scale = _constant(1 / 255, shape, x.dtype) if scale is None else _full(scale, shape, x.dtype)
+    offset = _constant(0, shape, x.dtype) if offset is None else _full(offset, shape, x.dtype)
     pixels, batch = images.reshape(len(images), shape[0], -1), x.reshape(size, shape[0], -1)
-    scale = _constant(1 / 255, shape, dtype) if scale is None else _full(scale, shape, dtype)
-    offset = _constant(0, shape, dtype) if offset is None else _full(offset, shape, dtype)
-    if not (flip or shift or cutout):
+    if not any(changes):
         _gather_plain(pixels, rows, batch, scale, offset)
-        return x, y
+        return
     key = np.uint64(seed), np.uint32(step if isinstance(step, int) else int(step.item()) & 0xFFFFFFFF)
-    _gather(pixels, rows, batch, scale, offset, shape[2], (flip, shift, cutout), key, first_row)
-    return x, y
+    _gather(pixels, rows, batch, scale, offset, shape[2], changes, key, first_row)
 
 
 @jit
@@ -147,8 +167,12 @@ def _gather_targets(targets: Any, rows: Any, y: Any) -> None:
 
 def gather_targets(targets: np.ndarray, order: np.ndarray, *, start: Any, size: int) -> np.ndarray:
     y = np.empty((size, targets.shape[1]), targets.dtype)
-    _gather_targets(np.ascontiguousarray(targets), _rows(order, start, 0, size, len(targets)), y)
+    run(_gather_rows, targets, order, start, y)
     return y
+
+
+def _gather_rows(targets: np.ndarray, order: np.ndarray, start: Any, y: np.ndarray) -> None:
+    _gather_targets(np.ascontiguousarray(targets), _rows(order, start, 0, len(y), len(targets)), y)
 
 
 @jit

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gpunet import aligned
+from gpunet.aligned import contiguous
 from gpunet.checks import FLOAT_DTYPES
 from gpunet.ops._columns import sum_before_relu
 from gpunet.ops._matmul import RELU, TRANS_A, TRANS_B, Product, matmul, product
@@ -61,7 +63,7 @@ def _before_relu(dy: np.ndarray, y: np.ndarray, total: np.ndarray | None) -> tup
     if len(dy) > CHUNK_ROWS:
         masked = activation.relu_backward(dy, y)
         return masked, column_sums(masked, total)
-    masked, total = np.empty_like(dy), np.empty(dy.shape[1], dy.dtype) if total is None else total
+    masked, total = aligned.empty_like(dy), np.empty(dy.shape[1], dy.dtype) if total is None else total
     _relu_backward_and_sums(dy, y, masked, total)
     return masked, total
 
@@ -80,9 +82,9 @@ def backward_of(dy: Shape, x: Shape, weight: Shape, dtype: Any, needs: tuple[str
     def run(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, y: np.ndarray | None, out: Out) -> Gradients:
         dbias = None
         if y is not None:
-            dy, dbias = _before_relu(np.ascontiguousarray(dy), np.ascontiguousarray(y), out[1])
+            dy, dbias = _before_relu(contiguous(dy), contiguous(y), out[1])
         elif of_bias:
-            dbias = column_sums(np.ascontiguousarray(dy), out[1])
+            dbias = column_sums(contiguous(dy), out[1])
         dx = None if of_x is None else of_x(dy, weight)
         dweight = None if of_weight is None else of_weight(x, dy, None, out[0])
         return dx, dweight, dbias if of_bias else None

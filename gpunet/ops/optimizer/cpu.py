@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.ops._numba import jit, prange
+from gpunet.recording import run
 
 _CHUNK = 8192  # elements per chunk: a few microseconds of work, so that two threads share a small model evenly
 
@@ -155,20 +156,38 @@ def _finite_scale(scale: Any) -> float | None:
 
 
 def gradient_scale(grads: np.ndarray, loss: np.ndarray, max_norm: float) -> tuple[np.ndarray, np.ndarray]:
-    scale, norm = 1.0, np.zeros((), grads.dtype)
+    scale, norm = np.empty((), grads.dtype), np.empty((), grads.dtype)
+    run(_scale_and_norm, grads, loss, max_norm, scale, norm)
+    return scale, norm
+
+
+def _scale_and_norm(grads: np.ndarray, loss: np.ndarray, max_norm: float, scale: np.ndarray, norm: np.ndarray) -> None:
+    factor, total = 1.0, 0.0
     if max_norm:
         partial = np.zeros(-(-grads.size // _CHUNK))  # finite even in a rehearsal, see gpunet.ops._compile_together
         _sums_of_squares(np.ascontiguousarray(grads), partial)
         total = math.sqrt(math.fsum(partial)) if np.isfinite(partial).all() else math.nan
-        with np.errstate(over="ignore"):
-            norm = np.array(total, grads.dtype)
-        scale = min(1.0, max_norm / (total + 1e-6))
-    if not (math.isfinite(_number(loss)) and math.isfinite(_number(norm))):
-        scale = math.nan
-    return np.array(scale, grads.dtype), norm
+        factor = min(1.0, max_norm / (total + 1e-6))
+    with np.errstate(over="ignore"):
+        norm[...] = total
+    scale[...] = factor if math.isfinite(_number(loss)) and math.isfinite(_number(norm)) else math.nan
 
 
 def sgd_update(
+    params: np.ndarray,
+    grads: np.ndarray,
+    velocity: np.ndarray | None,
+    lr: Any,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    decay_size: int,
+    scale: Any,
+) -> None:
+    run(_sgd_update, params, grads, velocity, lr, momentum, nesterov, weight_decay, decay_size, scale)
+
+
+def _sgd_update(
     params: np.ndarray,
     grads: np.ndarray,
     velocity: np.ndarray | None,
@@ -205,9 +224,25 @@ def adam_update(
     decay_size: int,
     scale: Any,
 ) -> None:
+    rule = beta1, beta2, eps, weight_decay, decoupled
+    run(_adam_update, params, grads, moment1, moment2, lr, step, rule, decay_size, scale)
+
+
+def _adam_update(
+    params: np.ndarray,
+    grads: np.ndarray,
+    moment1: np.ndarray,
+    moment2: np.ndarray,
+    lr: Any,
+    step: Any,
+    rule: tuple[float, float, float, float, bool],
+    decay_size: int,
+    scale: Any,
+) -> None:
     factor, real = _finite_scale(scale), params.dtype.type
     if factor is None:
         return
+    beta1, beta2, eps, weight_decay, decoupled = rule
     rate, t = _number(lr), _number(step)
     # Everything that is the same for all elements is computed once in float64: 1 - 0.999 would lose digits in float32.
     constants = (
@@ -234,6 +269,10 @@ def adam_update(
 
 
 def ema_update(average: np.ndarray, values: np.ndarray, decay: float, step: Any) -> None:
+    run(_ema_update, average, values, decay, step)
+
+
+def _ema_update(average: np.ndarray, values: np.ndarray, decay: float, step: Any) -> None:
     if step is not None:
         t = _number(step)
         decay = min(decay, (1 + t) / (10 + t))

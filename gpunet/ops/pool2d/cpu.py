@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet import aligned
+from gpunet.aligned import contiguous
 from gpunet.ops._numba import jit, prange
 from gpunet.ops._simd import VECTOR_BYTES
 from gpunet.ops._window import unpool_tap
@@ -225,8 +226,8 @@ def _avg_pool_backward(
 
 
 def max_pool2d(x: np.ndarray, geometry: Pool2dGeometry, argmax_dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    g, x = geometry, np.ascontiguousarray(x)
-    y, argmax = aligned.empty(g.y_shape, x.dtype), np.empty(g.y_shape, argmax_dtype)
+    g, x = geometry, contiguous(x)
+    y, argmax = aligned.empty(g.y_shape, x.dtype), aligned.empty(g.y_shape, argmax_dtype)
     if g.tiles_2x2:
         _max_pool_2x2(x, y, argmax)
     else:
@@ -235,7 +236,7 @@ def max_pool2d(x: np.ndarray, geometry: Pool2dGeometry, argmax_dtype: Any) -> tu
 
 
 def max_pool2d_backward(dy: np.ndarray, argmax: np.ndarray, geometry: Pool2dGeometry) -> np.ndarray:
-    g, dy, argmax = geometry, np.ascontiguousarray(dy), np.ascontiguousarray(argmax)
+    g, dy, argmax = geometry, contiguous(dy), contiguous(argmax)
     dx = aligned.empty(g.x_shape, dy.dtype)
     if g.tiles_2x2:
         _max_pool_2x2_backward(dy, argmax, dx)
@@ -246,7 +247,7 @@ def max_pool2d_backward(dy: np.ndarray, argmax: np.ndarray, geometry: Pool2dGeom
 
 
 def avg_pool2d(x: np.ndarray, geometry: Pool2dGeometry, count_include_pad: bool) -> np.ndarray:
-    g, x = geometry, np.ascontiguousarray(x)
+    g, x = geometry, contiguous(x)
     y = aligned.empty(g.y_shape, x.dtype)
     if g.tiles_2x2:
         _avg_pool_2x2(x, y)
@@ -261,7 +262,7 @@ def avg_pool2d_backward(dy: np.ndarray, geometry: Pool2dGeometry, count_include_
     rows, columns = _axis(geometry, 0, count_include_pad), _axis(geometry, 1, count_include_pad)
     dx = aligned.empty(geometry.x_shape, dy.dtype)
     _avg_pool_backward(
-        np.ascontiguousarray(dy),
+        contiguous(dy),
         dx,
         rows.counts,
         columns.counts,

@@ -11,18 +11,19 @@ from gpunet.ops._numba import jit
 
 @jit
 def _advance(counters, numbers, rates, loss, correct, scale, batch_size):
-    if not (math.isfinite(loss) and math.isfinite(scale[0])):
-        loss = math.nan
+    added = float(loss[0])
+    if not (math.isfinite(added) and math.isfinite(scale[0])):
+        added = math.nan
         if counters[4] < 0:
             counters[4] = counters[0]
     numbers[0] = rates[min(counters[1], rates.size - 1)]
-    numbers[1] += loss
+    numbers[1] += added
     if math.isnan(numbers[1]):
         scale[0] = math.nan
     counters[0] += 1
     counters[1] += 1
     counters[2] += batch_size
-    counters[3] += correct
+    counters[3] += correct[0]
 
 
 def advance_step(
@@ -34,4 +35,4 @@ def advance_step(
     scale: np.ndarray,
     batch_size: int,
 ) -> None:
-    _advance(counters, numbers, rates, float(loss.item()), int(correct.item()), scale.reshape(1), batch_size)
+    _advance(counters, numbers, rates, loss.reshape(1), correct.reshape(1), scale.reshape(1), batch_size)

@@ -35,6 +35,7 @@ from dataclasses import replace
 import numpy as np
 
 from gpunet import aligned
+from gpunet.aligned import contiguous
 from gpunet.ops._blas import gemm_address
 from gpunet.ops._matmul import matmul
 from gpunet.ops._reduce import column_sums
@@ -54,6 +55,7 @@ from gpunet.ops.conv2d.cpu.rotation import rotate_weight
 from gpunet.ops.conv2d.cpu.winograd_tiles import multiplications, small_tile_of
 from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
+from gpunet.recording import run
 
 _SMALL_MAP, _SMALL_BATCH, _FEW_WEIGHTS = 12, 16, 2**13
 """Up to this many output positions, ``tap_gemm`` beats ``register_tiling``, unless images (or weights) are few."""
@@ -112,8 +114,8 @@ def _image_block(g: Conv2dGeometry, out_height: int) -> int:
 def conv2d(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Conv2dGeometry) -> np.ndarray:
     """The forward pass of :func:`gpunet.ops.conv2d.conv2d`."""
     g, (rows, columns) = without_dead_taps(g)
-    x, weight = np.ascontiguousarray(x), np.ascontiguousarray(weight[rows, columns])
-    bias = np.empty(0, x.dtype) if bias is None else np.ascontiguousarray(bias)
+    x, weight = contiguous(x), contiguous(weight[rows, columns])
+    bias = np.empty(0, x.dtype) if bias is None else contiguous(bias)
     y = aligned.empty(g.y_shape, x.dtype)
     _convolve(x, weight, bias, g, y)
     return y
@@ -135,7 +137,7 @@ def conv2d_and_epilogue(x: np.ndarray, weight: np.ndarray, epilogue: Epilogue, g
     g, taps = _within_windows(g, window)
     algorithm = _choose("forward", g)
     y = aligned.empty((g.batch, g.out_height // window, g.out_width // window, g.out_channels), x.dtype)
-    x, weight, no_bias = np.ascontiguousarray(x), np.ascontiguousarray(weight[taps]), np.empty(0, x.dtype)
+    x, weight, no_bias = contiguous(x), contiguous(weight[taps]), np.empty(0, x.dtype)
     if algorithm == "register_tiling":
         register_tiling.convolution(x, weight, no_bias, g, y, epilogue)
     elif algorithm == "winograd" and winograd.keeps_images_in_cache(g):
@@ -183,7 +185,7 @@ def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeom
 def conv2d_backward_x(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry) -> np.ndarray:
     """The gradient of the input."""
     g, (kernel_rows, kernel_columns) = without_dead_taps(g)
-    dy, weight = np.ascontiguousarray(dy), np.ascontiguousarray(weight[kernel_rows, kernel_columns])
+    dy, weight = contiguous(dy), contiguous(weight[kernel_rows, kernel_columns])
     no_bias = np.empty(0, dy.dtype)
     dx = aligned.empty(g.x_shape, dy.dtype)
     algorithm, as_convolution = _choose("backward_x", g), transposed(g)
@@ -208,7 +210,7 @@ def conv2d_backward_weight(
     dy: np.ndarray, x: np.ndarray, g: Conv2dGeometry, out: np.ndarray | None = None
 ) -> np.ndarray:
     """The gradient of the weights, in `out` if given."""
-    dy, x = np.ascontiguousarray(dy), np.ascontiguousarray(x)
+    dy, x = contiguous(dy), contiguous(x)
     dweight = aligned.empty(g.weight_shape, x.dtype) if out is None else out
     live, (kernel_rows, kernel_columns) = without_dead_taps(g)
     if live.kernel == g.kernel:
@@ -219,7 +221,7 @@ def conv2d_backward_weight(
         if part.flags.c_contiguous:
             _weight_gradient(x, dy, live, part)
         else:
-            part[...] = conv2d_backward_weight(dy, x, live)
+            run(np.copyto, part, conv2d_backward_weight(dy, x, live))
     return dweight
 
 
@@ -247,4 +249,4 @@ def _weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: 
 
 def conv2d_backward_bias(dy: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """The gradient of the bias: the sum over images and positions; in `out` if given."""
-    return column_sums(np.ascontiguousarray(dy).reshape(-1, dy.shape[-1]), out)
+    return column_sums(contiguous(dy).reshape(-1, dy.shape[-1]), out)

@@ -42,6 +42,7 @@ from gpunet.ops.conv2d.cpu.fft_windows import (
     to_slots,
 )
 from gpunet.ops.geometry import Conv2dGeometry
+from gpunet.recording import run
 
 _TILE_ROWS, _GRADIENT_ROWS = (8, 8) if MANY_REGISTERS else (6, 4)
 """Rows of the register tile: tiles of the maps, in the gradient of the weights input channels."""
@@ -290,7 +291,7 @@ def convolution(
     task_tiles = _task_tiles(g, t, x.itemsize, epilogue is not None)
     _convolution(x, weights, t, padding, task_tiles, zeros, epilogue, y, g.y_shape[1:])
     if bias.size:
-        y += bias
+        run(np.add, y, bias, y)
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:

@@ -30,6 +30,7 @@ from gpunet.ops._simd import (
 )
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, finish, no_epilogue, reduce_split_k
 from gpunet.ops.geometry import Conv2dGeometry
+from gpunet.recording import run
 
 POSITIONS = 256
 """Approximate number of output positions per task, so that the micro-kernel's reused operands stay in the L1 cache."""
@@ -121,7 +122,7 @@ def pad_to_panels(matrix: np.ndarray, groups: int, panel: int) -> np.ndarray:
     if columns % panel == 0:
         return matrix.reshape(-1)
     padded = aligned.zeros((rows, groups, -(-columns // panel) * panel), matrix.dtype)
-    padded[..., :columns] = matrix.reshape(rows, groups, columns)
+    run(np.copyto, padded[..., :columns], matrix.reshape(rows, groups, columns))
     return padded.reshape(-1)
 
 
@@ -299,4 +300,4 @@ def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: n
     reduce_split_k(partial.reshape(parts, -1), total.reshape(-1))
     outer = g.out_channels // g.groups
     by_group = total.reshape(len(total), g.groups, -1)[: dweight.size // g.out_channels, :, :outer]
-    dweight.reshape(-1, g.groups, outer)[...] = by_group
+    run(np.copyto, dweight.reshape(-1, g.groups, outer), by_group)

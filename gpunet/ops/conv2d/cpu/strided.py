@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gpunet import aligned
 from gpunet.ops._numba import jit, prange
 from gpunet.ops._pack import copy_elements
 from gpunet.ops._simd import PANEL_BYTES, VECTOR_BYTES, scratch
@@ -30,6 +31,7 @@ from gpunet.ops.conv2d.cpu.register_tiling import (
 )
 from gpunet.ops.conv2d.cpu.rotation import rotate_weight
 from gpunet.ops.geometry import Conv2dGeometry
+from gpunet.recording import run
 
 
 class _Phases(NamedTuple):
@@ -152,7 +154,9 @@ def input_gradient(dy: np.ndarray, weight: np.ndarray, g: Conv2dGeometry, dx: np
     layout, taps = _phases(g, narrow)
     panel = (VECTOR_BYTES if narrow else PANEL_BYTES) // dy.itemsize
     rotated = rotate_weight(weight, g.groups).reshape(g.kernel[0] * g.kernel[1], -1)
-    by_phase = pad_to_panels(rotated[taps].reshape(-1, g.in_channels), g.groups, panel)
+    by_phase = aligned.empty((len(taps), rotated.shape[1]), dy.dtype)
+    run(np.take, rotated, taps, 0, by_phase, "clip")  # "raise" would buffer the result
+    by_phase = pad_to_panels(by_phase.reshape(-1, g.in_channels), g.groups, panel)
     start = np.zeros(-(-inner // panel) * panel * g.groups, dy.dtype)
     tile = NARROW_POSITION_ROWS if narrow else POSITION_ROWS
     _input_gradient(dy.reshape(g.batch, g.out_height, -1), by_phase, start, layout, tile, dx, g.x_shape[1:])

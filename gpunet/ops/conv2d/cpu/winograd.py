@@ -45,6 +45,7 @@ from gpunet.ops.conv2d.cpu.winograd_tiles import (
 )
 from gpunet.ops.conv2d.taps import tap_tables
 from gpunet.ops.geometry import Conv2dGeometry
+from gpunet.recording import run
 
 _TASK_TILES, _TASK_BYTES, _MAX_TASK_TILES = (12, 24), 2**17, 48
 """Fewest and most tiles of a task of a convolution, bytes of their transforms, which share the L2 cache with those of
@@ -329,7 +330,7 @@ def convolution(
     padding, zeros = (g.padding[0], g.padding[2]), np.zeros(panel_width, x.dtype)
     _convolution(x, weights, tile, padding, task_bands, zeros, epilogue, y, g.y_shape[1:])
     if bias.size:
-        y += bias
+        run(np.add, y, bias, y)
 
 
 def weight_gradient(x: np.ndarray, dy: np.ndarray, g: Conv2dGeometry, dweight: np.ndarray) -> None:
