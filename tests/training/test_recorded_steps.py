@@ -13,6 +13,7 @@ from gpunet.data.loader import Loader
 from gpunet.errors import DataError, DivergedError
 from gpunet.models import CNN, MLP
 from gpunet.nn.layer import Backward, ForwardContext
+from gpunet.optim import OPTIMIZERS
 from gpunet.recording import Recorded
 from gpunet.training import Callback, Trainer, TrainingConfig
 from tests.training.problems import images, make_trainer
@@ -39,9 +40,7 @@ def cnn(**options: Any) -> CNN:
 
 
 MODELS = {
-    "mlp relu": lambda: MLP((64, 20, 9, 4), dropout=0.2),
-    "mlp gelu": lambda: MLP((64, 20, 9, 4), activation="gelu"),
-    "mlp tanh": lambda: MLP((64, 20, 9, 4), activation="tanh"),
+    "mlp": lambda: MLP((64, 20, 9, 4), dropout=0.2),
     "cnn": cnn,
     "cnn winograd": lambda: cnn(filters=(16, 32)),
     "cnn average": lambda: cnn(pooling="average", activation="leaky_relu", head=(6,)),
@@ -106,12 +105,28 @@ def test_models(name: str) -> None:
     assert_same(trained(MODELS[name](), True), trained(MODELS[name](), False))
 
 
+@pytest.mark.parametrize("activation", nn.ACTIVATIONS)
+def test_activations(activation: str) -> None:
+    runs = [trained(cnn(activation=activation, pooling="average"), recorded) for recorded in (True, False)]
+    assert_same(*runs)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options(name: str) -> None:
     assert_same(trained(cnn(), True, **OPTIONS[name]), trained(cnn(), False, **OPTIONS[name]))
 
 
-@pytest.mark.parametrize("loss", ["mse", "huber", "bce_with_logits"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimizers(optimizer: str) -> None:
+    runs = [trained(cnn(), recorded, optimizer=optimizer, weight_decay=0.01) for recorded in (True, False)]
+    assert_same(*runs)
+
+
+OF_CLASSES = {"cross_entropy", "focal"}
+"""Losses that the options above train with."""
+
+
+@pytest.mark.parametrize("loss", sorted(set(nn.LOSSES) - OF_CLASSES))
 def test_numbers_and_labels_as_targets(loss: str) -> None:
     pixels, classes = images(200, 1)
     shape = (200,) if loss != "bce_with_logits" else (200, 4)
