@@ -227,16 +227,21 @@ def _gelu_tanh_backward(out, dy, x):
         _gelu_tanh_backward_piece(out[part], dy[part], x[part])
 
 
+_as_contiguous = np.ascontiguousarray  # to ask it takes a fifth of the time of asking for an array's flags
+
+
 def _of(kernel: Any, x: np.ndarray, *scalars: Any) -> np.ndarray:
-    x = contiguous(x)
     y = aligned.empty_like(x)
-    kernel(y.reshape(-1), x.reshape(-1), *scalars)
+    kernel(y.ravel(), x.ravel() if _as_contiguous(x) is x else contiguous(x).ravel(), *scalars)
     return y
 
 
 def _of_both(kernel: Any, dy: np.ndarray, x: np.ndarray, *scalars: Any) -> np.ndarray:
-    dx, flat = aligned.empty_like(x), contiguous(x).reshape(-1)
-    kernel(dx.reshape(-1), flat if dy is x else contiguous(dy).reshape(-1), flat, *scalars)
+    dx, flat = aligned.empty_like(x), x.ravel() if _as_contiguous(x) is x else contiguous(x).ravel()
+    if dy is x:
+        kernel(dx.ravel(), flat, flat, *scalars)
+    else:
+        kernel(dx.ravel(), dy.ravel() if _as_contiguous(dy) is dy else contiguous(dy).ravel(), flat, *scalars)
     return dx
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,19 +14,7 @@ from gpunet.ops._empty import no_rows, no_sum
 
 NEEDS = ("x", "weight", "bias")
 _NEW = (None, None)
-
-
-def _kept(dy: Array, x: Array, weight: Array, y: Array | None, needs: Sequence[str]) -> Callable[..., Any] | None:
-    """What computes the gradients, if these are NumPy arrays that fit each other, as in most calls."""
-    if type(dy) is type(x) is type(weight) is np.ndarray and dy.dtype is x.dtype is weight.dtype:
-        on_cpu = ready_on_cpu(__name__)
-        if on_cpu is not None and (y is None or (type(y) is np.ndarray and y.dtype is x.dtype and y.shape == dy.shape)):
-            try:
-                found: Callable[..., Any] | None = on_cpu.backward_of(dy.shape, x.shape, weight.shape, x.dtype, needs)
-            except TypeError:  # `needs` is a list, or something else that cannot be hashed
-                return None
-            return found
-    return None
+_NUMPYS = np.ndarray
 
 
 def _check(x: Array, weight: Array) -> None:
@@ -62,9 +49,11 @@ def linear(x: Array, weight: Array, bias: Array | None = None, *, relu: bool = F
     >>> gn.ops.linear(x, weight, np.float32([10, -3]), relu=True)
     array([[11.,  0.]], dtype=float32)
     """
-    if type(x) is type(weight) is type(bias) is np.ndarray and x.dtype is weight.dtype is bias.dtype:
-        on_cpu = ready_on_cpu(__name__)
-        run = on_cpu.forward_of(x.shape, weight.shape, bias.shape, x.dtype, bool(relu)) if on_cpu is not None else None
+    on_cpu = ready_on_cpu(__name__)
+    if on_cpu is not None and type(x) is type(weight) is type(bias) is _NUMPYS:
+        dtype = x.dtype
+        fitting = dtype is weight.dtype is bias.dtype
+        run = on_cpu.forward_of(x.shape, weight.shape, bias.shape, dtype, bool(relu)) if fitting else None
         if run is not None:
             y: Array = run(x, weight, bias)
             return y
@@ -110,7 +99,15 @@ def linear_backward(
            [2., 2.]], dtype=float32)
     """
     gradients: tuple[Array | None, Array | None, Array | None]
-    run = _kept(dy, x, weight, y, needs)
+    run, on_cpu = None, ready_on_cpu(__name__)
+    if on_cpu is not None and type(dy) is type(x) is type(weight) is _NUMPYS:
+        dtype = x.dtype
+        fitting = y is None or (type(y) is _NUMPYS and y.dtype is dtype and y.shape == dy.shape)
+        if fitting and dy.dtype is dtype is weight.dtype:
+            try:  # noqa: SIM105 - contextlib.suppress takes a microsecond
+                run = on_cpu.backward_of(dy.shape, x.shape, weight.shape, dtype, needs)
+            except TypeError:  # `needs` is a list, or something else that cannot be hashed
+                pass
     if run is not None:
         if out is not _NEW:
             implementation(__name__, x, *out)  # which raises if they are on different devices

@@ -78,6 +78,12 @@ def backward_of(dy: Shape, x: Shape, weight: Shape, dtype: Any, needs: tuple[str
     of_x = product((rows, outputs), (inputs, outputs), TRANS_B, False, dtype) if "x" in needs else None
     of_weight = product((rows, inputs), (rows, outputs), TRANS_A, False, dtype) if "weight" in needs else None
     of_bias = "bias" in needs
+    if of_weight is not None and needs == ("weight",):
+
+        def run_of_weight(
+            dy: np.ndarray, x: np.ndarray, weight: np.ndarray, y: np.ndarray | None, out: Out
+        ) -> Gradients:
+            return (None, of_weight(x, dy, None, out[0]), None) if y is None else run(dy, x, weight, y, out)
 
     def run(dy: np.ndarray, x: np.ndarray, weight: np.ndarray, y: np.ndarray | None, out: Out) -> Gradients:
         dbias = None
@@ -89,7 +95,7 @@ def backward_of(dy: Shape, x: Shape, weight: Shape, dtype: Any, needs: tuple[str
         dweight = None if of_weight is None else of_weight(x, dy, None, out[0])
         return dx, dweight, dbias if of_bias else None
 
-    return run
+    return run if of_weight is None or needs != ("weight",) else run_of_weight
 
 
 def linear_backward(
