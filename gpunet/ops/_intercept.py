@@ -20,14 +20,17 @@ kernels: weakref.WeakSet[Any] = weakref.WeakSet()
 CodeFor = Callable[[Any, tuple[Any, ...]], Any]
 """From a kernel and the arguments of a call to what is called with them."""
 
+intercepting = False
+"""Whether a thread is in a block of :func:`intercepted`: then code must not be called without its kernel."""
+
 _thread = threading.local()
 _lock = threading.Lock()
 
 
 def _unlock() -> None:
     """In a process that was forked while another thread of its parent held the lock."""
-    global _lock
-    _lock = threading.Lock()
+    global _lock, intercepting
+    _lock, intercepting = threading.Lock(), False
 
 
 if hasattr(os, "register_at_fork"):
@@ -53,14 +56,15 @@ def code_of(kernel: Any, args: tuple[Any, ...]) -> Any:
 @contextlib.contextmanager
 def intercepted(code_for: CodeFor) -> Iterator[None]:
     """Inside the block, this thread calls what `code_for` says instead of kernels; others call kernels."""
+    global intercepting
     with _lock:
-        _thread.code_for = code_for
+        _thread.code_for, intercepting = code_for, True
         try:
             for kernel in kernels:  # other threads get its code from `overloads`
                 kernel._clear()
             yield
         finally:
-            _thread.code_for = None
+            _thread.code_for, intercepting = None, False
             for kernel in kernels:
                 for compiled in list(kernel.overloads.values()):
                     kernel.add_overload(compiled)

@@ -31,7 +31,7 @@ _CUBIC = 0.044715
 _NORMAL = 1 / math.sqrt(2 * math.pi)
 
 _f = np.float32
-_ZERO, _ONE, _TWO = _f(0), _f(1), _f(2)
+_ONE = _f(1)
 
 _SATURATED = _f(9.02)  # from here on, tanh is 1 in float32
 
@@ -77,7 +77,8 @@ def _scalar_tanh(x):
     def single(x):
         # -expm1(-2 |x|) / (exp(-2 |x|) + 1), with the digits that expm1 has near zero. NaN stays NaN.
         a = abs(x)
-        e, power = exp_parts(-_TWO * (_SATURATED if a > _SATURATED else a))
+        a = _SATURATED if a > _SATURATED else a
+        e, power = exp_parts(-(a + a))
         return math.copysign((e * power + (power - _ONE)) / (e * power + (power + _ONE)), x)
 
     return single
