@@ -10,7 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gpunet.errors import ConfigError, DTypeError, ShapeError
+from gpunet.ops._simd import PANEL_BYTES
 from gpunet.ops.conv2d import conv2d, conv2d_backward, cpu, reference
+from gpunet.ops.conv2d.cpu.merged_groups import merged_weights, of_merged_groups
 from gpunet.ops.conv2d.cpu.phases import of_phases
 from gpunet.ops.conv2d.taps import transposed, without_dead_taps
 from gpunet.ops.geometry import Conv2dGeometry
@@ -168,6 +170,45 @@ def test_geometry_of_phases() -> None:
     assert of_phases(parts) is None  # not dilated
     for options in ({"padding": 1, "dilation": 2}, {"padding": 2, "dilation": 2, "stride": 2}):
         assert of_phases(Conv2dGeometry.of((5, 14, 14, 8), (3, 3, 8, 16), **options)) is None
+
+
+HALF_PANEL = PANEL_BYTES // 4 // 2  # in float32
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+@pytest.mark.parametrize("inner", [HALF_PANEL, 2 * HALF_PANEL])
+@pytest.mark.parametrize("size", [(40, 4, 9), (4, 17, 14)])
+def test_groups_that_are_merged(groups: int, inner: int, size: tuple[int, int, int]) -> None:
+    """Groups of half a panel of output channels, with tiles of several sizes."""
+    weight = (3, 3, inner, groups * HALF_PANEL)
+    case = {"x": (*size, groups * inner), "weight": weight, "options": {"padding": 1, "groups": groups}, "seed": 3}
+    g = Conv2dGeometry.of(case["x"], weight, **case["options"])
+    assert cpu._choose("forward", g) == "merged_groups"
+    for dtype in (np.float32, np.float64):
+        check_against_reference({**case, "dtype": dtype}, 16.0)
+
+
+def test_weights_of_merged_groups() -> None:
+    weight = np.arange(2 * 3 * 2 * 12, dtype=np.float32).reshape(2, 3, 2, 12) + 1
+    g = Conv2dGeometry.of((1, 5, 5, 8), weight.shape, groups=4)  # of 2 inputs and 3 outputs
+    merged = merged_weights(weight, g)
+    assert merged.shape == (2, 3, 4, 12)
+    for c in range(12):  # c // 3 is its group, the first or second of its pair
+        first = 2 * (c // 3 % 2)
+        np.testing.assert_array_equal(merged[:, :, first : first + 2, c], weight[..., c])
+        assert not np.delete(merged[..., c], [first, first + 1], axis=2).any()
+
+
+def test_groups_that_are_not_merged() -> None:
+    half = HALF_PANEL
+    for x, weight, options in [
+        ((20, 14, 14, 3 * half), (3, 3, half, 3 * half), {"groups": 3}),  # no pairs
+        ((20, 14, 14, 4 * half), (5, 5, half, 4 * half), {"groups": 4}),  # too many products
+        ((20, 14, 14, 4 * half), (3, 3, half, 4 * half), {"groups": 4, "stride": 2}),
+        ((1, 14, 14, 4 * half), (3, 3, half, 4 * half), {"groups": 4}),  # few tiles
+        ((20, 14, 14, 2 * half), (3, 3, half // 2, 2 * half), {"groups": 4}),  # pairs of less than a panel
+    ]:
+        assert of_merged_groups(Conv2dGeometry.of(x, weight, padding=1, **options)) is None
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@
 ``direct``
     Plain loops, for groups of so few channels that a GEMM call would cost more than its work.
 
-Groups are computed by direct, register_tiling, strided and, forward, winograd and fft. Two more cases reduce to these.
-``convolution``: the input gradient at stride 1 is the convolution of dy with the rotated weights. ``phases``: dilated
-convolution is that of the phases of the maps, if winograd or fft computes that.
+Groups are computed by direct, register_tiling, strided and, forward, winograd and fft. Three more cases reduce to
+these. ``convolution``: the input gradient at stride 1 is the convolution of dy with the rotated weights. ``phases``:
+dilated convolution is that of the phases of the maps, if winograd or fft computes that. ``merged_groups``: groups too
+narrow for winograd are computed in pairs.
 
 ``tap_gemm`` and ``direct`` are driven by the tables of :mod:`gpunet.ops.conv2d.taps`. They also compute any
 input gradient, with the maps swapped, the tables inverted and the weights transposed.
@@ -51,6 +52,7 @@ from gpunet.ops.conv2d.cpu import (
     winograd,
 )
 from gpunet.ops.conv2d.cpu.epilogue import Epilogue, clear_taps, finish_maps
+from gpunet.ops.conv2d.cpu.merged_groups import merged_weights, of_merged_groups
 from gpunet.ops.conv2d.cpu.rotation import rotate_weight
 from gpunet.ops.conv2d.cpu.winograd_tiles import multiplications, small_tile_of
 from gpunet.ops.conv2d.taps import tap_tables, transposed, without_dead_taps
@@ -86,6 +88,8 @@ def _choose(direction: str, g: Conv2dGeometry) -> str:
     plain = phases.of_phases(g)
     if plain is not None and _transformed(plain) is not None:
         return "phases"
+    if of_merged_groups(g) is not None:
+        return "merged_groups"
     large_map = g.out_height * g.out_width > _SMALL_MAP
     weights = g.kernel[0] * g.kernel[1] * inner * outer
     few = g.batch < _SMALL_BATCH if direction == "forward" else weights <= _FEW_WEIGHTS
@@ -171,6 +175,10 @@ def _convolve(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, g: Conv2dGeom
         outputs = aligned.empty(plain.y_shape, x.dtype)
         _convolve(phases.split(x, g, plain.height, plain.width), weight, bias, plain, outputs)
         phases.merge(outputs, g, y)
+    elif algorithm == "merged_groups":
+        merged = of_merged_groups(g)
+        assert merged is not None
+        winograd.convolution(x, merged_weights(weight, g), bias, merged, y)
     elif algorithm == "register_tiling":
         register_tiling.convolution(x, weight, bias, g, y)
     else:

@@ -286,14 +286,15 @@ def applies(g: Conv2dGeometry) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def pays_off(g: Conv2dGeometry) -> bool:
+def pays_off(g: Conv2dGeometry, products: int = 1) -> bool:
     """Whether it takes fewer multiplications, and there are enough tiles for the transform of the weights to pay off.
 
-    On maps smaller than the kernel it takes more than there are taps that are not on the padding.
+    On maps smaller than the kernel it takes more than there are taps that are not on the padding. It computes as many
+    `products` for each of the convolution.
     """
     inside = math.prod(int((table >= 0).sum()) for table in tap_tables(g)[0])
     tile = tile_of(g)
-    return g.batch * tiles_of(g, tile.m) >= _ENOUGH_TILES and multiplications(g, tile) < inside
+    return g.batch * tiles_of(g, tile.m) >= products * _ENOUGH_TILES and products * multiplications(g, tile) < inside
 
 
 def keeps_images_in_cache(g: Conv2dGeometry) -> bool:
