@@ -231,9 +231,9 @@ def _gelu_tanh_backward(out, dy, x):
 _as_contiguous = np.ascontiguousarray  # to ask it takes a fifth of the time of asking for an array's flags
 
 
-def _of(kernel: Any, x: np.ndarray, *scalars: Any) -> np.ndarray:
+def _of(kernel: Any, x: np.ndarray) -> np.ndarray:
     y = aligned.empty_like(x)
-    kernel(y.ravel(), x.ravel() if _as_contiguous(x) is x else contiguous(x).ravel(), *scalars)
+    kernel(y.ravel(), x.ravel() if _as_contiguous(x) is x else contiguous(x).ravel())
     return y
 
 
