@@ -68,7 +68,7 @@ def gpunet(case: str, batch: int, count: int | None = None, backend: Any = None,
     model = model_of(case).initialize(device=backend)
     if case == "cnn-infer":
         x = backend.asarray(np.random.default_rng(0).random((batch, 28, 28, 1), np.float32))
-        predict = backend.capture(lambda: model(x))
+        predict = backend.capture(lambda: model(x), only_ops=True)
 
         def infer() -> int:
             with backend.use_precision(precision):

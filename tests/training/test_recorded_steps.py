@@ -105,6 +105,18 @@ def test_models(name: str) -> None:
     assert_same(trained(MODELS[name](), True), trained(MODELS[name](), False))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_inference(name: str) -> None:
+    model, rng = MODELS[name]().initialize(seed=1), np.random.default_rng(0)
+    x = rng.random((5, 8, 8, 1), np.float32)
+    captured: Any = CPU.capture(lambda: model(x), only_ops=True)
+    for _ in range(4):
+        x[...] = rng.random(x.shape, np.float32)
+        captured.memory.fill(0xFF)
+        np.testing.assert_array_equal(captured(), model(x))
+    assert captured.calls is not None
+
+
 @pytest.mark.parametrize("activation", nn.ACTIVATIONS)
 def test_activations(activation: str) -> None:
     runs = [trained(cnn(activation=activation, pooling="average"), recorded) for recorded in (True, False)]
