@@ -100,14 +100,15 @@ class Recorded(Generic[Result]):
             return self._step()
         recording = Recording()
         with recording.listening(intercept):
-            self._result = self._step()
+            result = self._step()
         if recording.objection is None:
+            self._result = result
             self.calls, self.memory = recording.finished()
-            return self._result
+            return result
         logger.debug("a step is not recorded: %s", recording.objection)
         if not recording.may_succeed_later:
             self._runs = _ATTEMPTS + 1
-        return self._result
+        return result
 
 
 @dataclass
@@ -118,8 +119,8 @@ class _Lease:
     size: int
     first: int
     """The first call that could use it."""
-    end: int | None = None
-    """Likewise the first that cannot; None while something refers to it."""
+    end: int = 0
+    """Likewise the first that cannot, once nothing refers to it any more."""
     memory: Any = None
     """A weak reference to its owner."""
 
@@ -203,14 +204,15 @@ class Recording:
             return value
         at = value.__array_interface__["data"][0]
         for lease in reversed(self._leases):
-            if lease.end is None and lease.start <= at < lease.start + lease.size:
+            if lease.memory() is not None and lease.start <= at < lease.start + lease.size:
                 return _Place(lease, at - lease.start, value.shape, value.dtype, value.strides)
         return value
 
     def finished(self) -> tuple[list[Call], np.ndarray]:
         """The calls, with arrays for their places, and the memory of what the step has dropped."""
-        dropped = [lease for lease in self._leases if lease.end is not None]
-        places = arranged([(lease.size, lease.first, lease.end or 0) for lease in dropped])
+        owners = {id(lease): lease.memory() for lease in self._leases}
+        dropped = [lease for lease in self._leases if owners[id(lease)] is None]
+        places = arranged([(lease.size, lease.first, lease.end) for lease in dropped])
         ends = [place + lease.size for place, lease in zip(places, dropped, strict=True)]
         size = max(ends, default=0) + LINE
         if size >= _MUCH:  # malloc holds as much from the runs before, but in pieces
@@ -222,8 +224,8 @@ class Recording:
         def placed(value: Any) -> Any:
             if isinstance(value, _Place):
                 lease, offset, shape, dtype, strides = value
-                owner = lease.memory()
-                if id(lease) in starts:
+                owner = owners[id(lease)]
+                if owner is None:
                     return np.ndarray(shape, dtype, block, starts[id(lease)] + offset, strides)
                 return np.ndarray(shape, dtype, owner, lease.start - ctypes.addressof(owner) + offset, strides)
             if isinstance(value, tuple):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from gpunet import aligned, ops, recording
 from gpunet.backend import CPU
+from gpunet.machine import give_freed_memory_back
 from gpunet.ops import _intercept
 from gpunet.ops._numba import jit
 from gpunet.recording import LINE, Recorded, arranged, run
@@ -266,6 +270,19 @@ def test_capture_records_what_is_nothing_but_ops(monkeypatch: pytest.MonkeyPatch
     assert captured().tolist() == [3, 0]
     monkeypatch.setattr(CPU, "captures", False)
     assert CPU.capture(step, only_ops=True) is step
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of GNU's malloc")
+def test_freed_memory_is_given_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    arrays = [np.ones(2**19, np.uint8) for _ in range(200)]  # small enough to lie in malloc's heap
+    last = arrays[-1]  # which keeps the heap from shrinking
+    arrays.clear()
+    before = resident()
+    give_freed_memory_back()
+    assert resident() < before - 2**26 and last.all()
 
 
 @st.composite

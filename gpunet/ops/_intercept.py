@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from gpunet import recording
 
-kernels: weakref.WeakSet[Any] = weakref.WeakSet()
-"""All that are enlisted."""
+kernels: list[Any] = []
+"""All that are enlisted: functions of modules, which stay."""
 
 CodeFor = Callable[[Any, tuple[Any, ...]], Any]
 """From a kernel and the arguments of a call to what is called with them."""
@@ -39,7 +38,7 @@ if hasattr(os, "register_at_fork"):
 
 def enlist(kernel: Any, compiled: CodeFor) -> None:
     """Have `kernel`, as Numba's ``jit`` made it, take part; it calls `compiled` for arguments without code."""
-    kernels.add(kernel)
+    kernels.append(kernel)
 
     def code_for(*args: Any) -> Any:
         intercepting: CodeFor | None = getattr(_thread, "code_for", None)
