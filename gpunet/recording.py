@@ -9,7 +9,8 @@ values would do so once, and not in the steps that follow. So ops use :func:`gpu
 be zero in each step, :func:`gpunet.aligned.contiguous` for copies, and :func:`run` for what NumPy does.
 
 The arrays of :mod:`gpunet.aligned` that a step makes and drops get places in one block of memory, where those that are
-not needed at the same time share theirs, as they did in malloc's heap.
+not needed at the same time share theirs. What is needed is known exactly: from the first call that uses an array to the
+last, which is less than Python's references keep.
 """
 
 from __future__ import annotations
@@ -117,12 +118,12 @@ class _Lease:
 
     start: int
     size: int
-    first: int
-    """The first call that could use it."""
+    memory: weakref.ref[Any]
+    """Its owner, until nothing refers to the array any more."""
+    first: int = -1
+    """The first call that uses it."""
     end: int = 0
-    """Likewise the first that cannot, once nothing refers to it any more."""
-    memory: Any = None
-    """A weak reference to its owner."""
+    """The call after the last that does."""
 
 
 class _Place(NamedTuple):
@@ -186,17 +187,11 @@ class Recording:
         memory: Any = np.empty(size + LINE, np.uint8)
         owner: Any = (ctypes.c_char * memory.size).from_buffer(memory)  # seen to die, unlike an array with views
         offset = -ctypes.addressof(owner) % LINE
-        lease = _Lease(ctypes.addressof(owner) + offset, size, len(self._calls))
-
-        def end(_: Any) -> None:
-            lease.end = len(self._calls)
-
-        lease.memory = weakref.ref(owner, end)
-        self._leases.append(lease)
+        self._leases.append(_Lease(ctypes.addressof(owner) + offset, size, weakref.ref(owner)))
         return np.ndarray(shape, dtype, owner, offset)
 
     def _described(self, value: Any) -> Any:
-        """`value`, with places instead of the arrays that have one: nothing that would keep their memory."""
+        """`value`, for the next call, with places instead of the arrays that have one, so that it keeps no memory."""
         if isinstance(value, tuple):
             parts = [self._described(part) for part in value]
             return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
@@ -205,6 +200,8 @@ class Recording:
         at = value.__array_interface__["data"][0]
         for lease in reversed(self._leases):
             if lease.memory() is not None and lease.start <= at < lease.start + lease.size:
+                number = len(self._calls)
+                lease.first, lease.end = (number if lease.first < 0 else lease.first), number + 1
                 return _Place(lease, at - lease.start, value.shape, value.dtype, value.strides)
         return value
 
@@ -239,16 +236,21 @@ class Recording:
 def arranged(leases: Sequence[tuple[int, int, int]]) -> list[int]:
     """Places in a block, multiples of :data:`LINE`, for arrays of (size, first, end).
 
-    Those share no byte that are needed in the same call: in those from `first` to before `end`. Each is put where the
-    block is free first, as malloc would.
+    Those share no byte that are needed in the same call: in those from `first` to before `end`. The largest is placed
+    first, and each where the block is free first: the greedy way, which is mostly the best one.
+
+    Source: Pisarchyk & Lee, Efficient Memory Management for Deep Neural Net Inference, 2020, algorithm 3.
     """
+    places = [0] * len(leases)
     found: list[tuple[int, int, int, int]] = []
-    for size, first, end in leases:
+    for number in sorted(range(len(leases)), key=lambda number: -leases[number][0]):
+        size, first, end = leases[number]
         taken = sorted((at, stop) for at, stop, since, until in found if since < end and first < until)
         place = 0
         for at, stop in taken:
             if at - place >= size:
                 break
             place = max(place, stop)
+        places[number] = place
         found.append((place, place + -(-size // LINE) * LINE, first, end))
-    return [place for place, *_ in found]
+    return places

@@ -305,5 +305,5 @@ def test_places_of_arrays_that_are_needed_at_the_same_time_do_not_overlap(leases
     assert max((place + size for place, (size, *_) in zip(places, leases, strict=True)), default=0) <= whole
 
 
-def test_the_first_place_that_is_free_is_taken() -> None:
-    assert arranged([(100, 0, 2), (64, 0, 4), (10, 1, 3), (128, 2, 3), (129, 2, 3)]) == [0, 128, 192, 0, 256]
+def test_the_largest_is_placed_first_and_each_where_it_is_free_first() -> None:
+    assert arranged([(100, 0, 2), (64, 0, 4), (10, 1, 3), (128, 2, 3), (129, 2, 3)]) == [0, 320, 384, 192, 0]
