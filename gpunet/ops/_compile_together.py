@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import config, event
 
 from gpunet.backend import CPU
@@ -73,7 +74,7 @@ def _rehearsed(rehearse: Callable[[], object]) -> list[tuple[Any, Types]]:
         return _nothing
 
     try:
-        with intercepted(note):
+        with intercepted(note), np.errstate(all="ignore"):  # what kernels would have written may be any numbers
             rehearse()
     except Exception as error:
         logger.debug("the rehearsal ended early: %s: %s", type(error).__name__, error)

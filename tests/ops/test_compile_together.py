@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,19 @@ def test_a_rehearsal_that_fails(started: list[Any]) -> None:
     with CPU.compile_together(rehearse):
         assert kernels.run() == RIGHT
     assert started == []  # for one kernel
+
+
+def test_a_rehearsal_computes_with_any_numbers(started: list[Any]) -> None:
+    """What a kernel did not write may overflow; here warnings are errors, which would end the rehearsal."""
+    kernels, large = Kernels(), np.full(3, 1e38, np.float32)
+
+    def rehearse() -> None:
+        large * 100
+        kernels.run()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(_compile_together._rehearsed(rehearse)) == 3
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
