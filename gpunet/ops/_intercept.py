@@ -29,7 +29,15 @@ _lock = threading.Lock()
 def _unlock() -> None:
     """In a process that was forked while another thread of its parent held the lock."""
     global _lock, intercepting
+    if intercepting:
+        _remember_code()
     _lock, intercepting = threading.Lock(), False
+
+
+def _remember_code() -> None:
+    for kernel in kernels:
+        for compiled in list(kernel.overloads.values()):
+            kernel.add_overload(compiled)
 
 
 if hasattr(os, "register_at_fork"):
@@ -64,9 +72,7 @@ def intercepted(code_for: CodeFor) -> Iterator[None]:
             yield
         finally:
             _thread.code_for, intercepting = None, False
-            for kernel in kernels:
-                for compiled in list(kernel.overloads.values()):
-                    kernel.add_overload(compiled)
+            _remember_code()
 
 
 @contextlib.contextmanager
