@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import threading
 import weakref
@@ -63,6 +64,16 @@ def run(function: Callable[..., object], *arguments: Any) -> None:
         function(*arguments)
     else:
         recording.run(function, arguments)
+
+
+def repeated(function: Callable[..., None]) -> Callable[..., None]:
+    """`function`, which writes its results to its arguments, called by :func:`run`; a decorator."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> None:
+        run(function, *arguments)
+
+    return call
 
 
 def empty(shape: Any, dtype: Any, size: int) -> np.ndarray | None:

@@ -186,7 +186,7 @@ def _sums(
         return sums, products
     row_pieces = -(-batch * out_height * out_width // _piece_windows(channels))
     sums, products = np.empty((2, max(pieces, row_pieces), channels))
-    run(_sums_of_outputs, dy, x, gamma, saved, saved.outputs, (pieces, row_pieces), sums, products)
+    run(_sums_of_outputs, dy, x, gamma, saved, (pieces, row_pieces), sums, products)
     return sums, products
 
 
@@ -195,14 +195,14 @@ def _sums_of_outputs(
     x: np.ndarray,
     gamma: np.ndarray,
     saved: BatchNormMaxPoolSaved,
-    outputs: tuple[np.ndarray, np.ndarray],
     pieces: tuple[int, int],
     sums: np.ndarray,
     products: np.ndarray,
 ) -> None:
     """:func:`_sums`, from the outputs if they tell the inputs: `pieces` are those of inputs and of outputs."""
-    channels = dy.shape[3]
-    affine, (y, beta) = np.empty((2, channels)), outputs
+    assert saved.outputs is not None
+    channels, (y, beta) = dy.shape[3], saved.outputs
+    affine = np.empty((2, channels))
     told = _affine(saved.mean, saved.inv_std, gamma, beta, affine)
     if told:
         matrices = (array.reshape(-1, channels) for array in (dy, y, saved.argmax))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.ops._numba import jit, prange
-from gpunet.recording import run
+from gpunet.recording import repeated, run
 
 _CHUNK = 8192  # elements per chunk: a few microseconds of work, so that two threads share a small model evenly
 
@@ -173,21 +173,8 @@ def _scale_and_norm(grads: np.ndarray, loss: np.ndarray, max_norm: float, scale:
     scale[...] = factor if math.isfinite(_number(loss)) and math.isfinite(_number(norm)) else math.nan
 
 
+@repeated
 def sgd_update(
-    params: np.ndarray,
-    grads: np.ndarray,
-    velocity: np.ndarray | None,
-    lr: Any,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    decay_size: int,
-    scale: Any,
-) -> None:
-    run(_sgd_update, params, grads, velocity, lr, momentum, nesterov, weight_decay, decay_size, scale)
-
-
-def _sgd_update(
     params: np.ndarray,
     grads: np.ndarray,
     velocity: np.ndarray | None,
@@ -209,6 +196,7 @@ def _sgd_update(
         _sgd(params, grads, decay_size, *numbers)
 
 
+@repeated
 def adam_update(
     params: np.ndarray,
     grads: np.ndarray,
@@ -224,25 +212,9 @@ def adam_update(
     decay_size: int,
     scale: Any,
 ) -> None:
-    rule = beta1, beta2, eps, weight_decay, decoupled
-    run(_adam_update, params, grads, moment1, moment2, lr, step, rule, decay_size, scale)
-
-
-def _adam_update(
-    params: np.ndarray,
-    grads: np.ndarray,
-    moment1: np.ndarray,
-    moment2: np.ndarray,
-    lr: Any,
-    step: Any,
-    rule: tuple[float, float, float, float, bool],
-    decay_size: int,
-    scale: Any,
-) -> None:
     factor, real = _finite_scale(scale), params.dtype.type
     if factor is None:
         return
-    beta1, beta2, eps, weight_decay, decoupled = rule
     rate, t = _number(lr), _number(step)
     # Everything that is the same for all elements is computed once in float64: 1 - 0.999 would lose digits in float32.
     constants = (
@@ -268,11 +240,8 @@ def _adam_update(
     )
 
 
+@repeated
 def ema_update(average: np.ndarray, values: np.ndarray, decay: float, step: Any) -> None:
-    run(_ema_update, average, values, decay, step)
-
-
-def _ema_update(average: np.ndarray, values: np.ndarray, decay: float, step: Any) -> None:
     if step is not None:
         t = _number(step)
         decay = min(decay, (1 + t) / (10 + t))
