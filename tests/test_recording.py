@@ -260,6 +260,31 @@ def test_kernels_are_their_own_again_afterwards() -> None:
     assert asked == [_add] and y[0] == 2
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_fork_while_another_thread_records() -> None:
+    """The child has the kernels' code, and may record."""
+    x, y, inside, over = np.zeros(1), np.zeros(1), threading.Event(), threading.Event()
+    _add(x, 1.0, y)
+
+    def record() -> None:
+        with _intercept.intercepted(_intercept.code_of):
+            inside.set()
+            over.wait()
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if not child:
+        _add._compile_for_args = lambda *args: os._exit(1)  # asked for code that it has
+        _add(x, 2.0, y)
+        os._exit(2 if y[0] != 2 or _intercept._lock.locked() else 0)
+    over.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_capture_records_what_is_nothing_but_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.float32([-1, 2])
     step: Callable[[], np.ndarray] = lambda: ops.relu(x)  # noqa: E731
